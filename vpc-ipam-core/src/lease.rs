@@ -1,0 +1,77 @@
+//! Which pod holds which address.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{Card, DeviceIndex, EniId, Mac, PodKey, Timestamp};
+
+/// The pod that an attachment belongs to, for naming its veth and for people; it identifies nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Pod {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name, or the container's id where the runtime passes no `K8S_POD_NAME`.
+    pub name: String,
+}
+
+/// The addresses that a pod may use: recorded durably, confirmed by EC2, on an ENI that the node has set up.
+///
+/// The first interface is apart from the others because nearly every pod has just one, and granting it should not
+/// allocate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Lease {
+    /// Whose.
+    pub key: PodKey,
+    /// Since when.
+    pub since: Timestamp,
+    /// The interface named by [`PodKey::ifname`].
+    pub first: LeasedInterface,
+    /// Those of a pod with an interface on several network cards.
+    pub more: Vec<LeasedInterface>,
+}
+
+impl Lease {
+    /// Returns the interfaces, the one named by the key first.
+    pub fn interfaces(&self) -> impl Iterator<Item = &LeasedInterface> {
+        core::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// Returns every address of every interface.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.interfaces().flat_map(LeasedInterface::addresses)
+    }
+}
+
+/// The addresses of one interface of a pod, and the ENI that carries them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LeasedInterface {
+    /// The ENI.
+    pub eni: EniId,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its network card.
+    pub card: Card,
+    /// Its index on that card; device 0 of card 0 is the primary ENI.
+    pub device: DeviceIndex,
+    /// The IPv4 address, on nodes that give one.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address, on nodes that give one.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl LeasedInterface {
+    /// Returns whether the primary ENI carries the addresses, so that they need no route table of their own.
+    pub fn on_primary(&self) -> bool {
+        self.card == Card(0) && self.device == DeviceIndex(0)
+    }
+
+    /// Returns the addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let ipv4 = self.ipv4.map(IpAddr::V4);
+        ipv4.into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+}

@@ -1,0 +1,183 @@
+//! What was seen in the cloud, when, and by whom.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::{
+    AttachmentId, Card, DeviceIndex, EniId, InstanceId, InstanceType, Mac, SecurityGroupId,
+    SubnetId, Timestamp, VpcId, Zone,
+};
+
+/// The instance on which the pods run, as its metadata describes it: what does not change while it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Node {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its type, which decides the limits.
+    pub instance_type: InstanceType,
+    /// Its availability zone; an ENI attaches only within it.
+    pub zone: Zone,
+    /// Its VPC.
+    pub vpc: VpcId,
+    /// Its primary ENI: device 0 of card 0, there from launch, never detached.
+    pub primary: EniId,
+    /// The subnet of the primary ENI, where new ENIs go unless configured otherwise.
+    pub subnet: SubnetId,
+}
+
+/// What one source said about ENIs, and when it was asked.
+///
+/// An observation is a hint with an age: it may be late, miss items, or come out of order. EC2 is the authority; IMDS
+/// only makes us ask EC2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Observation {
+    /// When the question was asked; what happened after may be missing from the answer.
+    pub as_of: Timestamp,
+    /// Who answered.
+    pub source: Source,
+    /// Which ENIs were asked about: one that is missing from `enis` is denied only if it lies within.
+    pub scope: Scope,
+    /// The ENIs of the answer, in any order.
+    pub enis: Vec<ObservedEni>,
+}
+
+/// Who made an observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Source {
+    /// The instance metadata service: cheap, and seconds to minutes late.
+    Imds,
+    /// DescribeNetworkInterfaces.
+    Ec2,
+}
+
+/// Which ENIs a question is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Scope {
+    /// All that are attached to this instance.
+    Attached,
+    /// All that carry this instance's tag and are attached to nothing: left by a crash between two calls.
+    Unattached,
+    /// These alone.
+    Only(Vec<EniId>),
+}
+
+/// One ENI as EC2 or IMDS shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ObservedEni {
+    /// Its id.
+    pub id: EniId,
+    /// Its MAC address, by which the kernel's link is found.
+    pub mac: Mac,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its attachment, if it has one.
+    pub attachment: Option<ObservedAttachment>,
+    /// What it is for; IMDS cannot tell and says [`InterfaceType::Interface`].
+    pub interface_type: InterfaceType,
+    /// Its own IPv4 address, never given to a pod; an EFA-only ENI has none.
+    pub primary_ipv4: Option<Ipv4Addr>,
+    /// Its first own IPv6 address.
+    pub primary_ipv6: Option<Ipv6Addr>,
+    /// What pods may use: secondary IPv4 addresses as /32, IPv4 prefixes as /28, IPv6 prefixes as /80.
+    pub blocks: Vec<IpNet>,
+    /// Its security groups.
+    pub security_groups: Vec<SecurityGroupId>,
+    /// Its tags; `None` from IMDS, which has none.
+    pub tags: Option<BTreeMap<String, String>>,
+}
+
+/// The attachment of an ENI as EC2 or IMDS shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ObservedAttachment {
+    /// Its id; `None` from IMDS, which has none.
+    pub id: Option<AttachmentId>,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The network card.
+    pub card: Card,
+    /// The index on that card.
+    pub device: DeviceIndex,
+    /// How far it is.
+    pub status: AttachmentStatus,
+    /// Whether the ENI goes when the instance goes; `None` from IMDS.
+    pub delete_on_termination: Option<bool>,
+}
+
+/// How far an attachment is, in EC2's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum AttachmentStatus {
+    /// Requested, not yet there.
+    Attaching,
+    /// There.
+    Attached,
+    /// Going.
+    Detaching,
+    /// Gone.
+    Detached,
+}
+
+/// What an ENI is for, in EC2's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum InterfaceType {
+    /// An ordinary ENI.
+    #[default]
+    Interface,
+    /// An ENI with an Elastic Fabric Adapter; it may carry pod addresses and is never detached.
+    Efa,
+    /// A fabric adapter without addresses.
+    EfaOnly,
+    /// A trunk, which carries branch ENIs; it takes no pod address of its own and is never detached.
+    Trunk,
+    /// A branch ENI behind a trunk.
+    Branch,
+    /// Anything else: a NAT gateway's, a load balancer's.
+    Other,
+}
+
+/// One subnet as DescribeSubnets shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ObservedSubnet {
+    /// Its id.
+    pub id: SubnetId,
+    /// Its VPC.
+    pub vpc: VpcId,
+    /// Its availability zone.
+    pub zone: Zone,
+    /// Its IPv4 range; the router is the first address after the base.
+    pub ipv4_cidr: Ipv4Net,
+    /// Its IPv6 range, a /64.
+    pub ipv6_cidr: Option<Ipv6Net>,
+    /// How many IPv4 addresses EC2 counts as free. It says nothing of whether a whole /28 is.
+    pub ipv4_addresses_free: u32,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// The instance as its metadata service describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Metadata {
+    /// What does not change while the instance lives.
+    pub node: Node,
+    /// The ENIs, asked as [`Source::Imds`] with [`Scope::Attached`].
+    pub observation: Observation,
+    /// The primary ENI's own IPv4 address, to which SNAT translates.
+    pub primary_ipv4: Option<Ipv4Addr>,
+    /// The IPv4 ranges of the VPC: within them pod addresses are routed as they are.
+    pub vpc_ipv4_cidrs: Vec<Ipv4Net>,
+    /// The IPv6 ranges of the VPC.
+    pub vpc_ipv6_cidrs: Vec<Ipv6Net>,
+}
