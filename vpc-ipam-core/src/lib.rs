@@ -10,6 +10,8 @@ mod lease;
 mod limits;
 mod observation;
 mod outcome;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 pub use action::{

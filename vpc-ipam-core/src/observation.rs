@@ -69,6 +69,11 @@ pub enum Scope {
     Only(Vec<EniId>),
 }
 
+impl Scope {
+    /// The key of the tag whose value is the id of the instance for which an ENI was made; the peer's, too.
+    pub const INSTANCE_TAG: &'static str = "node.k8s.amazonaws.com/instance_id";
+}
+
 /// One ENI as EC2 or IMDS shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
