@@ -1,0 +1,478 @@
+//! What the operator wants.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::{Note, Remark, SecurityGroupId, SubnetId, Vars};
+
+/// What the operator wants of a node's addresses. Every combination of fields is usable.
+///
+/// [`Config::default`] is what a node gets on which no variable is set; [`Config::from_vars`] reads the variables of
+/// amazon-vpc-cni-k8s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Config {
+    /// Which addresses pods get: `ENABLE_IPv4`, `ENABLE_IPv6`, `ENABLE_PREFIX_DELEGATION`.
+    pub families: Families,
+    /// How much to hold ready.
+    pub target: WarmTarget,
+    /// The most ENIs of one network card, the primary and those we do not manage included: `MAX_ENI`. `None` leaves the
+    /// instance type's limit.
+    pub enis_max: Option<u8>,
+    /// The most pods the node runs: what kubelet reports as its capacity. No more addresses than that are held, rounded
+    /// up to whole prefixes. `None` leaves it open.
+    pub pods_max: Option<u32>,
+    /// How long an address rests between two pods: `IP_COOLDOWN_PERIOD`, by default 30 s.
+    ///
+    /// Connection tracking remembers a half-open connection for 120 s; a period shorter than that can lead a late packet
+    /// to the next owner.
+    pub cooldown: Duration,
+    /// Which resting addresses count when the pool is compared with its target.
+    pub cooling: Cooling,
+    /// The MTU of the ENIs' links in bytes, 576 to 9001: `AWS_VPC_ENI_MTU`.
+    pub eni_mtu: u16,
+    /// Whether ENIs and addresses may be asked for and given back at all: not
+    /// `DISABLE_NETWORK_RESOURCE_PROVISIONING`, not `ENABLE_IMDS_ONLY_MODE`.
+    pub provisioning: bool,
+    /// Whether EC2 may be asked what there is: not `ENABLE_IMDS_ONLY_MODE`.
+    pub ec2_reads: bool,
+    /// Whether a cordoned node goes on growing and freeing ENIs: `AWS_MANAGE_ENIS_NON_SCHEDULABLE`.
+    pub manage_unschedulable: bool,
+    /// Whether pods get addresses of a subnet other than the primary ENI's: `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`. The
+    /// subnet comes as an [`EniConfig`].
+    pub custom_networking: bool,
+    /// Whether one ENI slot is kept for a trunk until there is one: `ENABLE_POD_ENI`.
+    pub trunk: bool,
+    /// Whether network cards other than 0 are used: `ENABLE_MULTI_NIC`.
+    pub multi_nic: bool,
+    /// Whether an ENI that carries neither our tag nor `no_manage` is ours: `MANAGE_UNTAGGED_ENI`.
+    pub manage_untagged: bool,
+    /// Whether new ENIs go to any tagged subnet of the zone instead of the primary ENI's: `ENABLE_SUBNET_DISCOVERY`.
+    pub subnet_discovery: bool,
+    /// The cluster's name, for tags and for the choice of subnets: `CLUSTER_NAME`.
+    pub cluster: Option<String>,
+    /// Tags of every ENI we manage, besides our own: `ADDITIONAL_ENI_TAGS`, which [`Config::from_vars`] leaves to the
+    /// caller because its value is JSON.
+    pub eni_tags: BTreeMap<String, String>,
+    /// Times that rarely need changing.
+    pub timing: Timing,
+}
+
+/// Which addresses a pod gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Families {
+    /// An IPv4 address.
+    Ipv4(Ipv4Kind),
+    /// An IPv6 address of the ENI's /80 prefix.
+    Ipv6,
+    /// One of each, or none.
+    Dual(Ipv4Kind),
+}
+
+/// In which pieces IPv4 addresses are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Ipv4Kind {
+    /// One at a time (/32).
+    Addresses,
+    /// 16 at a time (/28), and one at a time where a subnet has no free /28.
+    Prefixes,
+}
+
+impl Families {
+    /// Returns the pieces in which IPv4 addresses are asked for, if pods get any.
+    pub fn ipv4(self) -> Option<Ipv4Kind> {
+        match self {
+            Self::Ipv4(kind) | Self::Dual(kind) => Some(kind),
+            Self::Ipv6 => None,
+        }
+    }
+
+    /// Returns whether pods get an IPv6 address.
+    pub fn ipv6(self) -> bool {
+        matches!(self, Self::Ipv6 | Self::Dual(_))
+    }
+}
+
+/// How much to hold ready for pods to come. Without effect where pods get IPv6 alone: one /80 prefix serves them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum WarmTarget {
+    /// So many ENIs' worth of free addresses, asked for a whole ENI at a time: `WARM_ENI_TARGET`. With 0, one free
+    /// address is kept, so that the next pod starts at once.
+    Enis(u32),
+    /// Free addresses, and addresses in all: `WARM_IP_TARGET`, `MINIMUM_IP_TARGET`.
+    Ips {
+        /// Free addresses to keep.
+        warm: u32,
+        /// Addresses to hold in all, used or not.
+        minimum: u32,
+    },
+    /// Wholly free prefixes: `WARM_PREFIX_TARGET`. With 0, one free address is kept.
+    Prefixes(u32),
+    /// `batch * ceil(buffer + demand / batch)` addresses, as Azure's CNS sizes its pools: free addresses stay between
+    /// the buffer and the buffer and one batch.
+    Batch {
+        /// Addresses asked for and given back at a time, at least 1.
+        batch: u32,
+        /// Free addresses to keep, in percent of a batch.
+        buffer_percent: u32,
+    },
+}
+
+/// Which resting addresses count as free when the pool is compared with its target. None of them is ever assigned or
+/// given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Cooling {
+    /// Those that are ready before a new address could be: within this time.
+    ReadyWithin(Duration),
+    /// All, as the peer counts.
+    All,
+}
+
+/// Where new ENIs go under custom networking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct EniConfig {
+    /// The subnet, in the node's zone.
+    pub subnet: SubnetId,
+    /// The security groups; empty takes those of the primary ENI.
+    pub security_groups: Vec<SecurityGroupId>,
+}
+
+/// Times that rarely need changing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Timing {
+    /// How long an ADD may wait for an address. Default 30 s: EC2 takes about 10 s to create and attach an ENI.
+    pub add_wait: Duration,
+    /// Between two decreases, so that a rolling update does not give back what it needs a moment later. Default 30 s, as
+    /// the peer.
+    pub shrink_spacing: Duration,
+    /// How long an ENI is kept at least. Default 60 s, as the peer.
+    pub eni_life_min: Duration,
+    /// How long EC2 may go on showing what was before a change. Default 60 s, as the peer.
+    pub settle: Duration,
+    /// After a subnet ran out of addresses. Default 120 s, as the peer.
+    pub subnet_backoff: Duration,
+    /// Between detaching an ENI and deleting it. Default 2 s, as the peer.
+    pub detach_settle: Duration,
+    /// Between two questions to EC2 about an ENI on which sources disagree. Default 5 s.
+    pub describe_spacing: Duration,
+    /// Between two readings of the metadata. Default 60 s, as the peer.
+    pub imds_every: Duration,
+    /// Between two unprompted readings of EC2. Default 30 min.
+    pub ec2_every: Duration,
+    /// How old the list of subnets may be when an ENI is to be made. Default 5 min.
+    pub subnets_age_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            add_wait: Duration::from_secs(30),
+            shrink_spacing: Duration::from_secs(30),
+            eni_life_min: Duration::from_secs(60),
+            settle: Duration::from_secs(60),
+            subnet_backoff: Duration::from_secs(120),
+            detach_settle: Duration::from_secs(2),
+            describe_spacing: Duration::from_secs(5),
+            imds_every: Duration::from_secs(60),
+            ec2_every: Duration::from_secs(30 * 60),
+            subnets_age_max: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::from_vars(core::iter::empty::<(String, String)>()).0
+    }
+}
+
+const COOLDOWN_SECS: i64 = 30;
+/// What a new address takes at most when EC2 answers as it usually does.
+const NEW_ADDRESS_SECS: u64 = 10;
+
+impl Config {
+    /// Reads the peer's variables. Others are left alone; what cannot be used, or has no effect, is noted.
+    ///
+    /// ```
+    /// use vpc_ipam_core::{Config, WarmTarget};
+    ///
+    /// let (config, notes) = Config::from_vars([("WARM_ENI_TARGET", "2"), ("WARM_IP_TARGET", "5")]);
+    /// assert_eq!(config.target, WarmTarget::Ips { warm: 5, minimum: 0 });
+    /// assert_eq!(
+    ///     notes[0].to_string(),
+    ///     "WARM_ENI_TARGET=\"2\": has no effect while WARM_IP_TARGET is set"
+    /// );
+    /// ```
+    pub fn from_vars<N: Into<String>, V: Into<String>>(
+        vars: impl IntoIterator<Item = (N, V)>,
+    ) -> (Self, Vec<Note>) {
+        let mut vars = Vars::new(vars);
+        let families = families(&mut vars);
+        let imds_only = vars.truth("ENABLE_IMDS_ONLY_MODE", false);
+        let no_provisioning = vars.truth("DISABLE_NETWORK_RESOURCE_PROVISIONING", false);
+        let custom_networking = vars.truth("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false);
+        let mtu_min = if families.ipv6() { 1280 } else { 576 };
+
+        let config = Self {
+            families,
+            target: target(&mut vars, families),
+            enis_max: enis_max(&mut vars),
+            pods_max: None,
+            cooldown: cooldown(&mut vars),
+            cooling: Cooling::ReadyWithin(Duration::from_secs(NEW_ADDRESS_SECS)),
+            // The range fits an u16.
+            eni_mtu: vars.clamped("AWS_VPC_ENI_MTU", mtu_min..=9001, 9001) as u16,
+            provisioning: !no_provisioning && !imds_only,
+            ec2_reads: !imds_only,
+            manage_unschedulable: vars.truth("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
+            custom_networking,
+            trunk: vars.truth("ENABLE_POD_ENI", false),
+            multi_nic: vars.truth("ENABLE_MULTI_NIC", false),
+            manage_untagged: vars.truth("MANAGE_UNTAGGED_ENI", true),
+            subnet_discovery: vars.truth("ENABLE_SUBNET_DISCOVERY", true),
+            cluster: vars.text("CLUSTER_NAME").map(ToString::to_string),
+            eni_tags: BTreeMap::new(),
+            timing: Timing::default(),
+        };
+        (config, vars.into_notes())
+    }
+}
+
+fn families(vars: &mut Vars) -> Families {
+    let ipv6 = vars.truth("ENABLE_IPv6", false);
+    // The peer's code says false; its manifest, and everybody, says true.
+    let ipv4 = vars.truth("ENABLE_IPv4", !ipv6);
+    let prefixes = vars.truth("ENABLE_PREFIX_DELEGATION", false);
+    let kind = if prefixes {
+        Ipv4Kind::Prefixes
+    } else {
+        Ipv4Kind::Addresses
+    };
+    match (ipv4, ipv6) {
+        (true, false) => Families::Ipv4(kind),
+        (false, true) => Families::Ipv6,
+        (true, true) => Families::Dual(kind),
+        (false, false) => {
+            let remark = Remark::Unusable {
+                expected: "true, or ENABLE_IPv6=true",
+                used: "true: pods need an address".into(),
+            };
+            vars.note("ENABLE_IPv4", remark);
+            Families::Ipv4(kind)
+        }
+    }
+}
+
+/// Settles which of the overlapping variables counts: `WARM_IP_TARGET` and `MINIMUM_IP_TARGET` before all, then
+/// `WARM_PREFIX_TARGET` where prefixes are on, `WARM_ENI_TARGET` where they are off.
+fn target(vars: &mut Vars, families: Families) -> WarmTarget {
+    let counts = 0..=i64::from(u32::MAX);
+    let mut count = |name, default: u32, used| {
+        let value = vars.whole(name, counts.clone(), used);
+        value
+            .and_then(|value| u32::try_from(value).ok())
+            .unwrap_or(default)
+    };
+    let enis = count("WARM_ENI_TARGET", 1, "1");
+    let warm = count("WARM_IP_TARGET", 0, "no target");
+    let minimum = count("MINIMUM_IP_TARGET", 0, "no target");
+    let prefixes = count("WARM_PREFIX_TARGET", 0, "0");
+
+    let overridden = |vars: &mut Vars, name, by| {
+        if vars.text(name).is_some() {
+            vars.note(name, Remark::Overridden { by });
+        }
+    };
+    if families == Families::Ipv6 {
+        let all = [
+            "WARM_ENI_TARGET",
+            "WARM_IP_TARGET",
+            "MINIMUM_IP_TARGET",
+            "WARM_PREFIX_TARGET",
+        ];
+        for name in all {
+            overridden(vars, name, "ENABLE_IPv6");
+        }
+        return WarmTarget::Prefixes(0);
+    }
+    let with_prefixes = families.ipv4() == Some(Ipv4Kind::Prefixes);
+    if warm != 0 || minimum != 0 {
+        let by = if warm != 0 {
+            "WARM_IP_TARGET"
+        } else {
+            "MINIMUM_IP_TARGET"
+        };
+        overridden(vars, "WARM_ENI_TARGET", by);
+        overridden(vars, "WARM_PREFIX_TARGET", by);
+        if warm == 0 {
+            vars.note(
+                "MINIMUM_IP_TARGET",
+                Remark::Advice(
+                    "without WARM_IP_TARGET no address is held ready once that many pods run, so each further pod waits \
+                     for EC2; set WARM_IP_TARGET to 1 or more",
+                ),
+            );
+        }
+        WarmTarget::Ips { warm, minimum }
+    } else if with_prefixes {
+        overridden(vars, "WARM_ENI_TARGET", "ENABLE_PREFIX_DELEGATION");
+        if vars.text("WARM_PREFIX_TARGET").is_none() {
+            vars.note(
+                "WARM_PREFIX_TARGET",
+                Remark::Advice(
+                    "only one free address is held ready; the peer's manifest sets 1, which holds a whole prefix ready",
+                ),
+            );
+        }
+        WarmTarget::Prefixes(prefixes)
+    } else {
+        if vars.text("WARM_PREFIX_TARGET").is_some() && prefixes != 0 {
+            vars.note(
+                "WARM_PREFIX_TARGET",
+                Remark::Advice("has no effect without ENABLE_PREFIX_DELEGATION"),
+            );
+        }
+        WarmTarget::Enis(enis)
+    }
+}
+
+fn enis_max(vars: &mut Vars) -> Option<u8> {
+    let value = vars.whole("MAX_ENI", 1..=i64::MAX, "the instance type's limit")?;
+    // No network card takes as many as 255, so a larger number limits nothing.
+    u8::try_from(value).ok()
+}
+
+fn cooldown(vars: &mut Vars) -> Duration {
+    let secs = vars
+        .whole("IP_COOLDOWN_PERIOD", 0..=86_400, "30")
+        .unwrap_or(COOLDOWN_SECS);
+    if secs < COOLDOWN_SECS {
+        vars.note(
+            "IP_COOLDOWN_PERIOD",
+            Remark::Advice(
+                "shorter than 30 s: late packets of a gone pod may reach the next owner of its address",
+            ),
+        );
+    }
+    Duration::from_secs(secs.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Vectors V017 to V023 and V146 to V173.
+    #[test]
+    fn variables_are_read_as_the_peer_reads_them() {
+        let ips = |warm, minimum| WarmTarget::Ips { warm, minimum };
+        let cases: [(&[(&str, &str)], WarmTarget); 14] = [
+            (&[], WarmTarget::Enis(1)),
+            (&[("WARM_ENI_TARGET", "-2")], WarmTarget::Enis(1)),
+            (&[("WARM_ENI_TARGET", "0")], WarmTarget::Enis(0)),
+            (&[("WARM_ENI_TARGET", "abc")], WarmTarget::Enis(1)),
+            (
+                &[("WARM_ENI_TARGET", "3"), ("WARM_IP_TARGET", "10")],
+                ips(10, 0),
+            ),
+            (&[("WARM_IP_TARGET", "5")], ips(5, 0)),
+            (&[("WARM_IP_TARGET", "non-integer")], WarmTarget::Enis(1)),
+            (&[("WARM_IP_TARGET", "-3")], WarmTarget::Enis(1)),
+            (&[("WARM_IP_TARGET", " 5")], WarmTarget::Enis(1)),
+            (&[("WARM_IP_TARGET", "5.0")], WarmTarget::Enis(1)),
+            (
+                &[("WARM_IP_TARGET", "0"), ("MINIMUM_IP_TARGET", "10")],
+                ips(0, 10),
+            ),
+            (&[("MINIMUM_IP_TARGET", "-1")], WarmTarget::Enis(1)),
+            (
+                &[
+                    ("ENABLE_PREFIX_DELEGATION", "true"),
+                    ("WARM_PREFIX_TARGET", "-1"),
+                ],
+                WarmTarget::Prefixes(0),
+            ),
+            (&[("WARM_PREFIX_TARGET", "1")], WarmTarget::Enis(1)),
+        ];
+        for (vars, expected) in cases {
+            let (config, _) = Config::from_vars(vars.iter().copied());
+            assert_eq!(config.target, expected, "{vars:?}");
+        }
+
+        for (value, expected) in [
+            ("", None),
+            ("0", None),
+            ("-1", None),
+            ("3", Some(3)),
+            ("8", Some(8)),
+            ("20", Some(20)),
+            ("abc", None),
+        ] {
+            let (config, _) = Config::from_vars([("MAX_ENI", value)]);
+            assert_eq!(config.enis_max, expected, "MAX_ENI={value}");
+        }
+
+        for (value, expected) in [("", 30), ("abc", 30), ("0", 0), ("-5", 30), ("45", 45)] {
+            let (config, _) = Config::from_vars([("IP_COOLDOWN_PERIOD", value)]);
+            assert_eq!(
+                config.cooldown.as_secs(),
+                expected,
+                "IP_COOLDOWN_PERIOD={value}"
+            );
+        }
+    }
+
+    #[test]
+    fn mtu_is_clamped_and_the_clamping_noted() {
+        for (value, expected, notes) in [
+            ("", 9001, 0),
+            ("1500", 1500, 0),
+            ("100", 576, 1),
+            ("65536", 9001, 1),
+            ("x", 9001, 1),
+        ] {
+            let (config, actual) = Config::from_vars([("AWS_VPC_ENI_MTU", value)]);
+            assert_eq!(config.eni_mtu, expected, "AWS_VPC_ENI_MTU={value}");
+            assert_eq!(actual.len(), notes, "AWS_VPC_ENI_MTU={value}: {actual:?}");
+        }
+        let (config, _) = Config::from_vars([("AWS_VPC_ENI_MTU", "576"), ("ENABLE_IPv6", "true")]);
+        assert_eq!(config.eni_mtu, 1280);
+    }
+
+    #[test]
+    fn what_has_no_effect_is_noted() {
+        let cases: [(&[(&str, &str)], &[&str]); 5] = [
+            (
+                &[("WARM_ENI_TARGET", "1"), ("WARM_IP_TARGET", "5")],
+                &["WARM_ENI_TARGET"],
+            ),
+            (&[("WARM_PREFIX_TARGET", "1")], &["WARM_PREFIX_TARGET"]),
+            (&[("MINIMUM_IP_TARGET", "10")], &["MINIMUM_IP_TARGET"]),
+            (&[("ENABLE_IPv4", "false")], &["ENABLE_IPv4"]),
+            (
+                &[("ENABLE_IPv6", "true"), ("WARM_IP_TARGET", "5")],
+                &["WARM_IP_TARGET"],
+            ),
+        ];
+        for (vars, expected) in cases {
+            let (_, notes) = Config::from_vars(vars.iter().copied());
+            let actual: Vec<_> = notes.iter().map(|note| note.variable).collect();
+            assert_eq!(actual, expected, "{vars:?}");
+        }
+    }
+
+    #[test]
+    fn both_families_make_dual_stack() {
+        let (config, _) = Config::from_vars([("ENABLE_IPv4", "true"), ("ENABLE_IPv6", "true")]);
+        assert_eq!(config.families, Families::Dual(Ipv4Kind::Addresses));
+        let (config, _) = Config::from_vars([("ENABLE_IPv6", "true")]);
+        assert_eq!(config.families, Families::Ipv6);
+    }
+}

@@ -1,0 +1,280 @@
+//! Settings from variables, read as the peer reads them: with Go's rules for numbers and truth values.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::RangeInclusive;
+
+/// Variables by name, and what there was to remark while they were read.
+///
+/// An unset variable and an empty one mean the same: the default. A value that cannot be used never stops the node; the
+/// default is used instead and a [`Note`] says so.
+///
+/// ```
+/// use vpc_ipam_core::Vars;
+///
+/// let mut vars = Vars::new([("WARM_ENI_TARGET", "two"), ("MAX_ENI", "4")]);
+/// assert_eq!(vars.whole("WARM_ENI_TARGET", 0..=i64::MAX, "1"), None);
+/// assert_eq!(vars.whole("MAX_ENI", 1..=i64::MAX, "the instance's limit"), Some(4));
+/// let notes = vars.into_notes();
+/// assert_eq!(notes[0].to_string(), "WARM_ENI_TARGET=\"two\": not a whole number; using 1");
+/// ```
+#[derive(Debug, Default)]
+pub struct Vars {
+    values: BTreeMap<String, String>,
+    notes: Vec<Note>,
+}
+
+impl Vars {
+    /// Takes variables in any order; of two with one name the later wins.
+    pub fn new<N: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (N, V)>) -> Self {
+        let values = vars
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        Self {
+            values,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Returns the value of a variable, if it is set and not empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Returns a truth value, or `default` for anything but Go's `1 t T TRUE true True 0 f F FALSE false False`.
+    pub fn truth(&mut self, name: &'static str, default: bool) -> bool {
+        match self.text(name) {
+            None => default,
+            Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
+            Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
+            Some(_) => {
+                self.note(name, Remark::NotTrueOrFalse { used: default });
+                default
+            }
+        }
+    }
+
+    /// Returns a whole number within `range`: decimal, an optional sign, no blanks.
+    ///
+    /// For anything else it notes that `used` is used instead, which the caller then does.
+    pub fn whole(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<i64>,
+        used: &str,
+    ) -> Option<i64> {
+        match self.text(name)?.parse::<i64>() {
+            Ok(value) if range.contains(&value) => Some(value),
+            Ok(_) => {
+                self.note(
+                    name,
+                    Remark::OutOfRange {
+                        range,
+                        used: used.to_owned(),
+                    },
+                );
+                None
+            }
+            Err(_) => {
+                self.note(
+                    name,
+                    Remark::NotWhole {
+                        used: used.to_owned(),
+                    },
+                );
+                None
+            }
+        }
+    }
+
+    /// Returns a whole number, moved to the nearer bound of `range` if it lies outside, and `default` if it is none.
+    pub fn clamped(&mut self, name: &'static str, range: RangeInclusive<i64>, default: i64) -> i64 {
+        let (low, high) = (*range.start(), *range.end());
+        match self.text(name).map(str::parse::<i64>) {
+            None => default,
+            Some(Ok(value)) if range.contains(&value) => value,
+            Some(Ok(value)) => {
+                let used = value.clamp(low, high);
+                self.note(
+                    name,
+                    Remark::OutOfRange {
+                        range,
+                        used: used.to_string(),
+                    },
+                );
+                used
+            }
+            Some(Err(_)) => {
+                self.note(
+                    name,
+                    Remark::NotWhole {
+                        used: default.to_string(),
+                    },
+                );
+                default
+            }
+        }
+    }
+
+    /// Returns the items of a comma-separated list, trimmed, empty ones left out.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let items = self
+            .text(name)
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim);
+        items
+            .filter(|item| !item.is_empty())
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
+    /// Remarks on a variable as it is set.
+    pub fn note(&mut self, variable: &'static str, remark: Remark) {
+        let value = self.values.get(variable).cloned();
+        self.notes.push(Note {
+            variable,
+            value,
+            remark,
+        });
+    }
+
+    /// Returns the remarks, in the order in which they were made.
+    pub fn into_notes(self) -> Vec<Note> {
+        self.notes
+    }
+}
+
+/// Something an operator should know about one variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The variable.
+    pub variable: &'static str,
+    /// Its value, if it is set.
+    pub value: Option<String>,
+    /// What there is to know.
+    pub remark: Remark,
+}
+
+/// What there is to know about a variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remark {
+    /// The value is neither true nor false.
+    NotTrueOrFalse {
+        /// What counts instead.
+        used: bool,
+    },
+    /// The value is no whole number.
+    NotWhole {
+        /// What counts instead.
+        used: String,
+    },
+    /// The value is a whole number, but too small or too large.
+    OutOfRange {
+        /// What is allowed.
+        range: RangeInclusive<i64>,
+        /// What counts instead.
+        used: String,
+    },
+    /// The value is none of the words that are known, or does not have the form it should.
+    Unusable {
+        /// What was expected.
+        expected: &'static str,
+        /// What counts instead.
+        used: String,
+    },
+    /// The value has no effect, because another variable is set.
+    Overridden {
+        /// The other variable.
+        by: &'static str,
+    },
+    /// The value is used as it is, and probably not what is meant.
+    Advice(&'static str),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value:?}: ", self.variable)?,
+            None => write!(f, "{} unset: ", self.variable)?,
+        }
+        f.write_str(&match &self.remark {
+            Remark::NotTrueOrFalse { used } => format!("neither true nor false; using {used}"),
+            Remark::NotWhole { used } => format!("not a whole number; using {used}"),
+            Remark::OutOfRange { range, used } if *range.end() == i64::MAX => {
+                format!("less than {}; using {used}", range.start())
+            }
+            Remark::OutOfRange { range, used } => {
+                format!("outside {} to {}; using {used}", range.start(), range.end())
+            }
+            Remark::Unusable { expected, used } => format!("expected {expected}; using {used}"),
+            Remark::Overridden { by } => format!("has no effect while {by} is set"),
+            Remark::Advice(advice) => (*advice).to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truth_values_are_those_of_go() {
+        let cases = [
+            ("1", true),
+            ("True", true),
+            ("F", false),
+            ("false", false),
+            // Neither: the default counts, here true.
+            ("TrUe", true),
+            ("yes", true),
+            (" true", true),
+            ("", true),
+        ];
+        for (value, expected) in cases {
+            let mut vars = Vars::new([("X", value)]);
+            assert_eq!(vars.truth("X", true), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_strict() {
+        for (value, expected) in [
+            ("5", Some(5)),
+            ("+5", Some(5)),
+            (" 5", None),
+            ("5.0", None),
+            ("0x5", None),
+        ] {
+            let mut vars = Vars::new([("X", value)]);
+            assert_eq!(vars.whole("X", 0..=9, "1"), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn every_unusable_value_is_noted_once() {
+        let mut vars = Vars::new([("A", "x"), ("B", "x"), ("C", "99"), ("D", "")]);
+        vars.truth("A", false);
+        vars.whole("B", 0..=9, "nothing");
+        assert_eq!(vars.clamped("C", 0..=9, 1), 9);
+        vars.truth("D", false);
+        let notes: Vec<_> = vars.into_notes().iter().map(Note::to_string).collect();
+        assert_eq!(
+            notes,
+            [
+                r#"A="x": neither true nor false; using false"#,
+                r#"B="x": not a whole number; using nothing"#,
+                r#"C="99": outside 0 to 9; using 9"#,
+            ]
+        );
+    }
+}
