@@ -1,6 +1,7 @@
 //! Which pod holds which address.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,6 +26,8 @@ pub struct Pod {
 pub struct Lease {
     /// Whose.
     pub key: PodKey,
+    /// The pod, for people.
+    pub pod: Arc<Pod>,
     /// Since when.
     pub since: Timestamp,
     /// The interface named by [`PodKey::ifname`].
@@ -74,4 +77,70 @@ impl LeasedInterface {
         let ipv4 = self.ipv4.map(IpAddr::V4);
         ipv4.into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
+}
+
+/// What an ADD asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AddressRequest {
+    /// Who asks.
+    pub key: PodKey,
+    /// The pod, for people.
+    pub pod: Arc<Pod>,
+    /// On which network cards.
+    pub cards: CardChoice,
+}
+
+/// On which network cards a pod wants an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum CardChoice {
+    /// On one, whichever has an address; the lowest first.
+    #[default]
+    Any,
+    /// On each that is in use: the peer's annotation `k8s.amazonaws.com/nicConfig: multi-nic-attachment`.
+    Every,
+}
+
+/// A lease that is not durable yet, so that a crash would give its address to somebody else.
+///
+/// Write [`Uncommitted::record`] to stable storage, many at once if you like, then hand this to
+/// [`Ipam::commit`](crate::Ipam::commit), or to [`Ipam::abandon`](crate::Ipam::abandon) if the write failed. There is no
+/// other way to a [`Lease`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the address stays taken until the lease is committed or abandoned"]
+pub struct Uncommitted {
+    pub(crate) lease: Lease,
+}
+
+impl Uncommitted {
+    /// Returns what to write to stable storage.
+    pub fn record(&self) -> Record {
+        Record::Leased(self.lease.clone())
+    }
+
+    /// Returns whose lease it is.
+    pub fn key(&self) -> &PodKey {
+        &self.lease.key
+    }
+}
+
+/// What must survive a restart, in the order in which it was produced.
+///
+/// A store keeps [`Record::Leased`] by key and [`Record::Released`] by address; a later one replaces an earlier one. To
+/// write a `Released` is to delete the lease of the same key in the same transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Record {
+    /// A pod holds a lease.
+    Leased(Lease),
+    /// A pod gave its lease up; its addresses rest.
+    Released {
+        /// Who.
+        key: PodKey,
+        /// What it held.
+        addresses: Vec<IpAddr>,
+        /// When.
+        at: Timestamp,
+    },
 }

@@ -1,0 +1,95 @@
+//! What happened, for logs, metrics and flight recorders.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{ActionId, Card, DeviceIndex, DoubtCause, EniId, Failure, PodKey, Source, Timestamp};
+
+/// Something that happened inside the core. Nothing depends on their being read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Event {
+    /// An ENI became known: made by us, attached by somebody else, or there from before a restart.
+    EniAppeared {
+        /// Which.
+        eni: EniId,
+        /// On which network card.
+        card: Card,
+        /// At which index.
+        device: DeviceIndex,
+    },
+    /// The node set an ENI's link up: pods can use its addresses.
+    EniReady {
+        /// Which.
+        eni: EniId,
+    },
+    /// An ENI was given back and deleted.
+    EniRemoved {
+        /// Which.
+        eni: EniId,
+    },
+    /// EC2 no longer shows an ENI that was not given back by us.
+    EniVanished {
+        /// Which.
+        eni: EniId,
+        /// The pods whose addresses went with it.
+        pods: Vec<PodKey>,
+    },
+    /// EC2 confirmed further blocks of addresses.
+    BlocksAdded {
+        /// On which ENI.
+        eni: EniId,
+        /// Which.
+        blocks: Vec<IpNet>,
+    },
+    /// EC2 took blocks back.
+    BlocksRemoved {
+        /// From which ENI.
+        eni: EniId,
+        /// Which.
+        blocks: Vec<IpNet>,
+    },
+    /// EC2 no longer shows an address that a pod holds.
+    AddressLost {
+        /// Whose.
+        key: PodKey,
+        /// Which.
+        address: IpAddr,
+    },
+    /// A source contradicts what is known of an ENI; until EC2 settles it, nothing is given back.
+    SourcesDisagree {
+        /// Which.
+        eni: EniId,
+        /// How.
+        cause: DoubtCause,
+    },
+    /// An answer was put aside because it cannot be whole: it lacks the primary ENI.
+    ObservationPutAside {
+        /// Whose.
+        source: Source,
+        /// When it was asked for.
+        as_of: Timestamp,
+        /// How many ENIs it showed.
+        enis: usize,
+    },
+    /// An action failed.
+    ActionFailed {
+        /// Which.
+        id: ActionId,
+        /// Why.
+        failure: Failure,
+    },
+    /// Two stored leases named one address; this one was put aside, the older one kept.
+    LeaseConflict {
+        /// Whose.
+        key: PodKey,
+    },
+    /// Events were dropped because nobody read them.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+}

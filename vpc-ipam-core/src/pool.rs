@@ -1,0 +1,446 @@
+//! What the node holds: ENIs, their blocks, and which pod has which address.
+
+mod block;
+mod eni;
+mod reconcile;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use core::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::{
+    ActionId, AddressRequest, Card, CardChoice, Config, CreateNetworkInterface, DeviceIndex, EniId,
+    InterfaceType, Ipv4Kind, Lease, LeasedInterface, Limits, PodKey, Timestamp,
+};
+
+pub use self::block::{Block, BlockState};
+pub use self::eni::{Doubt, DoubtCause, Eni, Leaving, Management, Stage};
+pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
+
+/// What the node holds: ENIs in the order of network card and device index, and which pod has which address.
+///
+/// Leases are the truth; the counts of blocks and ENIs follow from them. A lease may name an address that no block
+/// covers: after a restart, before its ENI is seen, or when the address was taken from the instance behind our back. It
+/// stays until the pod gives it up, and nobody else gets the address meanwhile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Sorted by card, device index, id.
+    enis: Vec<Eni>,
+    leases: BTreeMap<PodKey, HeldLease>,
+    /// When addresses were last released that no block covers, remembered from before a restart.
+    released_before: BTreeMap<IpAddr, Timestamp>,
+    /// ENIs that are being made, by the action that makes them.
+    creations: BTreeMap<ActionId, Creation>,
+    /// Blocks that EC2 took back, and when: a late observation does not bring them back.
+    blocks_gone: BTreeMap<IpNet, Timestamp>,
+    /// ENIs that EC2 no longer has, and when.
+    enis_gone: BTreeMap<EniId, Timestamp>,
+}
+
+/// A lease and whether it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldLease {
+    pub(crate) lease: Lease,
+    pub(crate) durable: bool,
+    /// How many [`crate::Uncommitted`] of it are out.
+    pub(crate) uncommitted: u32,
+}
+
+/// An ENI that is being made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Creation {
+    pub(crate) request: CreateNetworkInterface,
+    pub(crate) card: Card,
+    pub(crate) device: DeviceIndex,
+    /// Whether a call got no answer: it is repeated with the same token, not before a point in time.
+    pub(crate) repeat_at: Option<Timestamp>,
+    pub(crate) attempts: u32,
+    /// Whether a call is under way.
+    pub(crate) called: bool,
+}
+
+/// Which ENIs and blocks serve pods, as the configuration and the instance type have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub(crate) ipv4: Option<Ipv4Kind>,
+    pub(crate) ipv6: bool,
+    pub(crate) skip_primary: bool,
+    pub(crate) multi_nic: bool,
+    pub(crate) cooldown: Duration,
+}
+
+impl Serving {
+    pub(crate) fn new(config: &Config, limits: &Limits) -> Self {
+        let ipv4 = match config.families.ipv4() {
+            Some(Ipv4Kind::Prefixes) if !limits.prefixes() => Some(Ipv4Kind::Addresses),
+            kind => kind,
+        };
+        Self {
+            ipv4,
+            ipv6: config.families.ipv6(),
+            skip_primary: config.custom_networking,
+            multi_nic: config.multi_nic,
+            cooldown: config.cooldown,
+        }
+    }
+
+    /// Returns whether an ENI may carry addresses of further pods, now or when it is ready.
+    pub(crate) fn takes_pods(&self, eni: &Eni) -> bool {
+        eni.is_managed()
+            && !eni.excluded
+            && !eni.is_leaving()
+            && eni.interface_type != InterfaceType::Trunk
+            && !(self.skip_primary && eni.is_primary())
+    }
+
+    /// Returns whether a block is of the other kind than the one asked for: an address where prefixes are, or the
+    /// reverse. Its addresses come last, so that it drains.
+    pub(crate) fn is_other_kind(&self, block: &Block) -> bool {
+        match (block.net(), self.ipv4) {
+            (IpNet::V4(_), Some(kind)) => block.is_prefix() != (kind == Ipv4Kind::Prefixes),
+            (IpNet::V4(_), None) => true,
+            (IpNet::V6(_), _) => !self.ipv6,
+        }
+    }
+}
+
+impl Pool {
+    /// Returns the ENIs, ours and others', by network card and device index.
+    pub fn enis(&self) -> &[Eni] {
+        &self.enis
+    }
+
+    /// Returns an ENI.
+    pub fn eni(&self, id: EniId) -> Option<&Eni> {
+        self.enis.iter().find(|eni| eni.id == id)
+    }
+
+    /// Returns the leases, durable or not, by key.
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = &Lease> {
+        self.leases.values().map(|held| &held.lease)
+    }
+
+    /// Returns the lease of a key.
+    pub fn lease(&self, key: &PodKey) -> Option<&Lease> {
+        self.leases.get(key).map(|held| &held.lease)
+    }
+
+    /// Returns the network cards on which we manage an ENI or are about to.
+    pub fn cards(&self) -> Vec<Card> {
+        let held = self
+            .enis
+            .iter()
+            .filter(|eni| eni.is_managed())
+            .map(|eni| eni.card);
+        let mut cards: Vec<Card> = held
+            .chain(self.creations.values().map(|creation| creation.card))
+            .collect();
+        cards.sort_unstable();
+        cards.dedup();
+        cards
+    }
+
+    /// Returns whether nothing is at an index of a card, nor about to be.
+    pub(crate) fn is_device_free(&self, card: Card, device: DeviceIndex) -> bool {
+        let there = |eni: &Eni| eni.occupies_slot() && (eni.card, eni.device) == (card, device);
+        let coming = |creation: &Creation| (creation.card, creation.device) == (card, device);
+        !self.enis.iter().any(there) && !self.creations.values().any(coming)
+    }
+
+    /// Records at which index of which card an ENI will be attached.
+    pub(crate) fn on_place_chosen(&mut self, id: EniId, card: Card, device: DeviceIndex) {
+        if let Some(eni) = self.eni_mut(id) {
+            (eni.card, eni.device) = (card, device);
+        }
+        self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
+    }
+
+    pub(crate) fn creations(&self) -> &BTreeMap<ActionId, Creation> {
+        &self.creations
+    }
+
+    pub(crate) fn creations_mut(&mut self) -> &mut BTreeMap<ActionId, Creation> {
+        &mut self.creations
+    }
+
+    pub(crate) fn eni_mut(&mut self, id: EniId) -> Option<&mut Eni> {
+        self.enis.iter_mut().find(|eni| eni.id == id)
+    }
+
+    pub(crate) fn enis_mut(&mut self) -> impl Iterator<Item = &mut Eni> {
+        self.enis.iter_mut()
+    }
+
+    /// Adds an ENI and lets it take up the leases that were waiting for it.
+    pub(crate) fn insert(&mut self, eni: Eni) {
+        let key = |eni: &Eni| (eni.card, eni.device, eni.id);
+        let index = self.enis.partition_point(|other| key(other) < key(&eni));
+        self.enis_gone.remove(&eni.id);
+        self.enis.insert(index, eni);
+        self.adopt_leases();
+    }
+
+    /// Forgets an ENI that EC2 no longer has. Leases on it stay until their pods give them up.
+    pub(crate) fn remove(&mut self, id: EniId, now: Timestamp) {
+        if let Some(index) = self.enis.iter().position(|eni| eni.id == id) {
+            self.enis.remove(index);
+            self.enis_gone.insert(id, now);
+        }
+    }
+
+    /// Adds a lease from before a restart. Returns false if one of its addresses is another pod's.
+    pub(crate) fn restore_lease(&mut self, lease: Lease) -> bool {
+        let taken = |address| {
+            self.leases()
+                .any(|other| other.key != lease.key && other.addresses().any(|a| a == address))
+        };
+        if lease.addresses().any(taken) {
+            return false;
+        }
+        let held = HeldLease {
+            lease,
+            durable: true,
+            uncommitted: 0,
+        };
+        self.leases.insert(held.lease.key.clone(), held);
+        self.adopt_leases();
+        true
+    }
+
+    /// Remembers when an address was released before a restart.
+    pub(crate) fn restore_released(&mut self, address: IpAddr, at: Timestamp) {
+        self.released_before.insert(address, at);
+        self.adopt_leases();
+    }
+
+    /// Marks the addresses of blocks that leases name but that were not covered until now, and those that rest.
+    pub(crate) fn adopt_leases(&mut self) {
+        let Self {
+            enis,
+            leases,
+            released_before,
+            ..
+        } = self;
+        for held in leases.values_mut() {
+            let HeldLease {
+                lease: Lease { first, more, .. },
+                ..
+            } = held;
+            for interface in core::iter::once(first).chain(more) {
+                for address in interface.addresses() {
+                    let Some(eni) = enis.iter_mut().find(|eni| eni.block(address).is_some()) else {
+                        continue;
+                    };
+                    eni.on_assigned(address);
+                    let (ipv4, ipv6) = (interface.ipv4, interface.ipv6);
+                    *interface = LeasedInterface {
+                        ipv4,
+                        ipv6,
+                        ..eni.interface()
+                    };
+                }
+            }
+        }
+        released_before.retain(|address, at| {
+            let mut blocks = enis.iter_mut().flat_map(Eni::blocks_mut);
+            match blocks.find(|block| block.net().contains(address)) {
+                Some(block) => {
+                    block.on_cooling_restored(*address, *at);
+                    false
+                }
+                None => true,
+            }
+        });
+    }
+
+    /// Takes addresses for a pod. Returns its lease, the same one if it has one already whose addresses are usable.
+    pub(crate) fn assign(
+        &mut self,
+        request: &AddressRequest,
+        serving: &Serving,
+        now: Timestamp,
+    ) -> Result<Lease, NotAssigned> {
+        if let Some(held) = self.leases.get_mut(&request.key) {
+            let enis = &self.enis;
+            let usable = |address| {
+                enis.iter().any(|eni| {
+                    eni.stage == Stage::Ready
+                        && eni
+                            .block(address)
+                            .is_some_and(|b| b.state() == BlockState::Confirmed)
+                })
+            };
+            if !held.lease.addresses().all(usable) {
+                return Err(NotAssigned::LeaseNotUsable);
+            }
+            held.uncommitted += 1;
+            return Ok(held.lease.clone());
+        }
+
+        let mut more = Vec::new();
+        let first = match request.cards {
+            CardChoice::Any => {
+                let cards = if serving.multi_nic {
+                    self.cards()
+                } else {
+                    Vec::new()
+                };
+                let others = cards.into_iter().filter(|card| *card != Card(0));
+                core::iter::once(Card(0))
+                    .chain(others)
+                    .find_map(|card| self.take(card, serving, now))
+                    .ok_or(NotAssigned::NoneFree)?
+            }
+            CardChoice::Every => {
+                let mut taken: Vec<LeasedInterface> = Vec::new();
+                for card in self.cards() {
+                    match self.take(card, serving, now) {
+                        Some(interface) => taken.push(interface),
+                        None => {
+                            for interface in &taken {
+                                self.put_back(interface, None);
+                            }
+                            return Err(NotAssigned::NoneFree);
+                        }
+                    }
+                }
+                let mut taken = taken.into_iter();
+                let first = taken.next().ok_or(NotAssigned::NoneFree)?;
+                more.extend(taken);
+                first
+            }
+        };
+        let lease = Lease {
+            key: request.key.clone(),
+            pod: Arc::clone(&request.pod),
+            since: now,
+            first,
+            more,
+        };
+        let held = HeldLease {
+            lease: lease.clone(),
+            durable: false,
+            uncommitted: 1,
+        };
+        self.leases.insert(request.key.clone(), held);
+        Ok(lease)
+    }
+
+    /// Records that a lease is durable. Returns it, unless the pod gave it up meanwhile.
+    pub(crate) fn on_committed(&mut self, lease: &Lease) -> Option<Lease> {
+        let held = self
+            .leases
+            .get_mut(&lease.key)
+            .filter(|held| held.lease.since == lease.since)?;
+        held.durable = true;
+        held.uncommitted = held.uncommitted.saturating_sub(1);
+        Some(held.lease.clone())
+    }
+
+    /// Records that a lease could not be made durable: unless it was before, the addresses are free again at once, since
+    /// nobody was told of them.
+    pub(crate) fn on_abandoned(&mut self, lease: &Lease) {
+        let Some(held) = self
+            .leases
+            .get_mut(&lease.key)
+            .filter(|held| held.lease.since == lease.since)
+        else {
+            return;
+        };
+        held.uncommitted = held.uncommitted.saturating_sub(1);
+        if !held.durable && held.uncommitted == 0 {
+            self.leases.remove(&lease.key);
+            for interface in lease.interfaces() {
+                self.put_back(interface, None);
+            }
+        }
+    }
+
+    /// Gives a pod's addresses up; they rest from now on.
+    pub(crate) fn release(&mut self, key: &PodKey, now: Timestamp) -> Option<Lease> {
+        let HeldLease { lease, .. } = self.leases.remove(key)?;
+        for interface in lease.interfaces() {
+            self.put_back(interface, Some(now));
+        }
+        Some(lease)
+    }
+
+    /// Takes one address of each family from the ENI of a card that is fullest; of equals, the lowest device index.
+    fn take(&mut self, card: Card, serving: &Serving, now: Timestamp) -> Option<LeasedInterface> {
+        let mut tried: u64 = 0;
+        loop {
+            let mut best: Option<(usize, u32)> = None;
+            for (index, eni) in self.enis.iter().enumerate().take(64) {
+                let candidate = eni.card == card
+                    && tried & (1 << index) == 0
+                    && eni.stage == Stage::Ready
+                    && serving.takes_pods(eni);
+                if candidate && best.is_none_or(|(_, assigned)| eni.assigned() > assigned) {
+                    best = Some((index, eni.assigned()));
+                }
+            }
+            let (index, _) = best?;
+            tried |= 1 << index;
+            let eni = &mut self.enis[index];
+            let next = |eni: &Eni, ipv6| {
+                eni.next_address(ipv6, |b| serving.is_other_kind(b), now, serving.cooldown)
+            };
+            let mut interface = eni.interface();
+            if serving.ipv4.is_some() {
+                let Some(IpAddr::V4(address)) = next(eni, false) else {
+                    continue;
+                };
+                interface.ipv4 = Some(address);
+            }
+            if serving.ipv6 {
+                let Some(IpAddr::V6(address)) = next(eni, true) else {
+                    continue;
+                };
+                interface.ipv6 = Some(address);
+            }
+            for address in interface.addresses() {
+                eni.on_assigned(address);
+            }
+            return Some(interface);
+        }
+    }
+
+    fn put_back(&mut self, interface: &LeasedInterface, released_at: Option<Timestamp>) {
+        let key = (interface.card, interface.device, interface.eni);
+        let found = self
+            .enis
+            .binary_search_by_key(&key, |eni| (eni.card, eni.device, eni.id));
+        for address in interface.addresses() {
+            match (found, released_at) {
+                (Ok(index), _) if self.enis[index].block(address).is_some() => {
+                    self.enis[index].on_released(address, released_at);
+                }
+                (_, Some(at)) => {
+                    self.released_before.insert(address, at);
+                }
+                (_, None) => {}
+            }
+        }
+    }
+}
+
+/// Why a pod got no address from the pool as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotAssigned {
+    /// No ENI that is ready has an address that is free and rested.
+    NoneFree,
+    /// The pod has a lease, but EC2 has not confirmed its address, or its ENI is not ready.
+    LeaseNotUsable,
+}
+
+impl Eni {
+    /// Returns the value of a tag.
+    pub(crate) fn tag(&self, key: &str) -> Option<&str> {
+        self.tags.get(key).map(String::as_str)
+    }
+}

@@ -1,0 +1,388 @@
+//! A block of addresses on an ENI: one address, a /28 or a /80.
+
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::{Source, Timestamp};
+
+/// What EC2 assigns and takes back as a whole: a secondary IPv4 address (/32), an IPv4 prefix (/28) or an IPv6 prefix
+/// (/80).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    net: IpNet,
+    state: BlockState,
+    confirmed_at: Timestamp,
+    /// The addresses that were ever used or reserved, by their distance from the base; those beyond were not.
+    slots: Vec<Slot>,
+    assigned: u32,
+    quarantined: u32,
+}
+
+/// How far a block can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockState {
+    /// EC2 confirmed it: its addresses may be handed out.
+    Confirmed,
+    /// A source did not show it. Pods keep their addresses; no further one is handed out, nothing is given back.
+    Suspect {
+        /// Since when.
+        since: Timestamp,
+        /// Who did not show it.
+        by: Source,
+    },
+    /// EC2 was asked to take it back; only EC2's word ends this.
+    Releasing,
+}
+
+/// One address of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    /// Nobody's; resting if it was released a short while ago.
+    Free { released_at: Option<Timestamp> },
+    /// A pod's.
+    Assigned,
+    /// In use by somebody we do not know.
+    Quarantined,
+}
+
+/// How many addresses of one block we keep track of: more than pods fit on any node, less than a /80 holds.
+const SLOTS_MAX: u128 = 65_536;
+
+impl Block {
+    /// Makes a block that EC2 confirmed at a point in time.
+    pub(crate) fn new(net: IpNet, confirmed_at: Timestamp) -> Self {
+        Self {
+            net: net.trunc(),
+            state: BlockState::Confirmed,
+            confirmed_at,
+            slots: Vec::new(),
+            assigned: 0,
+            quarantined: 0,
+        }
+    }
+
+    /// Returns the range.
+    pub fn net(&self) -> IpNet {
+        self.net
+    }
+
+    /// Returns how far the block can be relied on.
+    pub fn state(&self) -> BlockState {
+        self.state
+    }
+
+    /// Returns when EC2 last confirmed it.
+    pub fn confirmed_at(&self) -> Timestamp {
+        self.confirmed_at
+    }
+
+    /// Returns how many addresses it has: 1, 16, or 65,536 of a /80.
+    pub fn capacity(&self) -> u32 {
+        let host_bits = u32::from(self.net.max_prefix_len() - self.net.prefix_len());
+        // SLOTS_MAX fits an u32.
+        1u128
+            .checked_shl(host_bits)
+            .map_or(SLOTS_MAX, |size| size.min(SLOTS_MAX)) as u32
+    }
+
+    /// Returns how many of its addresses pods hold.
+    pub fn assigned(&self) -> u32 {
+        self.assigned
+    }
+
+    /// Returns how many of its addresses are in use by somebody we do not know.
+    pub fn quarantined(&self) -> u32 {
+        self.quarantined
+    }
+
+    /// Returns whether it is a prefix rather than a single address.
+    pub fn is_prefix(&self) -> bool {
+        self.net.prefix_len() < self.net.max_prefix_len()
+    }
+
+    /// Returns how many of its addresses rest at `now` and go on resting for longer than `horizon`.
+    pub fn cooling(&self, now: Timestamp, cooldown: Duration, horizon: Duration) -> u32 {
+        let resting = |slot: &&Slot| {
+            matches!(slot, Slot::Free { released_at: Some(at) }
+                if (now + horizon).since(*at) <= cooldown)
+        };
+        // At most SLOTS_MAX.
+        self.slots.iter().filter(resting).count() as u32
+    }
+
+    /// Returns when the first of its resting addresses is ready, if any rests.
+    pub(crate) fn cooled_at(&self, now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
+        let ends = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Free {
+                released_at: Some(at),
+            } if now.since(*at) <= cooldown => Some(*at + cooldown + Duration::from_nanos(1)),
+            _ => None,
+        });
+        ends.min()
+    }
+
+    /// Returns whether nothing speaks against giving it back: no pod, no unknown owner, no resting address.
+    pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
+        self.assigned == 0
+            && self.quarantined == 0
+            && self.state == BlockState::Confirmed
+            && self.cooling(now, cooldown, Duration::ZERO) == 0
+    }
+
+    /// Returns the address to hand out next and when it was last released: the one that rested longest, never-used ones
+    /// first, the lowest of equals.
+    pub(crate) fn next_address(
+        &self,
+        now: Timestamp,
+        cooldown: Duration,
+    ) -> Option<(Option<Timestamp>, IpAddr)> {
+        if self.state != BlockState::Confirmed {
+            return None;
+        }
+        let mut best: Option<(Option<Timestamp>, usize)> = None;
+        for (offset, slot) in self.slots.iter().enumerate() {
+            match *slot {
+                Slot::Free { released_at: None } => return Some((None, self.address(offset))),
+                Slot::Free {
+                    released_at: Some(at),
+                } if now.since(at) > cooldown && best.is_none_or(|(b, _)| Some(at) < b) => {
+                    best = Some((Some(at), offset));
+                }
+                Slot::Free { .. } | Slot::Assigned | Slot::Quarantined => {}
+            }
+        }
+        if self.slots.len() < self.capacity() as usize {
+            return Some((None, self.address(self.slots.len())));
+        }
+        best.map(|(at, offset)| (at, self.address(offset)))
+    }
+
+    /// Records that a pod holds an address. Returns whether it was free.
+    pub(crate) fn on_assigned(&mut self, address: IpAddr) -> bool {
+        match self.slot_mut(address) {
+            Some(slot @ Slot::Free { .. }) => {
+                *slot = Slot::Assigned;
+                self.assigned += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Records that a pod gave an address up; `None` if it never was handed out, so that it need not rest.
+    pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) {
+        if let Some(slot @ Slot::Assigned) = self.slot_mut(address) {
+            *slot = Slot::Free { released_at: at };
+            self.assigned -= 1;
+        }
+    }
+
+    /// Records when a free address was last released, as remembered from before a restart.
+    pub(crate) fn on_cooling_restored(&mut self, address: IpAddr, at: Timestamp) {
+        if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
+            *slot = Slot::Free {
+                released_at: Some(at),
+            };
+        }
+    }
+
+    /// Records that somebody we do not know uses an address, or no longer does.
+    pub(crate) fn on_quarantined(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
+        match (self.slot_mut(address), in_use) {
+            (Some(slot @ Slot::Free { .. }), true) => {
+                *slot = Slot::Quarantined;
+                self.quarantined += 1;
+            }
+            (Some(slot @ Slot::Quarantined), false) => {
+                *slot = Slot::Free {
+                    released_at: Some(now),
+                };
+                self.quarantined -= 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Records that EC2 showed the block in an answer of this age.
+    pub(crate) fn on_confirmed(&mut self, as_of: Timestamp) {
+        if matches!(self.state, BlockState::Suspect { .. }) {
+            self.state = BlockState::Confirmed;
+        }
+        self.confirmed_at = self.confirmed_at.max(as_of);
+    }
+
+    /// Records that a source did not show the block.
+    pub(crate) fn on_denied(&mut self, by: Source, now: Timestamp) {
+        match self.state {
+            BlockState::Confirmed => self.state = BlockState::Suspect { since: now, by },
+            // EC2's word weighs more than that of IMDS.
+            BlockState::Suspect {
+                since,
+                by: Source::Imds,
+            } => {
+                self.state = BlockState::Suspect { since, by };
+            }
+            BlockState::Suspect { .. } | BlockState::Releasing => {}
+        }
+    }
+
+    /// Records that EC2 is being asked to take the block back.
+    pub(crate) fn on_release_asked(&mut self) {
+        self.state = BlockState::Releasing;
+    }
+
+    /// Records that EC2 refused to take the block back.
+    pub(crate) fn on_release_refused(&mut self) {
+        if self.state == BlockState::Releasing {
+            self.state = BlockState::Confirmed;
+        }
+    }
+
+    /// Returns whether a pod holds the address.
+    pub(crate) fn is_assigned(&self, address: IpAddr) -> bool {
+        self.offset(address)
+            .and_then(|offset| self.slots.get(offset))
+            .is_some_and(|slot| *slot == Slot::Assigned)
+    }
+
+    /// Counts assigned and quarantined addresses anew, for [`crate::Pool::check`].
+    pub(crate) fn recount(&self) -> (u32, u32) {
+        let count = |wanted: Slot| self.slots.iter().filter(|slot| **slot == wanted).count() as u32;
+        (count(Slot::Assigned), count(Slot::Quarantined))
+    }
+
+    fn offset(&self, address: IpAddr) -> Option<usize> {
+        let distance = match (self.net.network(), address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                u128::from(u32::from(address).checked_sub(u32::from(base))?)
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                u128::from(address).checked_sub(u128::from(base))?
+            }
+            _ => return None,
+        };
+        // Below the capacity, at most SLOTS_MAX.
+        (distance < u128::from(self.capacity())).then_some(distance as usize)
+    }
+
+    /// Returns the slot of an address, making it and those before it if they were never used.
+    fn slot_mut(&mut self, address: IpAddr) -> Option<&mut Slot> {
+        let offset = self.offset(address)?;
+        if self.slots.len() <= offset {
+            self.slots
+                .resize(offset + 1, Slot::Free { released_at: None });
+        }
+        self.slots.get_mut(offset)
+    }
+
+    fn address(&self, offset: usize) -> IpAddr {
+        // The offset is below the capacity, so the sum stays within the block.
+        match self.net.network() {
+            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base) + offset as u32)),
+            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) + offset as u128)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString as _;
+
+    const COOLDOWN: Duration = Duration::from_secs(30);
+
+    fn block(net: &str) -> Block {
+        Block::new(net.parse().unwrap(), Timestamp::from_secs(1))
+    }
+
+    fn take(block: &mut Block, now: u64) -> Option<IpAddr> {
+        let (_, address) = block.next_address(Timestamp::from_secs(now), COOLDOWN)?;
+        assert!(block.on_assigned(address));
+        Some(address)
+    }
+
+    /// Vector V270.
+    #[test]
+    fn addresses_of_a_prefix_are_all_usable_lowest_first() {
+        let mut block = block("10.0.0.0/28");
+        for expected in 0..16u8 {
+            assert_eq!(
+                take(&mut block, 100),
+                Some(IpAddr::from([10, 0, 0, expected]))
+            );
+        }
+        assert_eq!(take(&mut block, 100), None);
+        assert_eq!((block.capacity(), block.assigned()), (16, 16));
+    }
+
+    #[test]
+    fn released_address_rests_then_comes_back_least_recent_first() {
+        let mut block = block("10.0.0.0/28");
+        let all: Vec<_> = (0..16).map(|_| take(&mut block, 100).unwrap()).collect();
+        block.on_released(all[5], Some(Timestamp::from_secs(200)));
+        block.on_released(all[2], Some(Timestamp::from_secs(201)));
+        // Exactly the period still rests.
+        assert_eq!(take(&mut block, 230), None);
+        assert_eq!(
+            block.cooling(Timestamp::from_secs(230), COOLDOWN, Duration::ZERO),
+            2
+        );
+        assert_eq!(take(&mut block, 240), Some(all[5]));
+        assert_eq!(take(&mut block, 240), Some(all[2]));
+    }
+
+    #[test]
+    fn clock_set_back_does_not_end_the_rest() {
+        let mut block = block("10.0.0.7/32");
+        let address = take(&mut block, 100).unwrap();
+        block.on_released(address, Some(Timestamp::from_secs(200)));
+        assert_eq!(take(&mut block, 10), None);
+    }
+
+    #[test]
+    fn address_that_was_never_handed_out_need_not_rest() {
+        let mut block = block("10.0.0.7/32");
+        let address = take(&mut block, 100).unwrap();
+        block.on_released(address, None);
+        assert_eq!(take(&mut block, 100), Some(address));
+    }
+
+    #[test]
+    fn unused_ipv6_prefix_costs_no_memory() {
+        let mut block = block("2001:db8:a:0:1::/80");
+        assert_eq!(block.capacity(), 65_536);
+        assert_eq!(
+            take(&mut block, 100).unwrap().to_string(),
+            "2001:db8:a:0:1::"
+        );
+        assert_eq!(
+            take(&mut block, 100).unwrap().to_string(),
+            "2001:db8:a:0:1::1"
+        );
+        assert_eq!(block.slots.len(), 2);
+    }
+
+    #[test]
+    fn doubtful_block_hands_nothing_out() {
+        let mut block = block("10.0.0.0/28");
+        block.on_denied(Source::Imds, Timestamp::from_secs(5));
+        assert_eq!(take(&mut block, 100), None);
+        block.on_confirmed(Timestamp::from_secs(6));
+        block.on_release_asked();
+        block.on_confirmed(Timestamp::from_secs(7));
+        assert_eq!(take(&mut block, 100), None);
+        block.on_release_refused();
+        assert!(take(&mut block, 100).is_some());
+    }
+
+    #[test]
+    fn foreign_address_is_not_counted_and_not_touched() {
+        let mut block = block("10.0.0.0/32");
+        assert!(!block.on_assigned(IpAddr::from([10, 0, 0, 1])));
+        assert!(!block.on_assigned(IpAddr::from([9, 0, 0, 1])));
+        assert_eq!(block.recount(), (0, 0));
+    }
+}

@@ -1,0 +1,456 @@
+//! An ENI of the node and the blocks it carries.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::pool::Block;
+use crate::{
+    ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InterfaceType,
+    LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp,
+};
+
+/// An ENI of the node, whether we manage it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eni {
+    /// Its id.
+    pub id: EniId,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its network card.
+    pub card: Card,
+    /// Its index on that card. An ENI that waits to be attached has the index it will get.
+    pub device: DeviceIndex,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// What it is for.
+    pub interface_type: InterfaceType,
+    /// Whether we manage it, and if not, why.
+    pub management: Management,
+    /// Whether its subnet was taken out of use: pods stay, none is added.
+    pub excluded: bool,
+    /// Its own IPv4 address, never given to a pod.
+    pub primary_ipv4: Option<Ipv4Addr>,
+    /// Its own IPv6 address.
+    pub primary_ipv6: Option<Ipv6Addr>,
+    /// Its security groups, as last seen.
+    pub security_groups: Vec<SecurityGroupId>,
+    /// Its tags, as last seen.
+    pub tags: BTreeMap<String, String>,
+    /// Since when we know of it.
+    pub since: Timestamp,
+    /// How far it is.
+    pub stage: Stage,
+    /// Its attachment, once EC2 named it.
+    pub attachment: Option<AttachmentId>,
+    /// Whether it goes when the instance goes.
+    pub delete_on_termination: bool,
+    /// Whether what we believe of it needs EC2's word before anything else is done with it.
+    pub doubt: Option<Doubt>,
+    /// The EC2 call that is under way for it; at most one.
+    pub(crate) ec2_call: Option<Ec2Call>,
+    /// The change of the node's network that is under way for it; at most one.
+    pub(crate) host_call: Option<ActionId>,
+    /// When EC2 last showed it.
+    pub(crate) confirmed_at: Timestamp,
+    /// Sorted by address.
+    blocks: Vec<Block>,
+    assigned: u32,
+}
+
+/// How far an ENI is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Stage {
+    /// It exists in EC2, attached to nothing.
+    Available,
+    /// EC2 attached it; the node has not set its link up.
+    Attached,
+    /// The node set its link up: pods can use its addresses.
+    Ready,
+    /// It is being given back: no pod gets its addresses.
+    Leaving(Leaving),
+}
+
+/// The steps of giving an ENI back, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Leaving {
+    /// The node removes what it set up for it.
+    Host,
+    /// EC2 detaches it.
+    Detach,
+    /// EC2 deletes it, not before a point in time: detaching takes a moment to show.
+    Delete {
+        /// The earliest.
+        not_before: Timestamp,
+    },
+    /// EC2 no longer has it; the node removes what it set up for it, then it is forgotten.
+    Vanished,
+}
+
+/// Whether we manage an ENI, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Management {
+    /// We do.
+    Managed,
+    /// Its tag `node.k8s.amazonaws.com/no_manage` says `true`.
+    NoManageTag,
+    /// It carries no tag of ours, and `MANAGE_UNTAGGED_ENI` is off.
+    Untagged,
+    /// It is a fabric adapter without addresses, or a branch, or another service's.
+    InterfaceType,
+    /// It is on a network card that is not in use: `ENABLE_MULTI_NIC` is off, or the card is kept for EFA.
+    Card,
+}
+
+/// Why EC2 has to be asked about an ENI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Doubt {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why.
+    pub cause: DoubtCause,
+}
+
+/// Why EC2 has to be asked about an ENI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum DoubtCause {
+    /// A call got no answer, so nobody knows whether it took effect.
+    Unanswered,
+    /// EC2's refusal does not fit what we know of it.
+    Contradicted,
+    /// A source showed other addresses than we know.
+    Differs(Source),
+    /// A source that should show it did not.
+    Missing(Source),
+}
+
+impl fmt::Display for DoubtCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unanswered => f.write_str("a call got no answer"),
+            Self::Contradicted => f.write_str("EC2's refusal does not fit what is known"),
+            Self::Differs(source) => write!(f, "{source} shows other addresses"),
+            Self::Missing(source) => write!(f, "{source} does not show it"),
+        }
+    }
+}
+
+/// An EC2 call under way for one ENI, and what it will change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ec2Call {
+    pub(crate) id: ActionId,
+    pub(crate) kind: Ec2CallKind,
+}
+
+/// What an EC2 call under way will change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ec2CallKind {
+    Attach,
+    MarkDeleteOnTermination,
+    SetGroups(Vec<SecurityGroupId>),
+    Tag(BTreeMap<String, String>),
+    /// So many IPv4 blocks of one prefix length are coming.
+    AssignIpv4 {
+        blocks: u32,
+        prefixes: bool,
+    },
+    AssignIpv6,
+    Unassign(Vec<IpNet>),
+    Detach,
+    Delete,
+}
+
+impl Eni {
+    /// Makes an ENI as EC2 or IMDS showed it, attached or not.
+    pub(crate) fn new(
+        observed: &ObservedEni,
+        card: Card,
+        device: DeviceIndex,
+        as_of: Timestamp,
+        now: Timestamp,
+    ) -> Self {
+        let mut eni = Self {
+            id: observed.id,
+            mac: observed.mac,
+            card,
+            device,
+            subnet: observed.subnet,
+            interface_type: observed.interface_type,
+            management: Management::Managed,
+            excluded: false,
+            primary_ipv4: observed.primary_ipv4,
+            primary_ipv6: observed.primary_ipv6,
+            security_groups: observed.security_groups.clone(),
+            tags: observed.tags.clone().unwrap_or_default(),
+            since: now,
+            stage: Stage::Available,
+            attachment: None,
+            delete_on_termination: false,
+            doubt: None,
+            ec2_call: None,
+            host_call: None,
+            confirmed_at: as_of,
+            blocks: Vec::new(),
+            assigned: 0,
+        };
+        for net in &observed.blocks {
+            eni.on_block_confirmed(*net, as_of);
+        }
+        if let Some(attachment) = &observed.attachment {
+            eni.delete_on_termination = attachment.delete_on_termination.unwrap_or(false);
+            eni.on_attachment_seen(attachment.id, attachment.status);
+        }
+        eni
+    }
+
+    /// Returns whether it is the primary ENI: device 0 of card 0, never detached.
+    pub fn is_primary(&self) -> bool {
+        self.card == Card(0) && self.device == DeviceIndex(0)
+    }
+
+    /// Returns whether we manage it.
+    pub fn is_managed(&self) -> bool {
+        self.management == Management::Managed
+    }
+
+    /// Returns whether it occupies a device index of the instance, or is about to.
+    pub fn occupies_slot(&self) -> bool {
+        !matches!(
+            self.stage,
+            Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished)
+        )
+    }
+
+    /// Returns whether it is being given back.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.stage, Stage::Leaving(_))
+    }
+
+    /// Returns its blocks, sorted by address.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Returns how many of its addresses pods hold.
+    pub fn assigned(&self) -> u32 {
+        self.assigned
+    }
+
+    /// Returns whether anybody may be using an address of it: a pod, an unknown owner, or late packets.
+    pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
+        self.assigned == 0
+            && self.blocks.iter().all(|block| {
+                block.assigned() == 0
+                    && block.quarantined() == 0
+                    && block.cooling(now, cooldown, Duration::ZERO) == 0
+            })
+    }
+
+    /// Returns how many places for IPv4 blocks are taken, those included that were asked for.
+    pub fn ipv4_slots_used(&self) -> u32 {
+        let held = self
+            .blocks
+            .iter()
+            .filter(|block| matches!(block.net(), IpNet::V4(_)))
+            .count();
+        let coming = match &self.ec2_call {
+            Some(Ec2Call {
+                kind: Ec2CallKind::AssignIpv4 { blocks, .. },
+                ..
+            }) => *blocks,
+            _ => 0,
+        };
+        // An ENI has at most 64 addresses.
+        held as u32 + coming
+    }
+
+    /// Returns the lease's view of it, without addresses.
+    pub(crate) fn interface(&self) -> LeasedInterface {
+        LeasedInterface {
+            eni: self.id,
+            mac: self.mac,
+            card: self.card,
+            device: self.device,
+            ipv4: None,
+            ipv6: None,
+        }
+    }
+
+    pub(crate) fn block(&self, address: IpAddr) -> Option<&Block> {
+        self.position(address).map(|index| &self.blocks[index])
+    }
+
+    pub(crate) fn block_of_net(&self, net: IpNet) -> Option<&Block> {
+        self.blocks.iter().find(|block| block.net() == net)
+    }
+
+    pub(crate) fn blocks_mut(&mut self) -> impl Iterator<Item = &mut Block> {
+        self.blocks.iter_mut()
+    }
+
+    /// Returns the address of one family to hand out next: of the fullest block; of equals, the one that rested longest;
+    /// of equals, the lowest. Blocks of which `last_resort` is true come after all others.
+    pub(crate) fn next_address(
+        &self,
+        ipv6: bool,
+        last_resort: impl Fn(&Block) -> bool,
+        now: Timestamp,
+        cooldown: Duration,
+    ) -> Option<IpAddr> {
+        type Rank = (bool, core::cmp::Reverse<u32>, Option<Timestamp>);
+        let mut best: Option<(Rank, IpAddr)> = None;
+        for block in &self.blocks {
+            if matches!(block.net(), IpNet::V6(_)) != ipv6
+                || block.assigned() + block.quarantined() >= block.capacity()
+            {
+                continue;
+            }
+            let last = last_resort(block);
+            let full = core::cmp::Reverse(block.assigned());
+            if best
+                .as_ref()
+                .is_some_and(|((b_last, b_full, _), _)| (last, full) > (*b_last, *b_full))
+            {
+                continue;
+            }
+            if let Some((released_at, address)) = block.next_address(now, cooldown) {
+                let rank = (last, full, released_at);
+                if best.as_ref().is_none_or(|(b, _)| rank < *b) {
+                    best = Some((rank, address));
+                }
+            }
+        }
+        best.map(|(_, address)| address)
+    }
+
+    /// Records that EC2 showed, or just made, the attachment.
+    pub(crate) fn on_attachment_seen(
+        &mut self,
+        id: Option<AttachmentId>,
+        status: AttachmentStatus,
+    ) {
+        if id.is_some() {
+            self.attachment = id;
+        }
+        self.stage = match (self.stage, status) {
+            (Stage::Available, AttachmentStatus::Attaching | AttachmentStatus::Attached) => {
+                Stage::Attached
+            }
+            // Somebody else detaches it, or we did before a restart.
+            (
+                Stage::Available | Stage::Attached | Stage::Ready,
+                AttachmentStatus::Detaching | AttachmentStatus::Detached,
+            ) => Stage::Leaving(Leaving::Detach),
+            (stage, _) => stage,
+        };
+    }
+
+    /// Records that the node set the link up.
+    pub(crate) fn on_set_up(&mut self) {
+        if self.stage == Stage::Attached {
+            self.stage = Stage::Ready;
+        }
+    }
+
+    /// Records the decision to give it back.
+    pub(crate) fn on_leave(&mut self) {
+        self.stage = match self.stage {
+            Stage::Available => Stage::Leaving(Leaving::Delete {
+                not_before: Timestamp::EPOCH,
+            }),
+            Stage::Attached | Stage::Ready => Stage::Leaving(Leaving::Host),
+            leaving @ Stage::Leaving(_) => leaving,
+        };
+    }
+
+    /// Records that the node removed what it had set up. Returns whether nothing is left to do for it.
+    pub(crate) fn on_host_removed(&mut self) -> bool {
+        match self.stage {
+            Stage::Leaving(Leaving::Host) => {
+                self.stage = Stage::Leaving(Leaving::Detach);
+                false
+            }
+            Stage::Leaving(Leaving::Vanished) => true,
+            _ => false,
+        }
+    }
+
+    /// Records that EC2 detached it.
+    pub(crate) fn on_detached(&mut self, delete_not_before: Timestamp) {
+        self.attachment = None;
+        self.stage = Stage::Leaving(Leaving::Delete {
+            not_before: delete_not_before,
+        });
+    }
+
+    /// Records that EC2 has it no longer.
+    pub(crate) fn on_vanished(&mut self) {
+        self.stage = Stage::Leaving(Leaving::Vanished);
+        self.ec2_call = None;
+        self.doubt = None;
+    }
+
+    /// Records that EC2 confirmed a block, one we know or a new one.
+    pub(crate) fn on_block_confirmed(&mut self, net: IpNet, as_of: Timestamp) {
+        let net = net.trunc();
+        match self.blocks.binary_search_by_key(&net, Block::net) {
+            Ok(index) => self.blocks[index].on_confirmed(as_of),
+            Err(index) => self.blocks.insert(index, Block::new(net, as_of)),
+        }
+    }
+
+    /// Forgets a block that EC2 took back. Returns it.
+    pub(crate) fn on_block_gone(&mut self, net: IpNet) -> Option<Block> {
+        let index = self.blocks.binary_search_by_key(&net, Block::net).ok()?;
+        let block = self.blocks.remove(index);
+        self.assigned -= block.assigned();
+        Some(block)
+    }
+
+    /// Records that a pod holds an address. Returns whether it was free.
+    pub(crate) fn on_assigned(&mut self, address: IpAddr) -> bool {
+        let Some(index) = self.position(address) else {
+            return false;
+        };
+        let taken = self.blocks[index].on_assigned(address);
+        self.assigned += u32::from(taken);
+        taken
+    }
+
+    /// Records that a pod gave an address up; `None` if it never was handed out.
+    pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) {
+        if let Some(index) = self.position(address)
+            && self.blocks[index].is_assigned(address)
+        {
+            self.blocks[index].on_released(address, at);
+            self.assigned -= 1;
+        }
+    }
+
+    pub(crate) fn on_doubt(&mut self, cause: DoubtCause, now: Timestamp) {
+        if self.doubt.is_none_or(|doubt| doubt.cause < cause) {
+            self.doubt = Some(Doubt { since: now, cause });
+        }
+    }
+
+    /// Returns the index of the block that holds an address: the last that starts at or below it.
+    fn position(&self, address: IpAddr) -> Option<usize> {
+        let after = self
+            .blocks
+            .partition_point(|block| block.net().network() <= address);
+        let index = after.checked_sub(1)?;
+        self.blocks[index].net().contains(&address).then_some(index)
+    }
+}

@@ -1,0 +1,436 @@
+//! Holding what a source showed against what is known.
+//!
+//! EC2 is the authority, IMDS a hint. What a source shows may be added once EC2 shows it. What a source does not show is
+//! taken away only if the answer can be whole, is younger than what we know, EC2 itself says so, and, where a pod would
+//! lose its address, says so twice or agrees with IMDS.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{BlockState, DoubtCause, Eni, Leaving, Management, Pool, Stage};
+use crate::{
+    AttachmentStatus, Card, Config, DeviceIndex, EniId, Event, InterfaceType, Node, Observation,
+    ObservedEni, PodKey, Scope, Source, Timestamp, tags,
+};
+
+/// What an observation leads to, besides the changes of the pool.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) events: Vec<Event>,
+    /// Whether IMDS showed something that only EC2 can explain.
+    pub(crate) ask_ec2: bool,
+}
+
+impl Pool {
+    /// Holds an observation against what is known.
+    pub(crate) fn on_observation(
+        &mut self,
+        observation: &Observation,
+        node: &Node,
+        config: &Config,
+        now: Timestamp,
+    ) -> Finding {
+        let mut finding = Finding::default();
+        let whole = match &observation.scope {
+            Scope::Attached => observation.enis.iter().any(|eni| eni.id == node.primary),
+            Scope::Unattached | Scope::Only(_) => true,
+        };
+        if !whole {
+            finding.events.push(Event::ObservationPutAside {
+                source: observation.source,
+                as_of: observation.as_of,
+                enis: observation.enis.len(),
+            });
+        }
+        // Where EC2 may not be asked, IMDS is all there is.
+        let authority = observation.source == Source::Ec2 || !config.ec2_reads;
+        for observed in &observation.enis {
+            if authority {
+                self.on_shown(observed, observation, node, config, now, &mut finding);
+            } else {
+                self.on_hinted(observed, observation, config, now, &mut finding);
+            }
+        }
+        if whole {
+            self.on_not_shown(observation, authority, config, now, &mut finding);
+        }
+        self.adopt_leases();
+        finding
+    }
+
+    /// EC2 shows an ENI.
+    fn on_shown(
+        &mut self,
+        observed: &ObservedEni,
+        observation: &Observation,
+        node: &Node,
+        config: &Config,
+        now: Timestamp,
+        finding: &mut Finding,
+    ) {
+        let Observation { as_of, .. } = *observation;
+        let settle = config.timing.settle;
+        match &observed.attachment {
+            Some(attachment) if attachment.instance != node.instance => return,
+            // Ours, left by a crash between two calls; or somebody else's, in which case it is not ours to attach.
+            None if observed
+                .tags
+                .as_ref()
+                .and_then(|tags| tags.get(tags::INSTANCE))
+                != Some(&node.instance.as_str().into()) =>
+            {
+                return;
+            }
+            _ => {}
+        }
+        let status = observed
+            .attachment
+            .as_ref()
+            .map(|attachment| attachment.status);
+        let going = matches!(
+            status,
+            Some(AttachmentStatus::Detaching | AttachmentStatus::Detached)
+        );
+
+        if self.eni(observed.id).is_none() {
+            let just_gone = self
+                .enis_gone
+                .get(&observed.id)
+                .is_some_and(|gone| is_recent(as_of, *gone, settle));
+            if just_gone || going {
+                return;
+            }
+            let (card, device) = match &observed.attachment {
+                Some(attachment) => (attachment.card, attachment.device),
+                None => (Card(0), DeviceIndex(u8::MAX)),
+            };
+            let mut eni = Eni::new(observed, card, device, as_of, now);
+            eni.management = management(&eni, config, node);
+            if eni.is_primary() && eni.stage == Stage::Attached {
+                // The operating system set it up.
+                eni.on_set_up();
+            }
+            finding.events.push(Event::EniAppeared {
+                eni: eni.id,
+                card,
+                device,
+            });
+            self.insert(eni);
+            return;
+        }
+
+        let Some(eni) = self.eni_mut(observed.id) else {
+            return;
+        };
+        if going && !eni.is_leaving() {
+            self.on_eni_gone(observed.id, finding);
+            return;
+        }
+        if as_of < eni.confirmed_at {
+            return;
+        }
+        eni.confirmed_at = as_of;
+        eni.security_groups.clone_from(&observed.security_groups);
+        eni.primary_ipv4 = observed.primary_ipv4;
+        eni.primary_ipv6 = observed.primary_ipv6.or(eni.primary_ipv6);
+        eni.interface_type = observed.interface_type;
+        if let Some(tags) = &observed.tags {
+            eni.tags.clone_from(tags);
+        }
+        eni.management = management(eni, config, node);
+        let position = (eni.card, eni.device);
+        if let Some(attachment) = &observed.attachment {
+            eni.delete_on_termination |= attachment.delete_on_termination.unwrap_or(false);
+            eni.card = attachment.card;
+            eni.device = attachment.device;
+            eni.on_attachment_seen(attachment.id, attachment.status);
+        } else if matches!(eni.stage, Stage::Attached | Stage::Ready) && eni.ec2_call.is_none() {
+            // It is there, but no longer attached: somebody detached it.
+            self.on_eni_gone(observed.id, finding);
+            return;
+        }
+        if eni.doubt.is_some_and(|doubt| doubt.since <= as_of) {
+            eni.doubt = None;
+        }
+        let moved = position != (eni.card, eni.device);
+        self.on_blocks_shown(observed, as_of, settle, now, finding);
+        if moved {
+            self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
+        }
+    }
+
+    /// EC2 shows the blocks of an ENI that we know.
+    fn on_blocks_shown(
+        &mut self,
+        observed: &ObservedEni,
+        as_of: Timestamp,
+        settle: Duration,
+        now: Timestamp,
+        finding: &mut Finding,
+    ) {
+        let Self {
+            enis,
+            leases,
+            blocks_gone,
+            ..
+        } = self;
+        let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
+            return;
+        };
+
+        let mut added = Vec::new();
+        for net in observed.blocks.iter().map(IpNet::trunc) {
+            if eni.block_of_net(net).is_some() {
+                eni.on_block_confirmed(net, as_of);
+            } else if !blocks_gone
+                .get(&net)
+                .is_some_and(|gone| is_recent(as_of, *gone, settle))
+            {
+                blocks_gone.remove(&net);
+                eni.on_block_confirmed(net, as_of);
+                added.push(net);
+            }
+        }
+        if !added.is_empty() {
+            finding.events.push(Event::BlocksAdded {
+                eni: eni.id,
+                blocks: added,
+            });
+        }
+
+        let mut removed = Vec::new();
+        let mut in_use_denied = false;
+        let missing: Vec<IpNet> = eni
+            .blocks()
+            .iter()
+            .filter(|block| !observed.blocks.iter().any(|net| net.trunc() == block.net()))
+            .filter(|block| !is_recent(as_of, block.confirmed_at(), settle))
+            .map(super::Block::net)
+            .collect();
+        for net in missing {
+            let Some(block) = eni.block_of_net(net) else {
+                continue;
+            };
+            let in_use = block.assigned() > 0 || block.quarantined() > 0;
+            let denied_before = match block.state() {
+                BlockState::Suspect { since, by } => by == Source::Imds || since < as_of,
+                BlockState::Releasing => true,
+                BlockState::Confirmed => false,
+            };
+            if in_use && !denied_before {
+                in_use_denied = true;
+                for block in eni.blocks_mut().filter(|block| block.net() == net) {
+                    block.on_denied(Source::Ec2, now);
+                }
+                continue;
+            }
+            for held in leases.values() {
+                for address in held
+                    .lease
+                    .addresses()
+                    .filter(|address| net.contains(address))
+                {
+                    finding.events.push(Event::AddressLost {
+                        key: held.lease.key.clone(),
+                        address,
+                    });
+                }
+            }
+            eni.on_block_gone(net);
+            removed.push(net);
+        }
+        if in_use_denied {
+            let cause = DoubtCause::Missing(Source::Ec2);
+            eni.on_doubt(cause, now);
+            finding
+                .events
+                .push(Event::SourcesDisagree { eni: eni.id, cause });
+        }
+        if !removed.is_empty() {
+            finding.events.push(Event::BlocksRemoved {
+                eni: eni.id,
+                blocks: removed,
+            });
+        }
+    }
+
+    /// IMDS shows an ENI: what differs makes us ask EC2, and nothing else.
+    fn on_hinted(
+        &mut self,
+        observed: &ObservedEni,
+        observation: &Observation,
+        config: &Config,
+        now: Timestamp,
+        finding: &mut Finding,
+    ) {
+        let Observation { as_of, source, .. } = *observation;
+        let settle = config.timing.settle;
+        let Self {
+            enis,
+            enis_gone,
+            blocks_gone,
+            ..
+        } = self;
+        let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
+            let just_gone = enis_gone
+                .get(&observed.id)
+                .is_some_and(|gone| is_recent(as_of, *gone, settle));
+            finding.ask_ec2 |= !just_gone;
+            return;
+        };
+        if !eni.is_managed() || eni.is_leaving() {
+            return;
+        }
+        let shown = |net: IpNet| observed.blocks.iter().any(|other| other.trunc() == net);
+        let missing = eni.blocks().iter().any(|block| {
+            block.state() != BlockState::Releasing
+                && !shown(block.net())
+                && !is_recent(as_of, block.confirmed_at(), settle)
+        });
+        let extra = observed.blocks.iter().map(IpNet::trunc).any(|net| {
+            eni.block_of_net(net).is_none()
+                && !blocks_gone
+                    .get(&net)
+                    .is_some_and(|gone| is_recent(as_of, *gone, settle))
+        });
+        if missing {
+            for block in eni.blocks_mut() {
+                if !shown(block.net()) && !is_recent(as_of, block.confirmed_at(), settle) {
+                    block.on_denied(source, now);
+                }
+            }
+        }
+        if (missing || extra) && eni.doubt.is_none() {
+            let cause = DoubtCause::Differs(source);
+            eni.on_doubt(cause, now);
+            finding
+                .events
+                .push(Event::SourcesDisagree { eni: eni.id, cause });
+        }
+    }
+
+    /// An answer that can be whole does not show some of the ENIs that it was about.
+    fn on_not_shown(
+        &mut self,
+        observation: &Observation,
+        authority: bool,
+        config: &Config,
+        now: Timestamp,
+        finding: &mut Finding,
+    ) {
+        let Observation {
+            as_of,
+            source,
+            ref scope,
+            ref enis,
+        } = *observation;
+        let settle = config.timing.settle;
+        let asked = |eni: &Eni| match scope {
+            Scope::Attached => !matches!(
+                eni.stage,
+                Stage::Available | Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished)
+            ),
+            Scope::Unattached => false,
+            Scope::Only(ids) => ids.contains(&eni.id),
+        };
+        let missing: Vec<EniId> = self
+            .enis
+            .iter()
+            .filter(|eni| asked(eni) && !enis.iter().any(|shown| shown.id == eni.id))
+            .filter(|eni| !eni.is_primary() && !is_recent(as_of, eni.confirmed_at, settle))
+            .map(|eni| eni.id)
+            .collect();
+        for id in missing {
+            let Some(eni) = self.eni_mut(id) else {
+                continue;
+            };
+            let cause = DoubtCause::Missing(source);
+            let in_use = eni.assigned() > 0;
+            let denied_before = eni.doubt.is_some_and(|doubt| {
+                matches!(doubt.cause, DoubtCause::Missing(by) if by == Source::Imds || doubt.since < as_of)
+            });
+            if authority && (!in_use || denied_before) {
+                self.on_eni_gone(id, finding);
+            } else if eni.doubt.is_none_or(|doubt| doubt.cause != cause) {
+                eni.doubt = None;
+                eni.on_doubt(cause, now);
+                finding
+                    .events
+                    .push(Event::SourcesDisagree { eni: id, cause });
+            }
+        }
+    }
+
+    /// EC2 no longer has an ENI on this instance. Pods on it keep their leases; the node removes what it set up.
+    pub(crate) fn on_eni_gone(&mut self, id: EniId, finding: &mut Finding) {
+        let pods: Vec<PodKey> = self
+            .leases()
+            .filter(|lease| lease.interfaces().any(|interface| interface.eni == id))
+            .map(|lease| lease.key.clone())
+            .collect();
+        if let Some(eni) = self.eni_mut(id) {
+            let by_us = eni.is_leaving();
+            eni.on_vanished();
+            if !by_us {
+                finding.events.push(Event::EniVanished { eni: id, pods });
+            }
+        }
+    }
+
+    /// Forgets what was remembered only to recognise late answers and late packets.
+    pub(crate) fn prune(&mut self, config: &Config, now: Timestamp) {
+        // Twice the time, since an answer may be asked for just before the limit and take a while.
+        let late = config.timing.settle * 2;
+        self.blocks_gone
+            .retain(|_, gone| is_recent(now, *gone, late));
+        self.enis_gone.retain(|_, gone| is_recent(now, *gone, late));
+        self.released_before
+            .retain(|_, at| is_recent(now, *at, config.cooldown));
+    }
+
+    /// Remembers that EC2 took a block back, so that a late answer does not bring it back.
+    pub(crate) fn remember_block_gone(&mut self, net: IpNet, now: Timestamp) {
+        self.blocks_gone.insert(net, now);
+    }
+
+    /// Returns whether what is known contradicts what a source showed, so that nothing may be given back.
+    pub(crate) fn is_in_doubt(&self) -> Option<EniId> {
+        let doubtful = |eni: &&Eni| {
+            eni.is_managed()
+                && eni.doubt.is_some_and(|doubt| {
+                    matches!(doubt.cause, DoubtCause::Missing(_) | DoubtCause::Differs(_))
+                })
+        };
+        self.enis.iter().find(doubtful).map(|eni| eni.id)
+    }
+}
+
+/// Returns whether an answer asked for at `as_of` may still show what was before a change.
+fn is_recent(as_of: Timestamp, changed: Timestamp, settle: Duration) -> bool {
+    as_of <= changed + settle
+}
+
+/// Returns whether we manage an ENI, by its place, its kind and its tags.
+fn management(eni: &Eni, config: &Config, node: &Node) -> Management {
+    if eni.id == node.primary {
+        return Management::Managed;
+    }
+    match eni.interface_type {
+        InterfaceType::EfaOnly | InterfaceType::Branch | InterfaceType::Other => {
+            return Management::InterfaceType;
+        }
+        InterfaceType::Interface | InterfaceType::Efa | InterfaceType::Trunk => {}
+    }
+    if eni.card != Card(0) && !config.multi_nic {
+        return Management::Card;
+    }
+    match eni.tag(tags::NO_MANAGE) {
+        Some("true") => Management::NoManageTag,
+        Some(_) => Management::Managed,
+        None if config.manage_untagged => Management::Managed,
+        None if eni.tag(tags::INSTANCE) == Some(node.instance.as_str()) => Management::Managed,
+        None => Management::Untagged,
+    }
+}
