@@ -1,0 +1,257 @@
+//! How many EC2 calls this node may make.
+
+use alloc::collections::BTreeMap;
+use core::fmt;
+use core::time::Duration;
+
+use crate::{Ec2Action, Timestamp};
+
+/// An operation of the EC2 API; EC2 limits the rate of each apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Ec2Operation {
+    /// Makes an ENI.
+    CreateNetworkInterface,
+    /// Attaches an ENI.
+    AttachNetworkInterface,
+    /// Changes an attribute of an ENI.
+    ModifyNetworkInterfaceAttribute,
+    /// Adds IPv4 addresses or prefixes.
+    AssignPrivateIpAddresses,
+    /// Adds IPv6 prefixes.
+    AssignIpv6Addresses,
+    /// Gives IPv4 addresses or prefixes back.
+    UnassignPrivateIpAddresses,
+    /// Gives IPv6 prefixes back.
+    UnassignIpv6Addresses,
+    /// Detaches an ENI.
+    DetachNetworkInterface,
+    /// Deletes an ENI.
+    DeleteNetworkInterface,
+    /// Sets tags.
+    CreateTags,
+    /// Lists ENIs.
+    DescribeNetworkInterfaces,
+    /// Lists subnets.
+    DescribeSubnets,
+    /// Lists instances.
+    DescribeInstances,
+    /// Lists instance types.
+    DescribeInstanceTypes,
+}
+
+impl Ec2Operation {
+    /// Returns the operation's name in the EC2 API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CreateNetworkInterface => "CreateNetworkInterface",
+            Self::AttachNetworkInterface => "AttachNetworkInterface",
+            Self::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
+            Self::AssignPrivateIpAddresses => "AssignPrivateIpAddresses",
+            Self::AssignIpv6Addresses => "AssignIpv6Addresses",
+            Self::UnassignPrivateIpAddresses => "UnassignPrivateIpAddresses",
+            Self::UnassignIpv6Addresses => "UnassignIpv6Addresses",
+            Self::DetachNetworkInterface => "DetachNetworkInterface",
+            Self::DeleteNetworkInterface => "DeleteNetworkInterface",
+            Self::CreateTags => "CreateTags",
+            Self::DescribeNetworkInterfaces => "DescribeNetworkInterfaces",
+            Self::DescribeSubnets => "DescribeSubnets",
+            Self::DescribeInstances => "DescribeInstances",
+            Self::DescribeInstanceTypes => "DescribeInstanceTypes",
+        }
+    }
+
+    /// Returns whether it only reads.
+    pub fn reads(self) -> bool {
+        matches!(
+            self,
+            Self::DescribeNetworkInterfaces
+                | Self::DescribeSubnets
+                | Self::DescribeInstances
+                | Self::DescribeInstanceTypes
+        )
+    }
+}
+
+impl fmt::Display for Ec2Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Ec2Action {
+    /// Returns the EC2 operation that it costs one call of; reading the metadata costs none.
+    pub fn operation(&self) -> Option<Ec2Operation> {
+        Some(match self {
+            Self::CreateNetworkInterface(_) => Ec2Operation::CreateNetworkInterface,
+            Self::AttachNetworkInterface(_) => Ec2Operation::AttachNetworkInterface,
+            Self::ModifyNetworkInterfaceAttribute(_) => {
+                Ec2Operation::ModifyNetworkInterfaceAttribute
+            }
+            Self::AssignPrivateIpAddresses(_) => Ec2Operation::AssignPrivateIpAddresses,
+            Self::AssignIpv6Addresses(_) => Ec2Operation::AssignIpv6Addresses,
+            Self::UnassignPrivateIpAddresses(_) => Ec2Operation::UnassignPrivateIpAddresses,
+            Self::UnassignIpv6Addresses(_) => Ec2Operation::UnassignIpv6Addresses,
+            Self::DetachNetworkInterface(_) => Ec2Operation::DetachNetworkInterface,
+            Self::DeleteNetworkInterface(_) => Ec2Operation::DeleteNetworkInterface,
+            Self::CreateTags(_) => Ec2Operation::CreateTags,
+            Self::DescribeNetworkInterfaces(_) => Ec2Operation::DescribeNetworkInterfaces,
+            Self::DescribeSubnets => Ec2Operation::DescribeSubnets,
+            Self::ReadMetadata => return None,
+        })
+    }
+}
+
+/// A rate of calls: `burst` at once, then one every `interval`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Rate {
+    /// Calls that may be made at once after a rest; at least 1 counts.
+    pub burst: u32,
+    /// After which one further call may be made.
+    pub interval: Duration,
+}
+
+/// The rates at which this node may call EC2, for each operation apart.
+///
+/// EC2 gives an account and region a bucket for each operation and refuses what exceeds it, to every node alike. Give each
+/// node its share: the account's refill rate divided by the nodes that may grow at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Budget {
+    /// Of operations that are not named in `rates`.
+    pub default: Rate,
+    /// Of single operations.
+    pub rates: BTreeMap<Ec2Operation, Rate>,
+}
+
+impl Default for Budget {
+    /// A fifth of what EC2 gives an account by default for changes (50 at once, then 5 a second): enough to bring the
+    /// largest node up without waiting, too little to starve others.
+    fn default() -> Self {
+        let default = Rate {
+            burst: 20,
+            interval: Duration::from_secs(1),
+        };
+        Self {
+            default,
+            rates: BTreeMap::new(),
+        }
+    }
+}
+
+impl Budget {
+    fn rate(&self, operation: Ec2Operation) -> Rate {
+        self.rates.get(&operation).copied().unwrap_or(self.default)
+    }
+}
+
+/// How much of a [`Budget`] is spent, as token buckets.
+///
+/// A bucket is kept as the time at which it will be full again, so that an idle one needs no upkeep.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    full_at: BTreeMap<Ec2Operation, Timestamp>,
+}
+
+impl Spent {
+    /// Returns when `calls` more calls of an operation may be made at the earliest; `now` if at once.
+    pub(crate) fn ready_at(
+        &self,
+        budget: &Budget,
+        operation: Ec2Operation,
+        calls: u32,
+        now: Timestamp,
+    ) -> Timestamp {
+        let Rate { burst, interval } = budget.rate(operation);
+        let full_at = self
+            .full_at
+            .get(&operation)
+            .copied()
+            .unwrap_or(now)
+            .max(now);
+        // The calls push the time of fullness out; it may lie at most a whole bucket ahead.
+        let after = full_at + interval * calls;
+        let ahead_max = interval * burst.max(1);
+        let wait = after.since(now + ahead_max);
+        now + wait
+    }
+
+    /// Records one call.
+    pub(crate) fn on_call(&mut self, budget: &Budget, operation: Ec2Operation, now: Timestamp) {
+        let Rate { interval, .. } = budget.rate(operation);
+        let full_at = self.full_at.entry(operation).or_insert(now);
+        *full_at = (*full_at).max(now) + interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_in_any_window_stay_under_the_budget() {
+        let budget = Budget {
+            default: Rate {
+                burst: 5,
+                interval: Duration::from_secs(2),
+            },
+            rates: BTreeMap::new(),
+        };
+        let operation = Ec2Operation::CreateNetworkInterface;
+        let mut spent = Spent::default();
+        let mut calls = alloc::vec::Vec::new();
+        let start = Timestamp::from_secs(1000);
+        for tick in 0..400u64 {
+            let now = start + Duration::from_millis(tick * 100);
+            while spent.ready_at(&budget, operation, 1, now) <= now {
+                spent.on_call(&budget, operation, now);
+                calls.push(now);
+            }
+        }
+        // Forty seconds: five at once, then one every two seconds.
+        assert_eq!(calls.len(), 5 + 19);
+        for (index, first) in calls.iter().enumerate() {
+            for (count, last) in calls[index..].iter().enumerate() {
+                let window = last.since(*first);
+                let allowed = 5 + window.as_secs() / 2;
+                assert!(
+                    count as u64 + 1 <= allowed,
+                    "{count} calls within {window:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn operations_do_not_share_a_bucket() {
+        let budget = Budget {
+            default: Rate {
+                burst: 1,
+                interval: Duration::from_secs(60),
+            },
+            rates: BTreeMap::from([(
+                Ec2Operation::DescribeSubnets,
+                Rate {
+                    burst: 2,
+                    interval: Duration::from_secs(1),
+                },
+            )]),
+        };
+        let now = Timestamp::from_secs(1000);
+        let mut spent = Spent::default();
+        spent.on_call(&budget, Ec2Operation::CreateNetworkInterface, now);
+        let ready = |operation, calls| spent.ready_at(&budget, operation, calls, now);
+        assert_eq!(ready(Ec2Operation::AttachNetworkInterface, 1), now);
+        assert_eq!(
+            ready(Ec2Operation::CreateNetworkInterface, 1),
+            now + Duration::from_secs(60)
+        );
+        assert_eq!(ready(Ec2Operation::DescribeSubnets, 2), now);
+        assert_eq!(
+            ready(Ec2Operation::DescribeSubnets, 3),
+            now + Duration::from_secs(1)
+        );
+    }
+}

@@ -1,0 +1,472 @@
+//! What to do next, and why: pure, from what is held and what is wanted.
+//!
+//! The rules are split by what they are about: [`reads`] what has to be asked, [`lifecycle`] the next step of each ENI,
+//! [`grow`] and [`shrink`] how the pool follows its target, [`subnet`] where a new ENI goes.
+
+mod grow;
+mod lifecycle;
+mod reads;
+mod reason;
+mod shrink;
+mod subnet;
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::backoff::Culprit;
+use crate::budget::Spent;
+use crate::demand::PREFIX_SIZE;
+use crate::pool::{Ec2Call, Ec2CallKind, Eni, Pool, Serving, Stage};
+use crate::{
+    Action, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action, EniId, EniLink,
+    HostAction, Ipv4Amount, Ipv4Kind, Limits, Stock, Timestamp, WarmTarget, demand,
+};
+
+pub use self::reason::{Because, EniLimit, Held, Planned, WaitingOn, Wanted};
+pub(crate) use self::subnet::is_excluded;
+
+/// What to do next, and why, and what is held back, and by what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use = "a plan changes nothing; its actions have to be carried out"]
+pub struct Plan {
+    /// How far each network card is from its target.
+    pub demand: Vec<CardDemand>,
+    /// What to do now; at most one EC2 call for each ENI.
+    pub actions: Vec<Planned>,
+    /// What is wanted but has to wait.
+    pub held: Vec<Held>,
+}
+
+/// How far one network card is from its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct CardDemand {
+    /// The card.
+    pub card: Card,
+    /// What counts on it.
+    pub target: WarmTarget,
+    /// In which pieces: the configured ones, or single addresses where no subnet has a free prefix.
+    pub kind: Ipv4Kind,
+    /// What it has.
+    pub stock: Stock,
+    /// How far that is from the target.
+    pub demand: Demand,
+}
+
+impl Plan {
+    /// Returns the earliest time at which something that is held back may go.
+    pub fn next_due(&self) -> Option<(Timestamp, WaitingOn)> {
+        let due = self
+            .held
+            .iter()
+            .filter_map(|held| Some((held.waiting_on.until()?, held.waiting_on)));
+        due.min_by_key(|(until, _)| *until)
+    }
+}
+
+/// Returns what to do next on a node, and why. The same arguments give the same plan.
+///
+/// The whole shortage is planned at once, waiting pods included; growing and shrinking exclude each other.
+pub fn plan(
+    pool: &Pool,
+    config: &Config,
+    limits: &Limits,
+    constraints: &Constraints,
+    now: Timestamp,
+) -> Plan {
+    let mut planner = Planner {
+        pool,
+        config,
+        limits,
+        constraints,
+        now,
+        serving: Serving::new(config, limits),
+        spent: None,
+        created: Vec::new(),
+        busy: Vec::new(),
+        plan: Plan::default(),
+    };
+    planner.reads();
+    planner.lifecycle();
+    planner.cards();
+    planner.plan
+}
+
+/// A plan in the making.
+struct Planner<'a> {
+    pool: &'a Pool,
+    config: &'a Config,
+    limits: &'a Limits,
+    constraints: &'a Constraints,
+    now: Timestamp,
+    serving: Serving,
+    /// The budget as it will be spent once the plan is carried out; `None` while it spends nothing.
+    spent: Option<Spent>,
+    /// The places that this plan fills with new ENIs.
+    created: Vec<(Card, DeviceIndex)>,
+    /// The ENIs for which this plan already makes an EC2 call.
+    busy: Vec<EniId>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    /// Compares each network card with its target and lets it grow or shrink.
+    fn cards(&mut self) {
+        if self.constraints.reads.attached.answered.is_none() {
+            self.hold(
+                Wanted::Addresses { card: Card(0) },
+                WaitingOn::FirstObservation,
+            );
+            return;
+        }
+        let Some(configured) = self.serving.ipv4 else {
+            self.ipv6_cards();
+            return;
+        };
+        for card in self.cards_in_use() {
+            let kind = self.kind_to_be_had(card, configured);
+            let target = self.target(card);
+            let stock = self.stock(card, kind, kind != configured);
+            let demand = demand(target, kind, stock, self.limits.ipv4_slots());
+            let on_card = CardDemand {
+                card,
+                target,
+                kind,
+                stock,
+                demand,
+            };
+            self.plan.demand.push(on_card);
+            self.shrink(on_card);
+            if let Demand::Short(blocks) = demand {
+                self.grow(on_card, blocks);
+            }
+        }
+    }
+
+    /// Returns the network cards on which ENIs are managed: card 0, and the others where they are in use and not kept for
+    /// a fabric adapter alone.
+    fn cards_in_use(&self) -> Vec<Card> {
+        let mut cards = alloc::vec![Card(0)];
+        if self.config.multi_nic {
+            for card in self
+                .limits
+                .cards()
+                .into_iter()
+                .filter(|card| *card != Card(0))
+            {
+                let on_card = || self.pool.enis().iter().filter(|eni| eni.card == card);
+                let for_efa = on_card().any(|eni| !eni.is_managed());
+                if !for_efa || on_card().any(Eni::is_managed) {
+                    cards.push(card);
+                }
+            }
+        }
+        cards
+    }
+
+    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as the peer.
+    fn target(&self, card: Card) -> WarmTarget {
+        match card {
+            Card(0) => self.config.target,
+            Card(_) => WarmTarget::Ips {
+                warm: 1,
+                minimum: 1,
+            },
+        }
+    }
+
+    /// Returns in which pieces a card can get addresses: not in prefixes while no subnet that it could use has one.
+    fn kind_to_be_had(&self, card: Card, configured: Ipv4Kind) -> Ipv4Kind {
+        if configured == Ipv4Kind::Addresses {
+            return configured;
+        }
+        let without = |subnet| {
+            self.constraints
+                .backoff
+                .until(Culprit::SubnetPrefixes(subnet), self.now)
+                .is_some()
+        };
+        let filled = self.pool.enis().iter().filter(|eni| eni.card == card);
+        let of_enis = filled
+            .filter(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
+            .map(|e| e.subnet);
+        let of_new = if self.eni_room(card).is_ok() {
+            self.subnets_for_enis()
+        } else {
+            Vec::new()
+        };
+        let mut subnets = of_enis.chain(of_new).peekable();
+        if subnets.peek().is_some() && subnets.all(without) {
+            Ipv4Kind::Addresses
+        } else {
+            Ipv4Kind::Prefixes
+        }
+    }
+
+    /// Counts what a card holds, with what is on its way. In the mode of single addresses prefixes are not counted, nor
+    /// the reverse, unless both kinds serve because no prefix can be had.
+    fn stock(&self, card: Card, kind: Ipv4Kind, both_kinds: bool) -> Stock {
+        let horizon = match self.config.cooling {
+            Cooling::ReadyWithin(horizon) => Some(horizon),
+            Cooling::All => None,
+        };
+        let prefixes = kind == Ipv4Kind::Prefixes;
+        let mut stock = Stock::default();
+        for eni in self.pool.enis().iter().filter(|eni| eni.card == card) {
+            if !self.serving.takes_pods(eni) {
+                continue;
+            }
+            self.count_blocks(eni, prefixes, both_kinds, horizon, &mut stock);
+            if let Some(Ec2Call {
+                kind:
+                    Ec2CallKind::AssignIpv4 {
+                        blocks,
+                        prefixes: kind,
+                    },
+                ..
+            }) = eni.ec2_call
+                && (kind == prefixes || both_kinds)
+            {
+                add_blocks(&mut stock, blocks, kind);
+            }
+        }
+        for creation in self
+            .pool
+            .creations()
+            .values()
+            .filter(|creation| creation.card == card)
+        {
+            match creation.request.ipv4 {
+                Ipv4Amount::Addresses(n) if !prefixes => add_blocks(&mut stock, n.into(), false),
+                Ipv4Amount::Prefixes(n) if prefixes || both_kinds => {
+                    add_blocks(&mut stock, n.into(), true);
+                }
+                Ipv4Amount::Addresses(_) | Ipv4Amount::Prefixes(_) => {}
+            }
+        }
+        stock.waiting = match card {
+            Card(0) => self.constraints.waiting,
+            Card(_) => self.constraints.waiting_every_card,
+        };
+        stock
+    }
+
+    fn count_blocks(
+        &self,
+        eni: &Eni,
+        prefixes: bool,
+        both_kinds: bool,
+        horizon: Option<Duration>,
+        stock: &mut Stock,
+    ) {
+        for block in eni.blocks() {
+            let ipv4 = matches!(block.net(), ipnet::IpNet::V4(_));
+            let releasing = block.state() == crate::BlockState::Releasing;
+            if !ipv4 || releasing || (block.is_prefix() != prefixes && !both_kinds) {
+                continue;
+            }
+            stock.total += block.capacity();
+            stock.assigned += block.assigned() + block.quarantined();
+            if let Some(horizon) = horizon {
+                stock.cooling += block.cooling(self.now, self.serving.cooldown, horizon);
+            }
+            if prefixes && block.is_prefix() {
+                stock.prefixes += 1;
+                stock.prefixes_free += u32::from(block.assigned() + block.quarantined() == 0);
+            }
+        }
+    }
+
+    /// Returns how many further IPv4 blocks an ENI takes.
+    fn room(&self, eni: &Eni) -> u32 {
+        u32::from(self.limits.ipv4_slots()).saturating_sub(eni.ipv4_slots_used())
+    }
+
+    /// Returns how many further ENIs a card takes, or what forbids any.
+    fn eni_room(&self, card: Card) -> Result<u32, EniLimit> {
+        let of_type = self.limits.enis(card);
+        let most = self
+            .config
+            .enis_max
+            .map_or(of_type, |most| most.min(of_type));
+        let enis = || self.pool.enis().iter().filter(|eni| eni.card == card);
+        let held = enis().filter(|eni| eni.occupies_slot() && eni.device != DeviceIndex(u8::MAX));
+        let coming = self
+            .pool
+            .creations()
+            .values()
+            .filter(|creation| creation.card == card)
+            .count()
+            + self.created.iter().filter(|(c, _)| *c == card).count();
+        let has_trunk = || enis().any(|eni| eni.interface_type == crate::InterfaceType::Trunk);
+        let for_trunk = self.config.trunk
+            && card == Card(0)
+            && self.limits.branch_enis != Some(0)
+            && !has_trunk();
+        let room = usize::from(most)
+            .saturating_sub(held.count() + coming)
+            .saturating_sub(usize::from(for_trunk));
+        match u32::try_from(room) {
+            Ok(0) | Err(_) if most < of_type => Err(EniLimit::MaxEni(most)),
+            Ok(0) | Err(_) if for_trunk => Err(EniLimit::KeptForTrunk(most)),
+            Ok(0) | Err(_) => Err(EniLimit::InstanceType(of_type)),
+            Ok(room) => Ok(room),
+        }
+    }
+
+    /// Returns the link of an ENI as the node needs to know it, unless its subnet was not seen yet.
+    fn link(&self, eni: &Eni) -> Option<EniLink> {
+        let subnet = self.constraints.subnet(eni.subnet)?;
+        Some(EniLink {
+            eni: eni.id,
+            mac: eni.mac,
+            card: eni.card,
+            device: eni.device,
+            trunk: eni.interface_type == crate::InterfaceType::Trunk,
+            primary_ipv4: eni.primary_ipv4,
+            primary_ipv6: eni.primary_ipv6,
+            subnet_ipv4: Some(subnet.ipv4_cidr),
+            subnet_ipv6: subnet.ipv6_cidr,
+            mtu: self.config.eni_mtu,
+        })
+    }
+
+    /// Adds an EC2 call to the plan, unless the budget or an earlier failure holds it back.
+    fn call(
+        &mut self,
+        action: Ec2Action,
+        about: Option<EniId>,
+        wanted: Wanted,
+        because: Because,
+    ) -> bool {
+        let Some(operation) = action.operation() else {
+            self.plan.actions.push(Planned {
+                action: Action::Ec2(action),
+                because,
+            });
+            return true;
+        };
+        let culprits = [Some(Culprit::Operation(operation)), about.map(Culprit::Eni)]
+            .into_iter()
+            .flatten();
+        for culprit in culprits {
+            if let Some(until) = self.constraints.backoff.until(culprit, self.now) {
+                self.hold(wanted, WaitingOn::Backoff { culprit, until });
+                return false;
+            }
+        }
+        let budget = &self.constraints.budget;
+        let spent = self.spent.as_ref().unwrap_or(&self.constraints.spent);
+        let ready_at = spent.ready_at(budget, operation, 1, self.now);
+        if ready_at > self.now {
+            self.hold(
+                wanted,
+                WaitingOn::Budget {
+                    operation,
+                    until: ready_at,
+                },
+            );
+            return false;
+        }
+        let spent = self
+            .spent
+            .get_or_insert_with(|| self.constraints.spent.clone());
+        spent.on_call(budget, operation, self.now);
+        self.busy.extend(about);
+        self.plan.actions.push(Planned {
+            action: Action::Ec2(action),
+            because,
+        });
+        true
+    }
+
+    /// Adds a change of the node's own network to the plan, unless an earlier failure holds it back.
+    fn on_host(
+        &mut self,
+        eni: EniId,
+        action: HostAction,
+        wanted: Wanted,
+        because: Because,
+    ) -> bool {
+        let culprit = Culprit::Host(eni);
+        if let Some(until) = self.constraints.backoff.until(culprit, self.now) {
+            self.hold(wanted, WaitingOn::Backoff { culprit, until });
+            return false;
+        }
+        self.plan.actions.push(Planned {
+            action: Action::Host(action),
+            because,
+        });
+        true
+    }
+
+    fn hold(&mut self, wanted: Wanted, waiting_on: WaitingOn) {
+        let held = Held { wanted, waiting_on };
+        if !self.plan.held.contains(&held) {
+            self.plan.held.push(held);
+        }
+    }
+
+    /// Returns what an ENI's EC2 calls have to wait for, if anything.
+    fn waits_for(&self, eni: &Eni) -> Option<WaitingOn> {
+        if let Some(call) = &eni.ec2_call {
+            return Some(WaitingOn::Outcome(call.id));
+        }
+        if self.busy.contains(&eni.id) {
+            return Some(WaitingOn::StepBefore(eni.id));
+        }
+        eni.doubt.map(|doubt| WaitingOn::Observation {
+            eni: eni.id,
+            cause: doubt.cause,
+        })
+    }
+
+    /// Returns what forbids acquiring anything, if something does.
+    fn growth_gate(&self) -> Option<WaitingOn> {
+        if !self.config.provisioning {
+            Some(WaitingOn::ProvisioningOff)
+        } else if self.constraints.terminating {
+            Some(WaitingOn::Terminating)
+        } else if !self.constraints.schedulable && !self.config.manage_unschedulable {
+            Some(WaitingOn::Unschedulable)
+        } else {
+            None
+        }
+    }
+
+    /// Where pods get IPv6 alone, one ENI a card with one prefix serves them all.
+    fn ipv6_cards(&mut self) {
+        for card in self.cards_in_use() {
+            let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card);
+            let there = enis.any(|eni| self.serving.takes_pods(eni))
+                || self
+                    .pool
+                    .creations()
+                    .values()
+                    .any(|creation| creation.card == card);
+            if !there {
+                self.create_enis(
+                    card,
+                    &[Ipv4Amount::Addresses(0)],
+                    Because::NoEniOnCard { card },
+                );
+            }
+        }
+    }
+}
+
+fn add_blocks(stock: &mut Stock, blocks: u32, prefixes: bool) {
+    if prefixes {
+        stock.total += blocks * PREFIX_SIZE;
+        stock.prefixes += blocks;
+        stock.prefixes_free += blocks;
+    } else {
+        stock.total += blocks;
+    }
+}
+
+/// Returns whether the ENI's link is set up, or need not be.
+fn is_ready(eni: &Eni) -> bool {
+    eni.stage == Stage::Ready
+}

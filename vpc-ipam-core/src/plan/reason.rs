@@ -1,0 +1,407 @@
+//! Why something is done, and what holds something back.
+
+use core::fmt;
+
+use crate::backoff::Culprit;
+use crate::{
+    Action, ActionId, Card, Demand, DoubtCause, Ec2Operation, EniId, Source, Stock, Timestamp,
+    WarmTarget,
+};
+
+/// Something to do, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Planned {
+    /// What.
+    pub action: Action,
+    /// Why.
+    pub because: Because,
+}
+
+/// Why something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Because {
+    /// The stock of a network card is not what its target asks for.
+    OffTarget {
+        /// The card.
+        card: Card,
+        /// What it should have.
+        target: WarmTarget,
+        /// What it has.
+        stock: Stock,
+        /// The difference.
+        demand: Demand,
+    },
+    /// Pods get IPv6 addresses, and no ENI of the card can give one.
+    NoEniOnCard {
+        /// The card.
+        card: Card,
+    },
+    /// Pods get an IPv6 address, and the ENI has no /80 prefix.
+    NoIpv6Prefix,
+    /// The ENI was made but is not attached.
+    NotAttached,
+    /// The ENI was made before a restart, and there is no place left to attach it.
+    NoPlace,
+    /// The ENI would outlive the instance.
+    NotDeletedOnTermination,
+    /// The ENI is attached, but the node has not set its link up.
+    NotSetUp,
+    /// The ENI is on its way out: the step that follows the last.
+    Leaving,
+    /// EC2 no longer has the ENI; what the node set up for it goes.
+    Vanished,
+    /// The ENI's subnet was taken out of use, and no pod is left on it.
+    Excluded,
+    /// The blocks are of the kind that is not asked for any more, and nobody uses them.
+    OtherKind,
+    /// The ENI lacks tags, or has other values of them.
+    TagsDiffer,
+    /// The primary ENI's security groups changed.
+    GroupsDiffer,
+    /// A call got no answer; it is repeated with the same token.
+    Unanswered,
+    /// What is known of an ENI needs EC2's word.
+    Doubt {
+        /// Which.
+        eni: EniId,
+        /// Why.
+        cause: DoubtCause,
+    },
+    /// IMDS shows an ENI that is not known.
+    UnknownEni,
+    /// Nothing was asked yet.
+    Start,
+    /// The last answer of this source is old.
+    Audit(Source),
+    /// The list of subnets is needed, and missing or old.
+    SubnetsNeeded,
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OffTarget {
+                card,
+                target,
+                stock,
+                demand,
+            } => {
+                if *card != Card(0) {
+                    write!(f, "{card}: ")?;
+                }
+                write!(f, "{stock}, {target}: {demand}")
+            }
+            Self::NoEniOnCard { card } => write!(f, "{card} has no ENI that could serve pods"),
+            Self::NoIpv6Prefix => f.write_str("pods need an IPv6 address and the ENI has no /80"),
+            Self::NotAttached => f.write_str("made, not attached yet"),
+            Self::NoPlace => f.write_str("made before a restart, and no place is left for it"),
+            Self::NotDeletedOnTermination => f.write_str("would outlive the instance"),
+            Self::NotSetUp => f.write_str("attached, link not set up yet"),
+            Self::Leaving => f.write_str("next step of giving it back"),
+            Self::Vanished => f.write_str("EC2 no longer has it"),
+            Self::Excluded => f.write_str("its subnet is out of use and no pod is left on it"),
+            Self::OtherKind => f.write_str("left from the other mode and unused"),
+            Self::TagsDiffer => f.write_str("tags are missing or differ"),
+            Self::GroupsDiffer => f.write_str("the primary ENI's security groups changed"),
+            Self::Unanswered => f.write_str("the call before got no answer"),
+            Self::Doubt { eni, cause } => write!(f, "{eni} is in doubt: {cause}"),
+            Self::UnknownEni => f.write_str("IMDS shows an ENI that is not known"),
+            Self::Start => f.write_str("nothing is known yet"),
+            Self::Audit(source) => write!(f, "the last answer of {source} is old"),
+            Self::SubnetsNeeded => f.write_str("the list of subnets is needed"),
+        }
+    }
+}
+
+impl fmt::Display for Stock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} held, {} assigned", self.total, self.assigned)?;
+        if self.cooling > 0 {
+            write!(f, ", {} cooling", self.cooling)?;
+        }
+        if self.waiting > 0 {
+            write!(f, ", {} pods waiting", self.waiting)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for WarmTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enis(enis) => write!(f, "target {enis} free ENI{}", plural(*enis)),
+            Self::Ips { warm, minimum: 0 } => write!(f, "target {warm} free"),
+            Self::Ips { warm, minimum } => write!(f, "target {warm} free and {minimum} in all"),
+            Self::Prefixes(prefixes) => {
+                write!(
+                    f,
+                    "target {prefixes} free prefix{}",
+                    if *prefixes == 1 { "" } else { "es" }
+                )
+            }
+            Self::Batch {
+                batch,
+                buffer_percent,
+            } => {
+                write!(f, "target batches of {batch} with {buffer_percent} % free")
+            }
+        }
+    }
+}
+
+fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Something that is wanted but has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Held {
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// What it waits for.
+    pub waiting_on: WaitingOn,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.wanted, self.waiting_on)
+    }
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Wanted {
+    /// Further addresses on a network card.
+    Addresses {
+        /// The card.
+        card: Card,
+    },
+    /// A further ENI on a network card.
+    Eni {
+        /// The card.
+        card: Card,
+    },
+    /// Fewer addresses on a network card.
+    FewerAddresses {
+        /// The card.
+        card: Card,
+    },
+    /// That an ENI goes.
+    FreeEni(EniId),
+    /// The next step of an ENI's life.
+    NextStep(EniId),
+    /// EC2's or IMDS's word.
+    Answer(Source),
+    /// The list of subnets.
+    Subnets,
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addresses { card } => write!(f, "more addresses on {card}"),
+            Self::Eni { card } => write!(f, "another ENI on {card}"),
+            Self::FewerAddresses { card } => write!(f, "fewer addresses on {card}"),
+            Self::FreeEni(eni) => write!(f, "give {eni} back"),
+            Self::NextStep(eni) => write!(f, "next step of {eni}"),
+            Self::Answer(source) => write!(f, "ask {source}"),
+            Self::Subnets => f.write_str("list subnets"),
+        }
+    }
+}
+
+/// What something waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum WaitingOn {
+    /// EC2 was never asked what there is.
+    FirstObservation,
+    /// What became of an action.
+    Outcome(ActionId),
+    /// Another step that is planned for the ENI now.
+    StepBefore(EniId),
+    /// EC2's word on an ENI.
+    Observation {
+        /// Which.
+        eni: EniId,
+        /// Why it is needed.
+        cause: DoubtCause,
+    },
+    /// It failed lately.
+    Backoff {
+        /// What failed.
+        culprit: Culprit,
+        /// Until when it is left alone.
+        until: Timestamp,
+    },
+    /// The budget of calls is spent.
+    Budget {
+        /// Of which operation.
+        operation: Ec2Operation,
+        /// When the next call may be made.
+        until: Timestamp,
+    },
+    /// A point in time: the minimum life of an ENI, the spacing of decreases, the moment that detaching takes.
+    Time {
+        /// Which.
+        until: Timestamp,
+    },
+    /// Addresses that rest.
+    Cooling {
+        /// Until the first is ready.
+        until: Timestamp,
+    },
+    /// The node is at its limit of ENIs.
+    EniLimit(EniLimit),
+    /// The node holds as many addresses as it may run pods.
+    MaxPods(u32),
+    /// No subnet is known in which an ENI may be made.
+    NoSubnet,
+    /// Custom networking is on, and it is not known in which subnet.
+    NoEniConfig,
+    /// The list of subnets.
+    Subnets,
+    /// Somebody we do not know uses an address of the ENI.
+    UnknownOwner(EniId),
+    /// The sources do not agree on an ENI; nothing is given back meanwhile.
+    Disagreement(EniId),
+    /// The node is cordoned.
+    Unschedulable,
+    /// The node is going away.
+    Terminating,
+    /// The configuration forbids changes in EC2.
+    ProvisioningOff,
+}
+
+impl WaitingOn {
+    /// Returns the time at which the wait ends by itself, if it does.
+    pub fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Backoff { until, .. }
+            | Self::Budget { until, .. }
+            | Self::Time { until }
+            | Self::Cooling { until } => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Returns whether it can end without the operator, so that a pod may as well wait.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::FirstObservation
+            | Self::Outcome(_)
+            | Self::StepBefore(_)
+            | Self::Observation { .. }
+            | Self::Backoff { .. }
+            | Self::Budget { .. }
+            | Self::Time { .. }
+            | Self::Cooling { .. }
+            | Self::Subnets
+            | Self::UnknownOwner(_)
+            | Self::Disagreement(_) => true,
+            Self::EniLimit(_)
+            | Self::MaxPods(_)
+            | Self::NoSubnet
+            | Self::NoEniConfig
+            | Self::Unschedulable
+            | Self::Terminating
+            | Self::ProvisioningOff => false,
+        }
+    }
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FirstObservation => f.write_str("EC2 was not heard yet"),
+            Self::Outcome(id) => write!(f, "action {id} is under way"),
+            Self::StepBefore(eni) => write!(f, "another step of {eni} comes first"),
+            Self::Observation { eni, cause } => {
+                write!(f, "EC2's word on {eni} is needed: {cause}")
+            }
+            Self::Backoff { culprit, until } => write!(f, "{culprit}, left alone until {until}"),
+            Self::Budget { operation, until } => {
+                write!(f, "budget of {operation} calls is spent until {until}")
+            }
+            Self::Time { until } => write!(f, "not before {until}"),
+            Self::Cooling { until } => {
+                write!(f, "released addresses rest, the first until {until}")
+            }
+            Self::EniLimit(limit) => write!(f, "{limit}"),
+            Self::MaxPods(pods) => write!(f, "the node runs at most {pods} pods"),
+            Self::NoSubnet => f.write_str("no subnet is known in which an ENI may be made"),
+            Self::NoEniConfig => {
+                f.write_str("custom networking is on, but no ENIConfig names a subnet")
+            }
+            Self::Subnets => f.write_str("the subnets were not listed yet"),
+            Self::UnknownOwner(eni) => {
+                write!(f, "somebody we do not know uses an address of {eni}")
+            }
+            Self::Disagreement(eni) => {
+                write!(
+                    f,
+                    "sources disagree on {eni}; nothing is given back until EC2 settles it"
+                )
+            }
+            Self::Unschedulable => f.write_str("the node is cordoned"),
+            Self::Terminating => f.write_str("the node is going away"),
+            Self::ProvisioningOff => f.write_str("the configuration forbids changes in EC2"),
+        }
+    }
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operation(operation) => write!(f, "{operation} failed"),
+            Self::Subnet(subnet) => write!(f, "{subnet} has no free address"),
+            Self::SubnetPrefixes(subnet) => write!(f, "{subnet} has no free prefix"),
+            Self::Eni(eni) => write!(f, "a call for {eni} failed"),
+            Self::Host(eni) => write!(f, "the node could not configure {eni}"),
+            Self::Metadata => f.write_str("the metadata could not be read"),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Imds => "IMDS",
+            Self::Ec2 => "EC2",
+        })
+    }
+}
+
+/// Why a network card takes no further ENI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum EniLimit {
+    /// The instance type takes so many.
+    InstanceType(u8),
+    /// `MAX_ENI` allows so many.
+    MaxEni(u8),
+    /// Of so many, the last place is kept for a trunk.
+    KeptForTrunk(u8),
+}
+
+impl fmt::Display for EniLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InstanceType(most) => {
+                write!(f, "all {most} ENIs that the instance type takes are there")
+            }
+            Self::MaxEni(most) => write!(f, "all {most} ENIs that MAX_ENI allows are there"),
+            Self::KeptForTrunk(most) => {
+                write!(f, "the last of {most} ENIs is kept for a trunk")
+            }
+        }
+    }
+}

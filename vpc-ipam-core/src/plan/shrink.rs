@@ -1,0 +1,291 @@
+//! Giving back what is too much, and what serves nobody.
+
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Because, CardDemand, Planner, WaitingOn, Wanted, is_ready};
+use crate::backoff::Culprit;
+use crate::pool::{Block, Eni};
+use crate::{
+    BlockState, Card, Demand, Ec2Action, EniId, HostAction, InterfaceType, Ipv4Kind, Stock,
+    UnassignIpv6Addresses, UnassignPrivateIpAddresses, WarmTarget, demand,
+};
+
+impl Planner<'_> {
+    /// Gives back what a card has too much, whole ENIs before single blocks, and in any case what serves nobody: ENIs and
+    /// blocks of a subnet that was taken out of use, blocks of the mode that was left.
+    pub(super) fn shrink(&mut self, on: CardDemand) {
+        if !self.config.provisioning {
+            return;
+        }
+        let enis: Vec<&Eni> = self
+            .pool
+            .enis()
+            .iter()
+            .filter(|eni| eni.card == on.card && eni.is_managed() && !eni.is_leaving())
+            .collect();
+        let mut surplus = Surplus {
+            stock: on.stock,
+            blocks: match on.demand {
+                Demand::Over(blocks) => blocks,
+                Demand::Met | Demand::Short(_) => 0,
+            },
+        };
+        let freed = self.free_enis(on, &enis, &mut surplus);
+        let stay = enis
+            .into_iter()
+            .filter(|eni| !freed.contains(&eni.id))
+            .collect();
+        self.release_blocks(on, stay, surplus.blocks);
+    }
+
+    /// Frees ENIs that nobody uses, the highest device index first, and returns them.
+    fn free_enis(&mut self, on: CardDemand, enis: &[&Eni], surplus: &mut Surplus) -> Vec<EniId> {
+        let mut freed = Vec::new();
+        let may_go = |eni: &&&Eni| {
+            !eni.is_primary()
+                && is_ready(eni)
+                && eni.assigned() == 0
+                && !matches!(
+                    eni.interface_type,
+                    InterfaceType::Trunk | InterfaceType::Efa
+                )
+        };
+        for eni in enis.iter().rev().filter(may_go) {
+            let after = if eni.excluded {
+                *surplus
+            } else {
+                self.without(on.kind, *surplus, eni)
+            };
+            let because = if eni.excluded {
+                Because::Excluded
+            } else if self.is_dispensable(on, eni, *surplus, after) {
+                because_off_target(on)
+            } else {
+                continue;
+            };
+            let wanted = Wanted::FreeEni(eni.id);
+            if let Some(waiting_on) = self.keeps_from_freeing(eni) {
+                self.hold(wanted, waiting_on);
+                continue;
+            }
+            let Some(link) = self.link(eni) else {
+                self.hold(wanted, WaitingOn::Subnets);
+                continue;
+            };
+            if self.on_host(eni.id, HostAction::RemoveEni(link), wanted, because) {
+                freed.push(eni.id);
+                *surplus = after;
+            }
+        }
+        freed
+    }
+
+    /// Returns whether a card meets its target without an ENI. A card other than 0 keeps its last one, without which it
+    /// would serve no pod.
+    fn is_dispensable(&self, on: CardDemand, eni: &Eni, now: Surplus, after: Surplus) -> bool {
+        let met = |stock| {
+            !matches!(
+                demand(on.target, on.kind, stock, self.limits.ipv4_slots()),
+                Demand::Short(_)
+            )
+        };
+        let last_of_card = on.card != Card(0)
+            && !self.pool.enis().iter().any(|other| {
+                other.card == on.card && other.id != eni.id && self.serving.takes_pods(other)
+            });
+        // Whole ENIs are the unit of this target, so it has no surplus of single blocks to be held against.
+        let within_surplus = match on.target {
+            WarmTarget::Enis(_) => true,
+            _ => self.countable(on.kind, eni).count() as u32 <= now.blocks,
+        };
+        !matches!(on.demand, Demand::Short(_))
+            && !last_of_card
+            && within_surplus
+            && met(after.stock)
+    }
+
+    fn keeps_from_freeing(&self, eni: &Eni) -> Option<WaitingOn> {
+        let old_enough = eni.since + self.config.timing.eni_life_min;
+        if self.constraints.terminating {
+            Some(WaitingOn::Terminating)
+        } else if !self.constraints.schedulable && !self.config.manage_unschedulable {
+            Some(WaitingOn::Unschedulable)
+        } else if let Some(doubtful) = self.pool.is_in_doubt() {
+            Some(WaitingOn::Disagreement(doubtful))
+        } else if old_enough > self.now {
+            Some(WaitingOn::Time { until: old_enough })
+        } else if let Some(until) = self.cooled_at(eni) {
+            Some(WaitingOn::Cooling { until })
+        } else if !eni.is_idle(self.now, self.serving.cooldown) {
+            Some(WaitingOn::UnknownOwner(eni.id))
+        } else {
+            self.waits_for(eni)
+        }
+    }
+
+    /// Releases single blocks: `over` of the kind that counts, from the emptiest secondary ENI first and the primary
+    /// last, and all that serve nobody.
+    fn release_blocks(&mut self, on: CardDemand, mut enis: Vec<&Eni>, mut over: u32) {
+        enis.sort_by_key(|eni| {
+            (
+                eni.is_primary(),
+                eni.assigned(),
+                Reverse((eni.device, eni.id)),
+            )
+        });
+        let mut releases = Vec::new();
+        for eni in enis {
+            let mut nets: Vec<IpNet> = self.useless_blocks(eni).collect();
+            let mut because = if eni.excluded {
+                Because::Excluded
+            } else {
+                Because::OtherKind
+            };
+            if over > 0 && self.serving.takes_pods(eni) {
+                // The highest addresses go, so that those that stay are together.
+                let idle = self
+                    .countable(on.kind, eni)
+                    .filter(|block| self.is_idle(block));
+                let count = nets.len();
+                nets.extend(idle.rev().take(over as usize).map(Block::net));
+                over -= (nets.len() - count) as u32;
+                if nets.len() > count {
+                    because = because_off_target(on);
+                }
+            }
+            if !nets.is_empty() {
+                releases.push((eni, nets, because));
+            }
+        }
+        if releases.is_empty() {
+            return;
+        }
+        let wanted = Wanted::FewerAddresses { card: on.card };
+        if let Some(eni) = self.pool.is_in_doubt() {
+            self.hold(wanted, WaitingOn::Disagreement(eni));
+            return;
+        }
+        // Strictly more than the spacing, as the peer.
+        let spacing = self.config.timing.shrink_spacing + Duration::from_nanos(1);
+        let until = self.constraints.shrunk_at.map(|at| at + spacing);
+        if let Some(until) = until.filter(|until| *until > self.now) {
+            self.hold(wanted, WaitingOn::Time { until });
+            return;
+        }
+        for (eni, nets, because) in releases {
+            match self.waits_for(eni) {
+                Some(waiting_on) => self.hold(wanted, waiting_on),
+                None => {
+                    self.call(unassign(eni.id, nets), Some(eni.id), wanted, because);
+                }
+            }
+        }
+    }
+
+    /// Returns the idle blocks that are to go whatever the target says: all of an ENI that takes no pods, and those of the
+    /// mode that was left, unless they stand in for prefixes that the subnet does not have.
+    fn useless_blocks<'e>(&'e self, eni: &'e Eni) -> impl Iterator<Item = IpNet> + use<'e> {
+        let kept_for_pods = self.serving.takes_pods(eni);
+        let trunk = eni.interface_type == InterfaceType::Trunk;
+        let stand_in = Culprit::SubnetPrefixes(eni.subnet);
+        let falls_back = self.constraints.backoff.until(stand_in, self.now).is_some();
+        eni.blocks()
+            .iter()
+            .filter(move |block| {
+                let other_kind = self.serving.is_other_kind(block) && !falls_back;
+                !trunk && (!kept_for_pods || other_kind) && self.is_idle(block)
+            })
+            .map(Block::net)
+    }
+
+    fn is_idle(&self, block: &Block) -> bool {
+        block.is_idle(self.now, self.serving.cooldown)
+    }
+
+    fn cooled_at(&self, eni: &Eni) -> Option<crate::Timestamp> {
+        let ends = eni
+            .blocks()
+            .iter()
+            .map(|b| b.cooled_at(self.now, self.serving.cooldown));
+        ends.flatten().max()
+    }
+
+    /// Returns the blocks of an ENI that count in the stock of a card.
+    fn countable<'e>(
+        &self,
+        kind: Ipv4Kind,
+        eni: &'e Eni,
+    ) -> impl DoubleEndedIterator<Item = &'e Block> + use<'e> {
+        let prefixes = kind == Ipv4Kind::Prefixes;
+        eni.blocks().iter().filter(move |block| {
+            matches!(block.net(), IpNet::V4(_))
+                && block.state() != BlockState::Releasing
+                && block.is_prefix() == prefixes
+        })
+    }
+
+    /// Returns what is left of a surplus when an ENI without pods goes.
+    fn without(&self, kind: Ipv4Kind, surplus: Surplus, eni: &Eni) -> Surplus {
+        let Surplus {
+            mut stock,
+            mut blocks,
+        } = surplus;
+        for block in self.countable(kind, eni) {
+            stock.total -= block.capacity().min(stock.total);
+            if block.is_prefix() {
+                stock.prefixes = stock.prefixes.saturating_sub(1);
+                stock.prefixes_free = stock.prefixes_free.saturating_sub(1);
+            }
+            blocks = blocks.saturating_sub(1);
+        }
+        Surplus { stock, blocks }
+    }
+}
+
+/// What a card has, and how many blocks of it are too much, while the plan gives some away.
+#[derive(Clone, Copy)]
+struct Surplus {
+    stock: Stock,
+    blocks: u32,
+}
+
+fn because_off_target(on: CardDemand) -> Because {
+    let CardDemand {
+        card,
+        target,
+        stock,
+        demand,
+        ..
+    } = on;
+    Because::OffTarget {
+        card,
+        target,
+        stock,
+        demand,
+    }
+}
+
+/// One call for each ENI at a time: of two families the second follows in the next plan.
+fn unassign(eni: EniId, nets: Vec<IpNet>) -> Ec2Action {
+    let mut ipv4: Vec<Ipv4Net> = Vec::new();
+    let mut ipv6: Vec<Ipv6Net> = Vec::new();
+    for net in nets {
+        match net {
+            IpNet::V4(net) => ipv4.push(net),
+            IpNet::V6(net) => ipv6.push(net),
+        }
+    }
+    if ipv4.is_empty() {
+        Ec2Action::UnassignIpv6Addresses(UnassignIpv6Addresses {
+            eni,
+            prefixes: ipv6,
+        })
+    } else {
+        ipv4.sort_unstable();
+        Ec2Action::UnassignPrivateIpAddresses(UnassignPrivateIpAddresses { eni, blocks: ipv4 })
+    }
+}
