@@ -41,6 +41,8 @@ pub struct Limits {
     pub vcpus: u16,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// How many branch ENIs a trunk carries, 0 if the type takes no trunk, `None` if that is not known: EC2 does not tell.
+    pub branch_enis: Option<u16>,
 }
 
 /// What an instance runs on.
@@ -163,6 +165,7 @@ impl Row {
             bare_metal: self.bare_metal,
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
+            branch_enis: None,
         }
     }
 }

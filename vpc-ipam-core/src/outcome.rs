@@ -85,6 +85,73 @@ pub enum FailureKind {
     Kernel,
 }
 
+impl FailureKind {
+    /// Returns what an error code of EC2 means.
+    ///
+    /// The codes are those of the EC2 API reference ("Error codes for the Amazon EC2 API"), and for throttling those of the
+    /// AWS SDKs' standard retry mode besides. The message decides where EC2 has no code of its own: on deleting an ENI that
+    /// is attached it answers `InvalidParameterValue`.
+    ///
+    /// ```
+    /// use vpc_ipam_core::FailureKind;
+    ///
+    /// assert_eq!(FailureKind::of_ec2_error("RequestLimitExceeded", ""), FailureKind::Throttled);
+    /// assert_eq!(FailureKind::of_ec2_error("SomethingNew", ""), FailureKind::Rejected);
+    /// ```
+    pub fn of_ec2_error(code: &str, message: &str) -> Self {
+        match code {
+            "RequestLimitExceeded"
+            | "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestThrottled"
+            | "RequestThrottledException"
+            | "TooManyRequestsException"
+            | "EC2ThrottledException"
+            | "BandwidthLimitExceeded"
+            | "PriorRequestNotComplete"
+            | "SlowDown" => Self::Throttled,
+
+            "InsufficientFreeAddressesInSubnet" => Self::SubnetFull,
+            "InsufficientCidrBlocks" => Self::NoFreePrefix,
+            "PrivateIpAddressLimitExceeded" => Self::AddressLimit,
+            "AttachmentLimitExceeded" | "NetworkInterfaceLimitExceeded" => Self::EniLimit,
+
+            "InvalidNetworkInterfaceID.NotFound"
+            | "InvalidNetworkInterfaceId.NotFound"
+            | "InvalidAttachmentID.NotFound" => Self::NotFound,
+
+            "InvalidNetworkInterface.InUse" => Self::InUse,
+            "InvalidParameterValue" if message.contains("currently in use") => Self::InUse,
+
+            "UnauthorizedOperation"
+            | "AccessDenied"
+            | "AccessDeniedException"
+            | "AuthFailure"
+            | "Blocked"
+            | "ExpiredToken"
+            | "ExpiredTokenException"
+            | "IncompleteSignature"
+            | "InvalidClientTokenId"
+            | "MissingAuthenticationToken"
+            | "OptInRequired"
+            | "PendingVerification"
+            | "RequestExpired"
+            | "SignatureDoesNotMatch"
+            | "UnrecognizedClientException" => Self::Denied,
+
+            "InternalError"
+            | "InternalFailure"
+            | "ServiceUnavailable"
+            | "Unavailable"
+            | "RequestTimeout"
+            | "RequestTimeoutException" => Self::Unanswered,
+
+            _ => Self::Rejected,
+        }
+    }
+}
+
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -36,9 +36,11 @@
 
 mod cloud;
 mod error;
+mod execute;
 mod fabric;
 mod rng;
 mod space;
+mod world;
 
 pub use cloud::{
     Attachment, Cloud, CreateInterface, CreateSubnet, Instance, Ipv4Request, Ipv6Request,
@@ -46,3 +48,4 @@ pub use cloud::{
 };
 pub use error::CloudError;
 pub use fabric::{Change, Port};
+pub use world::World;

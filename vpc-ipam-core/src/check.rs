@@ -1,0 +1,249 @@
+//! What must hold of a pool, whatever happened: for tests, for `doctor`, and for doubts.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::pool::Eni;
+use crate::{Card, DeviceIndex, EniId, Ipam, PodKey};
+
+/// A breach of what must hold of a node's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Violation {
+    /// Two pods hold one address.
+    SharedAddress {
+        /// Which.
+        address: IpAddr,
+        /// Who.
+        pods: [PodKey; 2],
+    },
+    /// A pod holds the address that is an ENI's own.
+    PrimaryAddressLeased {
+        /// Which.
+        address: IpAddr,
+        /// Who.
+        pod: PodKey,
+    },
+    /// A pod holds two interfaces on one network card.
+    SharedCard {
+        /// Which.
+        card: Card,
+        /// Who.
+        pod: PodKey,
+    },
+    /// An address of a lease is covered by a block that does not count it as assigned.
+    LeaseNotCounted {
+        /// Which.
+        address: IpAddr,
+        /// Whose.
+        pod: PodKey,
+    },
+    /// The counts of an ENI or a block are not those of its addresses.
+    WrongCount {
+        /// Of which ENI.
+        eni: EniId,
+    },
+    /// Two ENIs carry blocks that overlap.
+    OverlappingBlocks {
+        /// One.
+        first: IpNet,
+        /// The other.
+        second: IpNet,
+    },
+    /// An ENI has more blocks of IPv4 than the instance type allows, calls under way included.
+    TooManyBlocks {
+        /// Which.
+        eni: EniId,
+        /// How many.
+        blocks: u32,
+    },
+    /// A network card has more ENIs of ours than allowed, calls under way included.
+    TooManyEnis {
+        /// Which.
+        card: Card,
+        /// How many.
+        enis: usize,
+    },
+    /// Two ENIs are, or are about to be, at one index of a card.
+    SharedDeviceIndex {
+        /// The card.
+        card: Card,
+        /// The index.
+        device: DeviceIndex,
+    },
+    /// An ENI that pods use is being given back.
+    LeavingWithPods {
+        /// Which.
+        eni: EniId,
+        /// How many pods.
+        pods: u32,
+    },
+    /// A block that a pod uses is being given back.
+    ReleasingWithPods {
+        /// Which.
+        block: IpNet,
+        /// How many pods.
+        pods: u32,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SharedAddress {
+                address,
+                pods: [a, b],
+            } => {
+                write!(f, "{address} is held by {a} and by {b}")
+            }
+            Self::PrimaryAddressLeased { address, pod } => {
+                write!(f, "{address} is an ENI's own and held by {pod}")
+            }
+            Self::SharedCard { card, pod } => write!(f, "{pod} has two interfaces on {card}"),
+            Self::LeaseNotCounted { address, pod } => {
+                write!(f, "{address} of {pod} does not count as assigned")
+            }
+            Self::WrongCount { eni } => write!(f, "the counts of {eni} are wrong"),
+            Self::OverlappingBlocks { first, second } => write!(f, "{first} overlaps {second}"),
+            Self::TooManyBlocks { eni, blocks } => write!(f, "{eni} has {blocks} blocks"),
+            Self::TooManyEnis { card, enis } => write!(f, "{card} has {enis} ENIs"),
+            Self::SharedDeviceIndex { card, device } => {
+                write!(f, "{card} has two ENIs at {device}")
+            }
+            Self::LeavingWithPods { eni, pods } => {
+                write!(f, "{eni} is being given back and carries {pods} pods")
+            }
+            Self::ReleasingWithPods { block, pods } => {
+                write!(f, "{block} is being given back and carries {pods} pods")
+            }
+        }
+    }
+}
+
+impl Ipam {
+    /// Returns every breach of what must hold, by counting anew. Empty unless there is a defect in this crate, or EC2
+    /// took something away that pods use.
+    pub fn check(&self) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        self.check_leases(&mut violations);
+        self.check_enis(&mut violations);
+        violations
+    }
+
+    fn check_leases(&self, violations: &mut Vec<Violation>) {
+        let own = |address: IpAddr| {
+            self.pool().enis().iter().any(|eni| {
+                eni.primary_ipv4.map(IpAddr::V4) == Some(address)
+                    || eni.primary_ipv6.map(IpAddr::V6) == Some(address)
+            })
+        };
+        let mut owners: BTreeMap<IpAddr, &PodKey> = BTreeMap::new();
+        for lease in self.pool().leases() {
+            for address in lease.addresses() {
+                if let Some(other) = owners.insert(address, &lease.key) {
+                    let pods = [other.clone(), lease.key.clone()];
+                    violations.push(Violation::SharedAddress { address, pods });
+                }
+                if own(address) {
+                    violations.push(Violation::PrimaryAddressLeased {
+                        address,
+                        pod: lease.key.clone(),
+                    });
+                }
+                let mut enis = self.pool().enis().iter();
+                if enis.any(|eni| eni.block(address).is_some_and(|b| !b.is_assigned(address))) {
+                    violations.push(Violation::LeaseNotCounted {
+                        address,
+                        pod: lease.key.clone(),
+                    });
+                }
+            }
+            let mut cards: Vec<Card> = lease.interfaces().map(|interface| interface.card).collect();
+            cards.sort_unstable();
+            if let Some(pair) = cards.windows(2).find(|pair| pair[0] == pair[1]) {
+                violations.push(Violation::SharedCard {
+                    card: pair[0],
+                    pod: lease.key.clone(),
+                });
+            }
+        }
+    }
+
+    fn check_enis(&self, violations: &mut Vec<Violation>) {
+        let enis = self.pool().enis();
+        let mut nets: Vec<IpNet> = enis
+            .iter()
+            .flat_map(|eni| eni.blocks().iter().map(|block| block.net()))
+            .collect();
+        nets.sort_unstable();
+        for pair in nets.windows(2) {
+            let (first, second) = (pair[0], pair[1]);
+            if first.contains(&second) || second.contains(&first) {
+                violations.push(Violation::OverlappingBlocks { first, second });
+            }
+        }
+        for eni in enis {
+            let recounted: Vec<(u32, u32)> = eni.blocks().iter().map(|b| b.recount()).collect();
+            let wrong = eni
+                .blocks()
+                .iter()
+                .zip(&recounted)
+                .any(|(block, counts)| (block.assigned(), block.quarantined()) != *counts);
+            if wrong
+                || eni.assigned() != recounted.iter().map(|(assigned, _)| assigned).sum::<u32>()
+            {
+                violations.push(Violation::WrongCount { eni: eni.id });
+            }
+            let blocks = eni.ipv4_slots_used();
+            if eni.is_managed() && blocks > u32::from(self.limits().ipv4_slots()) {
+                violations.push(Violation::TooManyBlocks {
+                    eni: eni.id,
+                    blocks,
+                });
+            }
+            let given_back =
+                eni.is_leaving() && eni.stage != crate::Stage::Leaving(crate::Leaving::Vanished);
+            if given_back && eni.assigned() > 0 {
+                let pods = eni.assigned();
+                violations.push(Violation::LeavingWithPods { eni: eni.id, pods });
+            }
+            for block in eni.blocks() {
+                if block.state() == crate::BlockState::Releasing && block.assigned() > 0 {
+                    let (block, pods) = (block.net(), block.assigned());
+                    violations.push(Violation::ReleasingWithPods { block, pods });
+                }
+            }
+        }
+        self.check_places(violations);
+    }
+
+    fn check_places(&self, violations: &mut Vec<Violation>) {
+        let held = self
+            .pool()
+            .enis()
+            .iter()
+            .filter(|eni: &&Eni| eni.occupies_slot());
+        let coming = self.pool().creations().values().map(|c| (c.card, c.device));
+        let mut places: Vec<(Card, DeviceIndex)> = held
+            .map(|eni| (eni.card, eni.device))
+            .filter(|(_, device)| *device != DeviceIndex(u8::MAX))
+            .chain(coming)
+            .collect();
+        places.sort_unstable();
+        for pair in places.windows(2).filter(|pair| pair[0] == pair[1]) {
+            let (card, device) = pair[0];
+            violations.push(Violation::SharedDeviceIndex { card, device });
+        }
+        for card in self.limits().cards() {
+            let enis = places.iter().filter(|(c, _)| *c == card).count();
+            if enis > usize::from(self.limits().enis(card)) {
+                violations.push(Violation::TooManyEnis { card, enis });
+            }
+        }
+    }
+}

@@ -1,0 +1,884 @@
+//! The state machine that puts pool, plan and inputs together.
+
+mod outcome;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::IpAddr;
+
+use crate::backoff::Culprit;
+use crate::constraints::Read;
+use crate::plan::is_excluded;
+use crate::pool::{Creation, Ec2Call, Ec2CallKind, NotAssigned, Serving};
+use crate::{
+    Action, ActionId, AddressRequest, Because, Budget, Card, Config, Constraints, DeviceIndex,
+    Ec2Action, EniAttribute, EniConfig, EniId, Event, Families, Held, HostAction, Ipv4Amount,
+    Lease, Limits, Node, Observation, Plan, Planned, PodKey, Pool, Record, Scope, Source, Stage,
+    Timestamp, Uncommitted, WaitingOn, Wanted, plan,
+};
+
+/// The address management of one node, as a value that is told things.
+///
+/// It asks for nothing and knows no clock. The world tells it what happened, with the time; it tells the world what to do:
+///
+/// * told by the world: [`observe`](Self::observe), [`assign`](Self::assign), [`release`](Self::release),
+///   [`handle_outcome`](Self::handle_outcome), [`handle_timeout`](Self::handle_timeout) and the other `handle_*`;
+/// * told to the world: [`poll_action`](Self::poll_action), [`poll_grant`](Self::poll_grant),
+///   [`poll_event`](Self::poll_event), [`poll_timeout`](Self::poll_timeout).
+///
+/// After every input, drain the polls. Polling changes nothing else, so its order does not matter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ipam {
+    config: Config,
+    limits: Limits,
+    pool: Pool,
+    constraints: Constraints,
+    waiting: VecDeque<Waiting>,
+    in_flight: BTreeMap<ActionId, Planned>,
+    next_id: u64,
+    actions: VecDeque<Issued>,
+    grants: VecDeque<Granted>,
+    events: VecDeque<Event>,
+    events_dropped: u64,
+    /// Since when something changed that was not planned for yet.
+    changed_at: Option<Timestamp>,
+    /// When something that was held back at the last planning may go.
+    due: Option<(Timestamp, Wake)>,
+    /// What was held back at the last planning.
+    held: Vec<Held>,
+}
+
+/// A pod that waits for an address.
+#[derive(Clone, Debug, PartialEq)]
+struct Waiting {
+    request: AddressRequest,
+    deadline: Timestamp,
+}
+
+/// The most events kept for a reader who is late.
+const EVENTS_MAX: usize = 1024;
+/// The most pods that may wait at once: more than any node runs.
+const WAITING_MAX: usize = 1024;
+
+/// An action to carry out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Issued {
+    /// Names it; hand it back with the outcome.
+    pub id: ActionId,
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub because: Because,
+}
+
+/// What an ADD gets.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Assigned {
+    /// An address, to be made durable first.
+    Now(Uncommitted),
+    /// An address is on its way; [`Ipam::poll_grant`] answers by `deadline`.
+    Later {
+        /// The answer comes before.
+        deadline: Timestamp,
+    },
+}
+
+/// The answer to an ADD that had to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Whose.
+    pub key: PodKey,
+    /// The address, to be made durable first, or why there is none.
+    pub result: Result<Uncommitted, AssignError>,
+}
+
+/// A [`Grant`] before it is polled; clonable, since nobody can commit it.
+#[derive(Clone, Debug, PartialEq)]
+struct Granted {
+    key: PodKey,
+    result: Result<Lease, AssignError>,
+}
+
+/// Why an ADD gets no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum AssignError {
+    /// No address can be had in the time that an ADD may wait.
+    #[error("no address to be had: {}", Causes(causes))]
+    NoAddress {
+        /// What stands in the way.
+        causes: Vec<Held>,
+        /// When trying again may help; `None` if only the operator, or a pod that ends, can help.
+        retry_at: Option<Timestamp>,
+    },
+    /// Too many pods wait already.
+    #[error("{WAITING_MAX} pods wait for an address already")]
+    TooManyWaiting,
+}
+
+struct Causes<'a>(&'a [Held]);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("all that the node holds are in use"),
+            [first, rest @ ..] => {
+                write!(f, "{first}")?;
+                rest.iter().try_for_each(|held| write!(f, "; {held}"))
+            }
+        }
+    }
+}
+
+/// What became of a DEL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Released {
+    /// The pod held a lease. Write the record to stable storage before DEL is answered.
+    Lease {
+        /// What it held.
+        lease: Lease,
+        /// What to write.
+        record: Record,
+    },
+    /// The pod was waiting for an address and no longer is.
+    WasWaiting,
+    /// The pod is not known: it never was, or was released before. DEL succeeds all the same.
+    Unknown,
+}
+
+/// Why [`Ipam::poll_timeout`] names a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Wake {
+    /// Something changed: planning is due at once.
+    Changed,
+    /// Something that was held back may go.
+    Due(WaitingOn),
+    /// A pod has waited long enough, and gets an answer either way.
+    Deadline,
+    /// An address that waiting pods could use has rested long enough.
+    Cooled,
+}
+
+/// A configuration that an instance type cannot follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableConfigError {
+    /// IPv6 needs prefixes.
+    #[error(
+        "{instance_type} takes no prefixes, which IPv6 needs: use a Nitro instance type or ENABLE_IPv6=false"
+    )]
+    Ipv6WithoutPrefixes {
+        /// The type.
+        instance_type: crate::InstanceType,
+    },
+    /// Custom networking chooses subnets for IPv4 alone.
+    #[error(
+        "custom networking does not go together with IPv6: set AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG or ENABLE_IPv6 to false"
+    )]
+    Ipv6WithCustomNetworking,
+}
+
+impl Ipam {
+    /// Makes the address management of a node of which nothing is known yet.
+    ///
+    /// `seed` decides the jitter of waits and, with the instance, the client tokens of ENIs: give every start another one,
+    /// the time for example.
+    pub fn new(
+        node: Node,
+        limits: Limits,
+        config: Config,
+        budget: Budget,
+        seed: u64,
+    ) -> Result<Self, UnusableConfigError> {
+        usable(&config, &limits)?;
+        Ok(Self {
+            constraints: Constraints::new(node, budget, seed),
+            config,
+            limits,
+            pool: Pool::default(),
+            waiting: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            next_id: 1,
+            actions: VecDeque::new(),
+            grants: VecDeque::new(),
+            events: VecDeque::new(),
+            events_dropped: 0,
+            changed_at: Some(Timestamp::EPOCH),
+            due: None,
+            held: Vec::new(),
+        })
+    }
+
+    /// Takes in what was durable before a restart; call it before anything is observed.
+    ///
+    /// A lease whose ENI does not show up keeps its address from everybody else until its pod gives it up.
+    pub fn restore(&mut self, records: impl IntoIterator<Item = Record>, now: Timestamp) {
+        let mut leases = Vec::new();
+        for record in records {
+            match record {
+                Record::Leased(lease) => leases.push(lease),
+                Record::Released { addresses, at, .. } => {
+                    if now.since(at) <= self.config.cooldown {
+                        for address in addresses {
+                            self.pool.restore_released(address, at);
+                        }
+                    }
+                }
+            }
+        }
+        // Of two that name one address the older keeps it.
+        leases.sort_by(|a, b| (a.since, &a.key).cmp(&(b.since, &b.key)));
+        for lease in leases {
+            let key = lease.key.clone();
+            if !self.pool.restore_lease(lease) {
+                self.event(Event::LeaseConflict { key });
+            }
+        }
+        self.changed_at.get_or_insert(now);
+    }
+
+    /// Takes in what a source showed, asked for or not.
+    pub fn observe(&mut self, observation: &Observation, now: Timestamp) {
+        self.on_observation(observation, now);
+        self.replan(now);
+    }
+
+    /// Takes in another configuration. What is under way is finished; the next plan follows the new one.
+    pub fn handle_config(
+        &mut self,
+        config: Config,
+        now: Timestamp,
+    ) -> Result<(), UnusableConfigError> {
+        usable(&config, &self.limits)?;
+        self.config = config;
+        self.replan(now);
+        Ok(())
+    }
+
+    /// Takes in where new ENIs go under custom networking.
+    pub fn handle_eni_config(&mut self, eni_config: Option<EniConfig>, now: Timestamp) {
+        self.constraints.eni_config = eni_config;
+        self.replan(now);
+    }
+
+    /// Takes in whether pods may be scheduled on the node.
+    pub fn handle_schedulable(&mut self, schedulable: bool, now: Timestamp) {
+        self.constraints.schedulable = schedulable;
+        self.replan(now);
+    }
+
+    /// Takes in that the node is going away: nothing is acquired any more.
+    pub fn handle_terminating(&mut self, now: Timestamp) {
+        self.constraints.terminating = true;
+        self.replan(now);
+    }
+
+    /// Takes in that somebody we do not know uses an address of ours, or no longer does. Such an address is neither
+    /// handed out nor given back.
+    pub fn handle_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
+        for eni in self.pool.enis_mut() {
+            for block in eni
+                .blocks_mut()
+                .filter(|block| block.net().contains(&address))
+            {
+                block.on_quarantined(address, in_use, now);
+            }
+        }
+        self.replan(now);
+    }
+
+    /// Asks for an address for a pod.
+    ///
+    /// The same key asking again gets the same address. If none is free but one can be had in time, the answer comes
+    /// through [`poll_grant`](Self::poll_grant), and the pod counts as demand until then.
+    pub fn assign(
+        &mut self,
+        request: &AddressRequest,
+        now: Timestamp,
+    ) -> Result<Assigned, AssignError> {
+        if let Some(waiting) = self.waiting.iter().find(|w| w.request.key == request.key) {
+            return Ok(Assigned::Later {
+                deadline: waiting.deadline,
+            });
+        }
+        let why = match self.pool.assign(request, &self.serving(), now) {
+            Ok(lease) => {
+                self.changed_at.get_or_insert(now);
+                return Ok(Assigned::Now(Uncommitted { lease }));
+            }
+            Err(why) => why,
+        };
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(AssignError::TooManyWaiting);
+        }
+        let deadline = now + self.config.timing.add_wait;
+        self.waiting.push_back(Waiting {
+            request: request.clone(),
+            deadline,
+        });
+        if why == NotAssigned::NoneFree
+            && let Err(error) = self.wait_is_worthwhile(deadline, now)
+        {
+            self.waiting.pop_back();
+            self.count_waiting();
+            return Err(error);
+        }
+        self.changed_at.get_or_insert(now);
+        Ok(Assigned::Later { deadline })
+    }
+
+    /// Takes in that a lease is durable; call it after [`Uncommitted::record`] is on stable storage. Returns the lease,
+    /// or `None` if the pod gave it up meanwhile.
+    pub fn commit(&mut self, uncommitted: Uncommitted) -> Option<Lease> {
+        self.pool.on_committed(&uncommitted.lease)
+    }
+
+    /// Takes in that a lease could not be made durable. Its address is free again, unless it was durable before.
+    pub fn abandon(&mut self, uncommitted: Uncommitted, now: Timestamp) {
+        self.pool.on_abandoned(&uncommitted.lease);
+        self.changed_at.get_or_insert(now);
+    }
+
+    /// Takes in that a pod is gone. Its addresses rest for the cool-down.
+    pub fn release(&mut self, key: &PodKey, now: Timestamp) -> Released {
+        self.grants.retain(|grant| grant.key != *key);
+        let waiting = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.request.key != *key);
+        let was_waiting = self.waiting.len() < waiting;
+        self.count_waiting();
+        match self.pool.release(key, now) {
+            Some(lease) => {
+                self.changed_at.get_or_insert(now);
+                let addresses = lease.addresses().collect();
+                let record = Record::Released {
+                    key: key.clone(),
+                    addresses,
+                    at: now,
+                };
+                Released::Lease { lease, record }
+            }
+            None if was_waiting => {
+                self.changed_at.get_or_insert(now);
+                Released::WasWaiting
+            }
+            None => Released::Unknown,
+        }
+    }
+
+    /// Takes in that time has passed. Call it when the time that [`poll_timeout`](Self::poll_timeout) named has come;
+    /// earlier and later do no harm.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.replan(now);
+    }
+
+    /// Returns the next action to carry out.
+    pub fn poll_action(&mut self) -> Option<Issued> {
+        self.actions.pop_front()
+    }
+
+    /// Returns the next answer to an ADD that had to wait.
+    pub fn poll_grant(&mut self) -> Option<Grant> {
+        let Granted { key, result } = self.grants.pop_front()?;
+        Some(Grant {
+            key,
+            result: result.map(|lease| Uncommitted { lease }),
+        })
+    }
+
+    /// Returns the next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        match self.events_dropped {
+            0 => self.events.pop_front(),
+            count => {
+                self.events_dropped = 0;
+                Some(Event::Dropped { count })
+            }
+        }
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) should be called next, and why; a time that has passed means
+    /// at once.
+    pub fn poll_timeout(&self) -> Option<(Timestamp, Wake)> {
+        let changed = self.changed_at.map(|at| (at, Wake::Changed));
+        let deadline = self
+            .waiting
+            .iter()
+            .map(|waiting| (waiting.deadline, Wake::Deadline))
+            .min_by_key(|(at, _)| *at);
+        [changed, self.due, deadline]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// Returns what would be done now, and why, and what is held back, and by what. Changes nothing.
+    pub fn plan(&self, now: Timestamp) -> Plan {
+        plan(
+            &self.pool,
+            &self.config,
+            &self.limits,
+            &self.constraints,
+            now,
+        )
+    }
+
+    /// Returns what the node holds.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the limits of the instance type.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns what bears on plans besides.
+    pub fn constraints(&self) -> &Constraints {
+        &self.constraints
+    }
+
+    /// Returns the actions whose outcome is not known yet.
+    pub fn in_flight(&self) -> impl Iterator<Item = (ActionId, &Planned)> {
+        self.in_flight.iter().map(|(id, planned)| (*id, planned))
+    }
+
+    /// Returns the pods that wait for an address, and until when, first come first.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = (&PodKey, Timestamp)> {
+        self.waiting
+            .iter()
+            .map(|waiting| (&waiting.request.key, waiting.deadline))
+    }
+
+    /// Serves those who wait, plans, and issues what is planned.
+    fn replan(&mut self, now: Timestamp) {
+        self.changed_at = None;
+        self.pool.prune(&self.config, now);
+        self.constraints.backoff.prune(now);
+        self.serve_waiting(now);
+        let Plan { actions, held, .. } = self.plan(now);
+        for planned in actions {
+            self.issue(planned, now);
+        }
+        let due = held
+            .iter()
+            .filter_map(|held| Some((held.waiting_on.until()?, Wake::Due(held.waiting_on))));
+        let cooled = self.cooled_at(now).map(|at| (at, Wake::Cooled));
+        self.due = due.chain(cooled).min_by_key(|(at, _)| *at);
+        self.held = held;
+    }
+
+    /// Gives addresses to those who wait, first come first, and an answer to those who waited long enough.
+    fn serve_waiting(&mut self, now: Timestamp) {
+        let serving = self.serving();
+        let mut waiting = core::mem::take(&mut self.waiting);
+        waiting.retain(
+            |Waiting { request, .. }| match self.pool.assign(request, &serving, now) {
+                Ok(lease) => {
+                    self.grants.push_back(Granted {
+                        key: request.key.clone(),
+                        result: Ok(lease),
+                    });
+                    false
+                }
+                Err(_) => true,
+            },
+        );
+        self.waiting = waiting;
+        self.count_waiting();
+        if self.waiting.iter().any(|waiting| waiting.deadline <= now) {
+            let causes = self.causes(&self.plan(now));
+            let error = AssignError::NoAddress {
+                causes,
+                retry_at: Some(now),
+            };
+            self.waiting.retain(|Waiting { request, deadline }| {
+                let over = *deadline <= now;
+                if over {
+                    let result = Err(error.clone());
+                    self.grants.push_back(Granted {
+                        key: request.key.clone(),
+                        result,
+                    });
+                }
+                !over
+            });
+            self.count_waiting();
+        }
+    }
+
+    fn count_waiting(&mut self) {
+        let every = |waiting: &&Waiting| waiting.request.cards == crate::CardChoice::Every;
+        // At most WAITING_MAX.
+        self.constraints.waiting = self.waiting.len() as u32;
+        self.constraints.waiting_every_card = self.waiting.iter().filter(every).count() as u32;
+    }
+
+    /// Returns an error if nothing that is planned, under way or held back can bring an address before `deadline`.
+    fn wait_is_worthwhile(
+        &mut self,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), AssignError> {
+        self.count_waiting();
+        let plan = self.plan(now);
+        let coming = plan
+            .actions
+            .iter()
+            .chain(self.in_flight.values())
+            .any(brings_addresses);
+        let in_time = |held: &Held| {
+            let for_growth = !matches!(
+                held.wanted,
+                Wanted::FewerAddresses { .. } | Wanted::FreeEni(_)
+            );
+            let audit = matches!(
+                (held.wanted, held.waiting_on),
+                (Wanted::Answer(_) | Wanted::Subnets, WaitingOn::Time { .. })
+            );
+            for_growth
+                && !audit
+                && held.waiting_on.is_temporary()
+                && held.waiting_on.until().is_none_or(|until| until < deadline)
+        };
+        let cooled_at = self.cooled_at(now);
+        if coming || plan.held.iter().any(in_time) || cooled_at.is_some_and(|at| at < deadline) {
+            return Ok(());
+        }
+        let causes = self.causes(&plan);
+        let retry_at = causes
+            .iter()
+            .filter_map(|held| held.waiting_on.until())
+            .chain(cooled_at)
+            .min();
+        Err(AssignError::NoAddress { causes, retry_at })
+    }
+
+    /// Returns what stands in the way of more addresses.
+    fn causes(&self, plan: &Plan) -> Vec<Held> {
+        let about_addresses = |held: &&Held| {
+            matches!(
+                held.wanted,
+                Wanted::Addresses { .. } | Wanted::Eni { .. } | Wanted::NextStep(_)
+            )
+        };
+        plan.held.iter().filter(about_addresses).copied().collect()
+    }
+
+    /// Returns when the first address that rests is ready, if pods wait for one.
+    fn cooled_at(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let blocks = self.pool.enis().iter().flat_map(|eni| eni.blocks());
+        blocks
+            .filter_map(|block| block.cooled_at(now, self.config.cooldown))
+            .min()
+    }
+
+    fn serving(&self) -> Serving {
+        Serving::new(&self.config, &self.limits)
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+            self.events_dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    fn on_observation(&mut self, observation: &Observation, now: Timestamp) {
+        let finding =
+            self.pool
+                .on_observation(observation, &self.constraints.node, &self.config, now);
+        for event in finding.events {
+            self.event(event);
+        }
+        let reads = &mut self.constraints.reads;
+        reads.ask_ec2 |= finding.ask_ec2;
+        let answered = |read: &mut Read| {
+            read.answered = Some(
+                read.answered
+                    .map_or(observation.as_of, |at| at.max(observation.as_of)),
+            );
+        };
+        let primary = observation
+            .enis
+            .iter()
+            .find(|eni| eni.id == self.constraints.node.primary);
+        match (observation.source, &observation.scope) {
+            (Source::Imds, _) => {
+                answered(&mut reads.metadata);
+                if !self.config.ec2_reads {
+                    answered(&mut reads.attached);
+                }
+            }
+            // An answer without the primary ENI settles nothing.
+            (Source::Ec2, Scope::Attached) if primary.is_some() => {
+                answered(&mut reads.attached);
+                reads.ask_ec2 = false;
+            }
+            (Source::Ec2, Scope::Attached) => {}
+            (Source::Ec2, Scope::Unattached) => answered(&mut reads.unattached),
+            (Source::Ec2, Scope::Only(_)) => answered(&mut reads.doubtful),
+        }
+        if let Some(primary) = primary {
+            let mut groups = primary.security_groups.clone();
+            groups.sort_unstable();
+            self.constraints.security_groups = groups;
+        }
+        self.mark_excluded();
+    }
+
+    /// Marks the ENIs whose subnets were taken out of use, and those whose subnets are back in use.
+    fn mark_excluded(&mut self) {
+        let cluster = self.config.cluster.as_deref();
+        for eni in self.pool.enis_mut() {
+            if let Some(subnet) = self
+                .constraints
+                .subnets
+                .list
+                .iter()
+                .find(|s| s.id == eni.subnet)
+            {
+                eni.excluded = is_excluded(subnet, cluster);
+            }
+        }
+    }
+
+    /// Marks in the pool what an action is about to change, and hands the action out.
+    fn issue(&mut self, planned: Planned, now: Timestamp) {
+        let id = ActionId(self.next_id);
+        self.next_id += 1;
+        match &planned.action {
+            Action::Ec2(action) => self.on_ec2_issued(id, action, planned.because, now),
+            Action::Host(action) => self.on_host_issued(id, action),
+        }
+        let Planned { action, because } = planned.clone();
+        self.in_flight.insert(id, planned);
+        self.actions.push_back(Issued {
+            id,
+            action,
+            because,
+        });
+    }
+
+    fn on_ec2_issued(
+        &mut self,
+        id: ActionId,
+        action: &Ec2Action,
+        because: Because,
+        now: Timestamp,
+    ) {
+        if let Some(operation) = action.operation() {
+            self.constraints
+                .spent
+                .on_call(&self.constraints.budget, operation, now);
+        }
+        let reads = &mut self.constraints.reads;
+        let (eni, kind) = match action {
+            Ec2Action::CreateNetworkInterface(request) => {
+                self.on_creation_issued(id, request, because);
+                return;
+            }
+            Ec2Action::AttachNetworkInterface(attach) => {
+                self.pool
+                    .on_place_chosen(attach.eni, attach.card, attach.device);
+                (attach.eni, Ec2CallKind::Attach)
+            }
+            Ec2Action::ModifyNetworkInterfaceAttribute(modify) => {
+                let kind = match &modify.attribute {
+                    EniAttribute::DeleteOnTermination(_) => Ec2CallKind::MarkDeleteOnTermination,
+                    EniAttribute::Groups(groups) => Ec2CallKind::SetGroups(groups.clone()),
+                };
+                (modify.eni, kind)
+            }
+            Ec2Action::AssignPrivateIpAddresses(assign) => {
+                let kind = match assign.amount {
+                    Ipv4Amount::Addresses(n) => Ec2CallKind::AssignIpv4 {
+                        blocks: n.into(),
+                        prefixes: false,
+                    },
+                    Ipv4Amount::Prefixes(n) => Ec2CallKind::AssignIpv4 {
+                        blocks: n.into(),
+                        prefixes: true,
+                    },
+                };
+                (assign.eni, kind)
+            }
+            Ec2Action::AssignIpv6Addresses(assign) => (assign.eni, Ec2CallKind::AssignIpv6),
+            Ec2Action::UnassignPrivateIpAddresses(unassign) => {
+                let nets = unassign
+                    .blocks
+                    .iter()
+                    .copied()
+                    .map(ipnet::IpNet::V4)
+                    .collect();
+                self.on_release_issued(unassign.eni, &nets, now);
+                (unassign.eni, Ec2CallKind::Unassign(nets))
+            }
+            Ec2Action::UnassignIpv6Addresses(unassign) => {
+                let nets = unassign
+                    .prefixes
+                    .iter()
+                    .copied()
+                    .map(ipnet::IpNet::V6)
+                    .collect();
+                self.on_release_issued(unassign.eni, &nets, now);
+                (unassign.eni, Ec2CallKind::Unassign(nets))
+            }
+            Ec2Action::DetachNetworkInterface(detach) => (detach.eni, Ec2CallKind::Detach),
+            Ec2Action::DeleteNetworkInterface(delete) => {
+                if let Some(eni) = self.pool.eni_mut(delete.eni) {
+                    eni.on_leave();
+                }
+                (delete.eni, Ec2CallKind::Delete)
+            }
+            Ec2Action::CreateTags(create) => (create.eni, Ec2CallKind::Tag(create.tags.clone())),
+            Ec2Action::DescribeNetworkInterfaces(scope) => {
+                match scope {
+                    Scope::Attached => reads.attached.call = Some(id),
+                    Scope::Unattached => reads.unattached.call = Some(id),
+                    Scope::Only(_) => reads.doubtful.call = Some(id),
+                }
+                return;
+            }
+            Ec2Action::DescribeSubnets => {
+                reads.subnets.call = Some(id);
+                return;
+            }
+            Ec2Action::ReadMetadata => {
+                reads.metadata.call = Some(id);
+                return;
+            }
+        };
+        if let Some(eni) = self.pool.eni_mut(eni) {
+            eni.ec2_call = Some(Ec2Call { id, kind });
+        }
+    }
+
+    fn on_creation_issued(
+        &mut self,
+        id: ActionId,
+        request: &crate::CreateNetworkInterface,
+        because: Because,
+    ) {
+        let creations = self.pool.creations_mut();
+        let before = creations
+            .iter()
+            .find(|(_, c)| c.request.client_token == request.client_token);
+        if let Some(before) = before.map(|(id, _)| *id)
+            && let Some(creation) = creations.remove(&before)
+        {
+            creations.insert(
+                id,
+                Creation {
+                    called: true,
+                    repeat_at: None,
+                    ..creation
+                },
+            );
+            return;
+        }
+        let card = match because {
+            Because::OffTarget { card, .. } | Because::NoEniOnCard { card } => card,
+            _ => Card(0),
+        };
+        self.constraints.tokens += 1;
+        // The planner made sure that there is one.
+        let mut devices = (0..self.limits.enis(card)).map(DeviceIndex);
+        let Some(device) = devices.find(|device| self.pool.is_device_free(card, *device)) else {
+            return;
+        };
+        let request = request.clone();
+        let creation = Creation {
+            request,
+            card,
+            device,
+            repeat_at: None,
+            attempts: 0,
+            called: true,
+        };
+        self.pool.creations_mut().insert(id, creation);
+    }
+
+    fn on_release_issued(&mut self, eni: EniId, nets: &Vec<ipnet::IpNet>, now: Timestamp) {
+        self.constraints.shrunk_at = Some(now);
+        if let Some(eni) = self.pool.eni_mut(eni) {
+            for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
+                block.on_release_asked();
+            }
+        }
+    }
+
+    fn on_host_issued(&mut self, id: ActionId, action: &HostAction) {
+        let (HostAction::SetUpEni(link) | HostAction::RemoveEni(link)) = action;
+        if let Some(eni) = self.pool.eni_mut(link.eni) {
+            if matches!(action, HostAction::RemoveEni(_))
+                && matches!(eni.stage, Stage::Attached | Stage::Ready)
+            {
+                eni.on_leave();
+            }
+            eni.host_call = Some(id);
+        }
+    }
+}
+
+/// Returns whether an action can bring addresses to pods that wait.
+fn brings_addresses(planned: &Planned) -> bool {
+    match &planned.action {
+        Action::Ec2(action) => matches!(
+            action,
+            Ec2Action::CreateNetworkInterface(_)
+                | Ec2Action::AttachNetworkInterface(_)
+                | Ec2Action::AssignPrivateIpAddresses(_)
+                | Ec2Action::AssignIpv6Addresses(_)
+                | Ec2Action::DescribeNetworkInterfaces(_)
+        ),
+        Action::Host(action) => matches!(action, HostAction::SetUpEni(_)),
+    }
+}
+
+fn usable(config: &Config, limits: &Limits) -> Result<(), UnusableConfigError> {
+    let ipv6 = config.families.ipv6();
+    if ipv6 && !limits.prefixes() {
+        let instance_type = limits.instance_type;
+        return Err(UnusableConfigError::Ipv6WithoutPrefixes { instance_type });
+    }
+    if config.families == Families::Ipv6 && config.custom_networking {
+        return Err(UnusableConfigError::Ipv6WithCustomNetworking);
+    }
+    Ok(())
+}
+
+/// Returns the culprits of a failed call, for the module of outcomes.
+fn culprits_of(action: &Ec2Action) -> (Option<Culprit>, Option<EniId>) {
+    let eni = match action {
+        Ec2Action::AttachNetworkInterface(call) => Some(call.eni),
+        Ec2Action::ModifyNetworkInterfaceAttribute(call) => Some(call.eni),
+        Ec2Action::AssignPrivateIpAddresses(call) => Some(call.eni),
+        Ec2Action::AssignIpv6Addresses(call) => Some(call.eni),
+        Ec2Action::UnassignPrivateIpAddresses(call) => Some(call.eni),
+        Ec2Action::UnassignIpv6Addresses(call) => Some(call.eni),
+        Ec2Action::DetachNetworkInterface(call) => Some(call.eni),
+        Ec2Action::DeleteNetworkInterface(call) => Some(call.eni),
+        Ec2Action::CreateTags(call) => Some(call.eni),
+        Ec2Action::CreateNetworkInterface(_)
+        | Ec2Action::DescribeNetworkInterfaces(_)
+        | Ec2Action::DescribeSubnets
+        | Ec2Action::ReadMetadata => None,
+    };
+    (action.operation().map(Culprit::Operation), eni)
+}

@@ -1,0 +1,354 @@
+//! What the outcomes of actions change.
+
+use core::time::Duration;
+
+use super::{Ipam, culprits_of};
+use crate::backoff::Culprit;
+use crate::pool::{Ec2CallKind, Eni};
+use crate::{
+    Action, ActionId, AttachmentStatus, DoubtCause, Ec2Action, Effect, EniId, Event, Failure,
+    FailureKind, HostAction, Ipv4Amount, ObservedEni, Outcome, Planned, Stage, SubnetId, Timestamp,
+};
+
+/// After a throttled or failed call: doubled with each failure in a row, up to a minute.
+const CALL_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// After a call that IAM forbids, or that can never succeed as it is: an operator has to act, which takes minutes.
+const DENIED_BACKOFF: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(900));
+/// While the kernel does not show the link of an ENI: it comes within seconds of the attachment.
+const LINK_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often a creation is asked for again with its token before the tag by which it can be found has to do.
+const CREATION_ATTEMPTS_MAX: u32 = 8;
+
+impl Ipam {
+    /// Takes in what became of an action. An outcome of an action that is not under way changes nothing.
+    pub fn handle_outcome(&mut self, id: ActionId, outcome: Outcome, now: Timestamp) {
+        let Some(Planned { action, .. }) = self.in_flight.remove(&id) else {
+            return;
+        };
+        match (&action, outcome) {
+            (Action::Ec2(action), Outcome::Done(effect)) => {
+                self.on_ec2_done(id, action, effect, now);
+            }
+            (Action::Ec2(action), Outcome::Failed(failure)) => {
+                self.on_ec2_failed(id, action, &failure, now);
+                self.event(Event::ActionFailed { id, failure });
+            }
+            (Action::Host(action), outcome) => self.on_host_outcome(id, action, outcome, now),
+        }
+        self.replan(now);
+    }
+
+    fn on_ec2_done(&mut self, id: ActionId, action: &Ec2Action, effect: Effect, now: Timestamp) {
+        let (operation, about) = culprits_of(action);
+        for culprit in [operation, about.map(Culprit::Eni)].into_iter().flatten() {
+            self.constraints.backoff.on_success(culprit);
+        }
+        self.end_read(id);
+        match (action, effect) {
+            (Ec2Action::CreateNetworkInterface(_), Effect::Created(observed)) => {
+                self.on_created(id, &observed, now);
+            }
+            (Ec2Action::DescribeNetworkInterfaces(_), Effect::Observed(observation)) => {
+                self.on_observation(&observation, now);
+            }
+            (Ec2Action::DescribeSubnets, Effect::Subnets(subnets)) => {
+                self.constraints.reads.subnets.answered = Some(now);
+                // An empty answer cannot be whole: the node itself is in a subnet.
+                if !subnets.is_empty() {
+                    self.constraints.subnets.list = subnets;
+                }
+                self.mark_excluded();
+            }
+            (Ec2Action::ReadMetadata, Effect::Metadata(metadata)) => {
+                self.constraints.backoff.on_success(Culprit::Metadata);
+                self.on_observation(&metadata.observation, now);
+            }
+            (_, effect) => {
+                if let Some(eni) = about {
+                    self.on_eni_call_done(eni, id, effect, now);
+                }
+            }
+        }
+    }
+
+    fn on_created(&mut self, id: ActionId, observed: &ObservedEni, now: Timestamp) {
+        let Some(creation) = self.pool.creations_mut().remove(&id) else {
+            return;
+        };
+        self.constraints
+            .backoff
+            .on_success(Culprit::Subnet(creation.request.subnet));
+        if matches!(creation.request.ipv4, Ipv4Amount::Prefixes(_)) {
+            self.constraints
+                .backoff
+                .on_success(Culprit::SubnetPrefixes(creation.request.subnet));
+        }
+        // After a repeated call an observation may have shown it already.
+        if self.pool.eni(observed.id).is_none() {
+            let mut eni = Eni::new(observed, creation.card, creation.device, now, now);
+            // The answer to the call may leave them out; they were part of it.
+            eni.tags.extend(creation.request.tags);
+            self.event(Event::EniAppeared {
+                eni: eni.id,
+                card: creation.card,
+                device: creation.device,
+            });
+            self.pool.insert(eni);
+            self.mark_excluded();
+        }
+    }
+
+    fn on_eni_call_done(&mut self, id: EniId, call: ActionId, effect: Effect, now: Timestamp) {
+        let detach_settle = self.config.timing.detach_settle;
+        let Some(eni) = self.pool.eni_mut(id) else {
+            return;
+        };
+        let Some(kind) = eni
+            .ec2_call
+            .take_if(|under_way| under_way.id == call)
+            .map(|c| c.kind)
+        else {
+            return;
+        };
+        let subnet = eni.subnet;
+        match (kind, effect) {
+            (Ec2CallKind::Attach, Effect::Attached(attachment)) => {
+                eni.on_attachment_seen(Some(attachment), AttachmentStatus::Attaching);
+                eni.confirmed_at = now;
+            }
+            (Ec2CallKind::MarkDeleteOnTermination, _) => eni.delete_on_termination = true,
+            (Ec2CallKind::SetGroups(groups), _) => eni.security_groups = groups,
+            (Ec2CallKind::Tag(tags), _) => eni.tags.extend(tags),
+            (Ec2CallKind::AssignIpv4 { prefixes, .. }, Effect::Assigned(blocks)) => {
+                for net in &blocks {
+                    eni.on_block_confirmed(*net, now);
+                }
+                self.pool.adopt_leases();
+                self.on_addresses_had(subnet, prefixes);
+                self.event(Event::BlocksAdded { eni: id, blocks });
+            }
+            (Ec2CallKind::AssignIpv6, Effect::Assigned(blocks)) => {
+                for net in &blocks {
+                    eni.on_block_confirmed(*net, now);
+                }
+                self.pool.adopt_leases();
+                self.event(Event::BlocksAdded { eni: id, blocks });
+            }
+            (Ec2CallKind::Unassign(nets), _) => {
+                for net in &nets {
+                    eni.on_block_gone(*net);
+                }
+                for net in &nets {
+                    self.pool.remember_block_gone(*net, now);
+                }
+                self.event(Event::BlocksRemoved {
+                    eni: id,
+                    blocks: nets,
+                });
+            }
+            (Ec2CallKind::Detach, _) => eni.on_detached(now + detach_settle),
+            (Ec2CallKind::Delete, _) => {
+                self.pool.remove(id, now);
+                self.event(Event::EniRemoved { eni: id });
+            }
+            // An effect of another action: the adapter is mistaken, so ask EC2.
+            (Ec2CallKind::Attach | Ec2CallKind::AssignIpv4 { .. } | Ec2CallKind::AssignIpv6, _) => {
+                eni.on_doubt(DoubtCause::Contradicted, now);
+            }
+        }
+    }
+
+    fn on_addresses_had(&mut self, subnet: SubnetId, prefixes: bool) {
+        self.constraints.backoff.on_success(Culprit::Subnet(subnet));
+        if prefixes {
+            self.constraints
+                .backoff
+                .on_success(Culprit::SubnetPrefixes(subnet));
+        }
+    }
+
+    fn on_ec2_failed(
+        &mut self,
+        id: ActionId,
+        action: &Ec2Action,
+        failure: &Failure,
+        now: Timestamp,
+    ) {
+        self.end_read(id);
+        let (operation, about) = culprits_of(action);
+        let subnet = match action {
+            Ec2Action::CreateNetworkInterface(request) => Some(request.subnet),
+            _ => about.and_then(|eni| Some(self.pool.eni(eni)?.subnet)),
+        };
+        let subnet_backoff = self.config.timing.subnet_backoff;
+        let backoff = &mut self.constraints.backoff;
+        let mut wait = |culprit: Option<Culprit>, (first, most): (Duration, Duration)| {
+            if let Some(culprit) = culprit {
+                backoff.on_failed(culprit, first, most, failure.retry_after, now);
+            }
+        };
+        match failure.kind {
+            FailureKind::Throttled => wait(operation, CALL_BACKOFF),
+            FailureKind::Denied => wait(operation, DENIED_BACKOFF),
+            FailureKind::SubnetFull => {
+                wait(
+                    subnet.map(Culprit::Subnet),
+                    (subnet_backoff, subnet_backoff * 4),
+                );
+            }
+            FailureKind::NoFreePrefix => {
+                wait(
+                    subnet.map(Culprit::SubnetPrefixes),
+                    (subnet_backoff, subnet_backoff * 4),
+                );
+            }
+            FailureKind::EniLimit => wait(operation, DENIED_BACKOFF),
+            FailureKind::Rejected => match about {
+                Some(eni) => wait(Some(Culprit::Eni(eni)), CALL_BACKOFF),
+                None => wait(operation, DENIED_BACKOFF),
+            },
+            _ => match (action, about) {
+                (Ec2Action::ReadMetadata, _) => wait(Some(Culprit::Metadata), CALL_BACKOFF),
+                (_, Some(eni)) => wait(Some(Culprit::Eni(eni)), CALL_BACKOFF),
+                (_, None) => wait(operation, CALL_BACKOFF),
+            },
+        }
+        match (action, about) {
+            (Ec2Action::CreateNetworkInterface(_), _) => {
+                self.on_creation_failed(id, failure.kind, now);
+            }
+            (_, Some(eni)) => self.on_eni_call_failed(eni, id, failure.kind, now),
+            (_, None) => {}
+        }
+    }
+
+    fn on_creation_failed(&mut self, id: ActionId, kind: FailureKind, now: Timestamp) {
+        let unanswered = kind == FailureKind::Unanswered;
+        let creations = self.pool.creations_mut();
+        let Some(creation) = creations.get_mut(&id) else {
+            return;
+        };
+        creation.attempts += 1;
+        creation.called = false;
+        // It may have been made. The same call again returns the same ENI; should that fail for good, its tag tells.
+        if unanswered && creation.attempts < CREATION_ATTEMPTS_MAX {
+            creation.repeat_at = Some(now + CALL_BACKOFF.0 * (1 << creation.attempts.min(6)));
+            return;
+        }
+        let was_doubtful = creation.attempts > 1 || unanswered;
+        creations.remove(&id);
+        if was_doubtful {
+            self.constraints.reads.unattached.answered = None;
+        }
+    }
+
+    fn on_eni_call_failed(
+        &mut self,
+        id: EniId,
+        call: ActionId,
+        failed: FailureKind,
+        now: Timestamp,
+    ) {
+        let Some(eni) = self.pool.eni_mut(id) else {
+            return;
+        };
+        let Some(kind) = eni
+            .ec2_call
+            .take_if(|under_way| under_way.id == call)
+            .map(|c| c.kind)
+        else {
+            return;
+        };
+        match (kind, failed) {
+            // What EC2 no longer has needs no giving back.
+            (Ec2CallKind::Delete, FailureKind::NotFound) => {
+                self.pool.remove(id, now);
+                self.event(Event::EniRemoved { eni: id });
+            }
+            (Ec2CallKind::Detach, FailureKind::NotFound) => eni.on_detached(now),
+            // Detaching still goes on, or was undone by somebody: after a wait the call is repeated.
+            (Ec2CallKind::Delete, FailureKind::InUse) => {}
+            // The instance takes no further ENI, so this one is of no use.
+            (Ec2CallKind::Attach, FailureKind::EniLimit) => eni.on_leave(),
+            (Ec2CallKind::Unassign(nets), FailureKind::Throttled | FailureKind::Denied) => {
+                for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
+                    block.on_release_refused();
+                }
+            }
+            // Nobody knows whether it took effect; the blocks stay unusable until EC2 tells.
+            (_, FailureKind::Unanswered) => eni.on_doubt(DoubtCause::Unanswered, now),
+            (
+                Ec2CallKind::Attach
+                | Ec2CallKind::AssignIpv4 { .. }
+                | Ec2CallKind::AssignIpv6
+                | Ec2CallKind::Unassign(_)
+                | Ec2CallKind::Detach,
+                FailureKind::NotFound
+                | FailureKind::AddressLimit
+                | FailureKind::InUse
+                | FailureKind::Rejected,
+            ) => eni.on_doubt(DoubtCause::Contradicted, now),
+            _ => {}
+        }
+    }
+
+    fn on_host_outcome(
+        &mut self,
+        id: ActionId,
+        action: &HostAction,
+        outcome: Outcome,
+        now: Timestamp,
+    ) {
+        let (HostAction::SetUpEni(link) | HostAction::RemoveEni(link)) = action;
+        let Some(eni) = self.pool.eni_mut(link.eni) else {
+            return;
+        };
+        if eni.host_call != Some(id) {
+            return;
+        }
+        eni.host_call = None;
+        let culprit = Culprit::Host(link.eni);
+        match (action, outcome) {
+            (HostAction::SetUpEni(_), Outcome::Done(_)) => {
+                eni.on_set_up();
+                let ready = eni.stage == Stage::Ready;
+                self.constraints.backoff.on_success(culprit);
+                if ready {
+                    self.event(Event::EniReady { eni: link.eni });
+                }
+            }
+            (HostAction::RemoveEni(_), Outcome::Done(_)) => {
+                let over = eni.on_host_removed();
+                self.constraints.backoff.on_success(culprit);
+                if over {
+                    self.pool.remove(link.eni, now);
+                }
+            }
+            (_, Outcome::Failed(failure)) => {
+                let (first, most) = match failure.kind {
+                    FailureKind::LinkMissing => LINK_BACKOFF,
+                    _ => CALL_BACKOFF,
+                };
+                let asked = failure.retry_after;
+                self.constraints
+                    .backoff
+                    .on_failed(culprit, first, most, asked, now);
+                self.event(Event::ActionFailed { id, failure });
+            }
+        }
+    }
+
+    /// Records that a question is no longer being asked.
+    fn end_read(&mut self, id: ActionId) {
+        let reads = &mut self.constraints.reads;
+        for read in [
+            &mut reads.metadata,
+            &mut reads.attached,
+            &mut reads.unattached,
+            &mut reads.doubtful,
+            &mut reads.subnets,
+        ] {
+            read.call.take_if(|call| *call == id);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::sim::Cloud;
+use crate::{
+    Action, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Action, Ec2Operation, Effect,
+    InstanceId, Ipam, Issued, Lease, Limits, Outcome, Pod, PodKey, Released, Timestamp,
+    UnusableConfigError,
+};
+
+/// One node and its cloud in virtual time: every action is carried out at once, and time jumps to when something is due.
+///
+/// ```
+/// use std::time::Duration;
+/// use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance, World};
+/// use vpc_ipam_core::{Config, Limits, Timestamp};
+///
+/// let now = Timestamp::from_secs(1_700_000_000);
+/// let mut cloud = Cloud::new(1);
+/// let vpc = cloud.create_vpc(vec!["10.0.0.0/16".parse()?], vec![]);
+/// let subnet = cloud.create_subnet(CreateSubnet::new(vpc, "eu-west-1a".parse()?, "10.0.0.0/19".parse()?))?;
+/// let limits = Limits::lookup("m5.large".parse()?)?;
+/// let instance = cloud.run_instance(RunInstance::new(limits.clone(), subnet), now)?;
+///
+/// let mut world = World::new(cloud, instance, limits, Config::default(), 1, now)?;
+/// for pod in 0..10 {
+///     world.add_pod(&format!("pod-{pod}"));
+/// }
+/// world.run_for(Duration::from_secs(600));
+/// assert_eq!(world.leases().len(), 10);
+/// // Nine addresses an ENI: two for the pods, and one more held ready.
+/// assert_eq!(world.ipam.pool().enis().len(), 3);
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The cloud.
+    pub cloud: Cloud,
+    /// The node's address management.
+    pub ipam: Ipam,
+    /// The time.
+    pub now: Timestamp,
+    leases: BTreeMap<PodKey, Lease>,
+    /// Pods that were refused and ask again, as kubelet makes them.
+    refused: VecDeque<(Timestamp, AddressRequest)>,
+    calls: BTreeMap<Ec2Operation, u32>,
+    changed_at: Timestamp,
+    transcript: Vec<String>,
+}
+
+/// After which kubelet tries a pod again.
+const RETRY: Duration = Duration::from_secs(10);
+
+impl World {
+    /// Starts the address management of an instance.
+    ///
+    /// # Panics
+    /// Panics if the cloud does not have the instance.
+    pub fn new(
+        cloud: Cloud,
+        instance: InstanceId,
+        limits: Limits,
+        config: Config,
+        seed: u64,
+        now: Timestamp,
+    ) -> Result<Self, UnusableConfigError> {
+        let node = cloud
+            .instance(&instance)
+            .expect("the cloud has the instance")
+            .node
+            .clone();
+        Ok(Self {
+            ipam: Ipam::new(node, limits, config, Budget::default(), seed)?,
+            cloud,
+            now,
+            leases: BTreeMap::new(),
+            refused: VecDeque::new(),
+            calls: BTreeMap::new(),
+            changed_at: now,
+            transcript: Vec::new(),
+        })
+    }
+
+    /// Returns the key of the pod that [`World::add_pod`] adds under this name.
+    pub fn key(name: &str) -> PodKey {
+        PodKey::new("aws-cni", name, "eth0").expect("no part is empty")
+    }
+
+    /// Starts a pod: it asks for an address until it has one.
+    pub fn add_pod(&mut self, name: &str) {
+        let pod = Pod {
+            namespace: "default".to_string(),
+            name: name.to_string(),
+        };
+        let request = AddressRequest {
+            key: Self::key(name),
+            pod: Arc::new(pod),
+            cards: CardChoice::Any,
+        };
+        self.ask(request);
+    }
+
+    /// Ends a pod.
+    pub fn remove_pod(&mut self, name: &str) -> Released {
+        let key = Self::key(name);
+        self.refused.retain(|(_, request)| request.key != key);
+        self.leases.remove(&key);
+        self.ipam.release(&key, self.now)
+    }
+
+    /// Returns the leases of the pods that have an address.
+    pub fn leases(&self) -> &BTreeMap<PodKey, Lease> {
+        &self.leases
+    }
+
+    /// Returns how often each EC2 operation was called.
+    pub fn calls(&self) -> &BTreeMap<Ec2Operation, u32> {
+        &self.calls
+    }
+
+    /// Returns when something was last changed in EC2 or on the node, reads not counted.
+    pub fn changed_at(&self) -> Timestamp {
+        self.changed_at
+    }
+
+    /// Returns what was done, a line for each action: when, what, why.
+    pub fn transcript(&self) -> &[String] {
+        &self.transcript
+    }
+
+    /// Lets time pass, with everything that becomes due.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            self.run();
+            let due = self.ipam.poll_timeout().map(|(at, _)| at);
+            let retry = self.refused.front().map(|(at, _)| *at);
+            match due.into_iter().chain(retry).min() {
+                Some(at) if at <= end => self.now = self.now.max(at),
+                _ => break,
+            }
+            while self.refused.front().is_some_and(|(at, _)| *at <= self.now) {
+                if let Some((_, request)) = self.refused.pop_front() {
+                    self.ask(request);
+                }
+            }
+            self.ipam.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    /// Carries out what there is to do now, without letting time pass.
+    pub fn run(&mut self) {
+        loop {
+            while let Some(grant) = self.ipam.poll_grant() {
+                match grant.result {
+                    Ok(uncommitted) => {
+                        if let Some(lease) = self.ipam.commit(uncommitted) {
+                            self.leases.insert(grant.key, lease);
+                        }
+                    }
+                    Err(_) => self.ask_again(&grant.key),
+                }
+            }
+            let Some(issued) = self.ipam.poll_action() else {
+                break;
+            };
+            self.execute(&issued);
+        }
+        while self.ipam.poll_event().is_some() {}
+    }
+
+    fn execute(&mut self, issued: &Issued) {
+        let Issued {
+            id,
+            action,
+            because,
+        } = issued;
+        self.transcript
+            .push(format!("{} {id} {action:?} because {because}", self.now));
+        let outcome = match action {
+            Action::Ec2(action) => {
+                if let Some(operation) = action.operation() {
+                    *self.calls.entry(operation).or_default() += 1;
+                }
+                if !matches!(
+                    action,
+                    Ec2Action::DescribeNetworkInterfaces(_)
+                        | Ec2Action::DescribeSubnets
+                        | Ec2Action::ReadMetadata
+                ) {
+                    self.changed_at = self.now;
+                }
+                self.cloud
+                    .execute(&self.ipam.constraints().node.clone(), action, self.now)
+            }
+            Action::Host(_) => {
+                self.changed_at = self.now;
+                Outcome::Done(Effect::Done)
+            }
+        };
+        self.ipam.handle_outcome(*id, outcome, self.now);
+    }
+
+    fn ask(&mut self, request: AddressRequest) {
+        match self.ipam.assign(&request, self.now) {
+            Ok(Assigned::Now(uncommitted)) => {
+                if let Some(lease) = self.ipam.commit(uncommitted) {
+                    self.leases.insert(request.key, lease);
+                }
+            }
+            Ok(Assigned::Later { .. }) => {}
+            Err(_) => self.refused.push_back((self.now + RETRY, request)),
+        }
+    }
+
+    fn ask_again(&mut self, key: &PodKey) {
+        let pod = Pod {
+            namespace: "default".to_string(),
+            name: key.container().to_string(),
+        };
+        let request = AddressRequest {
+            key: key.clone(),
+            pod: Arc::new(pod),
+            cards: CardChoice::Any,
+        };
+        self.refused.push_back((self.now + RETRY, request));
+    }
+}
