@@ -42,18 +42,12 @@ struct Delay {
 
 impl Backoff {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            delays: BTreeMap::new(),
-            random: seed,
-        }
+        Self { delays: BTreeMap::new(), random: seed }
     }
 
     /// Returns until when something is left alone, if it is.
     pub(crate) fn until(&self, culprit: Culprit, now: Timestamp) -> Option<Timestamp> {
-        self.delays
-            .get(&culprit)
-            .map(|delay| delay.until)
-            .filter(|until| *until > now)
+        self.delays.get(&culprit).map(|delay| delay.until).filter(|until| *until > now)
     }
 
     /// Records a failure. The wait is `first` after the first in a row, at most `most`, and at least `asked`.
@@ -66,10 +60,8 @@ impl Backoff {
         now: Timestamp,
     ) {
         let jitter = self.next_random();
-        let delay = self.delays.entry(culprit).or_insert(Delay {
-            until: Timestamp::EPOCH,
-            failures: 0,
-        });
+        let delay =
+            self.delays.entry(culprit).or_insert(Delay { until: Timestamp::EPOCH, failures: 0 });
         let doubled = first.saturating_mul(1 << delay.failures.min(20)).min(most);
         let base = doubled.max(asked.unwrap_or_default());
         // A quarter of the wait, in 256 steps.
@@ -86,8 +78,7 @@ impl Backoff {
     /// Forgets what needs no more waiting and did not fail for a while.
     pub(crate) fn prune(&mut self, now: Timestamp) {
         const REMEMBERED: Duration = Duration::from_secs(15 * 60);
-        self.delays
-            .retain(|_, delay| now <= delay.until + REMEMBERED);
+        self.delays.retain(|_, delay| now <= delay.until + REMEMBERED);
     }
 
     /// Returns the next of a sequence that the seed decides (splitmix64).
@@ -114,10 +105,7 @@ mod tests {
             backoff.on_failed(culprit, first, most, None, now);
             let wait = backoff.until(culprit, now).unwrap().since(now);
             let expected = Duration::from_secs(expected);
-            assert!(
-                wait >= expected && wait <= expected * 5 / 4,
-                "{wait:?} for {expected:?}"
-            );
+            assert!(wait >= expected && wait <= expected * 5 / 4, "{wait:?} for {expected:?}");
         }
         backoff.on_success(culprit);
         assert_eq!(backoff.until(culprit, now), None);

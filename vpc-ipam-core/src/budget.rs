@@ -130,14 +130,8 @@ impl Default for Budget {
     /// A fifth of what EC2 gives an account by default for changes (50 at once, then 5 a second): enough to bring the
     /// largest node up without waiting, too little to starve others.
     fn default() -> Self {
-        let default = Rate {
-            burst: 20,
-            interval: Duration::from_secs(1),
-        };
-        Self {
-            default,
-            rates: BTreeMap::new(),
-        }
+        let default = Rate { burst: 20, interval: Duration::from_secs(1) };
+        Self { default, rates: BTreeMap::new() }
     }
 }
 
@@ -165,12 +159,7 @@ impl Spent {
         now: Timestamp,
     ) -> Timestamp {
         let Rate { burst, interval } = budget.rate(operation);
-        let full_at = self
-            .full_at
-            .get(&operation)
-            .copied()
-            .unwrap_or(now)
-            .max(now);
+        let full_at = self.full_at.get(&operation).copied().unwrap_or(now).max(now);
         // The calls push the time of fullness out; it may lie at most a whole bucket ahead.
         let after = full_at + interval * calls;
         let ahead_max = interval * burst.max(1);
@@ -193,10 +182,7 @@ mod tests {
     #[test]
     fn calls_in_any_window_stay_under_the_budget() {
         let budget = Budget {
-            default: Rate {
-                burst: 5,
-                interval: Duration::from_secs(2),
-            },
+            default: Rate { burst: 5, interval: Duration::from_secs(2) },
             rates: BTreeMap::new(),
         };
         let operation = Ec2Operation::CreateNetworkInterface;
@@ -216,10 +202,7 @@ mod tests {
             for (count, last) in calls[index..].iter().enumerate() {
                 let window = last.since(*first);
                 let allowed = 5 + window.as_secs() / 2;
-                assert!(
-                    count as u64 + 1 <= allowed,
-                    "{count} calls within {window:?}"
-                );
+                assert!(count as u64 + 1 <= allowed, "{count} calls within {window:?}");
             }
         }
     }
@@ -227,16 +210,10 @@ mod tests {
     #[test]
     fn operations_do_not_share_a_bucket() {
         let budget = Budget {
-            default: Rate {
-                burst: 1,
-                interval: Duration::from_secs(60),
-            },
+            default: Rate { burst: 1, interval: Duration::from_secs(60) },
             rates: BTreeMap::from([(
                 Ec2Operation::DescribeSubnets,
-                Rate {
-                    burst: 2,
-                    interval: Duration::from_secs(1),
-                },
+                Rate { burst: 2, interval: Duration::from_secs(1) },
             )]),
         };
         let now = Timestamp::from_secs(1000);
@@ -244,14 +221,8 @@ mod tests {
         spent.on_call(&budget, Ec2Operation::CreateNetworkInterface, now);
         let ready = |operation, calls| spent.ready_at(&budget, operation, calls, now);
         assert_eq!(ready(Ec2Operation::AttachNetworkInterface, 1), now);
-        assert_eq!(
-            ready(Ec2Operation::CreateNetworkInterface, 1),
-            now + Duration::from_secs(60)
-        );
+        assert_eq!(ready(Ec2Operation::CreateNetworkInterface, 1), now + Duration::from_secs(60));
         assert_eq!(ready(Ec2Operation::DescribeSubnets, 2), now);
-        assert_eq!(
-            ready(Ec2Operation::DescribeSubnets, 3),
-            now + Duration::from_secs(1)
-        );
+        assert_eq!(ready(Ec2Operation::DescribeSubnets, 3), now + Duration::from_secs(1));
     }
 }

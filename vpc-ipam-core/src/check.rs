@@ -95,10 +95,7 @@ pub enum Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SharedAddress {
-                address,
-                pods: [a, b],
-            } => {
+            Self::SharedAddress { address, pods: [a, b] } => {
                 write!(f, "{address} is held by {a} and by {b}")
             }
             Self::PrimaryAddressLeased { address, pod } => {
@@ -150,36 +147,26 @@ impl Ipam {
                     violations.push(Violation::SharedAddress { address, pods });
                 }
                 if own(address) {
-                    violations.push(Violation::PrimaryAddressLeased {
-                        address,
-                        pod: lease.key.clone(),
-                    });
+                    violations
+                        .push(Violation::PrimaryAddressLeased { address, pod: lease.key.clone() });
                 }
                 let mut enis = self.pool().enis().iter();
                 if enis.any(|eni| eni.block(address).is_some_and(|b| !b.is_assigned(address))) {
-                    violations.push(Violation::LeaseNotCounted {
-                        address,
-                        pod: lease.key.clone(),
-                    });
+                    violations.push(Violation::LeaseNotCounted { address, pod: lease.key.clone() });
                 }
             }
             let mut cards: Vec<Card> = lease.interfaces().map(|interface| interface.card).collect();
             cards.sort_unstable();
             if let Some(pair) = cards.windows(2).find(|pair| pair[0] == pair[1]) {
-                violations.push(Violation::SharedCard {
-                    card: pair[0],
-                    pod: lease.key.clone(),
-                });
+                violations.push(Violation::SharedCard { card: pair[0], pod: lease.key.clone() });
             }
         }
     }
 
     fn check_enis(&self, violations: &mut Vec<Violation>) {
         let enis = self.pool().enis();
-        let mut nets: Vec<IpNet> = enis
-            .iter()
-            .flat_map(|eni| eni.blocks().iter().map(|block| block.net()))
-            .collect();
+        let mut nets: Vec<IpNet> =
+            enis.iter().flat_map(|eni| eni.blocks().iter().map(|block| block.net())).collect();
         nets.sort_unstable();
         for pair in nets.windows(2) {
             let (first, second) = (pair[0], pair[1]);
@@ -201,10 +188,7 @@ impl Ipam {
             }
             let blocks = eni.ipv4_slots_used();
             if eni.is_managed() && blocks > u32::from(self.limits().ipv4_slots()) {
-                violations.push(Violation::TooManyBlocks {
-                    eni: eni.id,
-                    blocks,
-                });
+                violations.push(Violation::TooManyBlocks { eni: eni.id, blocks });
             }
             let given_back =
                 eni.is_leaving() && eni.stage != crate::Stage::Leaving(crate::Leaving::Vanished);
@@ -223,11 +207,7 @@ impl Ipam {
     }
 
     fn check_places(&self, violations: &mut Vec<Violation>) {
-        let held = self
-            .pool()
-            .enis()
-            .iter()
-            .filter(|eni: &&Eni| eni.occupies_slot());
+        let held = self.pool().enis().iter().filter(|eni: &&Eni| eni.occupies_slot());
         let coming = self.pool().creations().values().map(|c| (c.card, c.device));
         let mut places: Vec<(Card, DeviceIndex)> = held
             .map(|eni| (eni.card, eni.device))

@@ -251,11 +251,7 @@ fn families(vars: &mut Vars) -> Families {
     // The peer's code says false; its manifest, and everybody, says true.
     let ipv4 = vars.truth("ENABLE_IPv4", !ipv6);
     let prefixes = vars.truth("ENABLE_PREFIX_DELEGATION", false);
-    let kind = if prefixes {
-        Ipv4Kind::Prefixes
-    } else {
-        Ipv4Kind::Addresses
-    };
+    let kind = if prefixes { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };
     match (ipv4, ipv6) {
         (true, false) => Families::Ipv4(kind),
         (false, true) => Families::Ipv6,
@@ -277,9 +273,7 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     let counts = 0..=i64::from(u32::MAX);
     let mut count = |name, default: u32, used| {
         let value = vars.whole(name, counts.clone(), used);
-        value
-            .and_then(|value| u32::try_from(value).ok())
-            .unwrap_or(default)
+        value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default)
     };
     let enis = count("WARM_ENI_TARGET", 1, "1");
     let warm = count("WARM_IP_TARGET", 0, "no target");
@@ -292,12 +286,7 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
         }
     };
     if families == Families::Ipv6 {
-        let all = [
-            "WARM_ENI_TARGET",
-            "WARM_IP_TARGET",
-            "MINIMUM_IP_TARGET",
-            "WARM_PREFIX_TARGET",
-        ];
+        let all = ["WARM_ENI_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET", "WARM_PREFIX_TARGET"];
         for name in all {
             overridden(vars, name, "ENABLE_IPv6");
         }
@@ -305,11 +294,7 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     }
     let with_prefixes = families.ipv4() == Some(Ipv4Kind::Prefixes);
     if warm != 0 || minimum != 0 {
-        let by = if warm != 0 {
-            "WARM_IP_TARGET"
-        } else {
-            "MINIMUM_IP_TARGET"
-        };
+        let by = if warm != 0 { "WARM_IP_TARGET" } else { "MINIMUM_IP_TARGET" };
         overridden(vars, "WARM_ENI_TARGET", by);
         overridden(vars, "WARM_PREFIX_TARGET", by);
         if warm == 0 {
@@ -351,9 +336,7 @@ fn enis_max(vars: &mut Vars) -> Option<u8> {
 }
 
 fn cooldown(vars: &mut Vars) -> Duration {
-    let secs = vars
-        .whole("IP_COOLDOWN_PERIOD", 0..=86_400, "30")
-        .unwrap_or(COOLDOWN_SECS);
+    let secs = vars.whole("IP_COOLDOWN_PERIOD", 0..=86_400, "30").unwrap_or(COOLDOWN_SECS);
     if secs < COOLDOWN_SECS {
         vars.note(
             "IP_COOLDOWN_PERIOD",
@@ -378,25 +361,16 @@ mod tests {
             (&[("WARM_ENI_TARGET", "-2")], WarmTarget::Enis(1)),
             (&[("WARM_ENI_TARGET", "0")], WarmTarget::Enis(0)),
             (&[("WARM_ENI_TARGET", "abc")], WarmTarget::Enis(1)),
-            (
-                &[("WARM_ENI_TARGET", "3"), ("WARM_IP_TARGET", "10")],
-                ips(10, 0),
-            ),
+            (&[("WARM_ENI_TARGET", "3"), ("WARM_IP_TARGET", "10")], ips(10, 0)),
             (&[("WARM_IP_TARGET", "5")], ips(5, 0)),
             (&[("WARM_IP_TARGET", "non-integer")], WarmTarget::Enis(1)),
             (&[("WARM_IP_TARGET", "-3")], WarmTarget::Enis(1)),
             (&[("WARM_IP_TARGET", " 5")], WarmTarget::Enis(1)),
             (&[("WARM_IP_TARGET", "5.0")], WarmTarget::Enis(1)),
-            (
-                &[("WARM_IP_TARGET", "0"), ("MINIMUM_IP_TARGET", "10")],
-                ips(0, 10),
-            ),
+            (&[("WARM_IP_TARGET", "0"), ("MINIMUM_IP_TARGET", "10")], ips(0, 10)),
             (&[("MINIMUM_IP_TARGET", "-1")], WarmTarget::Enis(1)),
             (
-                &[
-                    ("ENABLE_PREFIX_DELEGATION", "true"),
-                    ("WARM_PREFIX_TARGET", "-1"),
-                ],
+                &[("ENABLE_PREFIX_DELEGATION", "true"), ("WARM_PREFIX_TARGET", "-1")],
                 WarmTarget::Prefixes(0),
             ),
             (&[("WARM_PREFIX_TARGET", "1")], WarmTarget::Enis(1)),
@@ -421,23 +395,15 @@ mod tests {
 
         for (value, expected) in [("", 30), ("abc", 30), ("0", 0), ("-5", 30), ("45", 45)] {
             let (config, _) = Config::from_vars([("IP_COOLDOWN_PERIOD", value)]);
-            assert_eq!(
-                config.cooldown.as_secs(),
-                expected,
-                "IP_COOLDOWN_PERIOD={value}"
-            );
+            assert_eq!(config.cooldown.as_secs(), expected, "IP_COOLDOWN_PERIOD={value}");
         }
     }
 
     #[test]
     fn mtu_is_clamped_and_the_clamping_noted() {
-        for (value, expected, notes) in [
-            ("", 9001, 0),
-            ("1500", 1500, 0),
-            ("100", 576, 1),
-            ("65536", 9001, 1),
-            ("x", 9001, 1),
-        ] {
+        for (value, expected, notes) in
+            [("", 9001, 0), ("1500", 1500, 0), ("100", 576, 1), ("65536", 9001, 1), ("x", 9001, 1)]
+        {
             let (config, actual) = Config::from_vars([("AWS_VPC_ENI_MTU", value)]);
             assert_eq!(config.eni_mtu, expected, "AWS_VPC_ENI_MTU={value}");
             assert_eq!(actual.len(), notes, "AWS_VPC_ENI_MTU={value}: {actual:?}");
@@ -449,17 +415,11 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_noted() {
         let cases: [(&[(&str, &str)], &[&str]); 5] = [
-            (
-                &[("WARM_ENI_TARGET", "1"), ("WARM_IP_TARGET", "5")],
-                &["WARM_ENI_TARGET"],
-            ),
+            (&[("WARM_ENI_TARGET", "1"), ("WARM_IP_TARGET", "5")], &["WARM_ENI_TARGET"]),
             (&[("WARM_PREFIX_TARGET", "1")], &["WARM_PREFIX_TARGET"]),
             (&[("MINIMUM_IP_TARGET", "10")], &["MINIMUM_IP_TARGET"]),
             (&[("ENABLE_IPv4", "false")], &["ENABLE_IPv4"]),
-            (
-                &[("ENABLE_IPv6", "true"), ("WARM_IP_TARGET", "5")],
-                &["WARM_IP_TARGET"],
-            ),
+            (&[("ENABLE_IPv6", "true"), ("WARM_IP_TARGET", "5")], &["WARM_IP_TARGET"]),
         ];
         for (vars, expected) in cases {
             let (_, notes) = Config::from_vars(vars.iter().copied());

@@ -74,21 +74,12 @@ pub(crate) const PREFIX_SIZE: u32 = 16;
 pub fn demand(target: WarmTarget, kind: Ipv4Kind, stock: Stock, slots: u16) -> Demand {
     let bounds = match target {
         WarmTarget::Ips { warm, minimum } => return ips(warm, minimum, kind, stock),
-        WarmTarget::Batch {
-            batch,
-            buffer_percent,
-        } => {
+        WarmTarget::Batch { batch, buffer_percent } => {
             return batches(batch.max(1), buffer_percent, kind, stock);
         }
         // Asked for whole prefixes where none are in use, a unit of 1 address leaves the target's meaning as it is.
-        WarmTarget::Prefixes(prefixes) => Units {
-            size: PREFIX_SIZE,
-            keep: prefixes,
-        },
-        WarmTarget::Enis(enis) => Units {
-            size: u32::from(slots.max(1)),
-            keep: enis,
-        },
+        WarmTarget::Prefixes(prefixes) => Units { size: PREFIX_SIZE, keep: prefixes },
+        WarmTarget::Enis(enis) => Units { size: u32::from(slots.max(1)), keep: enis },
     };
     match kind {
         Ipv4Kind::Addresses => units_of_addresses(bounds, stock),
@@ -147,9 +138,7 @@ fn ips(warm: u32, minimum: u32, kind: Ipv4Kind, stock: Stock) -> Demand {
         Ipv4Kind::Prefixes => {
             let size = i64::from(PREFIX_SIZE);
             let used = total - free;
-            let needed = (used + warm)
-                .div_ceil_by(size)
-                .max(minimum.div_ceil_by(size));
+            let needed = (used + warm).div_ceil_by(size).max(minimum.div_ceil_by(size));
             over((i64::from(stock.prefixes) - needed).min(i64::from(stock.prefixes_free)))
         }
     }
@@ -229,51 +218,13 @@ mod tests {
             (WarmTarget::Enis(0), (3, 3, 0, 0), 3, Short(3)),
             (WarmTarget::Enis(0), (0, 0, 0, 0), 3, Short(3)),
             (WarmTarget::Enis(2), (3, 0, 0, 7), 3, Short(12)),
-            (
-                WarmTarget::Batch {
-                    batch: 16,
-                    buffer_percent: 50,
-                },
-                (0, 0, 0, 0),
-                29,
-                Short(16),
-            ),
-            (
-                WarmTarget::Batch {
-                    batch: 16,
-                    buffer_percent: 50,
-                },
-                (16, 8, 0, 0),
-                29,
-                Met,
-            ),
-            (
-                WarmTarget::Batch {
-                    batch: 16,
-                    buffer_percent: 50,
-                },
-                (16, 9, 0, 0),
-                29,
-                Short(16),
-            ),
-            (
-                WarmTarget::Batch {
-                    batch: 16,
-                    buffer_percent: 50,
-                },
-                (48, 9, 0, 0),
-                29,
-                Over(16),
-            ),
+            (WarmTarget::Batch { batch: 16, buffer_percent: 50 }, (0, 0, 0, 0), 29, Short(16)),
+            (WarmTarget::Batch { batch: 16, buffer_percent: 50 }, (16, 8, 0, 0), 29, Met),
+            (WarmTarget::Batch { batch: 16, buffer_percent: 50 }, (16, 9, 0, 0), 29, Short(16)),
+            (WarmTarget::Batch { batch: 16, buffer_percent: 50 }, (48, 9, 0, 0), 29, Over(16)),
         ];
         for (target, (total, assigned, cooling, waiting), slots, expected) in cases {
-            let stock = Stock {
-                total,
-                assigned,
-                cooling,
-                waiting,
-                ..Stock::default()
-            };
+            let stock = Stock { total, assigned, cooling, waiting, ..Stock::default() };
             let actual = demand(target, Ipv4Kind::Addresses, stock, slots);
             assert_eq!(actual, expected, "{target:?} {stock:?} slots {slots}");
         }
@@ -323,36 +274,20 @@ mod tests {
         let targets = [
             WarmTarget::Enis(0),
             WarmTarget::Enis(2),
-            WarmTarget::Ips {
-                warm: 3,
-                minimum: 7,
-            },
+            WarmTarget::Ips { warm: 3, minimum: 7 },
             WarmTarget::Prefixes(0),
             WarmTarget::Prefixes(2),
-            WarmTarget::Batch {
-                batch: 5,
-                buffer_percent: 130,
-            },
+            WarmTarget::Batch { batch: 5, buffer_percent: 130 },
         ];
         for target in targets {
             for used in 0..40 {
                 for free in 0..40 {
                     let total = used + free;
-                    let stock = Stock {
-                        total,
-                        assigned: used,
-                        ..Stock::default()
-                    };
+                    let stock = Stock { total, assigned: used, ..Stock::default() };
                     let after = match demand(target, Ipv4Kind::Addresses, stock, 9) {
                         Met => continue,
-                        Short(by) => Stock {
-                            total: total + by,
-                            ..stock
-                        },
-                        Over(by) => Stock {
-                            total: total - by,
-                            ..stock
-                        },
+                        Short(by) => Stock { total: total + by, ..stock },
+                        Over(by) => Stock { total: total - by, ..stock },
                     };
                     let again = demand(target, Ipv4Kind::Addresses, after, 9);
                     assert_eq!(again, Met, "{target:?} {stock:?} then {after:?}");

@@ -25,10 +25,7 @@ impl IdText {
         }
         bytes[..text.len()].copy_from_slice(text.as_bytes());
         // The length was compared with ID_LEN_MAX above.
-        Ok(Self {
-            bytes,
-            len: text.len() as u8,
-        })
+        Ok(Self { bytes, len: text.len() as u8 })
     }
 
     fn as_str(&self) -> &str {
@@ -135,11 +132,7 @@ impl FromStr for Mac {
             let part = parts.next().filter(|p| p.len() == 2).ok_or_else(error)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
-        if parts.next().is_some() {
-            Err(error())
-        } else {
-            Ok(Self(bytes))
-        }
+        if parts.next().is_some() { Err(error()) } else { Ok(Self(bytes)) }
     }
 }
 
@@ -231,11 +224,8 @@ pub struct EmptyKeyError {
 impl PodKey {
     /// Makes a key from the network's name, the container's id and the interface's name inside the container.
     pub fn new(network: &str, container: &str, ifname: &str) -> Result<Self, EmptyKeyError> {
-        let parts = [
-            ("network name", network),
-            ("container id", container),
-            ("interface name", ifname),
-        ];
+        let parts =
+            [("network name", network), ("container id", container), ("interface name", ifname)];
         if let Some((part, _)) = parts.into_iter().find(|(_, text)| text.is_empty()) {
             return Err(EmptyKeyError { part });
         }
@@ -264,13 +254,7 @@ impl PodKey {
 
 impl fmt::Display for PodKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}/{}",
-            self.network(),
-            self.container(),
-            self.ifname()
-        )
+        write!(f, "{}/{}/{}", self.network(), self.container(), self.ifname())
     }
 }
 
@@ -304,11 +288,7 @@ mod key_serde {
 
     impl<'de> serde::Deserialize<'de> for PodKey {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let Fields {
-                network,
-                container,
-                ifname,
-            } = Fields::deserialize(deserializer)?;
+            let Fields { network, container, ifname } = Fields::deserialize(deserializer)?;
             Self::new(&network, &container, &ifname).map_err(serde::de::Error::custom)
         }
     }
@@ -323,10 +303,7 @@ mod tests {
     fn ids_keep_their_text() {
         let longest = "x".repeat(ID_LEN_MAX);
         for text in ["eni-0123456789abcdef0", "e0", longest.as_str()] {
-            assert_eq!(
-                text.parse::<EniId>().map(|id| id.to_string()).as_deref(),
-                Ok(text)
-            );
+            assert_eq!(text.parse::<EniId>().map(|id| id.to_string()).as_deref(), Ok(text));
         }
         let too_long = "x".repeat(ID_LEN_MAX + 1);
         for text in ["", " eni-1", "eni\u{e9}", too_long.as_str()] {
@@ -358,10 +335,7 @@ mod tests {
     #[test]
     fn key_with_an_empty_part_is_refused() {
         for parts in [["", "c", "i"], ["n", "", "i"], ["n", "c", ""]] {
-            assert!(
-                PodKey::new(parts[0], parts[1], parts[2]).is_err(),
-                "{parts:?}"
-            );
+            assert!(PodKey::new(parts[0], parts[1], parts[2]).is_err(), "{parts:?}");
         }
     }
 }

@@ -284,10 +284,7 @@ impl Ipam {
     /// handed out nor given back.
     pub fn handle_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
         for eni in self.pool.enis_mut() {
-            for block in eni
-                .blocks_mut()
-                .filter(|block| block.net().contains(&address))
-            {
+            for block in eni.blocks_mut().filter(|block| block.net().contains(&address)) {
                 block.on_quarantined(address, in_use, now);
             }
         }
@@ -304,9 +301,7 @@ impl Ipam {
         now: Timestamp,
     ) -> Result<Assigned, AssignError> {
         if let Some(waiting) = self.waiting.iter().find(|w| w.request.key == request.key) {
-            return Ok(Assigned::Later {
-                deadline: waiting.deadline,
-            });
+            return Ok(Assigned::Later { deadline: waiting.deadline });
         }
         let why = match self.pool.assign(request, &self.serving(), now) {
             Ok(lease) => {
@@ -319,10 +314,7 @@ impl Ipam {
             return Err(AssignError::TooManyWaiting);
         }
         let deadline = now + self.config.timing.add_wait;
-        self.waiting.push_back(Waiting {
-            request: request.clone(),
-            deadline,
-        });
+        self.waiting.push_back(Waiting { request: request.clone(), deadline });
         if why == NotAssigned::NoneFree
             && let Err(error) = self.wait_is_worthwhile(deadline, now)
         {
@@ -357,11 +349,7 @@ impl Ipam {
             Some(lease) => {
                 self.changed_at.get_or_insert(now);
                 let addresses = lease.addresses().collect();
-                let record = Record::Released {
-                    key: key.clone(),
-                    addresses,
-                    at: now,
-                };
+                let record = Record::Released { key: key.clone(), addresses, at: now };
                 Released::Lease { lease, record }
             }
             None if was_waiting => {
@@ -386,10 +374,7 @@ impl Ipam {
     /// Returns the next answer to an ADD that had to wait.
     pub fn poll_grant(&mut self) -> Option<Grant> {
         let Granted { key, result } = self.grants.pop_front()?;
-        Some(Grant {
-            key,
-            result: result.map(|lease| Uncommitted { lease }),
-        })
+        Some(Grant { key, result: result.map(|lease| Uncommitted { lease }) })
     }
 
     /// Returns the next thing that happened.
@@ -412,21 +397,12 @@ impl Ipam {
             .iter()
             .map(|waiting| (waiting.deadline, Wake::Deadline))
             .min_by_key(|(at, _)| *at);
-        [changed, self.due, deadline]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [changed, self.due, deadline].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Returns what would be done now, and why, and what is held back, and by what. Changes nothing.
     pub fn plan(&self, now: Timestamp) -> Plan {
-        plan(
-            &self.pool,
-            &self.config,
-            &self.limits,
-            &self.constraints,
-            now,
-        )
+        plan(&self.pool, &self.config, &self.limits, &self.constraints, now)
     }
 
     /// Returns what the node holds.
@@ -456,9 +432,7 @@ impl Ipam {
 
     /// Returns the pods that wait for an address, and until when, first come first.
     pub fn waiting(&self) -> impl ExactSizeIterator<Item = (&PodKey, Timestamp)> {
-        self.waiting
-            .iter()
-            .map(|waiting| (&waiting.request.key, waiting.deadline))
+        self.waiting.iter().map(|waiting| (&waiting.request.key, waiting.deadline))
     }
 
     /// Serves those who wait, plans, and issues what is planned.
@@ -483,34 +457,23 @@ impl Ipam {
     fn serve_waiting(&mut self, now: Timestamp) {
         let serving = self.serving();
         let mut waiting = core::mem::take(&mut self.waiting);
-        waiting.retain(
-            |Waiting { request, .. }| match self.pool.assign(request, &serving, now) {
-                Ok(lease) => {
-                    self.grants.push_back(Granted {
-                        key: request.key.clone(),
-                        result: Ok(lease),
-                    });
-                    false
-                }
-                Err(_) => true,
-            },
-        );
+        waiting.retain(|Waiting { request, .. }| match self.pool.assign(request, &serving, now) {
+            Ok(lease) => {
+                self.grants.push_back(Granted { key: request.key.clone(), result: Ok(lease) });
+                false
+            }
+            Err(_) => true,
+        });
         self.waiting = waiting;
         self.count_waiting();
         if self.waiting.iter().any(|waiting| waiting.deadline <= now) {
             let causes = self.causes(&self.plan(now));
-            let error = AssignError::NoAddress {
-                causes,
-                retry_at: Some(now),
-            };
+            let error = AssignError::NoAddress { causes, retry_at: Some(now) };
             self.waiting.retain(|Waiting { request, deadline }| {
                 let over = *deadline <= now;
                 if over {
                     let result = Err(error.clone());
-                    self.grants.push_back(Granted {
-                        key: request.key.clone(),
-                        result,
-                    });
+                    self.grants.push_back(Granted { key: request.key.clone(), result });
                 }
                 !over
             });
@@ -533,16 +496,10 @@ impl Ipam {
     ) -> Result<(), AssignError> {
         self.count_waiting();
         let plan = self.plan(now);
-        let coming = plan
-            .actions
-            .iter()
-            .chain(self.in_flight.values())
-            .any(brings_addresses);
+        let coming = plan.actions.iter().chain(self.in_flight.values()).any(brings_addresses);
         let in_time = |held: &Held| {
-            let for_growth = !matches!(
-                held.wanted,
-                Wanted::FewerAddresses { .. } | Wanted::FreeEni(_)
-            );
+            let for_growth =
+                !matches!(held.wanted, Wanted::FewerAddresses { .. } | Wanted::FreeEni(_));
             let audit = matches!(
                 (held.wanted, held.waiting_on),
                 (Wanted::Answer(_) | Wanted::Subnets, WaitingOn::Time { .. })
@@ -557,11 +514,8 @@ impl Ipam {
             return Ok(());
         }
         let causes = self.causes(&plan);
-        let retry_at = causes
-            .iter()
-            .filter_map(|held| held.waiting_on.until())
-            .chain(cooled_at)
-            .min();
+        let retry_at =
+            causes.iter().filter_map(|held| held.waiting_on.until()).chain(cooled_at).min();
         Err(AssignError::NoAddress { causes, retry_at })
     }
 
@@ -582,9 +536,7 @@ impl Ipam {
             return None;
         }
         let blocks = self.pool.enis().iter().flat_map(|eni| eni.blocks());
-        blocks
-            .filter_map(|block| block.cooled_at(now, self.config.cooldown))
-            .min()
+        blocks.filter_map(|block| block.cooled_at(now, self.config.cooldown)).min()
     }
 
     fn serving(&self) -> Serving {
@@ -601,23 +553,17 @@ impl Ipam {
 
     fn on_observation(&mut self, observation: &Observation, now: Timestamp) {
         let finding =
-            self.pool
-                .on_observation(observation, &self.constraints.node, &self.config, now);
+            self.pool.on_observation(observation, &self.constraints.node, &self.config, now);
         for event in finding.events {
             self.event(event);
         }
         let reads = &mut self.constraints.reads;
         reads.ask_ec2 |= finding.ask_ec2;
         let answered = |read: &mut Read| {
-            read.answered = Some(
-                read.answered
-                    .map_or(observation.as_of, |at| at.max(observation.as_of)),
-            );
+            read.answered =
+                Some(read.answered.map_or(observation.as_of, |at| at.max(observation.as_of)));
         };
-        let primary = observation
-            .enis
-            .iter()
-            .find(|eni| eni.id == self.constraints.node.primary);
+        let primary = observation.enis.iter().find(|eni| eni.id == self.constraints.node.primary);
         match (observation.source, &observation.scope) {
             (Source::Imds, _) => {
                 answered(&mut reads.metadata);
@@ -646,12 +592,7 @@ impl Ipam {
     fn mark_excluded(&mut self) {
         let cluster = self.config.cluster.as_deref();
         for eni in self.pool.enis_mut() {
-            if let Some(subnet) = self
-                .constraints
-                .subnets
-                .list
-                .iter()
-                .find(|s| s.id == eni.subnet)
+            if let Some(subnet) = self.constraints.subnets.list.iter().find(|s| s.id == eni.subnet)
             {
                 eni.excluded = is_excluded(subnet, cluster);
             }
@@ -668,11 +609,7 @@ impl Ipam {
         }
         let Planned { action, because } = planned.clone();
         self.in_flight.insert(id, planned);
-        self.actions.push_back(Issued {
-            id,
-            action,
-            because,
-        });
+        self.actions.push_back(Issued { id, action, because });
     }
 
     fn on_ec2_issued(
@@ -683,9 +620,7 @@ impl Ipam {
         now: Timestamp,
     ) {
         if let Some(operation) = action.operation() {
-            self.constraints
-                .spent
-                .on_call(&self.constraints.budget, operation, now);
+            self.constraints.spent.on_call(&self.constraints.budget, operation, now);
         }
         let reads = &mut self.constraints.reads;
         let (eni, kind) = match action {
@@ -694,8 +629,7 @@ impl Ipam {
                 return;
             }
             Ec2Action::AttachNetworkInterface(attach) => {
-                self.pool
-                    .on_place_chosen(attach.eni, attach.card, attach.device);
+                self.pool.on_place_chosen(attach.eni, attach.card, attach.device);
                 (attach.eni, Ec2CallKind::Attach)
             }
             Ec2Action::ModifyNetworkInterfaceAttribute(modify) => {
@@ -707,35 +641,24 @@ impl Ipam {
             }
             Ec2Action::AssignPrivateIpAddresses(assign) => {
                 let kind = match assign.amount {
-                    Ipv4Amount::Addresses(n) => Ec2CallKind::AssignIpv4 {
-                        blocks: n.into(),
-                        prefixes: false,
-                    },
-                    Ipv4Amount::Prefixes(n) => Ec2CallKind::AssignIpv4 {
-                        blocks: n.into(),
-                        prefixes: true,
-                    },
+                    Ipv4Amount::Addresses(n) => {
+                        Ec2CallKind::AssignIpv4 { blocks: n.into(), prefixes: false }
+                    }
+                    Ipv4Amount::Prefixes(n) => {
+                        Ec2CallKind::AssignIpv4 { blocks: n.into(), prefixes: true }
+                    }
                 };
                 (assign.eni, kind)
             }
             Ec2Action::AssignIpv6Addresses(assign) => (assign.eni, Ec2CallKind::AssignIpv6),
             Ec2Action::UnassignPrivateIpAddresses(unassign) => {
-                let nets = unassign
-                    .blocks
-                    .iter()
-                    .copied()
-                    .map(ipnet::IpNet::V4)
-                    .collect();
+                let nets: Vec<_> = unassign.blocks.iter().copied().map(ipnet::IpNet::V4).collect();
                 self.on_release_issued(unassign.eni, &nets, now);
                 (unassign.eni, Ec2CallKind::Unassign(nets))
             }
             Ec2Action::UnassignIpv6Addresses(unassign) => {
-                let nets = unassign
-                    .prefixes
-                    .iter()
-                    .copied()
-                    .map(ipnet::IpNet::V6)
-                    .collect();
+                let nets: Vec<_> =
+                    unassign.prefixes.iter().copied().map(ipnet::IpNet::V6).collect();
                 self.on_release_issued(unassign.eni, &nets, now);
                 (unassign.eni, Ec2CallKind::Unassign(nets))
             }
@@ -776,20 +699,11 @@ impl Ipam {
         because: Because,
     ) {
         let creations = self.pool.creations_mut();
-        let before = creations
-            .iter()
-            .find(|(_, c)| c.request.client_token == request.client_token);
+        let before = creations.iter().find(|(_, c)| c.request.client_token == request.client_token);
         if let Some(before) = before.map(|(id, _)| *id)
             && let Some(creation) = creations.remove(&before)
         {
-            creations.insert(
-                id,
-                Creation {
-                    called: true,
-                    repeat_at: None,
-                    ..creation
-                },
-            );
+            creations.insert(id, Creation { called: true, repeat_at: None, ..creation });
             return;
         }
         let card = match because {
@@ -803,18 +717,12 @@ impl Ipam {
             return;
         };
         let request = request.clone();
-        let creation = Creation {
-            request,
-            card,
-            device,
-            repeat_at: None,
-            attempts: 0,
-            called: true,
-        };
+        let creation =
+            Creation { request, card, device, repeat_at: None, attempts: 0, called: true };
         self.pool.creations_mut().insert(id, creation);
     }
 
-    fn on_release_issued(&mut self, eni: EniId, nets: &Vec<ipnet::IpNet>, now: Timestamp) {
+    fn on_release_issued(&mut self, eni: EniId, nets: &[ipnet::IpNet], now: Timestamp) {
         self.constraints.shrunk_at = Some(now);
         if let Some(eni) = self.pool.eni_mut(eni) {
             for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {

@@ -90,10 +90,7 @@ impl Limits {
 
     /// Returns how many ENIs a network card takes: 0 if the type has no such card.
     pub fn enis(&self, card: Card) -> u8 {
-        self.enis_per_card
-            .get(usize::from(card.0))
-            .copied()
-            .unwrap_or(0)
+        self.enis_per_card.get(usize::from(card.0)).copied().unwrap_or(0)
     }
 
     /// Returns the network cards.
@@ -125,10 +122,7 @@ struct Row {
     memory_mib: u32,
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one per column of the generated table"
-)]
+#[expect(clippy::too_many_arguments, reason = "one per column of the generated table")]
 const fn row(
     name: &'static str,
     enis_per_card: &'static [u8],

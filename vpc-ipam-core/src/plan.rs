@@ -57,10 +57,8 @@ pub struct CardDemand {
 impl Plan {
     /// Returns the earliest time at which something that is held back may go.
     pub fn next_due(&self) -> Option<(Timestamp, WaitingOn)> {
-        let due = self
-            .held
-            .iter()
-            .filter_map(|held| Some((held.waiting_on.until()?, held.waiting_on)));
+        let due =
+            self.held.iter().filter_map(|held| Some((held.waiting_on.until()?, held.waiting_on)));
         due.min_by_key(|(until, _)| *until)
     }
 }
@@ -114,10 +112,7 @@ impl Planner<'_> {
     /// Compares each network card with its target and lets it grow or shrink.
     fn cards(&mut self) {
         if self.constraints.reads.attached.answered.is_none() {
-            self.hold(
-                Wanted::Addresses { card: Card(0) },
-                WaitingOn::FirstObservation,
-            );
+            self.hold(Wanted::Addresses { card: Card(0) }, WaitingOn::FirstObservation);
             return;
         }
         let Some(configured) = self.serving.ipv4 else {
@@ -129,13 +124,7 @@ impl Planner<'_> {
             let target = self.target(card);
             let stock = self.stock(card, kind, kind != configured);
             let demand = demand(target, kind, stock, self.limits.ipv4_slots());
-            let on_card = CardDemand {
-                card,
-                target,
-                kind,
-                stock,
-                demand,
-            };
+            let on_card = CardDemand { card, target, kind, stock, demand };
             self.plan.demand.push(on_card);
             self.shrink(on_card);
             if let Demand::Short(blocks) = demand {
@@ -149,12 +138,7 @@ impl Planner<'_> {
     fn cards_in_use(&self) -> Vec<Card> {
         let mut cards = alloc::vec![Card(0)];
         if self.config.multi_nic {
-            for card in self
-                .limits
-                .cards()
-                .into_iter()
-                .filter(|card| *card != Card(0))
-            {
+            for card in self.limits.cards().into_iter().filter(|card| *card != Card(0)) {
                 let on_card = || self.pool.enis().iter().filter(|eni| eni.card == card);
                 let for_efa = on_card().any(|eni| !eni.is_managed());
                 if !for_efa || on_card().any(Eni::is_managed) {
@@ -169,10 +153,7 @@ impl Planner<'_> {
     fn target(&self, card: Card) -> WarmTarget {
         match card {
             Card(0) => self.config.target,
-            Card(_) => WarmTarget::Ips {
-                warm: 1,
-                minimum: 1,
-            },
+            Card(_) => WarmTarget::Ips { warm: 1, minimum: 1 },
         }
     }
 
@@ -182,20 +163,13 @@ impl Planner<'_> {
             return configured;
         }
         let without = |subnet| {
-            self.constraints
-                .backoff
-                .until(Culprit::SubnetPrefixes(subnet), self.now)
-                .is_some()
+            self.constraints.backoff.until(Culprit::SubnetPrefixes(subnet), self.now).is_some()
         };
         let filled = self.pool.enis().iter().filter(|eni| eni.card == card);
         let of_enis = filled
             .filter(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
             .map(|e| e.subnet);
-        let of_new = if self.eni_room(card).is_ok() {
-            self.subnets_for_enis()
-        } else {
-            Vec::new()
-        };
+        let of_new = if self.eni_room(card).is_ok() { self.subnets_for_enis() } else { Vec::new() };
         let mut subnets = of_enis.chain(of_new).peekable();
         if subnets.peek().is_some() && subnets.all(without) {
             Ipv4Kind::Addresses
@@ -219,24 +193,14 @@ impl Planner<'_> {
             }
             self.count_blocks(eni, prefixes, both_kinds, horizon, &mut stock);
             if let Some(Ec2Call {
-                kind:
-                    Ec2CallKind::AssignIpv4 {
-                        blocks,
-                        prefixes: kind,
-                    },
-                ..
+                kind: Ec2CallKind::AssignIpv4 { blocks, prefixes: kind }, ..
             }) = eni.ec2_call
                 && (kind == prefixes || both_kinds)
             {
                 add_blocks(&mut stock, blocks, kind);
             }
         }
-        for creation in self
-            .pool
-            .creations()
-            .values()
-            .filter(|creation| creation.card == card)
-        {
+        for creation in self.pool.creations().values().filter(|creation| creation.card == card) {
             match creation.request.ipv4 {
                 Ipv4Amount::Addresses(n) if !prefixes => add_blocks(&mut stock, n.into(), false),
                 Ipv4Amount::Prefixes(n) if prefixes || both_kinds => {
@@ -286,19 +250,12 @@ impl Planner<'_> {
     /// Returns how many further ENIs a card takes, or what forbids any.
     fn eni_room(&self, card: Card) -> Result<u32, EniLimit> {
         let of_type = self.limits.enis(card);
-        let most = self
-            .config
-            .enis_max
-            .map_or(of_type, |most| most.min(of_type));
+        let most = self.config.enis_max.map_or(of_type, |most| most.min(of_type));
         let enis = || self.pool.enis().iter().filter(|eni| eni.card == card);
         let held = enis().filter(|eni| eni.occupies_slot() && eni.device != DeviceIndex(u8::MAX));
-        let coming = self
-            .pool
-            .creations()
-            .values()
-            .filter(|creation| creation.card == card)
-            .count()
-            + self.created.iter().filter(|(c, _)| *c == card).count();
+        let coming =
+            self.pool.creations().values().filter(|creation| creation.card == card).count()
+                + self.created.iter().filter(|(c, _)| *c == card).count();
         let has_trunk = || enis().any(|eni| eni.interface_type == crate::InterfaceType::Trunk);
         let for_trunk = self.config.trunk
             && card == Card(0)
@@ -341,15 +298,11 @@ impl Planner<'_> {
         because: Because,
     ) -> bool {
         let Some(operation) = action.operation() else {
-            self.plan.actions.push(Planned {
-                action: Action::Ec2(action),
-                because,
-            });
+            self.plan.actions.push(Planned { action: Action::Ec2(action), because });
             return true;
         };
-        let culprits = [Some(Culprit::Operation(operation)), about.map(Culprit::Eni)]
-            .into_iter()
-            .flatten();
+        let culprits =
+            [Some(Culprit::Operation(operation)), about.map(Culprit::Eni)].into_iter().flatten();
         for culprit in culprits {
             if let Some(until) = self.constraints.backoff.until(culprit, self.now) {
                 self.hold(wanted, WaitingOn::Backoff { culprit, until });
@@ -360,24 +313,13 @@ impl Planner<'_> {
         let spent = self.spent.as_ref().unwrap_or(&self.constraints.spent);
         let ready_at = spent.ready_at(budget, operation, 1, self.now);
         if ready_at > self.now {
-            self.hold(
-                wanted,
-                WaitingOn::Budget {
-                    operation,
-                    until: ready_at,
-                },
-            );
+            self.hold(wanted, WaitingOn::Budget { operation, until: ready_at });
             return false;
         }
-        let spent = self
-            .spent
-            .get_or_insert_with(|| self.constraints.spent.clone());
+        let spent = self.spent.get_or_insert_with(|| self.constraints.spent.clone());
         spent.on_call(budget, operation, self.now);
         self.busy.extend(about);
-        self.plan.actions.push(Planned {
-            action: Action::Ec2(action),
-            because,
-        });
+        self.plan.actions.push(Planned { action: Action::Ec2(action), because });
         true
     }
 
@@ -394,10 +336,7 @@ impl Planner<'_> {
             self.hold(wanted, WaitingOn::Backoff { culprit, until });
             return false;
         }
-        self.plan.actions.push(Planned {
-            action: Action::Host(action),
-            because,
-        });
+        self.plan.actions.push(Planned { action: Action::Host(action), because });
         true
     }
 
@@ -416,10 +355,7 @@ impl Planner<'_> {
         if self.busy.contains(&eni.id) {
             return Some(WaitingOn::StepBefore(eni.id));
         }
-        eni.doubt.map(|doubt| WaitingOn::Observation {
-            eni: eni.id,
-            cause: doubt.cause,
-        })
+        eni.doubt.map(|doubt| WaitingOn::Observation { eni: eni.id, cause: doubt.cause })
     }
 
     /// Returns what forbids acquiring anything, if something does.
@@ -440,17 +376,9 @@ impl Planner<'_> {
         for card in self.cards_in_use() {
             let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card);
             let there = enis.any(|eni| self.serving.takes_pods(eni))
-                || self
-                    .pool
-                    .creations()
-                    .values()
-                    .any(|creation| creation.card == card);
+                || self.pool.creations().values().any(|creation| creation.card == card);
             if !there {
-                self.create_enis(
-                    card,
-                    &[Ipv4Amount::Addresses(0)],
-                    Because::NoEniOnCard { card },
-                );
+                self.create_enis(card, &[Ipv4Amount::Addresses(0)], Because::NoEniOnCard { card });
             }
         }
     }

@@ -132,14 +132,9 @@ impl Pool {
 
     /// Returns the network cards on which we manage an ENI or are about to.
     pub fn cards(&self) -> Vec<Card> {
-        let held = self
-            .enis
-            .iter()
-            .filter(|eni| eni.is_managed())
-            .map(|eni| eni.card);
-        let mut cards: Vec<Card> = held
-            .chain(self.creations.values().map(|creation| creation.card))
-            .collect();
+        let held = self.enis.iter().filter(|eni| eni.is_managed()).map(|eni| eni.card);
+        let mut cards: Vec<Card> =
+            held.chain(self.creations.values().map(|creation| creation.card)).collect();
         cards.sort_unstable();
         cards.dedup();
         cards
@@ -202,11 +197,7 @@ impl Pool {
         if lease.addresses().any(taken) {
             return false;
         }
-        let held = HeldLease {
-            lease,
-            durable: true,
-            uncommitted: 0,
-        };
+        let held = HeldLease { lease, durable: true, uncommitted: 0 };
         self.leases.insert(held.lease.key.clone(), held);
         self.adopt_leases();
         true
@@ -220,17 +211,9 @@ impl Pool {
 
     /// Marks the addresses of blocks that leases name but that were not covered until now, and those that rest.
     pub(crate) fn adopt_leases(&mut self) {
-        let Self {
-            enis,
-            leases,
-            released_before,
-            ..
-        } = self;
+        let Self { enis, leases, released_before, .. } = self;
         for held in leases.values_mut() {
-            let HeldLease {
-                lease: Lease { first, more, .. },
-                ..
-            } = held;
+            let HeldLease { lease: Lease { first, more, .. }, .. } = held;
             for interface in core::iter::once(first).chain(more) {
                 for address in interface.addresses() {
                     let Some(eni) = enis.iter_mut().find(|eni| eni.block(address).is_some()) else {
@@ -238,11 +221,7 @@ impl Pool {
                     };
                     eni.on_assigned(address);
                     let (ipv4, ipv6) = (interface.ipv4, interface.ipv6);
-                    *interface = LeasedInterface {
-                        ipv4,
-                        ipv6,
-                        ..eni.interface()
-                    };
+                    *interface = LeasedInterface { ipv4, ipv6, ..eni.interface() };
                 }
             }
         }
@@ -270,9 +249,7 @@ impl Pool {
             let usable = |address| {
                 enis.iter().any(|eni| {
                     eni.stage == Stage::Ready
-                        && eni
-                            .block(address)
-                            .is_some_and(|b| b.state() == BlockState::Confirmed)
+                        && eni.block(address).is_some_and(|b| b.state() == BlockState::Confirmed)
                 })
             };
             if !held.lease.addresses().all(usable) {
@@ -285,11 +262,7 @@ impl Pool {
         let mut more = Vec::new();
         let first = match request.cards {
             CardChoice::Any => {
-                let cards = if serving.multi_nic {
-                    self.cards()
-                } else {
-                    Vec::new()
-                };
+                let cards = if serving.multi_nic { self.cards() } else { Vec::new() };
                 let others = cards.into_iter().filter(|card| *card != Card(0));
                 core::iter::once(Card(0))
                     .chain(others)
@@ -322,21 +295,15 @@ impl Pool {
             first,
             more,
         };
-        let held = HeldLease {
-            lease: lease.clone(),
-            durable: false,
-            uncommitted: 1,
-        };
+        let held = HeldLease { lease: lease.clone(), durable: false, uncommitted: 1 };
         self.leases.insert(request.key.clone(), held);
         Ok(lease)
     }
 
     /// Records that a lease is durable. Returns it, unless the pod gave it up meanwhile.
     pub(crate) fn on_committed(&mut self, lease: &Lease) -> Option<Lease> {
-        let held = self
-            .leases
-            .get_mut(&lease.key)
-            .filter(|held| held.lease.since == lease.since)?;
+        let held =
+            self.leases.get_mut(&lease.key).filter(|held| held.lease.since == lease.since)?;
         held.durable = true;
         held.uncommitted = held.uncommitted.saturating_sub(1);
         Some(held.lease.clone())
@@ -345,10 +312,8 @@ impl Pool {
     /// Records that a lease could not be made durable: unless it was before, the addresses are free again at once, since
     /// nobody was told of them.
     pub(crate) fn on_abandoned(&mut self, lease: &Lease) {
-        let Some(held) = self
-            .leases
-            .get_mut(&lease.key)
-            .filter(|held| held.lease.since == lease.since)
+        let Some(held) =
+            self.leases.get_mut(&lease.key).filter(|held| held.lease.since == lease.since)
         else {
             return;
         };
@@ -412,9 +377,7 @@ impl Pool {
 
     fn put_back(&mut self, interface: &LeasedInterface, released_at: Option<Timestamp>) {
         let key = (interface.card, interface.device, interface.eni);
-        let found = self
-            .enis
-            .binary_search_by_key(&key, |eni| (eni.card, eni.device, eni.id));
+        let found = self.enis.binary_search_by_key(&key, |eni| (eni.card, eni.device, eni.id));
         for address in interface.addresses() {
             match (found, released_at) {
                 (Ok(index), _) if self.enis[index].block(address).is_some() => {

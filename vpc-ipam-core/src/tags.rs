@@ -32,8 +32,7 @@ pub(crate) fn wanted(config: &Config) -> BTreeMap<String, String> {
         .collect();
     if let Some(cluster) = &config.cluster {
         tags.insert(CLUSTER.to_string(), cluster.clone());
-        tags.entry(OWNER.0.to_string())
-            .or_insert_with(|| OWNER.1.to_string());
+        tags.entry(OWNER.0.to_string()).or_insert_with(|| OWNER.1.to_string());
     }
     tags
 }

@@ -60,10 +60,7 @@ impl fmt::Display for Timestamp {
         let (secs, nanos) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
         let (year, month, day) = civil_date(secs / 86_400);
         let (hour, minute, second) = (secs / 3_600 % 24, secs / 60 % 60, secs % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
-        )?;
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
         match nanos {
             0 => {}
             n if n % 1_000_000 == 0 => write!(f, ".{:03}", n / 1_000_000)?,
@@ -86,11 +83,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -109,19 +102,12 @@ mod tests {
             (4_107_542_400_000_000_001, "2100-03-01T00:00:00.000000001Z"),
         ];
         for (nanos, expected) in cases {
-            assert_eq!(
-                Timestamp::from_nanos(nanos).to_string(),
-                expected,
-                "nanos {nanos}"
-            );
+            assert_eq!(Timestamp::from_nanos(nanos).to_string(), expected, "nanos {nanos}");
         }
     }
 
     #[test]
     fn clock_set_back_has_not_advanced() {
-        assert_eq!(
-            Timestamp::from_secs(5).since(Timestamp::from_secs(9)),
-            Duration::ZERO
-        );
+        assert_eq!(Timestamp::from_secs(5).since(Timestamp::from_secs(9)), Duration::ZERO);
     }
 }

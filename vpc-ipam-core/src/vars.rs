@@ -31,22 +31,13 @@ pub struct Vars {
 impl Vars {
     /// Takes variables in any order; of two with one name the later wins.
     pub fn new<N: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (N, V)>) -> Self {
-        let values = vars
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
-        Self {
-            values,
-            notes: Vec::new(),
-        }
+        let values = vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { values, notes: Vec::new() }
     }
 
     /// Returns the value of a variable, if it is set and not empty.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.values
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// Returns a truth value, or `default` for anything but Go's `1 t T TRUE true True 0 f F FALSE false False`.
@@ -74,22 +65,11 @@ impl Vars {
         match self.text(name)?.parse::<i64>() {
             Ok(value) if range.contains(&value) => Some(value),
             Ok(_) => {
-                self.note(
-                    name,
-                    Remark::OutOfRange {
-                        range,
-                        used: used.to_owned(),
-                    },
-                );
+                self.note(name, Remark::OutOfRange { range, used: used.to_owned() });
                 None
             }
             Err(_) => {
-                self.note(
-                    name,
-                    Remark::NotWhole {
-                        used: used.to_owned(),
-                    },
-                );
+                self.note(name, Remark::NotWhole { used: used.to_owned() });
                 None
             }
         }
@@ -103,22 +83,11 @@ impl Vars {
             Some(Ok(value)) if range.contains(&value) => value,
             Some(Ok(value)) => {
                 let used = value.clamp(low, high);
-                self.note(
-                    name,
-                    Remark::OutOfRange {
-                        range,
-                        used: used.to_string(),
-                    },
-                );
+                self.note(name, Remark::OutOfRange { range, used: used.to_string() });
                 used
             }
             Some(Err(_)) => {
-                self.note(
-                    name,
-                    Remark::NotWhole {
-                        used: default.to_string(),
-                    },
-                );
+                self.note(name, Remark::NotWhole { used: default.to_string() });
                 default
             }
         }
@@ -126,25 +95,14 @@ impl Vars {
 
     /// Returns the items of a comma-separated list, trimmed, empty ones left out.
     pub fn list(&self, name: &str) -> Vec<String> {
-        let items = self
-            .text(name)
-            .unwrap_or_default()
-            .split(',')
-            .map(str::trim);
-        items
-            .filter(|item| !item.is_empty())
-            .map(ToOwned::to_owned)
-            .collect()
+        let items = self.text(name).unwrap_or_default().split(',').map(str::trim);
+        items.filter(|item| !item.is_empty()).map(ToOwned::to_owned).collect()
     }
 
     /// Remarks on a variable as it is set.
     pub fn note(&mut self, variable: &'static str, remark: Remark) {
         let value = self.values.get(variable).cloned();
-        self.notes.push(Note {
-            variable,
-            value,
-            remark,
-        });
+        self.notes.push(Note { variable, value, remark });
     }
 
     /// Returns the remarks, in the order in which they were made.
@@ -248,13 +206,9 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_strict() {
-        for (value, expected) in [
-            ("5", Some(5)),
-            ("+5", Some(5)),
-            (" 5", None),
-            ("5.0", None),
-            ("0x5", None),
-        ] {
+        for (value, expected) in
+            [("5", Some(5)), ("+5", Some(5)), (" 5", None), ("5.0", None), ("0x5", None)]
+        {
             let mut vars = Vars::new([("X", value)]);
             assert_eq!(vars.whole("X", 0..=9, "1"), expected, "{value:?}");
         }

@@ -75,13 +75,9 @@ impl Ipam {
         let Some(creation) = self.pool.creations_mut().remove(&id) else {
             return;
         };
-        self.constraints
-            .backoff
-            .on_success(Culprit::Subnet(creation.request.subnet));
+        self.constraints.backoff.on_success(Culprit::Subnet(creation.request.subnet));
         if matches!(creation.request.ipv4, Ipv4Amount::Prefixes(_)) {
-            self.constraints
-                .backoff
-                .on_success(Culprit::SubnetPrefixes(creation.request.subnet));
+            self.constraints.backoff.on_success(Culprit::SubnetPrefixes(creation.request.subnet));
         }
         // After a repeated call an observation may have shown it already.
         if self.pool.eni(observed.id).is_none() {
@@ -103,10 +99,7 @@ impl Ipam {
         let Some(eni) = self.pool.eni_mut(id) else {
             return;
         };
-        let Some(kind) = eni
-            .ec2_call
-            .take_if(|under_way| under_way.id == call)
-            .map(|c| c.kind)
+        let Some(kind) = eni.ec2_call.take_if(|under_way| under_way.id == call).map(|c| c.kind)
         else {
             return;
         };
@@ -141,10 +134,7 @@ impl Ipam {
                 for net in &nets {
                     self.pool.remember_block_gone(*net, now);
                 }
-                self.event(Event::BlocksRemoved {
-                    eni: id,
-                    blocks: nets,
-                });
+                self.event(Event::BlocksRemoved { eni: id, blocks: nets });
             }
             (Ec2CallKind::Detach, _) => eni.on_detached(now + detach_settle),
             (Ec2CallKind::Delete, _) => {
@@ -161,9 +151,7 @@ impl Ipam {
     fn on_addresses_had(&mut self, subnet: SubnetId, prefixes: bool) {
         self.constraints.backoff.on_success(Culprit::Subnet(subnet));
         if prefixes {
-            self.constraints
-                .backoff
-                .on_success(Culprit::SubnetPrefixes(subnet));
+            self.constraints.backoff.on_success(Culprit::SubnetPrefixes(subnet));
         }
     }
 
@@ -190,17 +178,11 @@ impl Ipam {
         match failure.kind {
             FailureKind::Throttled => wait(operation, CALL_BACKOFF),
             FailureKind::Denied => wait(operation, DENIED_BACKOFF),
-            FailureKind::SubnetFull => {
-                wait(
-                    subnet.map(Culprit::Subnet),
-                    (subnet_backoff, subnet_backoff * 4),
-                );
+            FailureKind::NoFreePrefix if asks_for_prefixes(action) => {
+                wait(subnet.map(Culprit::SubnetPrefixes), (subnet_backoff, subnet_backoff * 4));
             }
-            FailureKind::NoFreePrefix => {
-                wait(
-                    subnet.map(Culprit::SubnetPrefixes),
-                    (subnet_backoff, subnet_backoff * 4),
-                );
+            FailureKind::SubnetFull | FailureKind::NoFreePrefix => {
+                wait(subnet.map(Culprit::Subnet), (subnet_backoff, subnet_backoff * 4));
             }
             FailureKind::EniLimit => wait(operation, DENIED_BACKOFF),
             FailureKind::Rejected => match about {
@@ -252,10 +234,7 @@ impl Ipam {
         let Some(eni) = self.pool.eni_mut(id) else {
             return;
         };
-        let Some(kind) = eni
-            .ec2_call
-            .take_if(|under_way| under_way.id == call)
-            .map(|c| c.kind)
+        let Some(kind) = eni.ec2_call.take_if(|under_way| under_way.id == call).map(|c| c.kind)
         else {
             return;
         };
@@ -330,9 +309,7 @@ impl Ipam {
                     _ => CALL_BACKOFF,
                 };
                 let asked = failure.retry_after;
-                self.constraints
-                    .backoff
-                    .on_failed(culprit, first, most, asked, now);
+                self.constraints.backoff.on_failed(culprit, first, most, asked, now);
                 self.event(Event::ActionFailed { id, failure });
             }
         }
@@ -351,4 +328,14 @@ impl Ipam {
             read.call.take_if(|call| *call == id);
         }
     }
+}
+
+fn asks_for_prefixes(action: &Ec2Action) -> bool {
+    let amount = match action {
+        Ec2Action::CreateNetworkInterface(request) => request.ipv4,
+        Ec2Action::AssignPrivateIpAddresses(request) => request.amount,
+        Ec2Action::AssignIpv6Addresses(_) => return true,
+        _ => return false,
+    };
+    matches!(amount, Ipv4Amount::Prefixes(_))
 }

@@ -24,12 +24,8 @@ impl Planner<'_> {
         let Some(mut missing) = self.within_max_pods(on, short) else {
             return;
         };
-        let because = Because::OffTarget {
-            card,
-            target: on.target,
-            stock: on.stock,
-            demand: on.demand,
-        };
+        let because =
+            Because::OffTarget { card, target: on.target, stock: on.stock, demand: on.demand };
         self.fill(card, kind, &mut missing, because);
         if missing == 0 {
             return;
@@ -48,9 +44,7 @@ impl Planner<'_> {
 
     /// Returns how much of a shortage stays below the number of pods that the node may run, rounded up to whole blocks.
     fn within_max_pods(&mut self, on: CardDemand, short: u32) -> Option<u32> {
-        let CardDemand {
-            card, kind, stock, ..
-        } = on;
+        let CardDemand { card, kind, stock, .. } = on;
         let Some(pods_max) = self.config.pods_max.filter(|_| card == Card(0)) else {
             return Some(short);
         };
@@ -73,13 +67,7 @@ impl Planner<'_> {
             .iter()
             .filter(|eni| eni.card == card && self.serving.takes_pods(eni))
             .collect();
-        enis.sort_by_key(|eni| {
-            (
-                !eni.is_primary(),
-                Reverse(eni.ipv4_slots_used()),
-                eni.device,
-            )
-        });
+        enis.sort_by_key(|eni| (!eni.is_primary(), Reverse(eni.ipv4_slots_used()), eni.device));
         for eni in enis {
             let blocks = self.room(eni).min(*missing);
             if blocks == 0 {
@@ -133,12 +121,7 @@ impl Planner<'_> {
             };
             self.refresh_subnets();
             let request = self.creation(subnet, *amount);
-            if !self.call(
-                Ec2Action::CreateNetworkInterface(request),
-                None,
-                wanted,
-                because,
-            ) {
+            if !self.call(Ec2Action::CreateNetworkInterface(request), None, wanted, because) {
                 self.created.retain(|place| *place != (card, device));
                 return;
             }
@@ -168,22 +151,13 @@ impl Planner<'_> {
     /// Returns a token that no other creation of this node has, before or after a restart: the seed tells runs apart.
     fn client_token(&self) -> String {
         let made = |planned: &&Planned| {
-            matches!(
-                planned.action,
-                Action::Ec2(Ec2Action::CreateNetworkInterface(_))
-            )
+            matches!(planned.action, Action::Ec2(Ec2Action::CreateNetworkInterface(_)))
         };
         let repeated = |planned: &&Planned| planned.because == Because::Unanswered;
         let actions = self.plan.actions.iter();
-        let count = actions
-            .filter(|planned| made(planned) && !repeated(planned))
-            .count() as u64
+        let count = actions.filter(|planned| made(planned) && !repeated(planned)).count() as u64
             + self.constraints.tokens;
-        alloc::format!(
-            "{}-{:016x}-{count}",
-            self.constraints.node.instance,
-            self.constraints.seed
-        )
+        alloc::format!("{}-{:016x}-{count}", self.constraints.node.instance, self.constraints.seed)
     }
 }
 

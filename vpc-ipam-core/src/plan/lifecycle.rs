@@ -26,15 +26,8 @@ impl Planner<'_> {
 
     /// A creation whose call got no answer is asked for again with its token, which yields the same ENI.
     fn repeat_creations(&mut self) {
-        for creation in self
-            .pool
-            .creations()
-            .values()
-            .filter(|creation| !creation.called)
-        {
-            let wanted = Wanted::Eni {
-                card: creation.card,
-            };
+        for creation in self.pool.creations().values().filter(|creation| !creation.called) {
+            let wanted = Wanted::Eni { card: creation.card };
             match creation.repeat_at {
                 Some(until) if until > self.now => self.hold(wanted, WaitingOn::Time { until }),
                 _ => {
@@ -130,10 +123,8 @@ impl Planner<'_> {
             return Some((action, Because::NotDeletedOnTermination));
         }
         if self.needs_ipv6_prefix(eni) {
-            let action = Ec2Action::AssignIpv6Addresses(AssignIpv6Addresses {
-                eni: id,
-                prefixes: 1,
-            });
+            let action =
+                Ec2Action::AssignIpv6Addresses(AssignIpv6Addresses { eni: id, prefixes: 1 });
             return Some((action, Because::NoIpv6Prefix));
         }
         let groups = &self.constraints.security_groups;
@@ -152,10 +143,7 @@ impl Planner<'_> {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         if !missing.is_empty() && eni.interface_type != InterfaceType::Trunk {
-            let action = Ec2Action::CreateTags(CreateTags {
-                eni: id,
-                tags: missing,
-            });
+            let action = Ec2Action::CreateTags(CreateTags { eni: id, tags: missing });
             return Some((action, Because::TagsDiffer));
         }
         None
@@ -184,10 +172,7 @@ impl Planner<'_> {
             card: eni.card,
             device,
         };
-        Some((
-            Ec2Action::AttachNetworkInterface(attach),
-            Because::NotAttached,
-        ))
+        Some((Ec2Action::AttachNetworkInterface(attach), Because::NotAttached))
     }
 
     fn needs_ipv6_prefix(&self, eni: &Eni) -> bool {
@@ -208,10 +193,7 @@ impl Planner<'_> {
         wanted
             && is_ready(eni)
             && self.serving.takes_pods(eni)
-            && !eni
-                .blocks()
-                .iter()
-                .any(|block| matches!(block.net(), IpNet::V6(_)))
+            && !eni.blocks().iter().any(|block| matches!(block.net(), IpNet::V6(_)))
     }
 
     /// Returns the lowest free device index of a card that this plan does not fill already, and remembers it as filled.

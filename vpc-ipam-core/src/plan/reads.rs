@@ -22,13 +22,7 @@ impl Planner<'_> {
         let read = self.constraints.reads.metadata;
         let wanted = Wanted::Answer(Source::Imds);
         if let Some(until) = self.constraints.backoff.until(Culprit::Metadata, self.now) {
-            self.hold(
-                wanted,
-                WaitingOn::Backoff {
-                    culprit: Culprit::Metadata,
-                    until,
-                },
-            );
+            self.hold(wanted, WaitingOn::Backoff { culprit: Culprit::Metadata, until });
             return;
         }
         // At start the caller has just read it to learn what node this is.
@@ -39,10 +33,9 @@ impl Planner<'_> {
                 None => Because::Start,
                 Some(_) => Because::Audit(Source::Imds),
             };
-            self.plan.actions.push(Planned {
-                action: Action::Ec2(Ec2Action::ReadMetadata),
-                because,
-            });
+            self.plan
+                .actions
+                .push(Planned { action: Action::Ec2(Ec2Action::ReadMetadata), because });
         }
     }
 
@@ -72,10 +65,7 @@ impl Planner<'_> {
         let wanted = Wanted::Answer(Source::Ec2);
         let (due, because) = match read.answered {
             None => (self.now, Because::Start),
-            Some(at) => (
-                at + self.config.timing.ec2_every,
-                Because::Audit(Source::Ec2),
-            ),
+            Some(at) => (at + self.config.timing.ec2_every, Because::Audit(Source::Ec2)),
         };
         if self.is_due(wanted, read, due) {
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Unattached);
@@ -96,9 +86,7 @@ impl Planner<'_> {
         };
         let read = self.constraints.reads.doubtful;
         let wanted = Wanted::Answer(Source::Ec2);
-        let due = read
-            .answered
-            .map_or(self.now, |at| at + self.config.timing.describe_spacing);
+        let due = read.answered.map_or(self.now, |at| at + self.config.timing.describe_spacing);
         if self.is_due(wanted, read, due) {
             let ids: Vec<EniId> = doubtful.into_iter().map(|(eni, _)| eni).collect();
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Only(ids));
@@ -121,12 +109,7 @@ impl Planner<'_> {
             Some(_) => return,
         };
         if self.is_due(Wanted::Subnets, read, due) {
-            self.call(
-                Ec2Action::DescribeSubnets,
-                None,
-                Wanted::Subnets,
-                Because::SubnetsNeeded,
-            );
+            self.call(Ec2Action::DescribeSubnets, None, Wanted::Subnets, Because::SubnetsNeeded);
         }
     }
 
@@ -137,12 +120,7 @@ impl Planner<'_> {
             && read.call.is_none()
             && self.now.since(at) > self.config.timing.subnets_age_max
         {
-            self.call(
-                Ec2Action::DescribeSubnets,
-                None,
-                Wanted::Subnets,
-                Because::SubnetsNeeded,
-            );
+            self.call(Ec2Action::DescribeSubnets, None, Wanted::Subnets, Because::SubnetsNeeded);
         }
     }
 

@@ -83,12 +83,7 @@ pub enum Because {
 impl fmt::Display for Because {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OffTarget {
-                card,
-                target,
-                stock,
-                demand,
-            } => {
+            Self::OffTarget { card, target, stock, demand } => {
                 if *card != Card(0) {
                     write!(f, "{card}: ")?;
                 }
@@ -136,16 +131,9 @@ impl fmt::Display for WarmTarget {
             Self::Ips { warm, minimum: 0 } => write!(f, "target {warm} free"),
             Self::Ips { warm, minimum } => write!(f, "target {warm} free and {minimum} in all"),
             Self::Prefixes(prefixes) => {
-                write!(
-                    f,
-                    "target {prefixes} free prefix{}",
-                    if *prefixes == 1 { "" } else { "es" }
-                )
+                write!(f, "target {prefixes} free prefix{}", if *prefixes == 1 { "" } else { "es" })
             }
-            Self::Batch {
-                batch,
-                buffer_percent,
-            } => {
+            Self::Batch { batch, buffer_percent } => {
                 write!(f, "target batches of {batch} with {buffer_percent} % free")
             }
         }
@@ -345,10 +333,7 @@ impl fmt::Display for WaitingOn {
                 write!(f, "somebody we do not know uses an address of {eni}")
             }
             Self::Disagreement(eni) => {
-                write!(
-                    f,
-                    "sources disagree on {eni}; nothing is given back until EC2 settles it"
-                )
+                write!(f, "sources disagree on {eni}; nothing is given back until EC2 settles it")
             }
             Self::Unschedulable => f.write_str("the node is cordoned"),
             Self::Terminating => f.write_str("the node is going away"),

@@ -35,10 +35,7 @@ impl Planner<'_> {
             },
         };
         let freed = self.free_enis(on, &enis, &mut surplus);
-        let stay = enis
-            .into_iter()
-            .filter(|eni| !freed.contains(&eni.id))
-            .collect();
+        let stay = enis.into_iter().filter(|eni| !freed.contains(&eni.id)).collect();
         self.release_blocks(on, stay, surplus.blocks);
     }
 
@@ -49,17 +46,10 @@ impl Planner<'_> {
             !eni.is_primary()
                 && is_ready(eni)
                 && eni.assigned() == 0
-                && !matches!(
-                    eni.interface_type,
-                    InterfaceType::Trunk | InterfaceType::Efa
-                )
+                && !matches!(eni.interface_type, InterfaceType::Trunk | InterfaceType::Efa)
         };
         for eni in enis.iter().rev().filter(may_go) {
-            let after = if eni.excluded {
-                *surplus
-            } else {
-                self.without(on.kind, *surplus, eni)
-            };
+            let after = if eni.excluded { *surplus } else { self.without(on.kind, *surplus, eni) };
             let because = if eni.excluded {
                 Because::Excluded
             } else if self.is_dispensable(on, eni, *surplus, after) {
@@ -88,10 +78,7 @@ impl Planner<'_> {
     /// would serve no pod.
     fn is_dispensable(&self, on: CardDemand, eni: &Eni, now: Surplus, after: Surplus) -> bool {
         let met = |stock| {
-            !matches!(
-                demand(on.target, on.kind, stock, self.limits.ipv4_slots()),
-                Demand::Short(_)
-            )
+            !matches!(demand(on.target, on.kind, stock, self.limits.ipv4_slots()), Demand::Short(_))
         };
         let last_of_card = on.card != Card(0)
             && !self.pool.enis().iter().any(|other| {
@@ -130,26 +117,18 @@ impl Planner<'_> {
     /// Releases single blocks: `over` of the kind that counts, from the emptiest secondary ENI first and the primary
     /// last, and all that serve nobody.
     fn release_blocks(&mut self, on: CardDemand, mut enis: Vec<&Eni>, mut over: u32) {
-        enis.sort_by_key(|eni| {
-            (
-                eni.is_primary(),
-                eni.assigned(),
-                Reverse((eni.device, eni.id)),
-            )
-        });
+        enis.sort_by_key(|eni| (eni.is_primary(), eni.assigned(), Reverse((eni.device, eni.id))));
         let mut releases = Vec::new();
+        let short = matches!(on.demand, Demand::Short(_));
         for eni in enis {
-            let mut nets: Vec<IpNet> = self.useless_blocks(eni).collect();
-            let mut because = if eni.excluded {
-                Because::Excluded
-            } else {
-                Because::OtherKind
-            };
-            if over > 0 && self.serving.takes_pods(eni) {
+            let serves = self.serving.takes_pods(eni);
+            // While something is missing, what is left of the other mode may still help out.
+            let mut nets: Vec<IpNet> =
+                if serves && short { Vec::new() } else { self.useless_blocks(eni).collect() };
+            let mut because = if serves { Because::OtherKind } else { Because::Excluded };
+            if over > 0 && serves {
                 // The highest addresses go, so that those that stay are together.
-                let idle = self
-                    .countable(on.kind, eni)
-                    .filter(|block| self.is_idle(block));
+                let idle = self.countable(on.kind, eni).filter(|block| self.is_idle(block));
                 let count = nets.len();
                 nets.extend(idle.rev().take(over as usize).map(Block::net));
                 over -= (nets.len() - count) as u32;
@@ -207,10 +186,7 @@ impl Planner<'_> {
     }
 
     fn cooled_at(&self, eni: &Eni) -> Option<crate::Timestamp> {
-        let ends = eni
-            .blocks()
-            .iter()
-            .map(|b| b.cooled_at(self.now, self.serving.cooldown));
+        let ends = eni.blocks().iter().map(|b| b.cooled_at(self.now, self.serving.cooldown));
         ends.flatten().max()
     }
 
@@ -230,10 +206,7 @@ impl Planner<'_> {
 
     /// Returns what is left of a surplus when an ENI without pods goes.
     fn without(&self, kind: Ipv4Kind, surplus: Surplus, eni: &Eni) -> Surplus {
-        let Surplus {
-            mut stock,
-            mut blocks,
-        } = surplus;
+        let Surplus { mut stock, mut blocks } = surplus;
         for block in self.countable(kind, eni) {
             stock.total -= block.capacity().min(stock.total);
             if block.is_prefix() {
@@ -254,19 +227,8 @@ struct Surplus {
 }
 
 fn because_off_target(on: CardDemand) -> Because {
-    let CardDemand {
-        card,
-        target,
-        stock,
-        demand,
-        ..
-    } = on;
-    Because::OffTarget {
-        card,
-        target,
-        stock,
-        demand,
-    }
+    let CardDemand { card, target, stock, demand, .. } = on;
+    Because::OffTarget { card, target, stock, demand }
 }
 
 /// One call for each ENI at a time: of two families the second follows in the next plan.
@@ -280,10 +242,7 @@ fn unassign(eni: EniId, nets: Vec<IpNet>) -> Ec2Action {
         }
     }
     if ipv4.is_empty() {
-        Ec2Action::UnassignIpv6Addresses(UnassignIpv6Addresses {
-            eni,
-            prefixes: ipv6,
-        })
+        Ec2Action::UnassignIpv6Addresses(UnassignIpv6Addresses { eni, prefixes: ipv6 })
     } else {
         ipv4.sort_unstable();
         Ec2Action::UnassignPrivateIpAddresses(UnassignPrivateIpAddresses { eni, blocks: ipv4 })

@@ -14,35 +14,21 @@ impl Planner<'_> {
     pub(super) fn subnets_for_enis(&self) -> Vec<SubnetId> {
         let primary = self.constraints.node.subnet;
         if self.config.custom_networking {
-            return self
-                .constraints
-                .eni_config
-                .iter()
-                .map(|config| config.subnet)
-                .collect();
+            return self.constraints.eni_config.iter().map(|config| config.subnet).collect();
         }
         let cluster = self.config.cluster.as_deref();
         let subnets = &self.constraints.subnets.list;
-        let primary_excluded = subnets
-            .iter()
-            .any(|subnet| subnet.id == primary && is_excluded(subnet, cluster));
+        let primary_excluded =
+            subnets.iter().any(|subnet| subnet.id == primary && is_excluded(subnet, cluster));
         if !self.config.subnet_discovery || subnets.is_empty() {
-            return if primary_excluded {
-                Vec::new()
-            } else {
-                alloc::vec![primary]
-            };
+            return if primary_excluded { Vec::new() } else { alloc::vec![primary] };
         }
         let mut usable: Vec<&ObservedSubnet> = subnets
             .iter()
             .filter(|subnet| is_usable(subnet, subnet.id == primary, cluster))
             .collect();
         usable.sort_by_key(|subnet| {
-            (
-                Reverse(subnet.ipv4_addresses_free),
-                subnet.id != primary,
-                subnet.id,
-            )
+            (Reverse(subnet.ipv4_addresses_free), subnet.id != primary, subnet.id)
         });
         usable.into_iter().map(|subnet| subnet.id).collect()
     }
@@ -72,10 +58,8 @@ impl Planner<'_> {
 
     /// Returns until when a subnet is left alone, if it is.
     pub(super) fn subnet_backoff(&self, subnet: SubnetId, prefixes: bool) -> Option<WaitingOn> {
-        let culprits = [
-            Some(Culprit::Subnet(subnet)),
-            prefixes.then_some(Culprit::SubnetPrefixes(subnet)),
-        ];
+        let culprits =
+            [Some(Culprit::Subnet(subnet)), prefixes.then_some(Culprit::SubnetPrefixes(subnet))];
         let waits = culprits.into_iter().flatten().filter_map(|culprit| {
             let until = self.constraints.backoff.until(culprit, self.now)?;
             Some(WaitingOn::Backoff { culprit, until })
@@ -86,11 +70,7 @@ impl Planner<'_> {
 
 /// Returns whether subnet discovery may make an ENI in a subnet.
 fn is_usable(subnet: &ObservedSubnet, primary: bool, cluster: Option<&str>) -> bool {
-    match subnet
-        .tags
-        .get(SUBNET_ROLE)
-        .map(alloc::string::String::as_str)
-    {
+    match subnet.tags.get(SUBNET_ROLE).map(alloc::string::String::as_str) {
         Some("0") => false,
         None | Some("") => primary,
         Some(_) => admits(subnet, cluster),
@@ -99,11 +79,7 @@ fn is_usable(subnet: &ObservedSubnet, primary: bool, cluster: Option<&str>) -> b
 
 /// Returns whether a subnet was taken out of use: pods on its ENIs stay, none is added.
 pub(crate) fn is_excluded(subnet: &ObservedSubnet, cluster: Option<&str>) -> bool {
-    match subnet
-        .tags
-        .get(SUBNET_ROLE)
-        .map(alloc::string::String::as_str)
-    {
+    match subnet.tags.get(SUBNET_ROLE).map(alloc::string::String::as_str) {
         Some("0") => true,
         None | Some("") => false,
         Some(_) => !admits(subnet, cluster),
@@ -112,10 +88,7 @@ pub(crate) fn is_excluded(subnet: &ObservedSubnet, cluster: Option<&str>) -> boo
 
 /// Returns whether a subnet is for any cluster, or for this one.
 fn admits(subnet: &ObservedSubnet, cluster: Option<&str>) -> bool {
-    let mut named = subnet
-        .tags
-        .keys()
-        .filter_map(|key| key.strip_prefix(SUBNET_CLUSTER_PREFIX));
+    let mut named = subnet.tags.keys().filter_map(|key| key.strip_prefix(SUBNET_CLUSTER_PREFIX));
     let Some(cluster) = cluster else { return true };
     let mut any = false;
     named.any(|name| {
@@ -164,11 +137,7 @@ mod tests {
             (false, &[(ROLE, "1")], true),
             (false, &[(ROLE, "true")], true),
             (false, &[(ROLE, "1"), (other, "shared")], false),
-            (
-                false,
-                &[(ROLE, "1"), (own, "shared"), (other, "shared")],
-                true,
-            ),
+            (false, &[(ROLE, "1"), (own, "shared"), (other, "shared")], true),
             (false, &[(own, "shared")], false),
             (true, &[(ROLE, "1"), (own, "x")], true),
             (true, &[(other, "shared")], true),
@@ -177,11 +146,7 @@ mod tests {
             let actual = is_usable(&subnet(tags), primary, Some("mine"));
             assert_eq!(actual, expected, "primary {primary} {tags:?}");
         }
-        assert!(is_usable(
-            &subnet(&[(ROLE, "1"), (other, "shared")]),
-            false,
-            None
-        ));
+        assert!(is_usable(&subnet(&[(ROLE, "1"), (other, "shared")]), false, None));
     }
 
     /// Vectors V214 to V221.
@@ -200,11 +165,7 @@ mod tests {
             (&[(ROLE, "0"), (own, "shared")], true),
         ];
         for (tags, expected) in cases {
-            assert_eq!(
-                is_excluded(&subnet(tags), Some("mine")),
-                expected,
-                "{tags:?}"
-            );
+            assert_eq!(is_excluded(&subnet(tags), Some("mine")), expected, "{tags:?}");
         }
     }
 }

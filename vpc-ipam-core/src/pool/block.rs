@@ -83,9 +83,7 @@ impl Block {
     pub fn capacity(&self) -> u32 {
         let host_bits = u32::from(self.net.max_prefix_len() - self.net.prefix_len());
         // SLOTS_MAX fits an u32.
-        1u128
-            .checked_shl(host_bits)
-            .map_or(SLOTS_MAX, |size| size.min(SLOTS_MAX)) as u32
+        1u128.checked_shl(host_bits).map_or(SLOTS_MAX, |size| size.min(SLOTS_MAX)) as u32
     }
 
     /// Returns how many of its addresses pods hold.
@@ -116,9 +114,9 @@ impl Block {
     /// Returns when the first of its resting addresses is ready, if any rests.
     pub(crate) fn cooled_at(&self, now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
         let ends = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Free {
-                released_at: Some(at),
-            } if now.since(*at) <= cooldown => Some(*at + cooldown + Duration::from_nanos(1)),
+            Slot::Free { released_at: Some(at) } if now.since(*at) <= cooldown => {
+                Some(*at + cooldown + Duration::from_nanos(1))
+            }
             _ => None,
         });
         ends.min()
@@ -146,9 +144,9 @@ impl Block {
         for (offset, slot) in self.slots.iter().enumerate() {
             match *slot {
                 Slot::Free { released_at: None } => return Some((None, self.address(offset))),
-                Slot::Free {
-                    released_at: Some(at),
-                } if now.since(at) > cooldown && best.is_none_or(|(b, _)| Some(at) < b) => {
+                Slot::Free { released_at: Some(at) }
+                    if now.since(at) > cooldown && best.is_none_or(|(b, _)| Some(at) < b) =>
+                {
                     best = Some((Some(at), offset));
                 }
                 Slot::Free { .. } | Slot::Assigned | Slot::Quarantined => {}
@@ -183,9 +181,7 @@ impl Block {
     /// Records when a free address was last released, as remembered from before a restart.
     pub(crate) fn on_cooling_restored(&mut self, address: IpAddr, at: Timestamp) {
         if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
-            *slot = Slot::Free {
-                released_at: Some(at),
-            };
+            *slot = Slot::Free { released_at: Some(at) };
         }
     }
 
@@ -197,9 +193,7 @@ impl Block {
                 self.quarantined += 1;
             }
             (Some(slot @ Slot::Quarantined), false) => {
-                *slot = Slot::Free {
-                    released_at: Some(now),
-                };
+                *slot = Slot::Free { released_at: Some(now) };
                 self.quarantined -= 1;
             }
             _ => {}
@@ -219,10 +213,7 @@ impl Block {
         match self.state {
             BlockState::Confirmed => self.state = BlockState::Suspect { since: now, by },
             // EC2's word weighs more than that of IMDS.
-            BlockState::Suspect {
-                since,
-                by: Source::Imds,
-            } => {
+            BlockState::Suspect { since, by: Source::Imds } => {
                 self.state = BlockState::Suspect { since, by };
             }
             BlockState::Suspect { .. } | BlockState::Releasing => {}
@@ -272,8 +263,7 @@ impl Block {
     fn slot_mut(&mut self, address: IpAddr) -> Option<&mut Slot> {
         let offset = self.offset(address)?;
         if self.slots.len() <= offset {
-            self.slots
-                .resize(offset + 1, Slot::Free { released_at: None });
+            self.slots.resize(offset + 1, Slot::Free { released_at: None });
         }
         self.slots.get_mut(offset)
     }
@@ -309,10 +299,7 @@ mod tests {
     fn addresses_of_a_prefix_are_all_usable_lowest_first() {
         let mut block = block("10.0.0.0/28");
         for expected in 0..16u8 {
-            assert_eq!(
-                take(&mut block, 100),
-                Some(IpAddr::from([10, 0, 0, expected]))
-            );
+            assert_eq!(take(&mut block, 100), Some(IpAddr::from([10, 0, 0, expected])));
         }
         assert_eq!(take(&mut block, 100), None);
         assert_eq!((block.capacity(), block.assigned()), (16, 16));
@@ -326,10 +313,7 @@ mod tests {
         block.on_released(all[2], Some(Timestamp::from_secs(201)));
         // Exactly the period still rests.
         assert_eq!(take(&mut block, 230), None);
-        assert_eq!(
-            block.cooling(Timestamp::from_secs(230), COOLDOWN, Duration::ZERO),
-            2
-        );
+        assert_eq!(block.cooling(Timestamp::from_secs(230), COOLDOWN, Duration::ZERO), 2);
         assert_eq!(take(&mut block, 240), Some(all[5]));
         assert_eq!(take(&mut block, 240), Some(all[2]));
     }
@@ -354,14 +338,8 @@ mod tests {
     fn unused_ipv6_prefix_costs_no_memory() {
         let mut block = block("2001:db8:a:0:1::/80");
         assert_eq!(block.capacity(), 65_536);
-        assert_eq!(
-            take(&mut block, 100).unwrap().to_string(),
-            "2001:db8:a:0:1::"
-        );
-        assert_eq!(
-            take(&mut block, 100).unwrap().to_string(),
-            "2001:db8:a:0:1::1"
-        );
+        assert_eq!(take(&mut block, 100).unwrap().to_string(), "2001:db8:a:0:1::");
+        assert_eq!(take(&mut block, 100).unwrap().to_string(), "2001:db8:a:0:1::1");
         assert_eq!(block.slots.len(), 2);
     }
 

@@ -227,10 +227,7 @@ impl Eni {
 
     /// Returns whether it occupies a device index of the instance, or is about to.
     pub fn occupies_slot(&self) -> bool {
-        !matches!(
-            self.stage,
-            Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished)
-        )
+        !matches!(self.stage, Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished))
     }
 
     /// Returns whether it is being given back.
@@ -260,16 +257,9 @@ impl Eni {
 
     /// Returns how many places for IPv4 blocks are taken, those included that were asked for.
     pub fn ipv4_slots_used(&self) -> u32 {
-        let held = self
-            .blocks
-            .iter()
-            .filter(|block| matches!(block.net(), IpNet::V4(_)))
-            .count();
+        let held = self.blocks.iter().filter(|block| matches!(block.net(), IpNet::V4(_))).count();
         let coming = match &self.ec2_call {
-            Some(Ec2Call {
-                kind: Ec2CallKind::AssignIpv4 { blocks, .. },
-                ..
-            }) => *blocks,
+            Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, .. }, .. }) => *blocks,
             _ => 0,
         };
         // An ENI has at most 64 addresses.
@@ -367,9 +357,7 @@ impl Eni {
     /// Records the decision to give it back.
     pub(crate) fn on_leave(&mut self) {
         self.stage = match self.stage {
-            Stage::Available => Stage::Leaving(Leaving::Delete {
-                not_before: Timestamp::EPOCH,
-            }),
+            Stage::Available => Stage::Leaving(Leaving::Delete { not_before: Timestamp::EPOCH }),
             Stage::Attached | Stage::Ready => Stage::Leaving(Leaving::Host),
             leaving @ Stage::Leaving(_) => leaving,
         };
@@ -390,9 +378,7 @@ impl Eni {
     /// Records that EC2 detached it.
     pub(crate) fn on_detached(&mut self, delete_not_before: Timestamp) {
         self.attachment = None;
-        self.stage = Stage::Leaving(Leaving::Delete {
-            not_before: delete_not_before,
-        });
+        self.stage = Stage::Leaving(Leaving::Delete { not_before: delete_not_before });
     }
 
     /// Records that EC2 has it no longer.
@@ -447,9 +433,7 @@ impl Eni {
 
     /// Returns the index of the block that holds an address: the last that starts at or below it.
     fn position(&self, address: IpAddr) -> Option<usize> {
-        let after = self
-            .blocks
-            .partition_point(|block| block.net().network() <= address);
+        let after = self.blocks.partition_point(|block| block.net().network() <= address);
         let index = after.checked_sub(1)?;
         self.blocks[index].net().contains(&address).then_some(index)
     }

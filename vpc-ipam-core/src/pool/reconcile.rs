@@ -75,24 +75,16 @@ impl Pool {
         match &observed.attachment {
             Some(attachment) if attachment.instance != node.instance => return,
             // Ours, left by a crash between two calls; or somebody else's, in which case it is not ours to attach.
-            None if observed
-                .tags
-                .as_ref()
-                .and_then(|tags| tags.get(tags::INSTANCE))
+            None if observed.tags.as_ref().and_then(|tags| tags.get(tags::INSTANCE))
                 != Some(&node.instance.as_str().into()) =>
             {
                 return;
             }
             _ => {}
         }
-        let status = observed
-            .attachment
-            .as_ref()
-            .map(|attachment| attachment.status);
-        let going = matches!(
-            status,
-            Some(AttachmentStatus::Detaching | AttachmentStatus::Detached)
-        );
+        let status = observed.attachment.as_ref().map(|attachment| attachment.status);
+        let going =
+            matches!(status, Some(AttachmentStatus::Detaching | AttachmentStatus::Detached));
 
         if self.eni(observed.id).is_none() {
             let just_gone = self
@@ -112,11 +104,7 @@ impl Pool {
                 // The operating system set it up.
                 eni.on_set_up();
             }
-            finding.events.push(Event::EniAppeared {
-                eni: eni.id,
-                card,
-                device,
-            });
+            finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
             self.insert(eni);
             return;
         }
@@ -170,12 +158,7 @@ impl Pool {
         now: Timestamp,
         finding: &mut Finding,
     ) {
-        let Self {
-            enis,
-            leases,
-            blocks_gone,
-            ..
-        } = self;
+        let Self { enis, leases, blocks_gone, .. } = self;
         let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
             return;
         };
@@ -184,20 +167,14 @@ impl Pool {
         for net in observed.blocks.iter().map(IpNet::trunc) {
             if eni.block_of_net(net).is_some() {
                 eni.on_block_confirmed(net, as_of);
-            } else if !blocks_gone
-                .get(&net)
-                .is_some_and(|gone| is_recent(as_of, *gone, settle))
-            {
+            } else if !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle)) {
                 blocks_gone.remove(&net);
                 eni.on_block_confirmed(net, as_of);
                 added.push(net);
             }
         }
         if !added.is_empty() {
-            finding.events.push(Event::BlocksAdded {
-                eni: eni.id,
-                blocks: added,
-            });
+            finding.events.push(Event::BlocksAdded { eni: eni.id, blocks: added });
         }
 
         let mut removed = Vec::new();
@@ -227,15 +204,10 @@ impl Pool {
                 continue;
             }
             for held in leases.values() {
-                for address in held
-                    .lease
-                    .addresses()
-                    .filter(|address| net.contains(address))
-                {
-                    finding.events.push(Event::AddressLost {
-                        key: held.lease.key.clone(),
-                        address,
-                    });
+                for address in held.lease.addresses().filter(|address| net.contains(address)) {
+                    finding
+                        .events
+                        .push(Event::AddressLost { key: held.lease.key.clone(), address });
                 }
             }
             eni.on_block_gone(net);
@@ -244,15 +216,10 @@ impl Pool {
         if in_use_denied {
             let cause = DoubtCause::Missing(Source::Ec2);
             eni.on_doubt(cause, now);
-            finding
-                .events
-                .push(Event::SourcesDisagree { eni: eni.id, cause });
+            finding.events.push(Event::SourcesDisagree { eni: eni.id, cause });
         }
         if !removed.is_empty() {
-            finding.events.push(Event::BlocksRemoved {
-                eni: eni.id,
-                blocks: removed,
-            });
+            finding.events.push(Event::BlocksRemoved { eni: eni.id, blocks: removed });
         }
     }
 
@@ -267,16 +234,10 @@ impl Pool {
     ) {
         let Observation { as_of, source, .. } = *observation;
         let settle = config.timing.settle;
-        let Self {
-            enis,
-            enis_gone,
-            blocks_gone,
-            ..
-        } = self;
+        let Self { enis, enis_gone, blocks_gone, .. } = self;
         let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
-            let just_gone = enis_gone
-                .get(&observed.id)
-                .is_some_and(|gone| is_recent(as_of, *gone, settle));
+            let just_gone =
+                enis_gone.get(&observed.id).is_some_and(|gone| is_recent(as_of, *gone, settle));
             finding.ask_ec2 |= !just_gone;
             return;
         };
@@ -291,9 +252,7 @@ impl Pool {
         });
         let extra = observed.blocks.iter().map(IpNet::trunc).any(|net| {
             eni.block_of_net(net).is_none()
-                && !blocks_gone
-                    .get(&net)
-                    .is_some_and(|gone| is_recent(as_of, *gone, settle))
+                && !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle))
         });
         if missing {
             for block in eni.blocks_mut() {
@@ -305,9 +264,7 @@ impl Pool {
         if (missing || extra) && eni.doubt.is_none() {
             let cause = DoubtCause::Differs(source);
             eni.on_doubt(cause, now);
-            finding
-                .events
-                .push(Event::SourcesDisagree { eni: eni.id, cause });
+            finding.events.push(Event::SourcesDisagree { eni: eni.id, cause });
         }
     }
 
@@ -320,12 +277,7 @@ impl Pool {
         now: Timestamp,
         finding: &mut Finding,
     ) {
-        let Observation {
-            as_of,
-            source,
-            ref scope,
-            ref enis,
-        } = *observation;
+        let Observation { as_of, source, ref scope, ref enis } = *observation;
         let settle = config.timing.settle;
         let asked = |eni: &Eni| match scope {
             Scope::Attached => !matches!(
@@ -356,9 +308,7 @@ impl Pool {
             } else if eni.doubt.is_none_or(|doubt| doubt.cause != cause) {
                 eni.doubt = None;
                 eni.on_doubt(cause, now);
-                finding
-                    .events
-                    .push(Event::SourcesDisagree { eni: id, cause });
+                finding.events.push(Event::SourcesDisagree { eni: id, cause });
             }
         }
     }
@@ -383,11 +333,9 @@ impl Pool {
     pub(crate) fn prune(&mut self, config: &Config, now: Timestamp) {
         // Twice the time, since an answer may be asked for just before the limit and take a while.
         let late = config.timing.settle * 2;
-        self.blocks_gone
-            .retain(|_, gone| is_recent(now, *gone, late));
+        self.blocks_gone.retain(|_, gone| is_recent(now, *gone, late));
         self.enis_gone.retain(|_, gone| is_recent(now, *gone, late));
-        self.released_before
-            .retain(|_, at| is_recent(now, *at, config.cooldown));
+        self.released_before.retain(|_, at| is_recent(now, *at, config.cooldown));
     }
 
     /// Remembers that EC2 took a block back, so that a late answer does not bring it back.

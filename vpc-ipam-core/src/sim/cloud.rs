@@ -70,13 +70,7 @@ pub struct CreateSubnet {
 impl CreateSubnet {
     /// Asks for a subnet without IPv6 and tags.
     pub fn new(vpc: VpcId, zone: Zone, ipv4_cidr: Ipv4Net) -> Self {
-        Self {
-            vpc,
-            zone,
-            ipv4_cidr,
-            ipv6_cidr: None,
-            tags: BTreeMap::new(),
-        }
+        Self { vpc, zone, ipv4_cidr, ipv6_cidr: None, tags: BTreeMap::new() }
     }
 }
 
@@ -264,10 +258,9 @@ pub enum ModifyInterface {
 impl From<&EniAttribute> for ModifyInterface {
     fn from(attribute: &EniAttribute) -> Self {
         match attribute {
-            EniAttribute::DeleteOnTermination(attachment) => Self::DeleteOnTermination {
-                attachment: *attachment,
-                value: true,
-            },
+            EniAttribute::DeleteOnTermination(attachment) => {
+                Self::DeleteOnTermination { attachment: *attachment, value: true }
+            }
             EniAttribute::Groups(groups) => Self::Groups(groups.clone()),
         }
     }
@@ -326,10 +319,7 @@ pub struct Attachment {
 impl NetworkInterface {
     /// Returns its IPv6 addresses, its own first.
     pub fn ipv6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
-        self.ipv6
-            .iter()
-            .filter(|net| net.prefix_len() == 128)
-            .map(Ipv6Net::addr)
+        self.ipv6.iter().filter(|net| net.prefix_len() == 128).map(Ipv6Net::addr)
     }
 }
 
@@ -341,17 +331,14 @@ impl From<&NetworkInterface> for ObservedEni {
             id: eni.id,
             mac: eni.mac,
             subnet: eni.subnet,
-            attachment: eni
-                .attachment
-                .as_ref()
-                .map(|attachment| ObservedAttachment {
-                    id: Some(attachment.id),
-                    instance: attachment.instance,
-                    card: attachment.card,
-                    device: attachment.device,
-                    status: attachment.status,
-                    delete_on_termination: Some(attachment.delete_on_termination),
-                }),
+            attachment: eni.attachment.as_ref().map(|attachment| ObservedAttachment {
+                id: Some(attachment.id),
+                instance: attachment.instance,
+                card: attachment.card,
+                device: attachment.device,
+                status: attachment.status,
+                delete_on_termination: Some(attachment.delete_on_termination),
+            }),
             interface_type: eni.interface_type,
             primary_ipv4: eni.primary_ipv4,
             primary_ipv6: eni.ipv6_addresses().next(),
@@ -412,10 +399,7 @@ impl Subnet {
         if request.len() == 0 {
             return Ok(Vec::new());
         }
-        let space = self
-            .ipv6
-            .as_mut()
-            .ok_or_else(|| CloudError::no_ipv6(self.id))?;
+        let space = self.ipv6.as_mut().ok_or_else(|| CloudError::no_ipv6(self.id))?;
         match request {
             Ipv6Request::AddressCount(count) => space.take_any(*count, rng),
             Ipv6Request::PrefixCount(count) => space.take_any_prefixes(*count, rng),
@@ -455,15 +439,7 @@ impl Cloud {
         let id = self.new_id("vpc-");
         let default_security_group = self.new_id("sg-");
         self.security_groups.insert(default_security_group, id);
-        self.vpcs.insert(
-            id,
-            Vpc {
-                id,
-                ipv4_cidrs,
-                ipv6_cidrs,
-                default_security_group,
-            },
-        );
+        self.vpcs.insert(id, Vpc { id, ipv4_cidrs, ipv6_cidrs, default_security_group });
         id
     }
 
@@ -479,17 +455,10 @@ impl Cloud {
 
     /// Makes a subnet in a VPC.
     pub fn create_subnet(&mut self, request: CreateSubnet) -> Result<SubnetId, CloudError> {
-        let vpc = self
-            .vpcs
-            .get(&request.vpc)
-            .ok_or_else(|| CloudError::no_vpc(request.vpc))?;
+        let vpc = self.vpcs.get(&request.vpc).ok_or_else(|| CloudError::no_vpc(request.vpc))?;
 
         let ipv4 = Ipv4Space::new(request.ipv4_cidr)
-            .filter(|space| {
-                vpc.ipv4_cidrs
-                    .iter()
-                    .any(|cidr| cidr.contains(&space.net()))
-            })
+            .filter(|space| vpc.ipv4_cidrs.iter().any(|cidr| cidr.contains(&space.net())))
             .ok_or_else(|| CloudError::subnet_range(request.ipv4_cidr))?;
         let ipv6 = match request.ipv6_cidr {
             None => None,
@@ -512,14 +481,7 @@ impl Cloud {
         let id = self.new_id("subnet-");
         self.subnets.insert(
             id,
-            Subnet {
-                id,
-                vpc: request.vpc,
-                zone: request.zone,
-                tags: request.tags,
-                ipv4,
-                ipv6,
-            },
+            Subnet { id, vpc: request.vpc, zone: request.zone, tags: request.tags, ipv4, ipv6 },
         );
         Ok(id)
     }
@@ -556,11 +518,7 @@ impl Cloud {
             },
         );
         self.attach(eni, id, card, DeviceIndex(0), now);
-        if let Some(attachment) = self
-            .enis
-            .get_mut(&eni)
-            .and_then(|eni| eni.attachment.as_mut())
-        {
+        if let Some(attachment) = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut()) {
             attachment.delete_on_termination = true;
         }
         Ok(id)
@@ -568,15 +526,9 @@ impl Cloud {
 
     /// Ends an instance: ENIs that are to go with it go, the others stay unattached.
     pub fn terminate_instance(&mut self, id: InstanceId) -> Result<(), CloudError> {
-        let instance = self
-            .instances
-            .remove(&id)
-            .ok_or_else(|| CloudError::no_instance(id))?;
+        let instance = self.instances.remove(&id).ok_or_else(|| CloudError::no_instance(id))?;
         for eni in instance.enis {
-            let attachment = self
-                .enis
-                .get_mut(&eni)
-                .and_then(|eni| eni.attachment.take());
+            let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.take());
             let Some(attachment) = attachment else {
                 continue;
             };
@@ -597,10 +549,8 @@ impl Cloud {
         request: &CreateInterface,
         _now: Timestamp,
     ) -> Result<NetworkInterface, CloudError> {
-        if let Some((before, eni)) = request
-            .client_token
-            .as_ref()
-            .and_then(|token| self.tokens.get(token))
+        if let Some((before, eni)) =
+            request.client_token.as_ref().and_then(|token| self.tokens.get(token))
         {
             return if before == request {
                 Ok(self.enis[eni].clone())
@@ -732,10 +682,7 @@ impl Cloud {
                 return Err(CloudError::not_assigned(IpNet::V4(*block), eni.id));
             }
         }
-        let eni = self
-            .enis
-            .get_mut(&request.eni)
-            .expect("the ENI was found above");
+        let eni = self.enis.get_mut(&request.eni).expect("the ENI was found above");
         let subnet = subnet_of(&mut self.subnets, eni);
         eni.ipv4.retain(|block| {
             let keep = !request.blocks.contains(block);
@@ -754,17 +701,10 @@ impl Cloud {
         _now: Timestamp,
     ) -> Result<(), CloudError> {
         let eni = self.interface_of(request.eni)?;
-        if let Some(block) = request
-            .prefixes
-            .iter()
-            .find(|block| !eni.ipv6.contains(block))
-        {
+        if let Some(block) = request.prefixes.iter().find(|block| !eni.ipv6.contains(block)) {
             return Err(CloudError::not_assigned(IpNet::V6(*block), eni.id));
         }
-        let eni = self
-            .enis
-            .get_mut(&request.eni)
-            .expect("the ENI was found above");
+        let eni = self.enis.get_mut(&request.eni).expect("the ENI was found above");
         let subnet = subnet_of(&mut self.subnets, eni);
         eni.ipv6.retain(|block| {
             let keep = !request.prefixes.contains(block);
@@ -783,10 +723,7 @@ impl Cloud {
         _now: Timestamp,
     ) -> Result<(), CloudError> {
         let no_attachment = || CloudError::no_attachment(attachment);
-        let id = *self
-            .attachments
-            .get(&attachment)
-            .ok_or_else(no_attachment)?;
+        let id = *self.attachments.get(&attachment).ok_or_else(no_attachment)?;
         let eni = self.enis.get_mut(&id).ok_or_else(no_attachment)?;
         let instance = eni
             .attachment
@@ -844,21 +781,13 @@ impl Cloud {
         ids: &[EniId],
         _now: Timestamp,
     ) -> Result<Vec<NetworkInterface>, CloudError> {
-        let missing: Vec<_> = ids
-            .iter()
-            .filter(|id| !self.enis.contains_key(id))
-            .copied()
-            .collect();
+        let missing: Vec<_> =
+            ids.iter().filter(|id| !self.enis.contains_key(id)).copied().collect();
         if !missing.is_empty() {
             return Err(CloudError::no_interfaces(&missing));
         }
         let named = |id: &EniId| ids.is_empty() || ids.contains(id);
-        Ok(self
-            .enis
-            .values()
-            .filter(|eni| named(&eni.id))
-            .cloned()
-            .collect())
+        Ok(self.enis.values().filter(|eni| named(&eni.id)).cloned().collect())
     }
 
     /// Returns these subnets, or all if none is named, sorted by id; one that does not exist fails the call.
@@ -964,11 +893,8 @@ impl Cloud {
         now: Timestamp,
     ) -> Result<Metadata, CloudError> {
         let observation = self.observe(instance, Source::Imds, &Scope::Attached, now)?;
-        let node = self
-            .instance(&instance)
-            .ok_or_else(|| CloudError::no_instance(instance))?
-            .node
-            .clone();
+        let node =
+            self.instance(&instance).ok_or_else(|| CloudError::no_instance(instance))?.node.clone();
         let vpc = &self.vpcs[&node.vpc];
         Ok(Metadata {
             primary_ipv4: self.enis[&node.primary].primary_ipv4,
@@ -1072,10 +998,7 @@ impl Cloud {
             None => Ipv4Request::Count(Ipv4Amount::Addresses(1)),
         };
         let subnet = subnet_of(&mut self.subnets, eni);
-        eni.primary_ipv4 = subnet
-            .take_ipv4(&own, &mut self.rng)?
-            .first()
-            .map(Ipv4Net::addr);
+        eni.primary_ipv4 = subnet.take_ipv4(&own, &mut self.rng)?.first().map(Ipv4Net::addr);
         eni.ipv4 = subnet.take_ipv4(&request.ipv4, &mut self.rng)?;
         eni.ipv6 = subnet.take_ipv6(&request.ipv6, &mut self.rng)?;
         Ok(())
@@ -1122,18 +1045,12 @@ impl Cloud {
     fn release_blocks(&mut self, eni: &NetworkInterface) {
         let subnet = subnet_of(&mut self.subnets, eni);
         let own = eni.primary_ipv4.map(Ipv4Net::from);
-        own.iter()
-            .chain(&eni.ipv4)
-            .for_each(|net| subnet.release(IpNet::V4(*net)));
-        eni.ipv6
-            .iter()
-            .for_each(|net| subnet.release(IpNet::V6(*net)));
+        own.iter().chain(&eni.ipv4).for_each(|net| subnet.release(IpNet::V4(*net)));
+        eni.ipv6.iter().for_each(|net| subnet.release(IpNet::V6(*net)));
     }
 
     fn interface_of(&self, id: EniId) -> Result<&NetworkInterface, CloudError> {
-        self.enis
-            .get(&id)
-            .ok_or_else(|| CloudError::no_interfaces(&[id]))
+        self.enis.get(&id).ok_or_else(|| CloudError::no_interfaces(&[id]))
     }
 
     fn tags_of(&mut self, resource: &str) -> Option<&mut BTreeMap<String, String>> {
@@ -1178,10 +1095,8 @@ impl Cloud {
         if eni.interface_type == InterfaceType::EfaOnly {
             return Err(CloudError::no_addresses_on(eni.id));
         }
-        let instance = eni
-            .attachment
-            .as_ref()
-            .and_then(|attachment| self.instances.get(&attachment.instance));
+        let instance =
+            eni.attachment.as_ref().and_then(|attachment| self.instances.get(&attachment.instance));
         match instance {
             None => Ok(()),
             Some(instance) => {
@@ -1217,9 +1132,7 @@ fn subnet_of<'a>(
     subnets: &'a mut BTreeMap<SubnetId, Subnet>,
     eni: &NetworkInterface,
 ) -> &'a mut Subnet {
-    subnets
-        .get_mut(&eni.subnet)
-        .expect("an ENI is made in a subnet, and subnets are not deleted")
+    subnets.get_mut(&eni.subnet).expect("an ENI is made in a subnet, and subnets are not deleted")
 }
 
 /// Checks that an ENI on an instance with these limits may have that many blocks more.
@@ -1232,11 +1145,7 @@ fn check_room(
     let own = usize::from(eni.primary_ipv4.is_some());
     let ipv4_fits = own + eni.ipv4.len() + ipv4 <= usize::from(limits.ipv4_per_eni);
     let ipv6_fits = eni.ipv6.len() + ipv6 <= usize::from(limits.ipv6_per_eni);
-    if ipv4_fits && ipv6_fits {
-        Ok(())
-    } else {
-        Err(CloudError::address_limit())
-    }
+    if ipv4_fits && ipv6_fits { Ok(()) } else { Err(CloudError::address_limit()) }
 }
 
 fn check_prefixes(limits: &Limits, wanted: bool) -> Result<(), CloudError> {

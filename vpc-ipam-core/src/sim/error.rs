@@ -20,24 +20,15 @@ pub struct CloudError {
 // documentation or from reports of users, it is that one; clients are known to read ids out of it.
 impl CloudError {
     fn new(code: &'static str, message: impl fmt::Display) -> Self {
-        Self {
-            code,
-            message: format!("{message}"),
-        }
+        Self { code, message: format!("{message}") }
     }
 
     pub(super) fn no_vpc(id: VpcId) -> Self {
-        Self::new(
-            "InvalidVpcID.NotFound",
-            format_args!("The vpc ID '{id}' does not exist"),
-        )
+        Self::new("InvalidVpcID.NotFound", format_args!("The vpc ID '{id}' does not exist"))
     }
 
     pub(super) fn no_subnet(id: SubnetId) -> Self {
-        Self::new(
-            "InvalidSubnetID.NotFound",
-            format_args!("The subnet ID '{id}' does not exist"),
-        )
+        Self::new("InvalidSubnetID.NotFound", format_args!("The subnet ID '{id}' does not exist"))
     }
 
     pub(super) fn no_instance(id: InstanceId) -> Self {
@@ -55,19 +46,13 @@ impl CloudError {
     }
 
     pub(super) fn no_security_group(id: SecurityGroupId) -> Self {
-        Self::new(
-            "InvalidGroup.NotFound",
-            format_args!("The security group '{id}' does not exist"),
-        )
+        Self::new("InvalidGroup.NotFound", format_args!("The security group '{id}' does not exist"))
     }
 
     pub(super) fn no_interfaces(ids: &[EniId]) -> Self {
         const CODE: &str = "InvalidNetworkInterfaceID.NotFound";
         if let [id] = ids {
-            return Self::new(
-                CODE,
-                format_args!("The networkInterface ID '{id}' does not exist"),
-            );
+            return Self::new(CODE, format_args!("The networkInterface ID '{id}' does not exist"));
         }
         let mut list = String::new();
         for id in ids {
@@ -76,10 +61,7 @@ impl CloudError {
             }
             list.push_str(id.as_str());
         }
-        Self::new(
-            CODE,
-            format_args!("The networkInterface IDs '{list}' do not exist"),
-        )
+        Self::new(CODE, format_args!("The networkInterface IDs '{list}' do not exist"))
     }
 
     pub(super) fn no_attachment(id: AttachmentId) -> Self {
@@ -94,10 +76,7 @@ impl CloudError {
     }
 
     pub(super) fn subnet_range(cidr: impl Into<IpNet>) -> Self {
-        Self::new(
-            "InvalidSubnet.Range",
-            format_args!("The CIDR '{}' is invalid.", cidr.into()),
-        )
+        Self::new("InvalidSubnet.Range", format_args!("The CIDR '{}' is invalid.", cidr.into()))
     }
 
     pub(super) fn subnet_conflict(cidr: impl Into<IpNet>) -> Self {
@@ -129,19 +108,13 @@ impl CloudError {
     }
 
     pub(super) fn address_in_use(block: IpNet) -> Self {
-        Self::new(
-            "InvalidIPAddress.InUse",
-            format_args!("Address {} is in use.", Bare(block)),
-        )
+        Self::new("InvalidIPAddress.InUse", format_args!("Address {} is in use.", Bare(block)))
     }
 
     pub(super) fn address_outside(block: IpNet) -> Self {
         Self::new(
             "InvalidParameterValue",
-            format_args!(
-                "Address {} does not fall within the subnet's address range",
-                Bare(block)
-            ),
+            format_args!("Address {} does not fall within the subnet's address range", Bare(block)),
         )
     }
 
@@ -174,10 +147,7 @@ impl CloudError {
     }
 
     pub(super) fn address_limit() -> Self {
-        Self::new(
-            "PrivateIpAddressLimitExceeded",
-            "Number of private addresses will exceed limit.",
-        )
+        Self::new("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
     }
 
     pub(super) fn no_prefixes_on(instance_type: InstanceType) -> Self {
@@ -221,10 +191,7 @@ impl CloudError {
 
     /// On attaching; EC2 says otherwise on deleting.
     pub(super) fn attached_already(id: EniId) -> Self {
-        Self::new(
-            "InvalidNetworkInterface.InUse",
-            format_args!("Interface: [{id}] in use."),
-        )
+        Self::new("InvalidNetworkInterface.InUse", format_args!("Interface: [{id}] in use."))
     }
 
     /// On deleting; EC2 says otherwise on attaching.

@@ -80,17 +80,11 @@ impl Told {
                 lost.iter().for_each(|block| {
                     told.blocks.remove(block);
                 });
-                return Some(Change::Unassigned {
-                    port: told.clone(),
-                    blocks: lost,
-                });
+                return Some(Change::Unassigned { port: told.clone(), blocks: lost });
             }
         }
 
-        let come = enis
-            .values()
-            .filter(|eni| !self.0.contains_key(&eni.id))
-            .find_map(self::port);
+        let come = enis.values().filter(|eni| !self.0.contains_key(&eni.id)).find_map(self::port);
         if let Some(port) = come {
             self.0.insert(port.eni, port.clone());
             return Some(Change::Attached(port));
@@ -103,10 +97,7 @@ impl Told {
             let gained: Vec<_> = port.blocks.difference(&told.blocks).copied().collect();
             if !gained.is_empty() {
                 *told = port.clone();
-                return Some(Change::Assigned {
-                    port,
-                    blocks: gained,
-                });
+                return Some(Change::Assigned { port, blocks: gained });
             }
         }
         None
@@ -116,9 +107,7 @@ impl Told {
 /// Returns the port of an ENI, if it is attached.
 fn port(eni: &NetworkInterface) -> Option<Port> {
     let attachment = eni.attachment.as_ref()?;
-    let own = eni
-        .primary_ipv4
-        .map(|address| IpNet::from(core::net::IpAddr::from(address)));
+    let own = eni.primary_ipv4.map(|address| IpNet::from(core::net::IpAddr::from(address)));
     Some(Port {
         eni: eni.id,
         attachment: attachment.id,

@@ -30,11 +30,8 @@ mod tests {
     #[test]
     fn sequence_is_the_published_one() {
         let mut rng = Rng::new(1_234_567);
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
+        let expected =
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         for value in expected {
             assert_eq!(rng.next(), value);
         }

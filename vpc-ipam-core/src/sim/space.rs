@@ -30,11 +30,7 @@ impl Ipv4Space {
             return None;
         }
         let blocks = 1_usize << (28 - net.prefix_len());
-        let mut space = Self {
-            net,
-            blocks: vec![0; blocks],
-            free: blocks as u32 * 16 - 5,
-        };
+        let mut space = Self { net, blocks: vec![0; blocks], free: blocks as u32 * 16 - 5 };
         space.blocks[0] |= 0b1111;
         space.blocks[blocks - 1] |= 1 << 15;
         Some(space)
@@ -87,9 +83,8 @@ impl Ipv4Space {
         count: u16,
         rng: &mut Rng,
     ) -> Result<Vec<Ipv4Net>, CloudError> {
-        let mut whole: Vec<usize> = (0..self.blocks.len())
-            .filter(|index| self.blocks[*index] == 0)
-            .collect();
+        let mut whole: Vec<usize> =
+            (0..self.blocks.len()).filter(|index| self.blocks[*index] == 0).collect();
         if whole.len() < usize::from(count) {
             return Err(CloudError::no_free_prefix());
         }
@@ -331,22 +326,10 @@ mod tests {
         };
         let cases: [(&[&str], Option<&str>); 6] = [
             (&["10.0.0.20/32", "10.0.0.21/32"], None),
-            (
-                &["10.0.0.22/32", "10.0.0.21/32"],
-                Some("InvalidIPAddress.InUse"),
-            ),
-            (
-                &["10.0.0.22/32", "10.0.0.1/32"],
-                Some("InvalidIPAddress.InUse"),
-            ),
-            (
-                &["10.0.0.22/32", "10.0.1.1/32"],
-                Some("InvalidParameterValue"),
-            ),
-            (
-                &["10.0.0.32/28", "10.0.0.33/32"],
-                Some("InvalidIPAddress.InUse"),
-            ),
+            (&["10.0.0.22/32", "10.0.0.21/32"], Some("InvalidIPAddress.InUse")),
+            (&["10.0.0.22/32", "10.0.0.1/32"], Some("InvalidIPAddress.InUse")),
+            (&["10.0.0.22/32", "10.0.1.1/32"], Some("InvalidParameterValue")),
+            (&["10.0.0.32/28", "10.0.0.33/32"], Some("InvalidIPAddress.InUse")),
             (&["10.0.0.32/28"], None),
         ];
         for (wanted, expected) in cases {
@@ -362,10 +345,7 @@ mod tests {
         let mut rng = Rng::new(3);
         let mut space = Ipv6Space::new("2001:db8:0:1::/64".parse().unwrap()).unwrap();
         let take = |space: &mut Ipv6Space, text: &str| {
-            space
-                .take(&[text.parse().unwrap()])
-                .err()
-                .map(|error| error.code)
+            space.take(&[text.parse().unwrap()]).err().map(|error| error.code)
         };
         let cases = [
             ("2001:db8:0:1:5::/80", None),

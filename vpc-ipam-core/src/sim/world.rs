@@ -7,9 +7,8 @@ use core::time::Duration;
 
 use crate::sim::Cloud;
 use crate::{
-    Action, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Action, Ec2Operation, Effect,
-    InstanceId, Ipam, Issued, Lease, Limits, Outcome, Pod, PodKey, Released, Timestamp,
-    UnusableConfigError,
+    Action, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Operation, Effect, InstanceId,
+    Ipam, Issued, Lease, Limits, Outcome, Pod, PodKey, Released, Timestamp, UnusableConfigError,
 };
 
 /// One node and its cloud in virtual time: every action is carried out at once, and time jumps to when something is due.
@@ -49,7 +48,7 @@ pub struct World {
     refused: VecDeque<(Timestamp, AddressRequest)>,
     calls: BTreeMap<Ec2Operation, u32>,
     changed_at: Timestamp,
-    transcript: Vec<String>,
+    issued: Vec<(Timestamp, Issued)>,
 }
 
 /// After which kubelet tries a pod again.
@@ -68,11 +67,7 @@ impl World {
         seed: u64,
         now: Timestamp,
     ) -> Result<Self, UnusableConfigError> {
-        let node = cloud
-            .instance(&instance)
-            .expect("the cloud has the instance")
-            .node
-            .clone();
+        let node = cloud.instance(&instance).expect("the cloud has the instance").node.clone();
         Ok(Self {
             ipam: Ipam::new(node, limits, config, Budget::default(), seed)?,
             cloud,
@@ -81,7 +76,7 @@ impl World {
             refused: VecDeque::new(),
             calls: BTreeMap::new(),
             changed_at: now,
-            transcript: Vec::new(),
+            issued: Vec::new(),
         })
     }
 
@@ -92,16 +87,17 @@ impl World {
 
     /// Starts a pod: it asks for an address until it has one.
     pub fn add_pod(&mut self, name: &str) {
-        let pod = Pod {
-            namespace: "default".to_string(),
-            name: name.to_string(),
-        };
-        let request = AddressRequest {
-            key: Self::key(name),
-            pod: Arc::new(pod),
-            cards: CardChoice::Any,
-        };
-        self.ask(request);
+        self.add_pod_on(name, CardChoice::Any);
+    }
+
+    /// Starts a pod that wants an interface on one network card, or on each.
+    pub fn add_pod_on(&mut self, name: &str, cards: CardChoice) {
+        self.ask(Self::request(name, cards));
+    }
+
+    fn request(name: &str, cards: CardChoice) -> AddressRequest {
+        let pod = Pod { namespace: "default".to_string(), name: name.to_string() };
+        AddressRequest { key: Self::key(name), pod: Arc::new(pod), cards }
     }
 
     /// Ends a pod.
@@ -127,9 +123,22 @@ impl World {
         self.changed_at
     }
 
-    /// Returns what was done, a line for each action: when, what, why.
-    pub fn transcript(&self) -> &[String] {
-        &self.transcript
+    /// Returns what was done, and when.
+    pub fn issued(&self) -> &[(Timestamp, Issued)] {
+        &self.issued
+    }
+
+    /// Returns what was changed in EC2 and on the node, a line for each action: when, what, why.
+    pub fn transcript(&self) -> String {
+        let mut lines = String::new();
+        let changes = self.issued.iter().filter(|(_, issued)| !reads(&issued.action));
+        for (at, Issued { id, action, because }) in changes {
+            lines.push_str(&format!(
+                "{at} {id} {action:?} because {because}
+"
+            ));
+        }
+        lines
     }
 
     /// Lets time pass, with everything that becomes due.
@@ -166,43 +175,32 @@ impl World {
                     Err(_) => self.ask_again(&grant.key),
                 }
             }
-            let Some(issued) = self.ipam.poll_action() else {
+            if let Some(issued) = self.ipam.poll_action() {
+                self.execute(&issued);
+            } else if self.ipam.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+                self.ipam.handle_timeout(self.now);
+            } else {
                 break;
-            };
-            self.execute(&issued);
+            }
         }
         while self.ipam.poll_event().is_some() {}
     }
 
     fn execute(&mut self, issued: &Issued) {
-        let Issued {
-            id,
-            action,
-            because,
-        } = issued;
-        self.transcript
-            .push(format!("{} {id} {action:?} because {because}", self.now));
+        self.issued.push((self.now, issued.clone()));
+        let Issued { id, action, .. } = issued;
         let outcome = match action {
             Action::Ec2(action) => {
                 if let Some(operation) = action.operation() {
                     *self.calls.entry(operation).or_default() += 1;
                 }
-                if !matches!(
-                    action,
-                    Ec2Action::DescribeNetworkInterfaces(_)
-                        | Ec2Action::DescribeSubnets
-                        | Ec2Action::ReadMetadata
-                ) {
-                    self.changed_at = self.now;
-                }
-                self.cloud
-                    .execute(&self.ipam.constraints().node.clone(), action, self.now)
+                self.cloud.execute(&self.ipam.constraints().node.clone(), action, self.now)
             }
-            Action::Host(_) => {
-                self.changed_at = self.now;
-                Outcome::Done(Effect::Done)
-            }
+            Action::Host(_) => Outcome::Done(Effect::Done),
         };
+        if !reads(action) {
+            self.changed_at = self.now;
+        }
         self.ipam.handle_outcome(*id, outcome, self.now);
     }
 
@@ -219,15 +217,15 @@ impl World {
     }
 
     fn ask_again(&mut self, key: &PodKey) {
-        let pod = Pod {
-            namespace: "default".to_string(),
-            name: key.container().to_string(),
-        };
-        let request = AddressRequest {
-            key: key.clone(),
-            pod: Arc::new(pod),
-            cards: CardChoice::Any,
-        };
+        let request = Self::request(key.container(), CardChoice::Any);
         self.refused.push_back((self.now + RETRY, request));
+    }
+}
+
+/// Returns whether an action only asks.
+fn reads(action: &Action) -> bool {
+    match action {
+        Action::Ec2(action) => action.operation().is_none_or(Ec2Operation::reads),
+        Action::Host(_) => false,
     }
 }

@@ -29,10 +29,7 @@ fn what_was_made_can_be_read_back() {
 
     lab.cloud.delete_network_interface(made.id, NOW).unwrap();
     assert_eq!(lab.free(), free);
-    assert_eq!(
-        code(lab.describe(made.id)),
-        "InvalidNetworkInterfaceID.NotFound"
-    );
+    assert_eq!(code(lab.describe(made.id)), "InvalidNetworkInterfaceID.NotFound");
 }
 
 #[test]
@@ -67,11 +64,7 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
         (
             "create with an address that is taken",
             |lab| {
-                let taken = lab
-                    .cloud
-                    .interface(&lab.node().primary)
-                    .unwrap()
-                    .primary_ipv4;
+                let taken = lab.cloud.interface(&lab.node().primary).unwrap().primary_ipv4;
                 lab.create(CreateInterface {
                     primary_ipv4: taken,
                     ..CreateInterface::new(lab.subnet)
@@ -119,16 +112,8 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             },
             "InvalidInstanceID.NotFound",
         ),
-        (
-            "attach twice",
-            |lab| lab.attach(lab.secondary, 0, 2),
-            "InvalidNetworkInterface.InUse",
-        ),
-        (
-            "attach where another is",
-            |lab| lab.attach(lab.spare, 0, 1),
-            "InvalidParameterValue",
-        ),
+        ("attach twice", |lab| lab.attach(lab.secondary, 0, 2), "InvalidNetworkInterface.InUse"),
+        ("attach where another is", |lab| lab.attach(lab.spare, 0, 1), "InvalidParameterValue"),
         (
             "attach to a card that is not there",
             |lab| lab.attach(lab.spare, 1, 1),
@@ -162,12 +147,7 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
         (
             "unassign the ENI's own address",
             |lab| {
-                let own = lab
-                    .cloud
-                    .interface(&lab.secondary)
-                    .unwrap()
-                    .primary_ipv4
-                    .unwrap();
+                let own = lab.cloud.interface(&lab.secondary).unwrap().primary_ipv4.unwrap();
                 lab.unassign(lab.secondary, vec![own.into()])
             },
             "InvalidParameterValue",
@@ -177,11 +157,7 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             |lab| lab.unassign(lab.secondary, nets(&["10.0.1.77/32"])),
             "InvalidParameterValue",
         ),
-        (
-            "detach the primary ENI",
-            |lab| lab.detach(lab.node().primary),
-            "OperationNotPermitted",
-        ),
+        ("detach the primary ENI", |lab| lab.detach(lab.node().primary), "OperationNotPermitted"),
         (
             "detach what is not attached",
             |lab| lab.cloud.detach_network_interface(id("eni-attach-0"), NOW),
@@ -201,12 +177,8 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             "modify with another ENI's attachment",
             |lab| {
                 let attachment = lab.attachment(lab.node().primary);
-                let request = ModifyInterface::DeleteOnTermination {
-                    attachment,
-                    value: true,
-                };
-                lab.cloud
-                    .modify_network_interface_attribute(lab.secondary, &request, NOW)
+                let request = ModifyInterface::DeleteOnTermination { attachment, value: true };
+                lab.cloud.modify_network_interface_attribute(lab.secondary, &request, NOW)
             },
             "InvalidParameterValue",
         ),
@@ -237,16 +209,11 @@ fn enis_are_limited_per_card() {
             }
             let error = lab.attach(lab.spare, card, per_card).unwrap_err();
             assert_eq!(error.code, "AttachmentLimitExceeded");
-            let text = format!(
-                "Interface count {} exceeds the limit for {instance_type}",
-                per_card + 1
-            );
+            let text =
+                format!("Interface count {} exceeds the limit for {instance_type}", per_card + 1);
             assert_eq!(error.message, text);
         }
-        assert_eq!(
-            lab.attach(lab.spare, cards, 1).unwrap_err().code,
-            "InvalidParameterValue"
-        );
+        assert_eq!(lab.attach(lab.spare, cards, 1).unwrap_err().code, "InvalidParameterValue");
     }
 }
 
@@ -256,17 +223,11 @@ fn a_prefix_takes_one_place_of_an_eni_and_sixteen_addresses_of_the_subnet() {
     let free = lab.free();
     lab.assign(lab.secondary, prefixes(2)).unwrap();
     assert_eq!(lab.free(), free - 32);
-    assert_eq!(
-        code(lab.assign(lab.secondary, addresses(8))),
-        "PrivateIpAddressLimitExceeded"
-    );
+    assert_eq!(code(lab.assign(lab.secondary, addresses(8))), "PrivateIpAddressLimitExceeded");
     lab.assign(lab.secondary, addresses(7)).unwrap();
 
     let mut xen = Lab::new("m4.4xlarge");
-    assert_eq!(
-        code(xen.assign(xen.secondary, prefixes(1))),
-        "UnsupportedOperation"
-    );
+    assert_eq!(code(xen.assign(xen.secondary, prefixes(1))), "UnsupportedOperation");
     assert_eq!(xen.assign(xen.secondary, addresses(29)), Ok(()));
 }
 
@@ -289,14 +250,8 @@ fn a_client_token_makes_a_repeated_call_harmless() {
     let first = lab.cloud.create_network_interface(&request, NOW).unwrap();
     let count = lab.cloud.interfaces().count();
 
-    assert_eq!(
-        lab.cloud.create_network_interface(&request, NOW),
-        Ok(first.clone())
-    );
-    let other = CreateInterface {
-        ipv4: addresses(3),
-        ..request.clone()
-    };
+    assert_eq!(lab.cloud.create_network_interface(&request, NOW), Ok(first.clone()));
+    let other = CreateInterface { ipv4: addresses(3), ..request.clone() };
     assert_eq!(code(lab.create(other)), "IdempotentParameterMismatch");
     assert_eq!(lab.cloud.interfaces().count(), count);
 
@@ -310,10 +265,7 @@ fn the_fabric_tells_what_went_before_what_came() {
     let mut lab = Lab::new("m5.large");
     let told = lab.changes();
     assert_eq!(told.len(), 2, "primary and secondary: {told:?}");
-    assert!(
-        told.iter()
-            .all(|change| matches!(change, Change::Attached(_)))
-    );
+    assert!(told.iter().all(|change| matches!(change, Change::Attached(_))));
 
     lab.assign(lab.secondary, addresses(2)).unwrap();
     let blocks = match lab.changes().as_slice() {
@@ -327,14 +279,10 @@ fn the_fabric_tells_what_went_before_what_came() {
         IpNet::V6(_) => unreachable!("IPv4 was asked for"),
     };
     lab.unassign(lab.secondary, vec![moved]).unwrap();
-    lab.assign(lab.spare, Ipv4Request::Blocks(vec![moved]))
-        .unwrap();
+    lab.assign(lab.spare, Ipv4Request::Blocks(vec![moved])).unwrap();
     lab.attach(lab.spare, 0, 2).unwrap();
     match lab.changes().as_slice() {
-        [
-            Change::Unassigned { port, blocks },
-            Change::Attached(plugged),
-        ] => {
+        [Change::Unassigned { port, blocks }, Change::Attached(plugged)] => {
             assert_eq!(
                 (port.eni, blocks.as_slice()),
                 (lab.secondary, [IpNet::V4(moved)].as_slice())
@@ -370,20 +318,14 @@ fn observations_tell_what_their_source_knows() {
     let mut lab = Lab::new("m5.large");
     let instance = lab.instance;
     let tags = tags(&[(Scope::INSTANCE_TAG, instance.as_str())]);
-    lab.cloud
-        .create_tags(&[lab.spare.as_str()], &tags, NOW)
-        .unwrap();
+    lab.cloud.create_tags(&[lab.spare.as_str()], &tags, NOW).unwrap();
     let (primary, secondary, spare) = (lab.node().primary, lab.secondary, lab.spare);
     let both = BTreeSet::from([primary, secondary]);
 
     let cases = [
         (Source::Ec2, Scope::Attached, both.clone()),
         (Source::Ec2, Scope::Unattached, BTreeSet::from([spare])),
-        (
-            Source::Ec2,
-            Scope::Only(vec![spare, id("eni-0")]),
-            BTreeSet::from([spare]),
-        ),
+        (Source::Ec2, Scope::Only(vec![spare, id("eni-0")]), BTreeSet::from([spare])),
         (Source::Imds, Scope::Attached, both),
         (Source::Imds, Scope::Unattached, BTreeSet::new()),
         (Source::Imds, Scope::Only(vec![spare]), BTreeSet::new()),
@@ -396,19 +338,13 @@ fn observations_tell_what_their_source_knows() {
             let attached = eni.attachment.as_ref();
             let from_ec2 = source == Source::Ec2;
             assert_eq!(eni.tags.is_some(), from_ec2, "{eni:?}");
-            assert!(
-                attached.is_none_or(|a| a.id.is_some() == from_ec2),
-                "{eni:?}"
-            );
+            assert!(attached.is_none_or(|a| a.id.is_some() == from_ec2), "{eni:?}");
         }
     }
 
     let metadata = lab.cloud.metadata(instance, NOW).unwrap();
     assert_eq!(metadata.node, lab.node());
-    assert_eq!(
-        metadata.primary_ipv4,
-        lab.cloud.interface(&primary).unwrap().primary_ipv4
-    );
+    assert_eq!(metadata.primary_ipv4, lab.cloud.interface(&primary).unwrap().primary_ipv4);
     assert_eq!(metadata.vpc_ipv4_cidrs, nets(&["10.0.0.0/16"]));
 }
 
@@ -416,27 +352,17 @@ fn observations_tell_what_their_source_knows() {
 fn termination_takes_what_was_marked() {
     let mut lab = Lab::new("m5.large");
     let attachment = lab.attachment(lab.secondary);
-    let (primary, kept) = (
-        lab.node().primary,
-        lab.make(CreateInterface::new(lab.subnet)),
-    );
+    let (primary, kept) = (lab.node().primary, lab.make(CreateInterface::new(lab.subnet)));
     lab.attach(kept, 0, 2).unwrap();
     let mark = ModifyInterface::from(&EniAttribute::DeleteOnTermination(attachment));
-    lab.cloud
-        .modify_network_interface_attribute(lab.secondary, &mark, NOW)
-        .unwrap();
+    lab.cloud.modify_network_interface_attribute(lab.secondary, &mark, NOW).unwrap();
 
     lab.cloud.terminate_instance(lab.instance).unwrap();
 
     for (eni, expected) in [(primary, false), (lab.secondary, false), (kept, true)] {
         assert_eq!(lab.cloud.interface(&eni).is_some(), expected, "{eni}");
     }
-    assert_eq!(
-        lab.cloud
-            .interface(&kept)
-            .and_then(|eni| eni.attachment.clone()),
-        None
-    );
+    assert_eq!(lab.cloud.interface(&kept).and_then(|eni| eni.attachment.clone()), None);
     let again = lab.cloud.terminate_instance(lab.instance);
     assert_eq!(code(again), "InvalidInstanceID.NotFound");
 }
@@ -454,11 +380,7 @@ fn subnets_stay_within_their_vpc_and_apart() {
         let mut lab = Lab::new("m5.large");
         let node = lab.node();
         let request = CreateSubnet::new(node.vpc, node.zone, cidr.parse().unwrap());
-        let actual = lab
-            .cloud
-            .create_subnet(request)
-            .err()
-            .map(|error| error.code);
+        let actual = lab.cloud.create_subnet(request).err().map(|error| error.code);
         assert_eq!(actual, expected, "{cidr}");
     }
 }
@@ -477,13 +399,8 @@ fn instance_types_come_from_the_table_and_from_what_runs() {
     );
     let request = RunInstance::new(odd.clone(), lab.subnet);
     lab.cloud.run_instance(request, NOW).unwrap();
-    let found = lab
-        .cloud
-        .describe_instance_types(&[odd.instance_type, id("m5.large")], NOW);
-    assert_eq!(
-        found,
-        Ok(vec![odd, Limits::lookup(id("m5.large")).unwrap()])
-    );
+    let found = lab.cloud.describe_instance_types(&[odd.instance_type, id("m5.large")], NOW);
+    assert_eq!(found, Ok(vec![odd, Limits::lookup(id("m5.large")).unwrap()]));
 }
 
 #[test]
@@ -507,10 +424,7 @@ struct Lab {
 impl Lab {
     fn new(instance_type: &str) -> Self {
         let mut cloud = Cloud::new(1);
-        let vpc = cloud.create_vpc(
-            nets(&["10.0.0.0/16"]),
-            vec!["2001:db8::/56".parse().unwrap()],
-        );
+        let vpc = cloud.create_vpc(nets(&["10.0.0.0/16"]), vec!["2001:db8::/56".parse().unwrap()]);
         let [here, there] = ["eu-west-1a", "eu-west-1b"].map(|zone| zone.parse().unwrap());
         let subnet = |zone, cidr: &str| CreateSubnet::new(vpc, zone, cidr.parse().unwrap());
         let main = cloud
@@ -522,9 +436,7 @@ impl Lab {
         let ipv4_only = cloud.create_subnet(subnet(here, "10.0.2.0/24")).unwrap();
         let other_zone = cloud.create_subnet(subnet(there, "10.0.3.0/24")).unwrap();
         let limits = Limits::lookup(id(instance_type)).unwrap();
-        let instance = cloud
-            .run_instance(RunInstance::new(limits, main), NOW)
-            .unwrap();
+        let instance = cloud.run_instance(RunInstance::new(limits, main), NOW).unwrap();
         let make =
             |cloud: &mut Cloud, request| cloud.create_network_interface(&request, NOW).unwrap().id;
 
@@ -533,21 +445,10 @@ impl Lab {
         let elsewhere = make(&mut cloud, CreateInterface::new(other_zone));
         let crowded = make(
             &mut cloud,
-            CreateInterface {
-                ipv4: addresses(60),
-                ..CreateInterface::new(ipv4_only)
-            },
+            CreateInterface { ipv4: addresses(60), ..CreateInterface::new(ipv4_only) },
         );
-        let mut lab = Self {
-            cloud,
-            instance,
-            subnet: main,
-            ipv4_only,
-            secondary,
-            spare,
-            elsewhere,
-            crowded,
-        };
+        let mut lab =
+            Self { cloud, instance, subnet: main, ipv4_only, secondary, spare, elsewhere, crowded };
         lab.attach(secondary, 0, 1).unwrap();
         lab
     }
@@ -566,10 +467,7 @@ impl Lab {
     }
 
     fn make(&mut self, request: CreateInterface) -> EniId {
-        self.cloud
-            .create_network_interface(&request, NOW)
-            .unwrap()
-            .id
+        self.cloud.create_network_interface(&request, NOW).unwrap().id
     }
 
     fn create(&mut self, request: CreateInterface) -> Result<(), CloudError> {
@@ -577,10 +475,7 @@ impl Lab {
     }
 
     fn create_with(&mut self, ipv4: Ipv4Request) -> Result<(), CloudError> {
-        self.create(CreateInterface {
-            ipv4,
-            ..CreateInterface::new(self.subnet)
-        })
+        self.create(CreateInterface { ipv4, ..CreateInterface::new(self.subnet) })
     }
 
     fn attach(&mut self, eni: EniId, card: u8, device: u8) -> Result<(), CloudError> {
@@ -594,13 +489,7 @@ impl Lab {
     }
 
     fn attachment(&self, eni: EniId) -> AttachmentId {
-        self.cloud
-            .interface(&eni)
-            .unwrap()
-            .attachment
-            .as_ref()
-            .unwrap()
-            .id
+        self.cloud.interface(&eni).unwrap().attachment.as_ref().unwrap().id
     }
 
     fn detach(&mut self, eni: EniId) -> Result<(), CloudError> {
@@ -609,9 +498,7 @@ impl Lab {
     }
 
     fn assign(&mut self, eni: EniId, request: Ipv4Request) -> Result<(), CloudError> {
-        self.cloud
-            .assign_private_ip_addresses(eni, &request, NOW)
-            .map(drop)
+        self.cloud.assign_private_ip_addresses(eni, &request, NOW).map(drop)
     }
 
     fn unassign(&mut self, eni: EniId, blocks: Vec<Ipv4Net>) -> Result<(), CloudError> {
@@ -646,10 +533,7 @@ fn nets(texts: &[&str]) -> Vec<Ipv4Net> {
 }
 
 fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs
-        .iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()))
-        .collect()
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 fn id<I: FromStr<Err: core::fmt::Debug>>(text: &str) -> I {
