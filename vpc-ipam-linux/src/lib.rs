@@ -1,1 +1,20 @@
-//! Stub.
+//! The network of an AWS node in the Linux kernel: ENIs, pods and address translation.
+#![forbid(unsafe_code)]
+
+mod change;
+mod config;
+mod nat;
+mod netlink;
+mod netns;
+mod object;
+mod sysctl;
+pub use change::{Change, Effect, Refusal, Refused, Veth, VethPeer};
+pub use config::{HostConfig, SnatPorts, VethPrefix, VethPrefixError};
+pub use nat::{Nat, NatActual, NatDigest};
+pub use netlink::{KernelNetlink, Netlink, NetlinkError};
+pub use netns::{Namespace, NamespaceError};
+pub use object::{
+    Address, Family, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route, Rule,
+    Scope, Table,
+};
+pub use sysctl::{Sysctl, SysctlKey};

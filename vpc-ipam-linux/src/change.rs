@@ -1,0 +1,170 @@
+//! What can be changed, and how a refusal is told.
+
+use core::fmt;
+use std::io;
+
+use vpc_ipam_core::Mac;
+
+use crate::{LinkIndex, Namespace, Object};
+
+/// One change to a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Makes a pair of links, of which one end is up and the other in another namespace and down.
+    AddVeth(Veth),
+    /// Removes a link.
+    RemoveLink {
+        /// Its name.
+        name: String,
+    },
+    /// Makes the object be there and be as it says.
+    Set(Object),
+    /// Makes the object not be there. The settings of a link and kernel variables have no absence: nothing happens.
+    Remove(Object),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddVeth(veth) => write!(
+                f,
+                "add veth {} with its peer {} in {}",
+                veth.name,
+                veth.peer.name,
+                veth.peer.namespace.path().display()
+            ),
+            Self::RemoveLink { name } => write!(f, "remove link {name}"),
+            Self::Set(object) => write!(f, "set {object}"),
+            Self::Remove(object) => write!(f, "remove {object}"),
+        }
+    }
+}
+
+/// A pair of links to be made, each of which is the other's only neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Veth {
+    /// The name of the end that is made here.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// The MTU of both ends.
+    pub mtu: u32,
+    /// The other end.
+    pub peer: VethPeer,
+}
+
+/// The end of a veth that is made in another namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VethPeer {
+    /// Its name there.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Where it is made.
+    pub namespace: Namespace,
+}
+
+/// What came of a change that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing to tell.
+    Done,
+    /// The pair of links has these indexes, each in its own namespace.
+    Veth {
+        /// Of the end that was made here.
+        link: LinkIndex,
+        /// Of the other end.
+        peer: LinkIndex,
+    },
+}
+
+/// The kernel's refusal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    /// Its error number, if it is the kernel that refused and not nft.
+    pub errno: Option<i32>,
+    /// What was added in words, if anything was.
+    pub says: Option<String>,
+}
+
+impl Refusal {
+    pub(crate) fn is(&self, errnos: &[rustix::io::Errno]) -> bool {
+        errnos.iter().any(|errno| Some(errno.raw_os_error()) == self.errno)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        let errno = error.raw_os_error();
+        let says = errno.is_none().then(|| error.to_string());
+        Self { errno, says }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errno = self.errno.map(|errno| io::Error::from_raw_os_error(errno).to_string());
+        let words: Vec<_> = [&errno, &self.says].into_iter().flatten().cloned().collect();
+        f.write_str(&words.join(": "))
+    }
+}
+
+/// A change that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{change}{}", likely_cause(change, refusal))]
+pub struct Refused {
+    /// What was to be done.
+    pub change: Box<Change>,
+    /// Why it was not.
+    #[source]
+    pub refusal: Refusal,
+}
+
+impl Refused {
+    pub(crate) fn new(change: &Change, refusal: Refusal) -> Self {
+        Self { change: Box::new(change.clone()), refusal }
+    }
+}
+
+/// Returns whether a refusal means that what was wanted is so already.
+pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
+    use rustix::io::Errno;
+    match change {
+        Change::AddVeth(_) => false,
+        Change::RemoveLink { .. } => refusal.is(&[Errno::NODEV]),
+        Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
+        Change::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
+        Change::Set(_) => false,
+        // A table that holds no route any more answers ENOENT where one that does answers ESRCH.
+        Change::Remove(_) => {
+            refusal.is(&[Errno::NOENT, Errno::SRCH, Errno::ADDRNOTAVAIL, Errno::NODEV])
+        }
+    }
+}
+
+fn likely_cause(change: &Change, refusal: &Refusal) -> &'static str {
+    use rustix::io::Errno;
+    if refusal.is(&[Errno::PERM, Errno::ACCESS]) {
+        return match change {
+            Change::Set(Object::Sysctl(_)) => " (not root on the host?)",
+            _ => " (CAP_NET_ADMIN is missing?)",
+        };
+    }
+    match change {
+        Change::AddVeth(_) if refusal.is(&[Errno::EXIST]) => {
+            " (a link of that name is in either namespace)"
+        }
+        Change::AddVeth(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
+            " (the kernel has no veth: module not loaded?)"
+        }
+        Change::Set(Object::Route { .. }) if refusal.is(&[Errno::NETUNREACH]) => {
+            " (the next hop is on no link, or the link is down)"
+        }
+        Change::Set(Object::Sysctl(_)) if refusal.is(&[Errno::ROFS]) => {
+            " (/proc/sys is mounted read-only: write it on the host or in a privileged init container)"
+        }
+        Change::Set(_) if refusal.is(&[Errno::NODEV]) => " (the link is gone)",
+        Change::Set(Object::Nat(_)) if refusal.is(&[Errno::NOENT]) => " (nft is not installed?)",
+        _ => "",
+    }
+}

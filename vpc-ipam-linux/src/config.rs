@@ -1,0 +1,295 @@
+//! How the operator wants the node's network.
+
+use core::fmt;
+use core::num::NonZeroU32;
+use core::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use vpc_ipam_core::{Note, Remark, Vars};
+
+/// How the operator wants the node's network, as the peer's variables say.
+///
+/// ```
+/// use vpc_ipam_linux::{HostConfig, SnatPorts};
+///
+/// let (config, notes) = HostConfig::from_vars([("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng")]);
+/// assert_eq!(config, HostConfig { snat_ports: SnatPorts::FullyRandom, ..HostConfig::default() });
+/// assert!(notes.is_empty());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Whether something outside the node translates the pods' addresses: `AWS_VPC_K8S_CNI_EXTERNALSNAT`.
+    pub external_snat: bool,
+    /// How source ports are chosen: `AWS_VPC_K8S_CNI_RANDOMIZESNAT`.
+    pub snat_ports: SnatPorts,
+    /// Ranges outside the VPC that see pods with their own addresses: `AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS`.
+    pub excluded_cidrs: Vec<Ipv4Net>,
+    /// Whether NodePorts lead to pods on secondary ENIs: `AWS_VPC_CNI_NODE_PORT_SUPPORT`.
+    pub node_port: bool,
+    /// The bits that mark a connection of the primary ENI: `AWS_VPC_K8S_CNI_CONNMARK`.
+    pub mark: NonZeroU32,
+    /// How the names of the pods' links begin on the host: `AWS_VPC_K8S_CNI_VETHPREFIX`.
+    pub veth_prefix: VethPrefix,
+    /// Whether TCP may find the socket before the route; kubelet's probes of pods on branch ENIs need it not to:
+    /// the contrary of `DISABLE_TCP_EARLY_DEMUX`.
+    pub tcp_early_demux: bool,
+}
+
+/// How the source port of a translated connection is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnatPorts {
+    /// From a hash of the addresses with a random secret: `hashrandom`.
+    Random,
+    /// From a random number each time: `prng`.
+    FullyRandom,
+    /// The pod's own where it is free: `none`.
+    Kept,
+}
+
+/// The beginning of the names of the pods' links on the host.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VethPrefix(Arc<str>);
+
+/// A text that cannot begin the name of a pod's link.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} cannot begin the name of a link: expected {EXPECTED_PREFIX}")]
+pub struct VethPrefixError {
+    text: String,
+}
+
+const EXPECTED_PREFIX: &str = "1 to 4 letters, digits, dashes or underscores, not eth, lo or vlan";
+
+/// The bits that the peer takes where nothing else is configured.
+const MARK: NonZeroU32 = NonZeroU32::new(0x80).unwrap();
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            external_snat: false,
+            snat_ports: SnatPorts::Random,
+            excluded_cidrs: Vec::new(),
+            node_port: true,
+            mark: MARK,
+            veth_prefix: VethPrefix::default(),
+            tcp_early_demux: true,
+        }
+    }
+}
+
+impl HostConfig {
+    /// Reads variables, in any order; of two with one name the later wins. Those of others are passed over.
+    pub fn from_vars<N: Into<String>, V: Into<String>>(
+        vars: impl IntoIterator<Item = (N, V)>,
+    ) -> (Self, Vec<Note>) {
+        let mut vars = Vars::new(vars);
+        let default = Self::default();
+        let config = Self {
+            external_snat: vars.truth("AWS_VPC_K8S_CNI_EXTERNALSNAT", default.external_snat),
+            snat_ports: snat_ports(&mut vars).unwrap_or(default.snat_ports),
+            excluded_cidrs: excluded_cidrs(&mut vars),
+            node_port: vars.truth("AWS_VPC_CNI_NODE_PORT_SUPPORT", default.node_port),
+            mark: mark(&mut vars).unwrap_or(default.mark),
+            veth_prefix: veth_prefix(&mut vars).unwrap_or(default.veth_prefix),
+            tcp_early_demux: !vars.truth("DISABLE_TCP_EARLY_DEMUX", !default.tcp_early_demux),
+        };
+        (config, vars.into_notes())
+    }
+}
+
+fn snat_ports(vars: &mut Vars) -> Option<SnatPorts> {
+    const NAME: &str = "AWS_VPC_K8S_CNI_RANDOMIZESNAT";
+    match vars.text(NAME)? {
+        "hashrandom" => Some(SnatPorts::Random),
+        "prng" => Some(SnatPorts::FullyRandom),
+        "none" => Some(SnatPorts::Kept),
+        _ => unusable(vars, NAME, "hashrandom, prng or none", "hashrandom"),
+    }
+}
+
+fn excluded_cidrs(vars: &mut Vars) -> Vec<Ipv4Net> {
+    const NAME: &str = "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS";
+    let items = vars.list(NAME);
+    let cidrs = items.iter().filter_map(|item| item.parse::<Ipv4Net>().ok());
+    let cidrs: Vec<_> = cidrs.map(|cidr| cidr.trunc()).collect();
+    if cidrs.len() < items.len() {
+        unusable::<()>(vars, NAME, "IPv4 ranges such as 10.8.0.0/16", "those that are");
+    }
+    cidrs
+}
+
+fn mark(vars: &mut Vars) -> Option<NonZeroU32> {
+    const NAME: &str = "AWS_VPC_K8S_CNI_CONNMARK";
+    let mark = go_integer(vars.text(NAME)?).and_then(|mark| u32::try_from(mark).ok());
+    match mark.and_then(NonZeroU32::new) {
+        Some(mark) => Some(mark),
+        None => unusable(vars, NAME, "a number from 1 to 0xffffffff", "0x80"),
+    }
+}
+
+fn veth_prefix(vars: &mut Vars) -> Option<VethPrefix> {
+    const NAME: &str = "AWS_VPC_K8S_CNI_VETHPREFIX";
+    match vars.text(NAME)?.parse() {
+        Ok(prefix) => Some(prefix),
+        Err(VethPrefixError { .. }) => unusable(vars, NAME, EXPECTED_PREFIX, "eni"),
+    }
+}
+
+fn unusable<T>(
+    vars: &mut Vars,
+    name: &'static str,
+    expected: &'static str,
+    used: &str,
+) -> Option<T> {
+    vars.note(name, Remark::Unusable { expected, used: used.to_owned() });
+    None
+}
+
+/// Reads a number as Go does where the text says in which base: `0x80`, `0o200`, `0200`, `0b1000_0000`, `128`.
+fn go_integer(text: &str) -> Option<u64> {
+    let (radix, digits) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (16, &text[2..]),
+        [b'0', b'o' | b'O', ..] => (8, &text[2..]),
+        [b'0', b'b' | b'B', ..] => (2, &text[2..]),
+        [b'0', _, ..] => (8, &text[1..]),
+        _ => (10, text.strip_prefix('+').unwrap_or(text)),
+    };
+    // Underscores may stand between digits, and between them and the prefix.
+    let misplaced = digits.ends_with('_') || digits.contains("__");
+    let misplaced = misplaced || (radix == 10 && digits.starts_with('_'));
+    if misplaced || digits.starts_with('+') {
+        return None;
+    }
+    u64::from_str_radix(&digits.replace('_', ""), radix).ok()
+}
+
+impl VethPrefix {
+    /// Returns the prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for VethPrefix {
+    fn default() -> Self {
+        Self("eni".into())
+    }
+}
+
+impl FromStr for VethPrefix {
+    type Err = VethPrefixError;
+
+    fn from_str(text: &str) -> Result<Self, VethPrefixError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        let taken = ["eth", "lo", "vlan"].contains(&text);
+        if (1..=4).contains(&text.len()) && text.bytes().all(plain) && !taken {
+            Ok(Self(text.into()))
+        } else {
+            Err(VethPrefixError { text: text.into() })
+        }
+    }
+}
+
+impl fmt::Display for VethPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for VethPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_mean_what_they_mean_to_the_peer() {
+        let default = HostConfig::default;
+        let cidrs = |cidrs: &[&str]| cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        let mark = |mark| NonZeroU32::new(mark).unwrap();
+        let cases = [
+            ("NOT_OURS", "x", default(), 0),
+            ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "", default(), 0),
+            (
+                "AWS_VPC_K8S_CNI_EXTERNALSNAT",
+                "T",
+                HostConfig { external_snat: true, ..default() },
+                0,
+            ),
+            ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "yes", default(), 1),
+            ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "0", HostConfig { node_port: false, ..default() }, 0),
+            (
+                "AWS_VPC_K8S_CNI_RANDOMIZESNAT",
+                "none",
+                HostConfig { snat_ports: SnatPorts::Kept, ..default() },
+                0,
+            ),
+            ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "PRNG", default(), 1),
+            (
+                "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+                " 10.1.2.3/16 ,, 172.16.0.0/12",
+                HostConfig {
+                    excluded_cidrs: cidrs(&["10.1.0.0/16", "172.16.0.0/12"]),
+                    ..default()
+                },
+                0,
+            ),
+            (
+                "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+                "fd00::/8,10.1.0.0/16,10.2.0.0",
+                HostConfig { excluded_cidrs: cidrs(&["10.1.0.0/16"]), ..default() },
+                1,
+            ),
+            ("AWS_VPC_K8S_CNI_CONNMARK", "0x100", HostConfig { mark: mark(0x100), ..default() }, 0),
+            ("AWS_VPC_K8S_CNI_CONNMARK", "0200", HostConfig { mark: mark(0x80), ..default() }, 0),
+            ("AWS_VPC_K8S_CNI_CONNMARK", "0", default(), 1),
+            ("AWS_VPC_K8S_CNI_CONNMARK", "4294967296", default(), 1),
+            (
+                "AWS_VPC_K8S_CNI_VETHPREFIX",
+                "pod_",
+                HostConfig { veth_prefix: "pod_".parse().unwrap(), ..default() },
+                0,
+            ),
+            ("AWS_VPC_K8S_CNI_VETHPREFIX", "vlan", default(), 1),
+            ("AWS_VPC_K8S_CNI_VETHPREFIX", "toolong", default(), 1),
+            (
+                "DISABLE_TCP_EARLY_DEMUX",
+                "true",
+                HostConfig { tcp_early_demux: false, ..default() },
+                0,
+            ),
+        ];
+        for (name, value, expected, notes) in cases {
+            let (actual, noted) = HostConfig::from_vars([(name, value)]);
+            assert_eq!(actual, expected, "{name}={value:?}");
+            assert_eq!(noted.len(), notes, "{name}={value:?}: {noted:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_go_reads_them() {
+        let cases = [
+            ("128", Some(128)),
+            ("0x80", Some(128)),
+            ("0X8_0", Some(128)),
+            ("0x_80", Some(128)),
+            ("0o200", Some(128)),
+            ("0b10000000", Some(128)),
+            ("0", Some(0)),
+            ("-1", None),
+            ("1_", None),
+            ("_1", None),
+            ("0x", None),
+            ("0x+1", None),
+            ("08", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(go_integer(text), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! How this crate reads and changes a network namespace.
+
+mod exchange;
+mod kernel;
+mod wire;
+
+use core::net::IpAddr;
+use std::io;
+
+use crate::{
+    Address, Change, Effect, Family, Link, LinkIndex, NamespaceError, NatActual, Neighbour,
+    Refusal, Route, Rule, SysctlKey,
+};
+
+pub use kernel::KernelNetlink;
+
+/// One network namespace, to be read and changed.
+///
+/// [`KernelNetlink`] is the kernel's; another one can record, refuse, or pretend.
+#[cfg_attr(test, mockall::automock)]
+pub trait Netlink {
+    /// Returns every link.
+    fn links(&mut self) -> Result<Vec<Link>, NetlinkError>;
+
+    /// Returns the link of that name, if there is one.
+    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError>;
+
+    /// Returns the addresses of a link; a link that is gone has none.
+    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError>;
+
+    /// Returns the unicast routes over a link alone, in whichever table; a link that is gone has none.
+    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError>;
+
+    /// Returns the route that the node itself takes to an address, as the table holds it, and its link.
+    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError>;
+
+    /// Returns the rules of a family in the order in which they are tried.
+    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError>;
+
+    /// Returns the permanent neighbours on a link; a link that is gone has none.
+    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError>;
+
+    /// Returns the values of kernel variables, `None` for those that the kernel does not have.
+    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError>;
+
+    /// Returns what is there of our address translation.
+    fn nat(&mut self) -> Result<NatActual, NetlinkError>;
+
+    /// Makes changes in order, and returns what came of each.
+    ///
+    /// All are tried: one that is refused stops none of the others. Neighbouring changes travel together.
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError>;
+}
+
+/// A failure to talk to the kernel, or its refusal to answer a question.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetlinkError {
+    /// The namespace could not be entered.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// No socket could be opened.
+    #[error("open a netlink socket")]
+    Open {
+        /// Why not.
+        source: io::Error,
+    },
+    /// A request could not be sent.
+    #[error("send a netlink request")]
+    Send {
+        /// Why not.
+        source: io::Error,
+    },
+    /// No answer was received: what was asked may or may not have been done.
+    #[error("receive the answer to a netlink request")]
+    Receive {
+        /// Why not.
+        source: io::Error,
+    },
+    /// An answer makes no sense.
+    #[error("understand the kernel's answer: {what}")]
+    Decode {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A list changed each time while it was read.
+    #[error("list {what}: they changed during each of {tries} tries")]
+    Interrupted {
+        /// What was to be listed.
+        what: &'static str,
+        /// How often.
+        tries: usize,
+    },
+    /// The kernel refused to answer.
+    #[error("list {what}")]
+    Refused {
+        /// What was to be listed.
+        what: &'static str,
+        /// Why.
+        #[source]
+        refusal: Refusal,
+    },
+    /// A kernel variable could not be read.
+    #[error("read {key}")]
+    Sysctl {
+        /// The variable.
+        key: SysctlKey,
+        /// Why not.
+        source: io::Error,
+    },
+    /// nft could not be run, or failed.
+    #[error("list the nftables of the node with nft")]
+    Nft {
+        /// Why.
+        source: io::Error,
+    },
+}

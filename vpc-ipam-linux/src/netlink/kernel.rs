@@ -1,0 +1,292 @@
+//! The kernel's own answer to [`Netlink`].
+
+use core::net::IpAddr;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use super::exchange::{Answer, Exchange, Request, Wire};
+use super::{Netlink, NetlinkError, wire};
+use crate::{
+    Address, Change, Effect, Family, Link, LinkIndex, Namespace, NatActual, Neighbour, Object,
+    Refusal, Route, Rule, SysctlKey, nat, sysctl,
+};
+
+/// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
+///
+/// It may be used from any thread, in whichever namespace that is.
+pub struct KernelNetlink {
+    exchange: Exchange<KernelSocket>,
+    namespace: Namespace,
+    nft: PathBuf,
+}
+
+impl KernelNetlink {
+    /// Opens a socket inside a namespace.
+    pub fn open(namespace: &Namespace) -> Result<Self, NetlinkError> {
+        let socket = namespace.run(KernelSocket::open)?;
+        let socket = socket.map_err(|source| NetlinkError::Open { source })?;
+        Ok(Self {
+            exchange: Exchange::new(socket),
+            namespace: namespace.clone(),
+            nft: PathBuf::from("nft"),
+        })
+    }
+
+    /// Opens a socket in the namespace of the calling thread.
+    pub fn current() -> Result<Self, NetlinkError> {
+        Self::open(&Namespace::current()?)
+    }
+
+    /// Returns the socket with another `nft` to run than the one that is found by `PATH`.
+    #[must_use]
+    pub fn with_nft(self, program: impl Into<PathBuf>) -> Self {
+        Self { nft: program.into(), ..self }
+    }
+
+    /// Returns the namespace to which it is bound.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Answer, NetlinkError> {
+        let answer = self.exchange.batch(vec![request])?.pop();
+        answer.ok_or(NetlinkError::Decode { what: "no answer" })
+    }
+
+    /// Lists objects that belong to a link, which may be gone.
+    fn list_of_link<T>(
+        &mut self,
+        what: &'static str,
+        request: &Message,
+        link: LinkIndex,
+        decode: impl Fn(&[u8]) -> Result<Option<(LinkIndex, T)>, NetlinkError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        // A kernel that does not know the filter sends all.
+        let decode = |payload: &[u8]| {
+            let found = decode(payload)?.filter(|(index, _)| *index == link);
+            Ok(found.map(|(_, object)| object))
+        };
+        match self.exchange.dump(what, request, decode) {
+            Err(NetlinkError::Refused { refusal, .. }) if refusal.is(&[Errno::NODEV]) => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
+    }
+
+    /// Sends what has gathered, and files what came of it.
+    fn send(
+        &mut self,
+        gathered: &mut Vec<(usize, Request)>,
+        results: &mut [Result<Effect, Refusal>],
+    ) -> Result<(), NetlinkError> {
+        if gathered.is_empty() {
+            return Ok(());
+        }
+        let (places, requests): (Vec<_>, Vec<_>) = gathered.drain(..).unzip();
+        for (place, answer) in places.into_iter().zip(self.exchange.batch(requests)?) {
+            // A veth takes two requests: that it be made, and what it became. The first refusal counts.
+            let result = &mut results[place];
+            match answer {
+                Err(refusal) if result.is_ok() => *result = Err(refusal),
+                Ok(payloads) if result.is_ok() => {
+                    if let Some(effect) = payloads.first().map(|p| veth_effect(p)).transpose()? {
+                        *result = Ok(effect);
+                    }
+                }
+                Err(_) | Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Netlink for KernelNetlink {
+    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.exchange.dump("links", &wire::list_links(), wire::link)
+    }
+
+    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        match self.ask(wire::get_link(name))? {
+            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| wire::link(payload)),
+            Err(refusal) if refusal.is(&[Errno::NODEV]) => Ok(None),
+            Err(refusal) => Err(NetlinkError::Refused { what: "link", refusal }),
+        }
+    }
+
+    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        self.list_of_link("addresses", &wire::list_addresses(link), link, wire::address)
+    }
+
+    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let request = wire::list_routes(family, link);
+            routes.extend(self.list_of_link("routes", &request, link, wire::route)?);
+        }
+        Ok(routes)
+    }
+
+    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
+        const NONE: [Errno; 4] =
+            [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::SRCH];
+        match self.ask(wire::get_route(address))? {
+            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| wire::route(payload)),
+            // Unreachable, prohibited and the like are answered as errors.
+            Err(refusal) if refusal.is(&NONE) => Ok(None),
+            Err(refusal) => Err(NetlinkError::Refused { what: "route", refusal }),
+        }
+    }
+
+    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
+        self.exchange.dump("rules", &wire::list_rules(family), wire::rule)
+    }
+
+    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.list_of_link("neighbours", &wire::list_neighbours(link), link, wire::neighbour)
+    }
+
+    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
+        let read = |key: &SysctlKey| {
+            sysctl::read(key).map_err(|source| NetlinkError::Sysctl { key: key.clone(), source })
+        };
+        self.namespace.run(|| keys.iter().map(read).collect())?
+    }
+
+    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
+        let listed = self.namespace.run(|| nat::list(&self.nft))?;
+        listed.map_err(|source| NetlinkError::Nft { source })
+    }
+
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+        let mut results = vec![Ok(Effect::Done); changes.len()];
+        let mut gathered = Vec::new();
+        let mut rest = changes.iter().enumerate().peekable();
+        while let Some((place, change)) = rest.next() {
+            match change {
+                Change::AddVeth(veth) => {
+                    gathered.push((place, wire::add_veth(veth)));
+                    gathered.push((place, wire::get_link(&veth.name)));
+                }
+                Change::RemoveLink { name } => gathered.push((place, wire::remove_link(name))),
+                Change::Set(Object::Sysctl(first)) => {
+                    self.send(&mut gathered, &mut results)?;
+                    // One visit to the namespace for all that follow each other.
+                    let mut sysctls = vec![(place, first)];
+                    while let Some(&(place, Change::Set(Object::Sysctl(next)))) = rest.peek() {
+                        sysctls.push((place, next));
+                        rest.next();
+                    }
+                    let written = self.namespace.run(|| {
+                        let write = |(place, sysctl)| (place, sysctl::write(sysctl));
+                        sysctls.into_iter().map(write).collect::<Vec<_>>()
+                    })?;
+                    for (place, result) in written {
+                        results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
+                    }
+                }
+                Change::Set(Object::Nat(nat)) => {
+                    self.send(&mut gathered, &mut results)?;
+                    let result = self.namespace.run(|| nat::replace(&self.nft, nat))?;
+                    results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
+                }
+                Change::Remove(Object::Nat(_)) => {
+                    self.send(&mut gathered, &mut results)?;
+                    let result =
+                        self.namespace.run(|| nat::replace(&self.nft, &nat::Nat::none()))?;
+                    results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
+                }
+                Change::Set(object) => gathered.extend(set(object).map(|request| (place, request))),
+                Change::Remove(object) => {
+                    gathered.extend(remove(object).map(|request| (place, request)));
+                }
+            }
+        }
+        self.send(&mut gathered, &mut results)?;
+        Ok(results)
+    }
+}
+
+fn set(object: &Object) -> Option<Request> {
+    match object {
+        Object::Link { link, mtu, up } => Some(wire::set_link(link.index, *mtu, *up)),
+        Object::Address { link, address } => Some(wire::set_address(link.index, *address)),
+        Object::Route { link, route } => Some(wire::set_route(link.index, route)),
+        Object::Neighbour { link, neighbour } => Some(wire::set_neighbour(link.index, *neighbour)),
+        Object::Rule(rule) => Some(wire::set_rule(rule)),
+        Object::Sysctl(_) | Object::Nat(_) => None,
+    }
+}
+
+fn remove(object: &Object) -> Option<Request> {
+    match object {
+        Object::Address { link, address } => Some(wire::remove_address(link.index, *address)),
+        Object::Route { link, route } => Some(wire::remove_route(link.index, route)),
+        Object::Neighbour { link, neighbour } => {
+            Some(wire::remove_neighbour(link.index, *neighbour))
+        }
+        Object::Rule(rule) => Some(wire::remove_rule(rule)),
+        Object::Link { .. } | Object::Sysctl(_) | Object::Nat(_) => None,
+    }
+}
+
+fn veth_effect(payload: &[u8]) -> Result<Effect, NetlinkError> {
+    let link = wire::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
+    let (link, peer) = link.ok_or(NetlinkError::Decode { what: "veth without a peer" })?;
+    Ok(Effect::Veth { link, peer })
+}
+
+struct KernelSocket(Socket);
+
+/// The kernel answers within the system call that asks, so waiting means that an answer was lost.
+const RECEIVE_TIMEOUT: core::time::Duration = core::time::Duration::from_secs(10);
+
+impl KernelSocket {
+    fn open() -> io::Result<Self> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        // Filters that the kernel does not know are refused instead of ignored, and what a message means is checked in
+        // full. Kernels before 4.20 have no such option and send everything; what is not asked for is dropped here too.
+        match socket.set_netlink_get_strict_chk(true) {
+            Err(error) if error.raw_os_error() != Some(Errno::NOPROTOOPT.raw_os_error()) => {
+                return Err(error);
+            }
+            Ok(()) | Err(_) => {}
+        }
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
+        Ok(Self(socket))
+    }
+}
+
+impl Wire for KernelSocket {
+    fn send(&mut self, requests: &[u8]) -> io::Result<()> {
+        let sent = self.0.send_to(requests, &SocketAddr::new(0, 0), 0)?;
+        if sent == requests.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn receive(&mut self, answer: &mut Vec<u8>) -> io::Result<()> {
+        /// Asks for the length of the whole datagram even if it did not fit; from bits/socket.h.
+        const MSG_TRUNC: i32 = 0x20;
+        loop {
+            answer.clear();
+            match self.0.recv_from(answer, MSG_TRUNC) {
+                Ok((len, _)) if len > answer.len() => {
+                    return Err(io::Error::other(format!("answer of {len} bytes does not fit")));
+                }
+                // Only the kernel, whose port is 0, is asked.
+                Ok((_, from)) if from.port_number() == 0 => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
