@@ -7,6 +7,7 @@ mod nat;
 mod netlink;
 mod netns;
 mod object;
+mod state;
 mod sysctl;
 pub use change::{Change, Effect, Refusal, Refused, Veth, VethPeer};
 pub use config::{HostConfig, SnatPorts, VethPrefix, VethPrefixError};
@@ -17,4 +18,5 @@ pub use object::{
     Address, Family, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route, Rule,
     Scope, Table,
 };
+pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};
 pub use sysctl::{Sysctl, SysctlKey};
