@@ -3,6 +3,9 @@
 
 mod change;
 mod config;
+pub mod eni;
+mod execute;
+pub mod host;
 mod nat;
 mod netlink;
 mod netns;
@@ -11,6 +14,8 @@ mod state;
 mod sysctl;
 pub use change::{Change, Effect, Refusal, Refused, Veth, VethPeer};
 pub use config::{HostConfig, SnatPorts, VethPrefix, VethPrefixError};
+pub use eni::{EniError, LinkMissingError, link_by_mac};
+pub use execute::execute;
 pub use nat::{Nat, NatActual, NatDigest};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError};
 pub use netns::{Namespace, NamespaceError};

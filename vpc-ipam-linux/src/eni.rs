@@ -1,0 +1,198 @@
+//! Secondary ENIs: each has a route table of its own.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
+
+use crate::state::{Applied, ApplyError, Claim, State, apply};
+use crate::{
+    Address, Family, Link, LinkId, Netlink, NetlinkError, Object, Route, Rule, Scope, Table,
+};
+
+/// The place of the rule that leads what an ENI's own address sends to the ENI's table.
+const PRIORITY_ENI: u32 = 32765;
+
+/// Returns the route table of an ENI: main for the primary, the device's number and one on the first network card, and the
+/// numbers that Amazon Linux gives (ec2-net-utils) on others.
+pub fn table(card: Card, device: DeviceIndex) -> Table {
+    match (card.0, device.0) {
+        (0, 0) => Table::MAIN,
+        (0, device) => Table(u32::from(device) + 1),
+        (card, device) => Table(10_000 + 100 * u32::from(card) + u32::from(device)),
+    }
+}
+
+/// No link has the MAC address of the ENI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no link has the MAC address {mac}: not attached yet, or in another namespace?")]
+pub struct LinkMissingError {
+    /// The MAC address.
+    pub mac: Mac,
+}
+
+/// Finds the link of an ENI among all.
+///
+/// A link that lies on top of the ENI's may bear its MAC address: hardware comes first, then what lies on nothing, and
+/// of several the oldest.
+pub fn link_by_mac(links: &[Link], mac: Mac) -> Result<&Link, LinkMissingError> {
+    let is_veth = |link: &Link| link.kind.as_deref() == Some("veth");
+    let order = |link: &&Link| {
+        let lies_on_another = link.lower.is_some() && !is_veth(link);
+        (link.kind.is_some(), lies_on_another, link.id.index)
+    };
+    let bearers = links.iter().filter(|link| link.mac == Some(mac));
+    bearers.min_by_key(order).ok_or(LinkMissingError { mac })
+}
+
+/// Returns what the node should hold for an ENI whose link is there.
+///
+/// Of the primary ENI only the link is ours: its address and its routes are the operating system's.
+pub fn desired(eni: &EniLink, link: &LinkId) -> State {
+    let mut state = State::default();
+    state.wanted.push(Object::Link { link: link.clone(), mtu: eni.mtu.into(), up: true });
+    let table = table(eni.card, eni.device);
+    let (Some(address), Some(subnet)) = (eni.primary_ipv4, eni.subnet_ipv4) else {
+        return state;
+    };
+    if table == Table::MAIN {
+        return state;
+    }
+
+    let route = |route| Object::Route { link: link.clone(), route };
+    let net = Ipv4Net::new_assert(address, subnet.prefix_len());
+    let gateway = gateway(subnet);
+    state.wanted.extend([
+        Object::Address {
+            link: link.clone(),
+            address: Address { net: net.into(), scope: Scope::Global },
+        },
+        route(Route::on_link(table, IpAddr::V4(gateway))),
+        route(Route::default_by(table, gateway.into())),
+    ]);
+    state.claims.extend([
+        Claim::Addresses { link: link.clone(), family: Family::Ipv4 },
+        Claim::OurRoutes { link: link.clone() },
+        // The kernel makes it when somebody else gives the link its address. In main the subnet is the primary ENI's.
+        Claim::Routes {
+            link: link.clone(),
+            like: Route {
+                source: Some(address.into()),
+                ..Route::on_link(Table::MAIN, IpNet::V4(subnet.trunc()))
+            },
+        },
+    ]);
+    let rule = rule(address, table);
+    // Whatever table an earlier place of the ENI had.
+    state.claims.push(Claim::Rules(Rule { table: Table::UNSPECIFIED, ..rule.clone() }));
+    if !eni.trunk {
+        state.wanted.push(Object::Rule(rule));
+    }
+    state
+}
+
+/// Returns what the node should hold of an ENI that is gone: nothing. The kernel removes the rest along with the link.
+pub fn absent(eni: &EniLink) -> State {
+    let rules = eni.primary_ipv4.map(|address| Claim::Rules(rule(address, Table::UNSPECIFIED)));
+    State { wanted: Vec::new(), claims: rules.into_iter().collect() }
+}
+
+fn rule(address: Ipv4Addr, table: Table) -> Rule {
+    Rule::new(Family::Ipv4, PRIORITY_ENI, table).from(address.into())
+}
+
+/// The router of a subnet is the first address after its base, whatever octet that carries into.
+fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(subnet.network().to_bits().wrapping_add(1))
+}
+
+/// A failure to set up an ENI, or to remove what is left of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EniError {
+    /// The links could not be listed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The ENI has no link.
+    #[error(transparent)]
+    Link(#[from] LinkMissingError),
+    /// The node could not be changed.
+    #[error("set up or remove {eni}")]
+    Apply {
+        /// The ENI.
+        eni: vpc_ipam_core::EniId,
+        /// Why not.
+        source: ApplyError,
+    },
+}
+
+/// Sets up the link of an ENI, and returns what it found that was not as it should be.
+pub fn set_up(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Applied, EniError> {
+    let links = netlink.links()?;
+    let link = &link_by_mac(&links, eni.mac)?.id;
+    let applied = apply(netlink, &desired(eni, link));
+    applied.map_err(|source| EniError::Apply { eni: eni.eni, source })
+}
+
+/// Removes what the kernel does not remove along with the link of an ENI, and returns what that was.
+pub fn remove(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Applied, EniError> {
+    let applied = apply(netlink, &absent(eni));
+    applied.map_err(|source| EniError::Apply { eni: eni.eni, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LinkIndex;
+
+    #[test]
+    fn tables_are_numbered_as_the_peer_numbers_them() {
+        let cases = [
+            ((0, 0), "main"),
+            ((0, 1), "2"),
+            ((0, 2), "3"),
+            ((1, 0), "10100"),
+            ((1, 1), "10101"),
+            ((2, 3), "10203"),
+        ];
+        for ((card, device), expected) in cases {
+            let actual = table(Card(card), DeviceIndex(device)).to_string();
+            assert_eq!(actual, expected, "card {card} device {device}");
+        }
+    }
+
+    #[test]
+    fn gateway_carries_into_the_next_octet() {
+        let cases = [
+            ("10.0.0.0/19", "10.0.0.1"),
+            ("10.0.255.255/32", "10.1.0.0"),
+            ("172.31.16.7/20", "172.31.16.1"),
+        ];
+        for (subnet, expected) in cases {
+            assert_eq!(gateway(subnet.parse().unwrap()).to_string(), expected, "{subnet}");
+        }
+    }
+
+    #[test]
+    fn link_of_an_eni_is_told_from_links_on_top_of_it() {
+        let mac = Mac([2, 0, 10, 0, 0, 20]);
+        let link = |index, kind: Option<&str>, lower| Link {
+            id: LinkId::new(LinkIndex(index), &format!("l{index}")),
+            mac: Some(mac),
+            mtu: 9001,
+            up: true,
+            kind: kind.map(str::to_owned),
+            lower: Some(LinkIndex(lower)).filter(|lower| lower.0 > 0),
+        };
+        let cases = [
+            ("hardware", vec![link(3, Some("vlan"), 9), link(9, None, 0)], Some(9)),
+            ("stand-in", vec![link(3, Some("macvlan"), 4), link(4, Some("veth"), 7)], Some(4)),
+            ("oldest", vec![link(5, None, 0), link(4, None, 0)], Some(4)),
+            ("none", vec![], None),
+        ];
+        for (case, links, expected) in cases {
+            let actual = link_by_mac(&links, mac).map(|link| link.id.index.0);
+            assert_eq!(actual.ok(), expected, "{case}");
+        }
+    }
+}
