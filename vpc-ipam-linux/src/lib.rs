@@ -1,4 +1,55 @@
 //! The network of an AWS node in the Linux kernel: ENIs, pods and address translation.
+//!
+//! What should be there is data. [`host::desired`], [`eni::desired`] and [`pod::desired`] say what a node should hold, as
+//! links, addresses, routes, rules, neighbours, kernel variables and the text of an nftables table. [`diff`] says how a
+//! namespace differs from that, in words and as [changes](Change); [`apply`] reads, compares and changes what differs, so
+//! that applied twice it changes nothing the second time; [`remove`] takes it back. Objects that are not ours are never
+//! touched: every route and rule made here carries [`Protocol::OURS`].
+//!
+//! The kernel is behind [`Netlink`]: [`KernelNetlink`] is a socket bound to one [`Namespace`], and the namespace of the
+//! caller never changes.
+//!
+//! What a daemon does with it:
+//!
+//! * once, and whenever the ranges of the VPC change: [`host::set_up`];
+//! * for each host action of the core: [`execute`];
+//!
+//! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`].
+//!
+//! ```
+//! use vpc_ipam_core::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp};
+//! use vpc_ipam_linux::{LinkIndex, VethPrefix, pod, pod::PodSettings};
+//!
+//! let lease = Lease {
+//!     key: PodKey::new("aws-cni", "4fb1", "eth0")?,
+//!     pod: Pod { namespace: "default".into(), name: "p1".into() }.into(),
+//!     since: Timestamp::EPOCH,
+//!     first: LeasedInterface {
+//!         eni: "eni-0123456789abcdef0".parse()?,
+//!         mac: Mac([2, 0, 10, 0, 0, 20]),
+//!         card: Card(0),
+//!         device: DeviceIndex(1),
+//!         ipv4: Some("10.0.0.101".parse()?),
+//!         ipv6: None,
+//!     },
+//!     more: Vec::new(),
+//! };
+//! let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+//!
+//! let network = pod::desired(&lease, &settings)?;
+//!
+//! let interface = &network.interfaces[0];
+//! assert_eq!(interface.host.name, "eni182c452fe96");
+//! let on_host = interface.on_host(LinkIndex(7)).wanted;
+//! let in_words: Vec<_> = on_host.iter().map(ToString::to_string).collect();
+//! assert_eq!(in_words[3..], [
+//!     "link eni182c452fe96 mtu 9001 up",
+//!     "route 10.0.0.101 table main dev eni182c452fe96",
+//!     "rule 512: to 10.0.0.101 lookup main",
+//!     "rule 1536: from 10.0.0.101 lookup 2",
+//! ]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod change;
@@ -10,8 +61,10 @@ mod nat;
 mod netlink;
 mod netns;
 mod object;
+pub mod pod;
 mod state;
 mod sysctl;
+
 pub use change::{Change, Effect, Refusal, Refused, Veth, VethPeer};
 pub use config::{HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use eni::{EniError, LinkMissingError, link_by_mac};
