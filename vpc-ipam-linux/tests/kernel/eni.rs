@@ -1,0 +1,202 @@
+use serde_json::json;
+use vpc_ipam_core::{Card, DeviceIndex, Effect, EniLink, FailureKind, HostAction, Outcome};
+use vpc_ipam_linux::{eni as enis, execute};
+
+use crate::support::{Vpc, eni, eni_mac};
+
+#[test]
+fn eni_has_a_table_of_its_own() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+
+    for device in [1, 2] {
+        set_up(&vpc, &eni(device));
+    }
+
+    let address = &vpc.node.json("addr show eth1")[0];
+    assert_eq!(address["mtu"], 9001);
+    assert!(address["flags"].as_array().unwrap().contains(&json!("UP")), "{address}");
+    let inet = address["addr_info"].as_array().unwrap().iter().filter(|it| it["family"] == "inet");
+    let inet: Vec<_> = inet.collect();
+    assert_eq!(inet.len(), 1);
+    assert_eq!(inet[0]["local"], "10.0.0.20");
+    assert_eq!(inet[0]["prefixlen"], 19);
+    assert_eq!(inet[0]["broadcast"], "10.0.31.255");
+    for (table, link, gateway, rule) in
+        [(2, "eth1", "10.0.0.1", "10.0.0.20 - 2"), (3, "eth2", "10.0.32.1", "10.0.32.20 - 3")]
+    {
+        let routes = vpc.node.routes(table);
+        assert_eq!(routes.len(), 2, "{routes:?}");
+        let default = routes.iter().find(|route| route["dst"] == "default").unwrap();
+        assert_eq!((&default["gateway"], &default["dev"]), (&json!(gateway), &json!(link)));
+        let direct = routes.iter().find(|route| route["dst"] == gateway).unwrap();
+        assert_eq!((&direct["scope"], &direct["dev"]), (&json!("link"), &json!(link)));
+        assert!(vpc.node.rules(32765).contains(&rule.to_owned()), "{:?}", vpc.node.rules(32765));
+    }
+    let connected = vpc.node.json("route show 10.0.0.0/19");
+    assert_eq!(connected.len(), 1, "{connected:?}");
+    assert_eq!(connected[0]["dev"], "eth0");
+    assert_eq!(vpc.node.json("route show 10.0.32.0/19"), [] as [serde_json::Value; 0]);
+}
+
+#[test]
+fn eni_set_up_again_changes_nothing() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    set_up(&vpc, &eni(1));
+    let before = vpc.node.snapshot();
+
+    let applied = enis::set_up(&mut vpc.node.netlink(), &eni(1)).unwrap();
+
+    assert_eq!(applied, []);
+    assert_eq!(vpc.node.snapshot(), before);
+}
+
+#[test]
+fn eni_is_repaired_whatever_was_done_to_it() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    set_up(&vpc, &eni(1));
+    let before = vpc.node.snapshot();
+    for (damage, count) in [
+        ("route del default table 2", 1),
+        ("route flush table 2", 2),
+        ("route replace default via 10.0.0.7 dev eth1 table 2 onlink", 1),
+        ("route add 10.9.0.0/16 dev eth1 table 2 proto 86", 1),
+        ("rule del pref 32765", 1),
+        ("rule add from 10.0.0.20 lookup 7 pref 32765", 1),
+        ("link set eth1 mtu 1500", 1),
+        // The routes of a link go with its last address.
+        ("addr del 10.0.0.20/19 dev eth1", 3),
+        // Our own address becomes the second of its subnet.
+        ("addr add 10.0.0.99/19 dev eth1", 2),
+    ] {
+        vpc.node.ip(damage);
+
+        let applied = enis::set_up(&mut vpc.node.netlink(), &eni(1)).unwrap();
+
+        assert_eq!(applied.len(), count, "{damage}: {applied:?}");
+        assert_eq!(vpc.node.snapshot(), before, "{damage}");
+    }
+}
+
+#[test]
+fn eni_survives_a_flap_of_its_link() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    set_up(&vpc, &eni(1));
+    vpc.node.ip("link set eth1 down");
+    vpc.node.ip("link set eth1 up");
+    assert_eq!(vpc.node.routes(2).len(), 0);
+
+    set_up(&vpc, &eni(1));
+
+    assert_eq!(vpc.node.routes(2).len(), 2);
+    assert_eq!(vpc.node.json("route show 10.0.0.0/19").len(), 1);
+}
+
+#[test]
+fn address_that_somebody_else_gave_is_replaced() {
+    // As a kernel with DHCP on every link leaves it: another address, or ours with its route in main.
+    for given in ["10.0.0.99/19", "10.0.0.20/24", "10.0.0.20/19"] {
+        let vpc = Vpc::new();
+        plug(&vpc);
+        vpc.node.ip(&format!("addr add {given} dev eth1"));
+        vpc.node.ip("link set eth1 up");
+
+        set_up(&vpc, &eni(1));
+
+        let nets = vpc.node.ip("-4 -o addr show eth1");
+        assert_eq!(nets.lines().count(), 1, "{given}: {nets}");
+        assert!(nets.contains("10.0.0.20/19"), "{given}: {nets}");
+        let main = vpc.node.ip("route show dev eth1");
+        assert_eq!(main, "", "{given}");
+        assert_eq!(enis::set_up(&mut vpc.node.netlink(), &eni(1)).unwrap(), [], "{given}");
+    }
+}
+
+#[test]
+fn routes_and_rules_of_others_stay() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    vpc.node.ip("link set eth1 up");
+    vpc.node.ip("route add 192.0.2.0/24 dev eth1 table 2 proto static");
+    vpc.node.ip("rule add from 10.0.0.20 lookup 30200 pref 30200");
+
+    set_up(&vpc, &eni(1));
+    enis::remove(&mut vpc.node.netlink(), &eni(1)).unwrap();
+
+    assert_eq!(vpc.node.routes(2).len(), 3);
+    assert_eq!(vpc.node.rules(30200), ["10.0.0.20 - 30200"]);
+    assert_eq!(vpc.node.rules(32765), [] as [&str; 0]);
+}
+
+#[test]
+fn trunk_gets_no_rule() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    set_up(&vpc, &EniLink { trunk: true, ..eni(1) });
+    assert_eq!(vpc.node.rules(32765), [] as [&str; 0]);
+    assert_eq!(vpc.node.routes(2).len(), 2);
+}
+
+#[test]
+fn eni_of_another_card_uses_a_high_table() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    set_up(&vpc, &EniLink { card: Card(1), device: DeviceIndex(1), ..eni(1) });
+    assert_eq!(vpc.node.routes(10101).len(), 2);
+    assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 10101"]);
+}
+
+#[test]
+fn primary_eni_is_the_operating_systems() {
+    let vpc = Vpc::new();
+    let before = vpc.node.snapshot();
+    let primary = EniLink {
+        mac: crate::support::PRIMARY_MAC,
+        device: DeviceIndex(0),
+        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
+        ..eni(1)
+    };
+    assert_eq!(enis::set_up(&mut vpc.node.netlink(), &primary).unwrap(), []);
+    assert_eq!(vpc.node.snapshot(), before);
+}
+
+#[test]
+fn nothing_is_left_of_a_detached_eni() {
+    let vpc = Vpc::new();
+    let before = vpc.node.snapshot();
+    plug(&vpc);
+    set_up(&vpc, &eni(1));
+    for name in ["eth1", "eth2"] {
+        vpc.fabric.ip(&format!("link del {name}"));
+    }
+
+    for _ in 0..2 {
+        let outcome = execute(&mut vpc.node.netlink(), &HostAction::RemoveEni(eni(1)));
+        assert_eq!(outcome, Outcome::Done(Effect::Done));
+    }
+
+    assert_eq!(vpc.node.snapshot(), before);
+    assert_eq!(vpc.node.routes(2).len(), 0);
+}
+
+#[test]
+fn eni_without_a_link_is_a_failure_of_its_own_kind() {
+    let vpc = Vpc::new();
+    let outcome = execute(&mut vpc.node.netlink(), &HostAction::SetUpEni(eni(1)));
+    let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.kind, FailureKind::LinkMissing);
+    assert!(failure.message.contains("02:00:0a:00:00:15"), "{}", failure.message);
+}
+
+fn plug(vpc: &Vpc) {
+    vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);
+    vpc.plug("eth2", eni_mac(2), "subnet2", &["10.0.32.20", "10.0.32.102"]);
+}
+
+fn set_up(vpc: &Vpc, eni: &EniLink) {
+    let outcome = execute(&mut vpc.node.netlink(), &HostAction::SetUpEni(eni.clone()));
+    assert_eq!(outcome, Outcome::Done(Effect::Done));
+}

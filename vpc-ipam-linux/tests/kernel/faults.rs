@@ -1,0 +1,149 @@
+use core::cell::Cell;
+use core::net::IpAddr;
+use std::io;
+
+use vpc_ipam_core::Lease;
+use vpc_ipam_linux::{
+    Address, Change, Effect, Family, KernelNetlink, Link, LinkIndex, NatActual, Neighbour, Netlink,
+    NetlinkError, Refusal, Route, Rule, SysctlKey, pod,
+};
+
+use crate::support::{Netns, lease, leased, network_of};
+
+#[test]
+fn add_that_fails_at_any_step_leaves_nothing_behind() {
+    let lease =
+        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("b", "b", 0, 1, "10.0.0.101") };
+    let network = network_of(&lease);
+    let (node, pod) = (Netns::new(), Netns::new());
+    let before = (node.snapshot(), pod.snapshot());
+    let mut failed = 0;
+    for fault in [Fault::Refuse, Fault::LoseConnection] {
+        for step in 0.. {
+            let countdown = Cell::new(Some(step));
+            let mut host = Faulty { inner: node.netlink(), fault, countdown: &countdown };
+            let mut inside = Faulty { inner: pod.netlink(), fault, countdown: &countdown };
+
+            let result = pod::add(&mut host, &mut inside, &pod.namespace, &network);
+
+            if countdown.get().is_some() {
+                // There is no such step.
+                result.unwrap();
+                pod::remove(&mut node.netlink(), &network).unwrap();
+                for interface in &network.interfaces {
+                    node.ip(&format!("link del {}", interface.host.name));
+                }
+                break;
+            }
+            let case = format!("{fault:?} at step {step}: {result:?}");
+            // A rule that is to be removed is seldom there, so that its removal is refused is as it should be.
+            if let Err(error) = &result {
+                failed += 1;
+                assert!(error.left_behind.is_empty(), "{case}");
+                assert_eq!((node.snapshot(), pod.snapshot()), before, "{case}");
+            } else {
+                pod::remove(&mut node.netlink(), &network).unwrap();
+                for interface in &network.interfaces {
+                    node.ip(&format!("link del {}", interface.host.name));
+                }
+            }
+        }
+    }
+    assert!(failed > 20, "only {failed} steps failed");
+}
+
+#[test]
+fn what_could_not_be_undone_is_told() {
+    let network = network_of(&lease("b", "b", 0, 1, "10.0.0.101"));
+    let (node, pod) = (Netns::new(), Netns::new());
+    // The connection to the host is lost for good after the veth is made.
+    let countdown = Cell::new(Some(1));
+    let fault = Fault::LoseConnectionForGood;
+    let mut host = Faulty { inner: node.netlink(), fault, countdown: &countdown };
+
+    let error = pod::add(&mut host, &mut pod.netlink(), &pod.namespace, &network).unwrap_err();
+
+    assert_eq!(error.left_behind.len(), 1);
+    assert_eq!(
+        error.to_string(),
+        "set up the network of the pod (and to undo it: send a netlink request)"
+    );
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// One change is refused, the others are made.
+    Refuse,
+    /// The change and those that travel with it are not sent.
+    LoseConnection,
+    /// Nor is anything after it.
+    LoseConnectionForGood,
+}
+
+/// A kernel that fails at one change, counted over all that share the count.
+struct Faulty<'a> {
+    inner: KernelNetlink,
+    fault: Fault,
+    countdown: &'a Cell<Option<usize>>,
+}
+
+impl Netlink for Faulty<'_> {
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+        let lost = || NetlinkError::Send { source: io::ErrorKind::ConnectionReset.into() };
+        let step = match (self.countdown.get(), self.fault) {
+            (Some(step), _) if step >= changes.len() => {
+                self.countdown.set(Some(step - changes.len()));
+                return self.inner.change(changes);
+            }
+            (Some(step), _) => step,
+            (None, Fault::LoseConnectionForGood) => return Err(lost()),
+            (None, _) => return self.inner.change(changes),
+        };
+        self.countdown.set(None);
+        match self.fault {
+            Fault::Refuse => {
+                let mut results = self.inner.change(&changes[..step])?;
+                results.push(Err(Refusal { errno: Some(12), says: Some("injected".to_owned()) }));
+                results.extend(self.inner.change(&changes[step + 1..])?);
+                Ok(results)
+            }
+            Fault::LoseConnection | Fault::LoseConnectionForGood => Err(lost()),
+        }
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.inner.links()
+    }
+
+    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        self.inner.link(name)
+    }
+
+    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        self.inner.addresses(link)
+    }
+
+    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
+        self.inner.routes(link)
+    }
+
+    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
+        self.inner.route_to(address)
+    }
+
+    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
+        self.inner.rules(family)
+    }
+
+    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.inner.neighbours(link)
+    }
+
+    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
+        self.inner.sysctls(keys)
+    }
+
+    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner.nat()
+    }
+}

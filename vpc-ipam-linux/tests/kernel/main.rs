@@ -1,0 +1,13 @@
+//! What the kernel holds after each operation, read back by this crate and by iproute2 and nft.
+//!
+//! Each test makes network namespaces of its own, named `vit-`, and removes them also when it fails.
+
+#![expect(unreachable_pub, reason = "the modules of a test are nobody's library")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
+
+mod eni;
+mod faults;
+mod host;
+mod pod;
+mod support;
+mod traffic;

@@ -1,0 +1,323 @@
+//! Namespaces of our own, and the answers of tools that we did not write.
+
+use core::net::{IpAddr, SocketAddr};
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+
+use serde_json::Value;
+use vpc_ipam_core::{
+    Card, DeviceIndex, EniLink, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp,
+};
+use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
+use vpc_ipam_linux::{HostConfig, KernelNetlink, Namespace, Netlink, VethPrefix, host, pod};
+
+/// A network namespace that goes with this value.
+pub struct Netns {
+    pub name: String,
+    pub namespace: Namespace,
+}
+
+impl Netns {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vit-{}-{count}", std::process::id());
+        run("ip", &["netns", "add", &name]).unwrap_or_else(|says| {
+            panic!(
+                "the kernel tests make network namespaces of their own, and could not: {says}\n\
+                 They need iproute2, nftables, CAP_SYS_ADMIN and CAP_NET_ADMIN, and a /run/netns to write to: \
+                 run them as root"
+            )
+        });
+        let namespace = Namespace::named(&name).unwrap();
+        let netns = Self { name, namespace };
+        // What a new namespace inherits differs from machine to machine.
+        netns.exec("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0");
+        netns.ip("link set lo up");
+        netns
+    }
+
+    pub fn netlink(&self) -> KernelNetlink {
+        self.namespace.netlink().unwrap()
+    }
+
+    /// Runs a command inside, and returns what it prints.
+    pub fn exec(&self, command: &str) -> String {
+        self.try_exec(command).unwrap_or_else(|says| panic!("{command}: {says}"))
+    }
+
+    pub fn try_exec(&self, command: &str) -> Result<String, String> {
+        let mut arguments = vec!["netns", "exec", &self.name];
+        arguments.extend(command.split(' '));
+        run("ip", &arguments)
+    }
+
+    /// Runs an nft script inside.
+    pub fn nft(&self, script: &str) {
+        run("ip", &["netns", "exec", &self.name, "nft", script]).unwrap();
+    }
+
+    pub fn ip(&self, arguments: &str) -> String {
+        self.try_ip(arguments).unwrap_or_else(|says| panic!("ip {arguments}: {says}"))
+    }
+
+    pub fn try_ip(&self, arguments: &str) -> Result<String, String> {
+        let mut all = vec!["-n", &self.name];
+        all.extend(arguments.split(' '));
+        run("ip", &all)
+    }
+
+    /// Asks iproute2 for a list.
+    pub fn json(&self, arguments: &str) -> Vec<Value> {
+        let text = self.ip(&format!("-j {arguments}"));
+        match serde_json::from_str(&text) {
+            Ok(Value::Array(values)) => values,
+            _ if text.trim().is_empty() => Vec::new(),
+            other => panic!("ip -j {arguments}: {other:?}: {text}"),
+        }
+    }
+
+    /// Returns the routes of a table; iproute2 fails for one that never was.
+    pub fn routes(&self, table: u32) -> Vec<Value> {
+        let text = self.try_ip(&format!("-j route show table {table}")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Returns the rules of a priority as `from to table`, each as iproute2 writes it; it leaves `to all` out.
+    pub fn rules(&self, priority: u32) -> Vec<String> {
+        let rules = self.json("rule").into_iter().filter(|rule| rule["priority"] == priority);
+        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        rules
+            .map(|rule| {
+                let parts = [&rule["src"], &rule["dst"], &rule["table"]].map(text);
+                parts.join(" ")
+            })
+            .collect()
+    }
+
+    pub fn sysctl(&self, key: &str) -> String {
+        self.exec(&format!("cat /proc/sys/{key}")).trim().to_owned()
+    }
+
+    /// Returns all that iproute2 has to tell, one thing a line, but for what the kernel sees to in its own time: the
+    /// addresses that IPv6 gives itself, and whether a link that is up has a carrier.
+    pub fn snapshot(&self) -> Vec<String> {
+        let lists = [
+            "-4 -o addr",
+            "-4 rule",
+            "-6 rule",
+            "-4 route show table all",
+            "-4 neigh show nud permanent",
+        ];
+        let links = self.json("link").into_iter().map(|link| {
+            let up =
+                link["flags"].as_array().is_some_and(|flags| flags.contains(&Value::from("UP")));
+            format!("{} {} {} {up}", link["ifname"], link["mtu"], link["address"])
+        });
+        let listed = lists.map(|list| self.ip(list));
+        links.chain(listed.iter().flat_map(|list| list.lines()).map(str::to_owned)).collect()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output().map_err(|e| e.to_string())?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+}
+
+pub const PRIMARY_MAC: Mac = Mac([2, 0, 10, 0, 0, 10]);
+
+/// A node in a VPC of two subnets: 10.0.0.0/19 with the primary ENI, 10.0.32.0/19. The other end of every cable is in the
+/// fabric, which is the router of both, another host (10.0.0.30), and the internet (203.0.113.10).
+pub struct Vpc {
+    pub node: Netns,
+    pub fabric: Netns,
+}
+
+impl Vpc {
+    /// Builds a node with a primary ENI, as the operating system leaves it.
+    pub fn new() -> Self {
+        let vpc = Self { node: Netns::new(), fabric: Netns::new() };
+        // A bridge takes over the lowest MAC address of its ports unless it has one.
+        for (bridge, mac, address) in [
+            ("subnet1", "02:00:0a:00:00:01", "10.0.0.1/19"),
+            ("subnet2", "02:00:0a:00:20:01", "10.0.32.1/19"),
+        ] {
+            vpc.fabric.ip(&format!("link add {bridge} address {mac} type bridge"));
+            vpc.fabric.ip(&format!("addr add {address} dev {bridge}"));
+            vpc.fabric.ip(&format!("link set {bridge} up"));
+        }
+        vpc.fabric.ip("addr add 10.0.0.30/32 dev subnet1");
+        vpc.fabric.ip("addr add 203.0.113.10/32 dev lo");
+        vpc.plug("eth0", PRIMARY_MAC, "subnet1", &["10.0.0.10", "10.0.0.100"]);
+        vpc.node.ip("addr add 10.0.0.10/19 dev eth0");
+        vpc.node.ip("link set eth0 up");
+        vpc.node.ip("route add default via 10.0.0.1 dev eth0");
+        vpc
+    }
+
+    /// Plugs an ENI in: a link with its MAC address appears in the node, down and bare. The fabric delivers the addresses
+    /// to it, and drops what comes from it with any other source.
+    pub fn plug(&self, name: &str, mac: Mac, subnet: &str, addresses: &[&str]) {
+        let (node, fabric) = (&self.node.name, &self.fabric.name);
+        self.fabric.ip(&format!(
+            "link add {name} netns {fabric} mtu 9001 type veth peer name {name} netns {node} address {mac} mtu 9001"
+        ));
+        self.fabric.ip(&format!("link set {name} master {subnet} up"));
+        for address in addresses {
+            self.fabric
+                .ip(&format!("neigh replace {address} lladdr {mac} dev {subnet} nud permanent"));
+        }
+        let addresses = addresses.join(", ");
+        self.fabric.nft(&format!(
+            "table netdev check_{name} {{ chain c {{ type filter hook ingress device \"{name}\" priority 0; \
+             ip saddr != {{ {addresses} }} counter drop; }}; }}"
+        ));
+    }
+
+    /// Returns how many packets the check of the source dropped.
+    pub fn drops(&self, name: &str) -> u64 {
+        let table = self.fabric.exec(&format!("nft list table netdev check_{name}"));
+        let count = table.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        count.and_then(|count| count.parse().ok()).unwrap()
+    }
+
+    pub fn host_facts(&self) -> host::HostFacts {
+        host::HostFacts {
+            primary: host::primary(&mut self.node.netlink(), PRIMARY_MAC).unwrap(),
+            primary_ipv4: "10.0.0.10".parse().unwrap(),
+            vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+            mtu: 9001,
+        }
+    }
+
+    pub fn set_up_host(&self, config: &HostConfig) -> usize {
+        let applied = host::set_up(&mut self.node.netlink(), config, &self.host_facts());
+        applied.unwrap_or_else(|error| panic!("{}", chain(&error))).len()
+    }
+
+    /// Reads the table of address translation as nft shows it.
+    pub fn nat(&self) -> Option<String> {
+        self.node.try_exec("nft list table ip vpc-ipam").ok()
+    }
+}
+
+/// Returns the ENI of device 1 in the first subnet, or of device 2 in the second.
+pub fn eni(device: u8) -> EniLink {
+    let (address, subnet) = match device {
+        1 => ("10.0.0.20", "10.0.0.0/19"),
+        2 => ("10.0.32.20", "10.0.32.0/19"),
+        other => panic!("no ENI {other}"),
+    };
+    EniLink {
+        eni: format!("eni-{device}").parse().unwrap(),
+        mac: eni_mac(device),
+        card: Card(0),
+        device: DeviceIndex(device),
+        trunk: false,
+        primary_ipv4: Some(address.parse().unwrap()),
+        primary_ipv6: None,
+        subnet_ipv4: Some(subnet.parse().unwrap()),
+        subnet_ipv6: None,
+        mtu: 9001,
+    }
+}
+
+pub fn eni_mac(device: u8) -> Mac {
+    Mac([2, 0, 10, 0, 0, 20 + device])
+}
+
+/// Returns the lease of the pod `default/NAME`.
+pub fn lease(name: &str, container: &str, card: u8, device: u8, address: &str) -> Lease {
+    Lease {
+        key: PodKey::new("aws-cni", container, "eth0").unwrap(),
+        pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
+        since: Timestamp::EPOCH,
+        first: leased(card, device, address),
+        more: Vec::new(),
+    }
+}
+
+pub fn leased(card: u8, device: u8, address: &str) -> LeasedInterface {
+    LeasedInterface {
+        eni: format!("eni-{device}").parse().unwrap(),
+        mac: eni_mac(device),
+        card: Card(card),
+        device: DeviceIndex(device),
+        ipv4: Some(address.parse().unwrap()),
+        ipv6: None,
+    }
+}
+
+/// Returns the network of the pod `default/NAME` whose container has the same name.
+pub fn network(name: &str, device: u8, address: &str) -> PodNetwork {
+    network_of(&lease(name, name, 0, device, address))
+}
+
+pub fn network_of(lease: &Lease) -> PodNetwork {
+    let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+    pod::desired(lease, &settings).unwrap()
+}
+
+/// Adds a pod to a node in a namespace of its own.
+pub fn add(node: &Netns, network: &PodNetwork) -> Netns {
+    let pod = Netns::new();
+    add_to(node, &pod, network);
+    pod
+}
+
+pub fn add_to(node: &Netns, pod: &Netns, network: &PodNetwork) {
+    pod::add(&mut node.netlink(), &mut pod.netlink(), &pod.namespace, network)
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+}
+
+pub fn remove(node: &Netns, network: &PodNetwork) -> Vec<IpAddr> {
+    pod::remove(&mut node.netlink(), network).unwrap()
+}
+
+/// Connects, and returns the address that the server sees.
+pub fn source_seen(client: &Namespace, server: &Namespace, to: &str) -> Option<String> {
+    source_seen_by(client, server, to, to)
+}
+
+/// Connects to one address where the server listens on another.
+pub fn source_seen_by(
+    client: &Namespace,
+    server: &Namespace,
+    to: &str,
+    listens_on: &str,
+) -> Option<String> {
+    let listener = server.run(|| TcpListener::bind(listens_on)).unwrap().unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let stream =
+        client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500))).unwrap();
+    let _stream = stream.ok()?;
+    listener.accept().ok().map(|(_, peer)| peer.ip().to_string())
+}
+
+/// Returns the error with all of its causes.
+pub fn chain(error: &dyn core::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}
+
+/// Returns the names of the links of a namespace.
+pub fn link_names(netlink: &mut dyn Netlink) -> Vec<String> {
+    netlink.links().unwrap().into_iter().map(|link| link.id.name.to_string()).collect()
+}
