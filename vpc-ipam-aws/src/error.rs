@@ -1,0 +1,95 @@
+use core::time::Duration;
+
+use vpc_ipam_core::{Failure, FailureKind};
+
+/// Why a call to EC2 or to the metadata service brought nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {}{message}", prefix(code))]
+pub struct Ec2Error {
+    /// The operation, as EC2 names it; for the metadata service the path.
+    pub operation: String,
+    /// What it means for the caller.
+    pub kind: FailureKind,
+    /// EC2's error code; `None` where EC2 did not answer.
+    pub code: Option<String>,
+    /// EC2's message, or what became of the connection.
+    pub message: String,
+    /// How long EC2 asks to wait, if it does.
+    pub retry_after: Option<Duration>,
+}
+
+impl Ec2Error {
+    /// Makes the error of a call that EC2 refused, classified by its code and message.
+    pub fn refused(operation: &str, code: &str, message: &str) -> Self {
+        Self {
+            operation: operation.into(),
+            kind: FailureKind::of_ec2_error(code, message),
+            code: Some(code.into()),
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// Makes the error of a call of which nobody knows whether it was done: no answer, or one that cannot be read.
+    pub fn unanswered(operation: &str, message: impl Into<String>) -> Self {
+        Self {
+            operation: operation.into(),
+            kind: FailureKind::Unanswered,
+            code: None,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Ec2Error> for Failure {
+    fn from(error: Ec2Error) -> Self {
+        Self { kind: error.kind, retry_after: error.retry_after, message: error.to_string() }
+    }
+}
+
+fn prefix(code: &Option<String>) -> String {
+    match code {
+        Some(code) => format!("{code}: "),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_classified_by_what_follows_from_them() {
+        let in_use = "Network interface 'eni-1' is currently in use.";
+        let cases = [
+            ("RequestLimitExceeded", "", FailureKind::Throttled),
+            ("InsufficientFreeAddressesInSubnet", "", FailureKind::SubnetFull),
+            ("InsufficientCidrBlocks", "", FailureKind::NoFreePrefix),
+            ("PrivateIpAddressLimitExceeded", "", FailureKind::AddressLimit),
+            ("AttachmentLimitExceeded", "", FailureKind::EniLimit),
+            ("InvalidNetworkInterfaceID.NotFound", "", FailureKind::NotFound),
+            ("InvalidAttachmentID.NotFound", "", FailureKind::NotFound),
+            ("InvalidNetworkInterface.InUse", "", FailureKind::InUse),
+            ("InvalidParameterValue", in_use, FailureKind::InUse),
+            ("InvalidParameterValue", "Bad MAC", FailureKind::Rejected),
+            ("UnauthorizedOperation", "", FailureKind::Denied),
+            ("InternalError", "", FailureKind::Unanswered),
+            ("InvalidSubnetID.NotFound", "", FailureKind::Rejected),
+            ("IdempotentParameterMismatch", "", FailureKind::Rejected),
+        ];
+        for (code, message, expected) in cases {
+            let actual = Ec2Error::refused("CreateTags", code, message).kind;
+            assert_eq!(actual, expected, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn messages_name_operation_and_code() {
+        let refused = Ec2Error::refused("CreateTags", "AuthFailure", "no");
+        let silent = Ec2Error::unanswered("CreateTags", "connection refused");
+        assert_eq!(refused.to_string(), "CreateTags: AuthFailure: no");
+        assert_eq!(silent.to_string(), "CreateTags: connection refused");
+        assert_eq!(Failure::from(refused).kind, FailureKind::Denied);
+    }
+}
