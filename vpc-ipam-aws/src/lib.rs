@@ -3,15 +3,47 @@
 //! | to | use |
 //! |---|---|
 //! | carry out an [`Ec2Action`](vpc_ipam_core::Ec2Action) | [`execute`], on any [`Ec2Api`] |
+//! | run without EC2, in the same process | `EmulatedEc2` on a `SharedCloud` (feature `emulator`) |
+//! | let any EC2 client talk to that cloud | `HttpServer` (feature `emulator`) |
 //!
 //! The crate is thin: it translates, calls, translates back and classifies what went wrong. It neither retries nor
 //! decides; both are core's business. Types of the AWS SDK and of the HTTP library stay inside.
+//!
+//! ```
+//! # #[cfg(feature = "emulator")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use vpc_ipam_aws::{EmulatedEc2, SharedCloud, execute};
+//! use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance};
+//! use vpc_ipam_core::{Ec2Action, Effect, Limits, Outcome, Scope, Timestamp};
+//!
+//! let now = Timestamp::from_secs(1_700_000_000);
+//! let mut cloud = Cloud::new(1);
+//! let vpc = cloud.create_vpc(vec!["10.0.0.0/16".parse()?], vec![]);
+//! let subnet = cloud.create_subnet(CreateSubnet::new(vpc, "eu-west-1a".parse()?, "10.0.1.0/24".parse()?))?;
+//! let instance = cloud.run_instance(RunInstance::new(Limits::lookup("m5.large".parse()?)?, subnet), now)?;
+//! let node = cloud.metadata(instance, now)?.node;
+//!
+//! let ec2 = EmulatedEc2::new(SharedCloud::new(cloud, move || now), instance);
+//! let action = Ec2Action::DescribeNetworkInterfaces(Scope::Attached);
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let outcome = execute(&ec2, &node, &action, now).await;
+//! assert!(matches!(outcome, Outcome::Done(Effect::Observed(seen)) if seen.enis.len() == 1));
+//! # });
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "emulator"))]
+//! # fn main() {}
+//! ```
 #![forbid(unsafe_code)]
 
 mod api;
+#[cfg(feature = "emulator")]
+mod emulator;
 mod error;
 mod execute;
 
 pub use api::Ec2Api;
+#[cfg(feature = "emulator")]
+pub use emulator::{EmulatedEc2, HttpServer, SharedCloud};
 pub use error::Ec2Error;
 pub use execute::execute;

@@ -1,0 +1,303 @@
+//! EC2 and its metadata service, played by core's model.
+
+mod ec2;
+mod filter;
+mod imds;
+mod query;
+mod render;
+mod xml;
+
+use core::net::SocketAddr;
+use std::fmt;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use ipnet::{Ipv4Net, Ipv6Net};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use vpc_ipam_core::sim::{Change, Cloud, CloudError, CreateInterface, Ipv4Request, Ipv6Request};
+use vpc_ipam_core::{
+    AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
+    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, InstanceId,
+    InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node, ObservedEni,
+    ObservedSubnet, Scope, Source, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses,
+    VpcId, Zone,
+};
+
+use crate::{Ec2Api, Ec2Error};
+
+/// A [`Cloud`] with a clock, shared by all who call it: in process, over HTTP, and whoever runs it.
+///
+/// Cloning gives another handle on the same cloud.
+#[derive(Clone)]
+pub struct SharedCloud(Arc<Shared>);
+
+struct Shared {
+    cloud: Mutex<Cloud>,
+    clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    used: Notify,
+}
+
+impl SharedCloud {
+    /// Shares a cloud in which it is always as late as `clock` says.
+    pub fn new(cloud: Cloud, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            cloud: Mutex::new(cloud),
+            clock: Box::new(clock),
+            used: Notify::new(),
+        }))
+    }
+
+    /// Does something with the cloud, at the time of its clock. Everybody else waits meanwhile; `use_it` must not come
+    /// back here itself.
+    pub fn with<T>(&self, use_it: impl FnOnce(&mut Cloud, Timestamp) -> T) -> T {
+        let now = (self.0.clock)();
+        // A panic in the middle of an operation leaves a cloud that is wrong but usable, and it is already reported.
+        let mut cloud = self.0.cloud.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = use_it(&mut cloud, now);
+        drop(cloud);
+        self.0.used.notify_one();
+        result
+    }
+
+    /// Waits for the next change of the fabric. One task at a time may wait.
+    ///
+    /// The call that made the change has been answered by then, or is about to be: as in EC2, a link appears some time
+    /// after the ENI was attached.
+    pub async fn next_change(&self) -> Change {
+        loop {
+            let change = {
+                let mut cloud = self.0.cloud.lock().unwrap_or_else(PoisonError::into_inner);
+                cloud.poll_change()
+            };
+            match change {
+                Some(change) => return change,
+                None => self.0.used.notified().await,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SharedCloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedCloud").finish_non_exhaustive()
+    }
+}
+
+/// EC2 and the metadata service of one instance, in process.
+#[derive(Clone, Debug)]
+pub struct EmulatedEc2 {
+    cloud: SharedCloud,
+    instance: InstanceId,
+}
+
+impl EmulatedEc2 {
+    /// Makes what `instance` sees of the cloud.
+    pub fn new(cloud: SharedCloud, instance: InstanceId) -> Self {
+        Self { cloud, instance }
+    }
+
+    fn call<T>(
+        &self,
+        operation: &str,
+        call: impl FnOnce(&mut Cloud, Timestamp) -> Result<T, CloudError>,
+    ) -> Result<T, Ec2Error> {
+        self.cloud
+            .with(call)
+            .map_err(|error| Ec2Error::refused(operation, error.code, &error.message))
+    }
+}
+
+#[async_trait]
+impl Ec2Api for EmulatedEc2 {
+    async fn create_network_interface(
+        &self,
+        request: &CreateNetworkInterface,
+    ) -> Result<ObservedEni, Ec2Error> {
+        let request = CreateInterface::from(request);
+        self.call("CreateNetworkInterface", |cloud, now| {
+            let eni = cloud.create_network_interface(&request, now)?;
+            Ok(ObservedEni::from(&eni))
+        })
+    }
+
+    async fn attach_network_interface(
+        &self,
+        request: &AttachNetworkInterface,
+    ) -> Result<AttachmentId, Ec2Error> {
+        self.call("AttachNetworkInterface", |cloud, now| {
+            cloud.attach_network_interface(request, now)
+        })
+    }
+
+    async fn modify_network_interface_attribute(
+        &self,
+        request: &ModifyNetworkInterfaceAttribute,
+    ) -> Result<(), Ec2Error> {
+        self.call("ModifyNetworkInterfaceAttribute", |cloud, now| {
+            let change = (&request.attribute).into();
+            cloud.modify_network_interface_attribute(request.eni, &change, now)
+        })
+    }
+
+    async fn assign_private_ip_addresses(
+        &self,
+        request: &AssignPrivateIpAddresses,
+    ) -> Result<Vec<Ipv4Net>, Ec2Error> {
+        self.call("AssignPrivateIpAddresses", |cloud, now| {
+            let amount = Ipv4Request::Count(request.amount);
+            cloud.assign_private_ip_addresses(request.eni, &amount, now)
+        })
+    }
+
+    async fn assign_ipv6_addresses(
+        &self,
+        request: &AssignIpv6Addresses,
+    ) -> Result<Vec<Ipv6Net>, Ec2Error> {
+        self.call("AssignIpv6Addresses", |cloud, now| {
+            let amount = Ipv6Request::PrefixCount(request.prefixes);
+            cloud.assign_ipv6_addresses(request.eni, &amount, now)
+        })
+    }
+
+    async fn unassign_private_ip_addresses(
+        &self,
+        request: &UnassignPrivateIpAddresses,
+    ) -> Result<(), Ec2Error> {
+        self.call("UnassignPrivateIpAddresses", |cloud, now| {
+            cloud.unassign_private_ip_addresses(request, now)
+        })
+    }
+
+    async fn unassign_ipv6_addresses(
+        &self,
+        request: &UnassignIpv6Addresses,
+    ) -> Result<(), Ec2Error> {
+        self.call("UnassignIpv6Addresses", |cloud, now| cloud.unassign_ipv6_addresses(request, now))
+    }
+
+    async fn detach_network_interface(
+        &self,
+        request: &DetachNetworkInterface,
+    ) -> Result<(), Ec2Error> {
+        self.call("DetachNetworkInterface", |cloud, now| {
+            cloud.detach_network_interface(request.attachment, now)
+        })
+    }
+
+    async fn delete_network_interface(
+        &self,
+        request: &DeleteNetworkInterface,
+    ) -> Result<(), Ec2Error> {
+        self.call("DeleteNetworkInterface", |cloud, now| {
+            cloud.delete_network_interface(request.eni, now)
+        })
+    }
+
+    async fn create_tags(&self, request: &CreateTags) -> Result<(), Ec2Error> {
+        self.call("CreateTags", |cloud, now| {
+            cloud.create_tags(&[request.eni.as_str()], &request.tags, now)
+        })
+    }
+
+    async fn describe_network_interfaces(
+        &self,
+        instance: InstanceId,
+        scope: &Scope,
+    ) -> Result<Vec<ObservedEni>, Ec2Error> {
+        self.call("DescribeNetworkInterfaces", |cloud, now| {
+            let seen = cloud.observe(instance, Source::Ec2, scope, now)?;
+            Ok(seen.enis)
+        })
+    }
+
+    async fn describe_subnets(
+        &self,
+        vpc: VpcId,
+        zone: Zone,
+    ) -> Result<Vec<ObservedSubnet>, Ec2Error> {
+        self.call("DescribeSubnets", |cloud, now| {
+            let mut subnets = cloud.describe_subnets(&[], now)?;
+            subnets.retain(|subnet| subnet.vpc == vpc && subnet.zone == zone);
+            Ok(subnets)
+        })
+    }
+
+    async fn describe_instances(&self, instances: &[InstanceId]) -> Result<Vec<Node>, Ec2Error> {
+        if instances.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.call("DescribeInstances", |cloud, now| {
+            let found = cloud.describe_instances(instances, now)?;
+            Ok(found.into_iter().map(|instance| instance.node).collect())
+        })
+    }
+
+    async fn describe_instance_types(
+        &self,
+        types: &[InstanceType],
+    ) -> Result<Vec<Limits>, Ec2Error> {
+        self.call("DescribeInstanceTypes", |cloud, now| cloud.describe_instance_types(types, now))
+    }
+
+    async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
+        self.call("metadata", |cloud, _| cloud.metadata(self.instance, now))
+    }
+}
+
+/// A shared cloud on HTTP, for any EC2 client.
+///
+/// It takes connections until it is dropped. Nothing it says is secret and nobody is asked who they are, so it belongs on a loopback
+/// address or in a network namespace of its own.
+#[derive(Debug)]
+pub struct HttpServer {
+    addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl HttpServer {
+    /// Serves the EC2 Query API (version 2016-11-15) on a listener, as a task of the current Tokio runtime.
+    ///
+    /// Signatures are not verified and credentials not looked at: every request is allowed. An operation that the cloud
+    /// does not play is refused with `InvalidAction`, a parameter that it does not heed with `UnknownParameter`.
+    pub fn ec2(cloud: SharedCloud, listener: TcpListener) -> std::io::Result<Self> {
+        Self::serve(ec2::router(cloud), listener)
+    }
+
+    /// Serves the metadata service (IMDSv2) of one instance on a listener, as a task of the current Tokio runtime.
+    pub fn imds(
+        cloud: SharedCloud,
+        instance: InstanceId,
+        listener: TcpListener,
+    ) -> std::io::Result<Self> {
+        Self::serve(imds::router(cloud, instance), listener)
+    }
+
+    fn serve(router: axum::Router, listener: TcpListener) -> std::io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let task = tokio::spawn(async move {
+            // It accepts until the task is aborted, and retries by itself where accepting fails.
+            let _never = axum::serve(listener, router).await;
+        });
+        Ok(Self { addr, task })
+    }
+
+    /// Returns the address on which it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns the endpoint to give to a client.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,9 @@
+//! EC2 on the wire: clients and servers of which we did not write both ends.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "a test has no public interface")]
+
+mod boto3;
+mod emulator;
+mod lab;
+mod python;
+mod sequence;
