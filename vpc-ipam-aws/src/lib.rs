@@ -3,11 +3,14 @@
 //! | to | use |
 //! |---|---|
 //! | carry out an [`Ec2Action`](vpc_ipam_core::Ec2Action) | [`execute`], on any [`Ec2Api`] |
+//! | call EC2 and read the instance's metadata | `SdkEc2` (feature `sdk`, the default) |
 //! | run without EC2, in the same process | `EmulatedEc2` on a `SharedCloud` (feature `emulator`) |
 //! | let any EC2 client talk to that cloud | `HttpServer` (feature `emulator`) |
 //!
 //! The crate is thin: it translates, calls, translates back and classifies what went wrong. It neither retries nor
 //! decides; both are core's business. Types of the AWS SDK and of the HTTP library stay inside.
+//!
+//! The SDK takes minutes to compile; `--no-default-features --features emulator` builds without it.
 //!
 //! ```
 //! # #[cfg(feature = "emulator")]
@@ -41,9 +44,13 @@ mod api;
 mod emulator;
 mod error;
 mod execute;
+#[cfg(feature = "sdk")]
+mod sdk;
 
 pub use api::Ec2Api;
 #[cfg(feature = "emulator")]
 pub use emulator::{EmulatedEc2, HttpServer, SharedCloud};
 pub use error::Ec2Error;
 pub use execute::execute;
+#[cfg(feature = "sdk")]
+pub use sdk::{ConnectError, Credentials, SdkEc2, SdkOptions};

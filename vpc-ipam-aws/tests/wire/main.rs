@@ -5,5 +5,9 @@
 mod boto3;
 mod emulator;
 mod lab;
+#[cfg(feature = "sdk")]
+mod moto;
 mod python;
+#[cfg(feature = "sdk")]
+mod sdk;
 mod sequence;

@@ -1,0 +1,184 @@
+//! The instance metadata service, version 2.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use aws_config::imds::Client;
+use aws_config::imds::client::error::ImdsError;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use vpc_ipam_core::{
+    AttachmentStatus, Card, DeviceIndex, FailureKind, InstanceId, InterfaceType, Mac, Metadata,
+    Node, Observation, ObservedAttachment, ObservedEni, Scope, Source, Timestamp,
+};
+
+use crate::Ec2Error;
+
+#[derive(Clone, Debug)]
+pub(super) struct Imds(Client);
+
+impl Imds {
+    pub(super) fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.0.clone()
+    }
+
+    pub(super) async fn region(&self) -> Result<String, Ec2Error> {
+        let path = "placement/region";
+        self.get(path).await?.ok_or_else(|| missing(path))
+    }
+
+    /// Reads what is known of the instance and its ENIs. It takes about ten requests an ENI, which is why what comes or
+    /// goes in between may be seen by half.
+    pub(super) async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
+        let instance = self.value("instance-id").await?;
+        let primary_mac: Mac = self.value("mac").await?;
+        let primary = self.eni_dir(primary_mac);
+
+        let node = Node {
+            instance,
+            instance_type: self.value("instance-type").await?,
+            zone: self.value("placement/availability-zone").await?,
+            vpc: self.value(&format!("{primary}vpc-id")).await?,
+            primary: self.value(&format!("{primary}interface-id")).await?,
+            subnet: self.value(&format!("{primary}subnet-id")).await?,
+        };
+
+        let mut enis = Vec::new();
+        for entry in lines(&self.get(MACS).await?.ok_or_else(|| missing(MACS))?) {
+            let mac = parse(MACS, entry.trim_end_matches('/'))?;
+            enis.extend(self.eni(instance, mac).await?);
+        }
+        Ok(Metadata {
+            node,
+            observation: Observation {
+                as_of: now,
+                source: Source::Imds,
+                scope: Scope::Attached,
+                enis,
+            },
+            primary_ipv4: self.list("local-ipv4").await?.first().copied(),
+            vpc_ipv4_cidrs: self.list(&format!("{primary}vpc-ipv4-cidr-blocks")).await?,
+            vpc_ipv6_cidrs: self.list(&format!("{primary}vpc-ipv6-cidr-blocks")).await?,
+        })
+    }
+
+    /// Reads one ENI; `None` if it went since it was listed.
+    async fn eni(&self, instance: InstanceId, mac: Mac) -> Result<Option<ObservedEni>, Ec2Error> {
+        let dir = self.eni_dir(mac);
+        let Some(names) = self.get(&dir).await? else {
+            return Ok(None);
+        };
+        // Asking for what is not listed costs a request and a 404 each.
+        let dir =
+            EniDir { imds: self, names: lines(&names).map(str::to_owned).collect(), path: dir };
+
+        let ipv4: Vec<Ipv4Addr> = dir.list("local-ipv4s").await?;
+        let ipv6: Vec<Ipv6Addr> = dir.list("ipv6s").await?;
+        let ipv4_prefixes: Vec<Ipv4Net> = dir.list("ipv4-prefix").await?;
+        let ipv6_prefixes: Vec<Ipv6Net> = dir.list("ipv6-prefix").await?;
+        // The first address is the ENI's own.
+        let secondary = ipv4.iter().skip(1).map(|address| Ipv4Net::from(*address));
+        Ok(Some(ObservedEni {
+            id: self.value(&format!("{}interface-id", dir.path)).await?,
+            mac,
+            subnet: self.value(&format!("{}subnet-id", dir.path)).await?,
+            attachment: Some(ObservedAttachment {
+                id: None,
+                instance,
+                card: Card(dir.list("network-card").await?.first().copied().unwrap_or(0)),
+                device: DeviceIndex(self.value(&format!("{}device-number", dir.path)).await?),
+                status: AttachmentStatus::Attached,
+                delete_on_termination: None,
+            }),
+            interface_type: InterfaceType::Interface,
+            primary_ipv4: ipv4.first().copied(),
+            primary_ipv6: ipv6.first().copied(),
+            blocks: (secondary.chain(ipv4_prefixes).map(IpNet::V4))
+                .chain(ipv6_prefixes.into_iter().map(IpNet::V6))
+                .collect(),
+            security_groups: dir.list("security-group-ids").await?,
+            tags: None,
+        }))
+    }
+
+    fn eni_dir(&self, mac: Mac) -> String {
+        format!("{MACS}{mac}/")
+    }
+
+    /// Reads a value that every instance has.
+    async fn value<T: FromStr<Err: fmt::Display>>(&self, path: &str) -> Result<T, Ec2Error> {
+        let text = self.get(path).await?.ok_or_else(|| missing(path))?;
+        parse(path, text.trim())
+    }
+
+    /// Reads a value of one line each; none where the path does not exist.
+    async fn list<T: FromStr<Err: fmt::Display>>(&self, path: &str) -> Result<Vec<T>, Ec2Error> {
+        let text = self.get(path).await?.unwrap_or_default();
+        lines(&text).map(|line| parse(path, line)).collect()
+    }
+
+    /// Reads a path; `None` if it does not exist.
+    async fn get(&self, path: &str) -> Result<Option<String>, Ec2Error> {
+        match self.0.get(format!("/latest/meta-data/{path}")).await {
+            Ok(text) => Ok(Some(text.into())),
+            Err(ImdsError::ErrorResponse(answer)) if answer.response().status().as_u16() == 404 => {
+                Ok(None)
+            }
+            Err(error) => Err(failed(path, &error)),
+        }
+    }
+}
+
+const MACS: &str = "network/interfaces/macs/";
+
+/// The directory of one ENI and what stands in it.
+struct EniDir<'a> {
+    imds: &'a Imds,
+    names: BTreeSet<String>,
+    path: String,
+}
+
+impl EniDir<'_> {
+    async fn list<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Vec<T>, Ec2Error> {
+        if self.names.contains(name) {
+            self.imds.list(&format!("{}{name}", self.path)).await
+        } else {
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(path: &str, text: &str) -> Result<T, Ec2Error> {
+    text.parse()
+        .map_err(|error| Ec2Error::unanswered(&operation(path), format!("read {text:?}: {error}")))
+}
+
+fn missing(path: &str) -> Ec2Error {
+    Ec2Error::unanswered(&operation(path), "the metadata service has no such path")
+}
+
+fn failed(path: &str, error: &ImdsError) -> Ec2Error {
+    let kind = match error {
+        ImdsError::ErrorResponse(answer) => match answer.response().status().as_u16() {
+            // 401: the token; 403: the service is switched off for this instance.
+            401 | 403 => FailureKind::Denied,
+            429 | 503 => FailureKind::Throttled,
+            _ => FailureKind::Unanswered,
+        },
+        _ => FailureKind::Unanswered,
+    };
+    Ec2Error { kind, ..Ec2Error::unanswered(&operation(path), super::chain(error)) }
+}
+
+fn operation(path: &str) -> String {
+    format!("metadata {path}")
+}

@@ -1,0 +1,288 @@
+//! The AWS SDK against the emulator.
+
+use core::time::Duration;
+use std::net::TcpListener;
+
+use ipnet::IpNet;
+use vpc_ipam_aws::{ConnectError, Credentials, Ec2Api as _, SdkEc2, SdkOptions, execute};
+use vpc_ipam_core::{
+    AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId, Card,
+    CreateNetworkInterface, DeleteNetworkInterface, DetachNetworkInterface, DeviceIndex, Ec2Action,
+    Effect, FailureKind, Ipv4Amount, Metadata, Outcome, Scope, SubnetId, UnassignIpv6Addresses,
+    UnassignPrivateIpAddresses,
+};
+
+use crate::lab::{Lab, NOW, listener};
+use crate::sequence::{Ec2, Knows, ipv4, life_of_an_eni, sorted};
+
+#[tokio::test]
+async fn an_eni_lives_in_the_emulator() {
+    let lab = Lab::new();
+    let api = connect(&lab).await;
+    let knows = Knows {
+        client_tokens: true,
+        delete_on_termination: true,
+        free_addresses: true,
+        assigned_alone: true,
+    };
+    life_of_an_eni(&api, &lab.node, knows).await;
+}
+
+#[tokio::test]
+async fn prefixes_come_and_go() {
+    let lab = Lab::new();
+    let api = connect(&lab).await;
+    let ec2 = Ec2 { api: &api, node: &lab.node };
+    let create = Ec2Action::CreateNetworkInterface(CreateNetworkInterface {
+        ipv4: Ipv4Amount::Prefixes(2),
+        ipv6_prefixes: 1,
+        ..create(lab.node.subnet)
+    });
+    let made = match ec2.done(&create).await {
+        Effect::Created(eni) => eni,
+        other => panic!("create: {other:?}"),
+    };
+    let mut lengths: Vec<_> = made.blocks.iter().map(IpNet::prefix_len).collect();
+    lengths.sort();
+    assert_eq!(lengths, [28, 28, 80]);
+    assert_eq!(ec2.one(&made).await, made);
+
+    let mut added = Vec::new();
+    for assign in [
+        Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses {
+            eni: made.id,
+            amount: Ipv4Amount::Prefixes(1),
+        }),
+        Ec2Action::AssignIpv6Addresses(AssignIpv6Addresses { eni: made.id, prefixes: 1 }),
+    ] {
+        match ec2.done(&assign).await {
+            Effect::Assigned(blocks) => added.extend(blocks),
+            other => panic!("assign: {other:?}"),
+        }
+    }
+    let [v4, v6] = added[..] else { panic!("expected one prefix of each family, got {added:?}") };
+    let all = made.blocks.iter().copied().chain([v4, v6]).collect();
+    assert_eq!(ec2.blocks(&made).await, sorted(all));
+
+    let v6 = match v6 {
+        IpNet::V6(net) => net,
+        IpNet::V4(net) => panic!("{net} is not IPv6"),
+    };
+    ec2.done(&Ec2Action::UnassignPrivateIpAddresses(UnassignPrivateIpAddresses {
+        eni: made.id,
+        blocks: vec![ipv4(v4)],
+    }))
+    .await;
+    ec2.done(&Ec2Action::UnassignIpv6Addresses(UnassignIpv6Addresses {
+        eni: made.id,
+        prefixes: vec![v6],
+    }))
+    .await;
+    assert_eq!(ec2.blocks(&made).await, sorted(made.blocks));
+}
+
+#[tokio::test]
+async fn refusals_are_classified() {
+    let lab = Lab::new();
+    let api = connect(&lab).await;
+    let primary = lab.cloud.with(|cloud, _| cloud.interface(&lab.node.primary).unwrap().clone());
+    let own: AttachmentId = primary.attachment.unwrap().id;
+    let assign = |amount| {
+        Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses { eni: primary.id, amount })
+    };
+    let attach = |eni, device| {
+        Ec2Action::AttachNetworkInterface(AttachNetworkInterface {
+            eni,
+            instance: lab.instance,
+            card: Card(0),
+            device: DeviceIndex(device),
+        })
+    };
+    let create = |subnet, ipv4| {
+        Ec2Action::CreateNetworkInterface(CreateNetworkInterface { ipv4, ..create(subnet) })
+    };
+    let cases = [
+        (
+            create(lab.tiny, Ipv4Amount::Addresses(11)),
+            FailureKind::SubnetFull,
+            "InsufficientFreeAddressesInSubnet",
+        ),
+        (
+            create(lab.tiny, Ipv4Amount::Prefixes(1)),
+            FailureKind::NoFreePrefix,
+            "InsufficientCidrBlocks",
+        ),
+        (
+            create("subnet-1".parse().unwrap(), Ipv4Amount::Addresses(1)),
+            FailureKind::Rejected,
+            "InvalidSubnetID.NotFound",
+        ),
+        (
+            assign(Ipv4Amount::Addresses(10)),
+            FailureKind::AddressLimit,
+            "PrivateIpAddressLimitExceeded",
+        ),
+        (attach(primary.id, 1), FailureKind::InUse, "InvalidNetworkInterface.InUse"),
+        (
+            attach("eni-1".parse().unwrap(), 1),
+            FailureKind::NotFound,
+            "InvalidNetworkInterfaceID.NotFound",
+        ),
+        (
+            Ec2Action::DetachNetworkInterface(DetachNetworkInterface {
+                eni: primary.id,
+                attachment: "eni-attach-1".parse().unwrap(),
+            }),
+            FailureKind::NotFound,
+            "InvalidAttachmentID.NotFound",
+        ),
+        (
+            Ec2Action::DetachNetworkInterface(DetachNetworkInterface {
+                eni: primary.id,
+                attachment: own,
+            }),
+            FailureKind::Rejected,
+            "OperationNotPermitted",
+        ),
+        (
+            Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: primary.id }),
+            FailureKind::InUse,
+            "InvalidParameterValue",
+        ),
+    ];
+    for (action, kind, code) in cases {
+        match execute(&api, &lab.node, &action, NOW).await {
+            Outcome::Failed(failure) => {
+                assert_eq!(failure.kind, kind, "{action:?}: {failure}");
+                assert!(failure.message.contains(code), "{action:?}: {failure}");
+            }
+            Outcome::Done(effect) => panic!("{action:?} was done: {effect:?}"),
+        }
+    }
+
+    // Two ENIs more fill an m5.large; the third is one too many.
+    for device in 1..=3 {
+        let request = CreateNetworkInterface {
+            client_token: format!("token-{device}"),
+            ..self::create(lab.node.subnet)
+        };
+        let eni = api.create_network_interface(&request).await.unwrap().id;
+        let outcome = execute(&api, &lab.node, &attach(eni, device), NOW).await;
+        match (device, outcome) {
+            (1 | 2, Outcome::Done(Effect::Attached(_))) => {}
+            (3, Outcome::Failed(failure)) => {
+                assert_eq!(failure.kind, FailureKind::EniLimit, "{failure}");
+            }
+            (device, other) => panic!("device {device}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn metadata_reads_as_the_cloud_has_it() {
+    let lab = Lab::new();
+    // The region comes from the metadata service.
+    let options = SdkOptions { region: None, ..options(&lab.ec2.url(), Some(&lab.imds.url())) };
+    let api = SdkEc2::connect(options).await.unwrap();
+    let request = CreateNetworkInterface {
+        ipv4: Ipv4Amount::Addresses(3),
+        ipv6_prefixes: 2,
+        ..create(lab.node.subnet)
+    };
+    let eni = api.create_network_interface(&request).await.unwrap().id;
+    let request = AttachNetworkInterface {
+        eni,
+        instance: lab.instance,
+        card: Card(0),
+        device: DeviceIndex(2),
+    };
+    api.attach_network_interface(&request).await.unwrap();
+    api.assign_private_ip_addresses(&AssignPrivateIpAddresses {
+        eni,
+        amount: Ipv4Amount::Prefixes(1),
+    })
+    .await
+    .unwrap();
+
+    let outcome = execute(&api, &lab.node, &Ec2Action::ReadMetadata, NOW).await;
+
+    let expected = lab.cloud.with(|cloud, now| cloud.metadata(lab.instance, now).unwrap());
+    match outcome {
+        Outcome::Done(Effect::Metadata(read)) => assert_eq!(in_order(read), in_order(expected)),
+        other => panic!("read metadata: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn silence_is_no_answer() {
+    let lab = Lab::new();
+    // It accepts, because the kernel does, and never answers.
+    let silent: TcpListener = listener();
+    let urls = [
+        NOBODY.to_owned(),
+        format!("http://{}", silent.local_addr().unwrap()),
+        // HTTPS where HTTP is spoken: the handshake fails, as it would with a stranger's certificate.
+        format!("https://{}", lab.ec2.addr()),
+    ];
+    for url in urls {
+        let options =
+            SdkOptions { timeout: Duration::from_millis(300), ..options(&url, Some(&url)) };
+        let api = SdkEc2::connect(options.clone()).await.unwrap();
+        for action in
+            [Ec2Action::DescribeNetworkInterfaces(Scope::Attached), Ec2Action::ReadMetadata]
+        {
+            match execute(&api, &lab.node, &action, NOW).await {
+                Outcome::Failed(failure) => {
+                    assert_eq!(failure.kind, FailureKind::Unanswered, "{url}: {failure}");
+                }
+                Outcome::Done(effect) => panic!("{url} {action:?}: {effect:?}"),
+            }
+        }
+        let nowhere = SdkOptions { region: None, ..options };
+        let error = SdkEc2::connect(nowhere).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Region(_)), "{error:?}");
+    }
+}
+
+/// A port on which nobody listens: discard's.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+/// Options that lead nowhere but to these endpoints.
+pub fn options(ec2: &str, imds: Option<&str>) -> SdkOptions {
+    SdkOptions {
+        region: Some("eu-west-1".into()),
+        ec2_endpoint: Some(ec2.into()),
+        imds_endpoint: Some(imds.unwrap_or(NOBODY).into()),
+        credentials: Credentials::Static {
+            access_key_id: "test".into(),
+            secret_access_key: "test".into(),
+        },
+        timeout: Duration::from_secs(20),
+    }
+}
+
+async fn connect(lab: &Lab) -> SdkEc2 {
+    let options = options(&lab.ec2.url(), Some(&lab.imds.url()));
+    SdkEc2::connect(options).await.unwrap()
+}
+
+fn create(subnet: SubnetId) -> CreateNetworkInterface {
+    CreateNetworkInterface {
+        client_token: "token".into(),
+        subnet,
+        security_groups: Vec::new(),
+        description: String::new(),
+        tags: Default::default(),
+        ipv4: Ipv4Amount::Addresses(0),
+        ipv6_prefixes: 0,
+    }
+}
+
+/// The order of ENIs is nobody's promise, and neither is that of an ENI's blocks.
+fn in_order(mut metadata: Metadata) -> Metadata {
+    metadata.observation.enis.sort_by_key(|eni| eni.id);
+    for eni in &mut metadata.observation.enis {
+        eni.blocks.sort();
+    }
+    metadata
+}
