@@ -1,1 +1,17 @@
-//! Stub.
+//! What the programs `vpc-ipamd`, `vpc-cni` and `vpc-ipam` consist of; each `main` only calls in here.
+//!
+//! * [`plugin`] is the CNI plugin: [`cni`] is its language, [`protocol`] is how it asks the daemon.
+//! * [`daemon`] manages the addresses of a node and keeps what must survive in [`store`].
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the programs are where clocks and variables are read"
+)]
+
+pub mod cni;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+pub mod plugin;
+pub mod protocol;
+#[cfg(feature = "daemon")]
+pub mod store;

@@ -1,0 +1,575 @@
+//! The Container Network Interface, versions 0.3.1 to 1.1.0: what a runtime says to a plugin, and what it hears.
+
+use core::fmt;
+use core::net::IpAddr;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A version of the specification, and so of the form of configuration and result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CniVersion {
+    /// 0.3.1.
+    V0_3_1,
+    /// 0.4.0, which added CHECK and `prevResult` on DEL.
+    V0_4_0,
+    /// 1.0.0, which dropped the address family from results.
+    V1_0_0,
+    /// 1.1.0, which added GC, STATUS and the MTU in results.
+    #[default]
+    V1_1_0,
+}
+
+impl CniVersion {
+    /// The versions that are understood, oldest first.
+    pub const ALL: [Self; 4] = [Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+
+    /// Returns the version as the specification writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_3_1 => "0.3.1",
+            Self::V0_4_0 => "0.4.0",
+            Self::V1_0_0 => "1.0.0",
+            Self::V1_1_0 => "1.1.0",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.as_str() == text)
+    }
+}
+
+impl fmt::Display for CniVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a runtime asks for: `CNI_COMMAND`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Attach a container to the network.
+    Add,
+    /// Detach it.
+    Del,
+    /// Tell which versions are understood.
+    Version,
+}
+
+/// A call of the plugin: the environment and the configuration, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// `CNI_COMMAND`.
+    pub command: Command,
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_NETNS`; DEL may come without.
+    pub netns: Option<PathBuf>,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+    /// `CNI_ARGS`.
+    pub args: BTreeMap<String, String>,
+    /// The configuration on standard input.
+    pub config: NetConfig,
+}
+
+/// The plugin's part of a network configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// The version in which it is written and the answer is wanted.
+    pub version: CniVersion,
+    /// The network's name.
+    pub name: String,
+    /// The daemon's socket.
+    pub socket: Option<PathBuf>,
+    /// The prefix of host veth names, if it is to differ from the daemon's.
+    pub veth_prefix: Option<String>,
+    /// The MTU of pods, if it is to differ from the daemon's.
+    pub mtu: Option<u16>,
+    /// What an earlier ADD printed, if the runtime tells.
+    pub prev_result: Option<serde_json::Value>,
+}
+
+/// The configuration as it is written; unknown keys are left alone.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawConfig {
+    #[serde(default)]
+    cni_version: String,
+    #[serde(default)]
+    name: String,
+    socket: Option<PathBuf>,
+    veth_prefix: Option<String>,
+    /// The peer writes it as text.
+    mtu: Option<serde_json::Value>,
+    prev_result: Option<serde_json::Value>,
+}
+
+impl Call {
+    /// Reads a call from the environment and from what stands on standard input.
+    ///
+    /// The error carries the version in which it is to be reported.
+    pub fn parse(
+        env: impl Fn(&str) -> Option<String>,
+        stdin: &[u8],
+    ) -> Result<Self, (CniVersion, Error)> {
+        let text = |name: &str| env(name).filter(|value| !value.is_empty());
+        let latest = |error| (CniVersion::default(), error);
+
+        let command = match text("CNI_COMMAND").as_deref() {
+            Some("ADD") => Command::Add,
+            Some("DEL") => Command::Del,
+            Some("VERSION") => Command::Version,
+            Some(other) => {
+                return Err(latest(Error::new(
+                    Code::InvalidEnvironment,
+                    format!("CNI_COMMAND={other:?} is not supported; ADD, DEL and VERSION are"),
+                )));
+            }
+            None => return Err(latest(Error::missing("CNI_COMMAND"))),
+        };
+        let config = match command {
+            Command::Version => NetConfig::parse_version(stdin).map_err(latest)?,
+            Command::Add | Command::Del => NetConfig::parse(stdin)?,
+        };
+        let version = config.version;
+        let refuse = |error| (version, error);
+        if command == Command::Version {
+            return Ok(Self {
+                command,
+                container: String::new(),
+                netns: None,
+                ifname: String::new(),
+                args: BTreeMap::new(),
+                config,
+            });
+        }
+
+        let required =
+            |name: &'static str| text(name).ok_or_else(|| refuse(Error::missing(name)));
+        let container = required("CNI_CONTAINERID")?;
+        let ifname = required("CNI_IFNAME")?;
+        let netns = text("CNI_NETNS").map(PathBuf::from);
+        if command == Command::Add && netns.is_none() {
+            return Err(refuse(Error::missing("CNI_NETNS")));
+        }
+        if !is_name(&container) {
+            return Err(refuse(Error::new(
+                Code::InvalidEnvironment,
+                format!("CNI_CONTAINERID={container:?}: {NAME_RULE}"),
+            )));
+        }
+        if !is_ifname(&ifname) {
+            return Err(refuse(Error::new(
+                Code::InvalidEnvironment,
+                format!(
+                    "CNI_IFNAME={ifname:?}: expected 1 to 15 characters without blanks, '/' and ':', other than '.' and '..'"
+                ),
+            )));
+        }
+        let args = parse_args(&text("CNI_ARGS").unwrap_or_default()).map_err(refuse)?;
+        Ok(Self { command, container, netns, ifname, args, config })
+    }
+}
+
+impl NetConfig {
+    fn parse(stdin: &[u8]) -> Result<Self, (CniVersion, Error)> {
+        let latest = |error| (CniVersion::default(), error);
+        let raw: RawConfig = serde_json::from_slice(stdin).map_err(|error| {
+            let what = "the network configuration on standard input is not what CNI defines";
+            latest(Error::new(Code::Decoding, what).because(error))
+        })?;
+        let version = match raw.cni_version.as_str() {
+            // The specification's default.
+            "" => None,
+            text => CniVersion::parse(text),
+        };
+        let version = version.ok_or_else(|| {
+            latest(Error::new(
+                Code::IncompatibleVersion,
+                format!(
+                    "cniVersion {:?} is not supported; {} are",
+                    raw.cni_version,
+                    CniVersion::ALL.map(CniVersion::as_str).join(", ")
+                ),
+            ))
+        })?;
+        let refuse = |message: String| (version, Error::new(Code::InvalidConfig, message));
+        if !is_name(&raw.name) {
+            return Err(refuse(format!("name {:?}: {NAME_RULE}", raw.name)));
+        }
+        // Four bytes leave room for the 11 digits that make the name unique.
+        if let Some(prefix) = raw.veth_prefix.as_ref().filter(|prefix| prefix.len() > 4) {
+            return Err(refuse(format!("vethPrefix {prefix:?} is longer than 4 bytes")));
+        }
+        let mtu = match &raw.mtu {
+            None => None,
+            Some(value) => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+                let mtu = text.parse().ok().filter(|mtu| (576..=9001).contains(mtu));
+                Some(mtu.ok_or_else(|| {
+                    refuse(format!("mtu {value}: expected a number from 576 to 9001"))
+                })?)
+            }
+        };
+        Ok(Self {
+            version,
+            name: raw.name,
+            socket: raw.socket,
+            veth_prefix: raw.veth_prefix.filter(|prefix| !prefix.is_empty()),
+            mtu,
+            prev_result: raw.prev_result,
+        })
+    }
+
+    /// VERSION gets a configuration with nothing but the version, and old runtimes send none.
+    fn parse_version(stdin: &[u8]) -> Result<Self, Error> {
+        let version = if stdin.trim_ascii().is_empty() {
+            CniVersion::default()
+        } else {
+            let raw: RawConfig = serde_json::from_slice(stdin).map_err(|error| {
+                Error::new(Code::Decoding, "standard input is not JSON").because(error)
+            })?;
+            CniVersion::parse(&raw.cni_version).unwrap_or_default()
+        };
+        Ok(Self {
+            version,
+            name: String::new(),
+            socket: None,
+            veth_prefix: None,
+            mtu: None,
+            prev_result: None,
+        })
+    }
+}
+
+const NAME_RULE: &str = "expected letters, digits, '_', '.' and '-', the first a letter or digit";
+
+/// Returns whether a text has the form of container ids and network names.
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+}
+
+/// Returns whether the kernel takes a text as the name of an interface.
+fn is_ifname(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.chars().all(|c| !c.is_whitespace() && !matches!(c, '/' | ':'))
+}
+
+fn parse_args(text: &str) -> Result<BTreeMap<String, String>, Error> {
+    text.split(';')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => Ok((key.to_string(), value.to_string())),
+            None => Err(Error::new(
+                Code::InvalidEnvironment,
+                format!("CNI_ARGS: {pair:?} is not KEY=VALUE"),
+            )),
+        })
+        .collect()
+}
+
+/// What a successful ADD brought about, apart from the version in which it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddResult {
+    /// The interfaces, on the host and in the container.
+    pub interfaces: Vec<Interface>,
+    /// The addresses.
+    pub ips: Vec<Ip>,
+    /// The routes inside the container.
+    pub routes: Vec<Route>,
+}
+
+/// An interface that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// The container's network namespace; `None` on the host.
+    pub sandbox: Option<PathBuf>,
+}
+
+/// An address that a container got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// With the length of its prefix.
+    pub address: IpNet,
+    /// The next hop of its default route.
+    pub gateway: IpAddr,
+    /// The index of its interface in [`AddResult::interfaces`].
+    pub interface: usize,
+}
+
+/// A route inside a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// The next hop; `None` for what is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+impl AddResult {
+    /// Returns the result in the form of a version.
+    pub fn to_json(&self, version: CniVersion) -> serde_json::Value {
+        use serde_json::json;
+
+        let interfaces = self.interfaces.iter().map(|interface| {
+            let mut json = json!({ "name": interface.name, "mac": interface.mac });
+            if let Some(sandbox) = &interface.sandbox {
+                json["sandbox"] = json!(sandbox);
+            }
+            if version >= CniVersion::V1_1_0 {
+                json["mtu"] = json!(interface.mtu);
+            }
+            json
+        });
+        let ips = self.ips.iter().map(|ip| {
+            let mut json = json!({
+                "address": ip.address,
+                "gateway": ip.gateway,
+                "interface": ip.interface,
+            });
+            if version < CniVersion::V1_0_0 {
+                json["version"] = json!(if ip.address.addr().is_ipv4() { "4" } else { "6" });
+            }
+            json
+        });
+        let routes = self.routes.iter().map(|route| {
+            let mut json = json!({ "dst": route.destination });
+            if let Some(gateway) = route.gateway {
+                json["gw"] = json!(gateway);
+            }
+            json
+        });
+        json!({
+            "cniVersion": version.as_str(),
+            "interfaces": interfaces.collect::<Vec<_>>(),
+            "ips": ips.collect::<Vec<_>>(),
+            "routes": routes.collect::<Vec<_>>(),
+            "dns": {},
+        })
+    }
+}
+
+/// What a plugin reports when it fails: on standard output, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}{}", Details(details))]
+pub struct Error {
+    /// The class of failure.
+    pub code: Code,
+    /// What was attempted and what went wrong, in a line.
+    pub message: String,
+    /// The causes, and what can be done.
+    pub details: String,
+}
+
+struct Details<'a>(&'a str);
+
+impl fmt::Display for Details<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, ": {}", self.0) }
+    }
+}
+
+/// The codes of the specification ("Error"), and those of plugins from 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
+pub enum Code {
+    /// 1.
+    IncompatibleVersion,
+    /// 3: the container is not known, or does not exist any more.
+    UnknownContainer,
+    /// 4: variables are missing or malformed.
+    InvalidEnvironment,
+    /// 5: reading or writing failed; the daemon cannot be reached.
+    Io,
+    /// 6: the configuration is not JSON.
+    Decoding,
+    /// 7: the configuration says something that cannot be.
+    InvalidConfig,
+    /// 8: the namespace is the plugin's own.
+    InvalidNetns,
+    /// 11: no address at present.
+    TryAgainLater,
+    /// 100: the kernel refused.
+    Kernel,
+    /// 101: the daemon refused.
+    Daemon,
+}
+
+impl From<Code> for u32 {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::IncompatibleVersion => 1,
+            Code::UnknownContainer => 3,
+            Code::InvalidEnvironment => 4,
+            Code::Io => 5,
+            Code::Decoding => 6,
+            Code::InvalidConfig => 7,
+            Code::InvalidNetns => 8,
+            Code::TryAgainLater => 11,
+            Code::Kernel => 100,
+            Code::Daemon => 101,
+        }
+    }
+}
+
+impl TryFrom<u32> for Code {
+    type Error = String;
+
+    fn try_from(code: u32) -> Result<Self, String> {
+        Ok(match code {
+            1 => Self::IncompatibleVersion,
+            3 => Self::UnknownContainer,
+            4 => Self::InvalidEnvironment,
+            5 => Self::Io,
+            6 => Self::Decoding,
+            7 => Self::InvalidConfig,
+            8 => Self::InvalidNetns,
+            11 => Self::TryAgainLater,
+            100 => Self::Kernel,
+            101 => Self::Daemon,
+            other => return Err(format!("{other} is no error code of this plugin")),
+        })
+    }
+}
+
+impl Error {
+    /// Makes an error without details.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: String::new() }
+    }
+
+    /// Adds the chain of causes as details.
+    #[must_use]
+    pub fn because(mut self, error: impl core::error::Error) -> Self {
+        self.details = chain(&error);
+        self
+    }
+
+    fn missing(variable: &str) -> Self {
+        Self::new(
+            Code::InvalidEnvironment,
+            format!("{variable} is not set: this program is called by a container runtime"),
+        )
+    }
+
+    /// Returns the error in the form of a version.
+    pub fn to_json(&self, version: CniVersion) -> serde_json::Value {
+        serde_json::json!({
+            "cniVersion": version.as_str(),
+            "code": u32::from(self.code),
+            "msg": self.message,
+            "details": self.details,
+        })
+    }
+}
+
+/// Returns an error and its causes in one line.
+pub fn chain(error: &dyn core::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"cniVersion":"1.0.0","name":"aws-cni","type":"vpc-cni","mtu":"9001"}"#;
+
+    fn parse(env: &[(&str, &str)], stdin: &str) -> Result<Call, (CniVersion, Error)> {
+        let env: BTreeMap<_, _> = env.iter().copied().collect();
+        Call::parse(|name| env.get(name).map(ToString::to_string), stdin.as_bytes())
+    }
+
+    #[test]
+    fn call_is_read_from_environment_and_standard_input() {
+        let env = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c0ffee"),
+            ("CNI_NETNS", "/run/netns/pod"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web-0"),
+        ];
+        let call = parse(&env, CONFIG).unwrap();
+        assert_eq!(call.config.version, CniVersion::V1_0_0);
+        assert_eq!(call.config.mtu, Some(9001));
+        assert_eq!(call.args["K8S_POD_NAME"], "web-0");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_with_the_code_of_the_specification() {
+        let add = ("CNI_COMMAND", "ADD");
+        let id = ("CNI_CONTAINERID", "c0ffee");
+        let netns = ("CNI_NETNS", "/run/netns/pod");
+        let ifname = ("CNI_IFNAME", "eth0");
+        let with_version = |v: &str| CONFIG.replace("1.0.0", v);
+        let cases: [(&[(&str, &str)], String, Code); 12] = [
+            (&[], CONFIG.into(), Code::InvalidEnvironment),
+            (&[("CNI_COMMAND", "FROB")], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, netns, ifname], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, id, ifname], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, id, netns], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, ("CNI_CONTAINERID", "../x"), netns, ifname], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, id, netns, ("CNI_IFNAME", "a/b")], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, id, netns, ifname, ("CNI_ARGS", "K8S")], CONFIG.into(), Code::InvalidEnvironment),
+            (&[add, id, netns, ifname], "{".into(), Code::Decoding),
+            (&[add, id, netns, ifname], with_version("9.9.9"), Code::IncompatibleVersion),
+            (&[add, id, netns, ifname], CONFIG.replace("9001", "12"), Code::InvalidConfig),
+            (&[add, id, netns, ifname], CONFIG.replace("aws-cni", ""), Code::InvalidConfig),
+        ];
+        for (env, stdin, expected) in cases {
+            let (_, error) = parse(env, &stdin).unwrap_err();
+            assert_eq!(error.code, expected, "{env:?} {stdin}");
+        }
+    }
+
+    #[test]
+    fn version_needs_no_configuration() {
+        assert_eq!(parse(&[("CNI_COMMAND", "VERSION")], "").unwrap().command, Command::Version);
+    }
+
+    #[test]
+    fn result_has_the_form_of_its_version() {
+        let result = AddResult {
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                mac: "02:00:00:00:00:01".into(),
+                mtu: 9001,
+                sandbox: Some("/run/netns/pod".into()),
+            }],
+            ips: vec![Ip {
+                address: "10.0.0.7/32".parse().unwrap(),
+                gateway: "169.254.1.1".parse().unwrap(),
+                interface: 0,
+            }],
+            routes: Vec::new(),
+        };
+        for (version, family, mtu) in [
+            (CniVersion::V0_3_1, true, false),
+            (CniVersion::V0_4_0, true, false),
+            (CniVersion::V1_0_0, false, false),
+            (CniVersion::V1_1_0, false, true),
+        ] {
+            let json = result.to_json(version);
+            assert_eq!(json["cniVersion"], version.as_str());
+            assert_eq!(json["ips"][0].get("version").is_some(), family, "{version}");
+            assert_eq!(json["interfaces"][0].get("mtu").is_some(), mtu, "{version}");
+        }
+    }
+}

@@ -1,0 +1,549 @@
+//! The daemon as a library function: one task owns the address management of a node, and everything else talks to it.
+//!
+//! ```text
+//! plugin ──► server ──► requests ┐           ┌──► executor of EC2 calls (a task each)
+//!                       outcomes ┼─► loop ───┼──► host thread (the kernel)
+//!                       commits  ┘   (Ipam)  └──► store thread (many grants, one commit)
+//! ```
+
+mod clock;
+mod host;
+mod server;
+mod status;
+mod writer;
+
+use core::future::Future;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+use vpc_ipam_aws::{Ec2Api, Ec2Error};
+use vpc_ipam_core::{
+    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, Event, Grant, Ipam, Issued,
+    Limits, Metadata, Outcome, PodKey, Record, Released, Timestamp, Uncommitted,
+    UnusableConfigError,
+};
+use vpc_ipam_linux::{HostConfig, Namespace};
+
+use crate::cni::{Code, chain};
+use crate::protocol::{Answer, Request};
+use crate::store::{Found, OpenError, Store};
+
+pub use self::clock::Clock;
+use self::host::HostThread;
+pub use self::host::HostThreadError;
+use self::writer::Writer;
+
+/// What a daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the operator wants of addresses.
+    pub config: Config,
+    /// What the operator wants of the node's network.
+    pub host_config: HostConfig,
+    /// How often EC2 may be called.
+    pub budget: Budget,
+    /// The node's network namespace.
+    pub netns: Namespace,
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// Where to keep what must survive a restart.
+    pub state: PathBuf,
+    /// The id of this boot of the kernel.
+    pub boot: String,
+}
+
+/// Something that happened, for whoever watches a daemon from within its process.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// The node's network was set up, or found set up.
+    HostReady {
+        /// What had to be changed, in words.
+        changed: Vec<String>,
+    },
+    /// An action was issued.
+    Issued(Timestamp, Issued),
+    /// An action ended.
+    Ended(Timestamp, ActionId, Outcome),
+    /// Something happened inside.
+    Happened(Timestamp, Event),
+}
+
+/// Why a daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// The instance's metadata could not be read.
+    #[error("read the instance's metadata")]
+    Metadata(#[source] Ec2Error),
+    /// The limits of the instance type are not known.
+    #[error("learn the limits of instance type {instance_type}, which the built-in table does not know")]
+    Limits {
+        /// The type.
+        instance_type: String,
+        /// Why EC2 did not tell.
+        source: Ec2Error,
+    },
+    /// The configuration does not go together with the instance type.
+    #[error("start with this configuration")]
+    Config(#[from] UnusableConfigError),
+    /// The node's network could not be set up.
+    #[error("set up the node's network")]
+    Host(#[source] HostThreadError),
+    /// The state file could not be opened.
+    #[error("open the state file")]
+    State(#[from] OpenError),
+    /// The socket could not be made.
+    #[error("listen at {path}")]
+    Listen {
+        /// The socket.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread of the daemon ended, which it never should.
+    #[error("the {0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// How often the start is tried again while the metadata cannot be read, and how far apart.
+const START_TRIES: u32 = 10;
+const START_PAUSE: Duration = Duration::from_secs(1);
+/// After a write failed, until the next is tried.
+const WRITE_PAUSE: Duration = Duration::from_millis(200);
+/// How many inputs may queue up before those who bring them wait.
+const INPUTS_MAX: usize = 1024;
+
+/// Something that the loop is told.
+enum Input {
+    Request(Request, oneshot::Sender<Answer>),
+    Outcome(ActionId, Outcome),
+    Written(Result<(), String>),
+    HostSetUp(Result<Vec<String>, String>),
+}
+
+/// Manages the addresses of the node until `shutdown` completes.
+pub async fn run(
+    options: Options,
+    api: Arc<dyn Ec2Api>,
+    notices: Option<std::sync::mpsc::Sender<Notice>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DaemonError> {
+    let clock = Clock::start();
+    let metadata = metadata(&*api, &clock).await?;
+    let limits = limits(&*api, &metadata).await?;
+    let (inputs, queue) = mpsc::channel(INPUTS_MAX);
+
+    let mtu = options.config.eni_mtu;
+    let host = HostThread::start(options.netns.clone(), options.host_config.clone(), inputs.clone())
+        .map_err(DaemonError::Host)?;
+    let changed = host.set_up_now(&metadata, mtu).await.map_err(DaemonError::Host)?;
+    info!(changed = changed.len(), "node network is set up");
+
+    let (store, found) = Store::open(&options.state, &options.boot, clock.now())?;
+    // The time tells one start from another.
+    let seed = clock.now().as_nanos();
+    let mut ipam =
+        Ipam::new(metadata.node.clone(), limits, options.config.clone(), options.budget, seed)?;
+    ipam.restore(records(found), clock.now());
+    ipam.observe(&metadata.observation, clock.now());
+
+    let server = server::listen(&options.socket, inputs.clone())
+        .map_err(|source| DaemonError::Listen { path: options.socket.display().to_string(), source })?;
+    info!(
+        instance = %metadata.node.instance,
+        instance_type = %metadata.node.instance_type,
+        socket = %options.socket.display(),
+        "serving"
+    );
+    let mut daemon = Loop {
+        ipam,
+        clock,
+        api,
+        host,
+        writer: Writer::start(store, inputs.clone()),
+        inputs,
+        notices,
+        veth_prefix: options.host_config.veth_prefix.to_string(),
+        mtu,
+        vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
+        callers: BTreeMap::new(),
+        unwritten: Vec::new(),
+        being_written: Vec::new(),
+        write_at: None,
+    };
+    daemon.notice(Notice::HostReady { changed });
+    let result = daemon.run(queue, shutdown).await;
+    server.stop();
+    result
+}
+
+async fn metadata(api: &dyn Ec2Api, clock: &Clock) -> Result<Metadata, DaemonError> {
+    let mut tries = 1;
+    loop {
+        match api.metadata(clock.now()).await {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) if tries < START_TRIES => {
+                warn!(error = chain(&error), tries, "cannot read the metadata yet");
+                tries += 1;
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            Err(error) => return Err(DaemonError::Metadata(error)),
+        }
+    }
+}
+
+async fn limits(api: &dyn Ec2Api, metadata: &Metadata) -> Result<Limits, DaemonError> {
+    let instance_type = metadata.node.instance_type;
+    if let Ok(limits) = Limits::lookup(instance_type) {
+        return Ok(limits);
+    }
+    let failed =
+        |source| DaemonError::Limits { instance_type: instance_type.to_string(), source };
+    let answer = api.describe_instance_types(&[instance_type]).await.map_err(failed)?;
+    let found = answer.into_iter().find(|limits| limits.instance_type == instance_type);
+    found.ok_or_else(|| failed(Ec2Error::refused("DescribeInstanceTypes", "Empty", "no such type")))
+}
+
+fn records(found: Found) -> Vec<Record> {
+    match found {
+        Found::Nothing => Vec::new(),
+        Found::OtherBoot => {
+            info!("state of an earlier boot was discarded: its pods are gone");
+            Vec::new()
+        }
+        Found::Records(records) => {
+            info!(records = records.len(), "state was restored");
+            records
+        }
+        Found::Damaged { moved_to, why } => {
+            error!(moved_to = %moved_to.display(), why, "the state file is damaged and was put aside");
+            Vec::new()
+        }
+    }
+}
+
+/// The one task that owns the state.
+struct Loop {
+    ipam: Ipam,
+    clock: Clock,
+    api: Arc<dyn Ec2Api>,
+    host: HostThread,
+    writer: Writer,
+    inputs: mpsc::Sender<Input>,
+    notices: Option<std::sync::mpsc::Sender<Notice>>,
+    veth_prefix: String,
+    mtu: u16,
+    vpc_ipv4_cidrs: Vec<ipnet::Ipv4Net>,
+    /// Who waits for the address of a pod.
+    callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
+    /// What has to be durable before somebody is answered.
+    unwritten: Vec<Write>,
+    /// What the writer is making durable now.
+    being_written: Vec<Write>,
+    /// Before which no further write is tried, after one failed.
+    write_at: Option<tokio::time::Instant>,
+}
+
+/// Something to be made durable, and who is answered then.
+enum Write {
+    Grant(Uncommitted, Vec<oneshot::Sender<Answer>>),
+    Release(Record, Answer, Option<oneshot::Sender<Answer>>),
+}
+
+impl Write {
+    fn record(&self) -> Record {
+        match self {
+            Self::Grant(uncommitted, _) => uncommitted.record(),
+            Self::Release(record, ..) => record.clone(),
+        }
+    }
+}
+
+impl Loop {
+    async fn run(
+        &mut self,
+        mut queue: mpsc::Receiver<Input>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), DaemonError> {
+        tokio::pin!(shutdown);
+        loop {
+            self.drain()?;
+            let due = self.ipam.poll_timeout().map(|(at, _)| self.clock.instant(at));
+            let due = due.into_iter().chain(self.write_at).min();
+            let timer = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => core::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                input = queue.recv() => match input {
+                    Some(input) => self.on_input(input),
+                    None => return Err(DaemonError::Ended("input queue")),
+                },
+                () = timer => self.ipam.handle_timeout(self.clock.now()),
+            }
+            // What came in meanwhile is planned for together.
+            while let Ok(input) = queue.try_recv() {
+                self.on_input(input);
+            }
+        }
+        self.finish(&mut queue).await;
+        Ok(())
+    }
+
+    /// Makes durable what was promised, and answers who waits for that.
+    async fn finish(&mut self, queue: &mut mpsc::Receiver<Input>) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let finished = tokio::time::timeout(PATIENCE, async {
+            while !self.being_written.is_empty() || !self.unwritten.is_empty() {
+                if self.drain().is_err() {
+                    break;
+                }
+                match queue.recv().await {
+                    Some(input @ Input::Written(_)) => self.on_input(input),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        });
+        if finished.await.is_err() {
+            warn!("stopped while a write was under way");
+        }
+        info!("stopped");
+    }
+
+    /// Hands on everything that the state machine has to say.
+    fn drain(&mut self) -> Result<(), DaemonError> {
+        while let Some(Grant { key, result }) = self.ipam.poll_grant() {
+            let callers = self.callers.remove(&key).unwrap_or_default();
+            match result {
+                Ok(uncommitted) => self.unwritten.push(Write::Grant(uncommitted, callers)),
+                Err(error) => {
+                    for caller in callers {
+                        answer(caller, refused(&error));
+                    }
+                }
+            }
+        }
+        while let Some(issued) = self.ipam.poll_action() {
+            self.execute(issued)?;
+        }
+        while let Some(event) = self.ipam.poll_event() {
+            log(&event);
+            self.notice(Notice::Happened(self.clock.now(), event));
+        }
+        let pausing = self.write_at.is_some_and(|at| at > tokio::time::Instant::now());
+        if self.being_written.is_empty() && !self.unwritten.is_empty() && !pausing {
+            self.write_at = None;
+            self.being_written = core::mem::take(&mut self.unwritten);
+            let records = self.being_written.iter().map(Write::record).collect();
+            self.writer.write(records).map_err(|_| DaemonError::Ended("store thread"))?;
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, issued: Issued) -> Result<(), DaemonError> {
+        debug!(id = %issued.id, action = ?issued.action, because = %issued.because, "issued");
+        self.notice(Notice::Issued(self.clock.now(), issued.clone()));
+        let Issued { id, action, .. } = issued;
+        match action {
+            Action::Host(action) => {
+                self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
+            }
+            Action::Ec2(action) => {
+                let (api, inputs) = (Arc::clone(&self.api), self.inputs.clone());
+                let node = self.ipam.constraints().node.clone();
+                let now = self.clock.now();
+                tokio::spawn(async move {
+                    let outcome = vpc_ipam_aws::execute(&*api, &node, &action, now).await;
+                    // The loop is gone only when the daemon stops.
+                    let _ = inputs.send(Input::Outcome(id, outcome)).await;
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn on_input(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Request(request, caller) => self.on_request(request, caller, now),
+            Input::Outcome(id, outcome) => {
+                if let Outcome::Done(Effect::Metadata(metadata)) = &outcome {
+                    self.on_metadata(metadata);
+                }
+                self.notice(Notice::Ended(now, id, outcome.clone()));
+                self.ipam.handle_outcome(id, outcome, now);
+            }
+            Input::Written(result) => self.on_written(result, now),
+            Input::HostSetUp(Ok(changed)) => {
+                if !changed.is_empty() {
+                    info!(?changed, "node network was put right");
+                }
+            }
+            Input::HostSetUp(Err(error)) => {
+                error!(error, "cannot set up the node's network; trying again with the next reading");
+                // So that the next reading counts as a change.
+                self.vpc_ipv4_cidrs.clear();
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: Request, caller: oneshot::Sender<Answer>, now: Timestamp) {
+        match request {
+            Request::Assign(request) => match self.ipam.assign(&request, now) {
+                Ok(Assigned::Now(uncommitted)) => {
+                    self.unwritten.push(Write::Grant(uncommitted, vec![caller]));
+                }
+                Ok(Assigned::Later { .. }) => {
+                    self.callers.entry(request.key).or_default().push(caller);
+                }
+                Err(error) => {
+                    warn!(pod = %request.key, error = %error, "no address");
+                    answer(caller, refused(&error));
+                }
+            },
+            Request::Find(key) => {
+                let found = self.ipam.pool().lease(&key).cloned();
+                answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
+            }
+            Request::Release(key) => {
+                for waiting in self.callers.remove(&key).unwrap_or_default() {
+                    answer(waiting, gone());
+                }
+                match self.ipam.release(&key, now) {
+                    Released::Lease { lease, record } => {
+                        let lease = self.lease(lease);
+                        self.unwritten.push(Write::Release(record, lease, Some(caller)));
+                    }
+                    Released::WasWaiting | Released::Unknown => answer(caller, Answer::Unknown),
+                }
+            }
+            Request::Status => answer(caller, Answer::Status(status::of(&self.ipam, now))),
+        }
+    }
+
+    fn on_written(&mut self, result: Result<(), String>, now: Timestamp) {
+        let written = core::mem::take(&mut self.being_written);
+        let error = match result {
+            Ok(()) => {
+                for write in written {
+                    match write {
+                        Write::Grant(uncommitted, callers) => {
+                            let said = match self.ipam.commit(uncommitted) {
+                                Some(lease) => self.lease(lease),
+                                None => gone(),
+                            };
+                            for caller in callers {
+                                answer(caller, said.clone());
+                            }
+                        }
+                        Write::Release(_, said, caller) => {
+                            if let Some(caller) = caller {
+                                answer(caller, said);
+                            }
+                        }
+                    }
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        error!(error, records = written.len(), "cannot make grants and releases durable");
+        let refused = |message: &str| Answer::Refused {
+            code: Code::Io,
+            message: message.to_string(),
+            details: format!("{error}; is the file system of the state file full or read-only?"),
+        };
+        let mut again = Vec::new();
+        for write in written {
+            match write {
+                Write::Grant(uncommitted, callers) => {
+                    self.ipam.abandon(uncommitted, now);
+                    for caller in callers {
+                        answer(caller, refused("make the pod's address durable"));
+                    }
+                }
+                // The pod is gone whatever the file says; it is written with the next that can be.
+                Write::Release(record, said, caller) => {
+                    if let Some(caller) = caller {
+                        answer(caller, refused("make the release of the pod's address durable"));
+                    }
+                    again.push(Write::Release(record, said, None));
+                }
+            }
+        }
+        again.append(&mut self.unwritten);
+        self.unwritten = again;
+        self.write_at = Some(self.clock.instant(now + WRITE_PAUSE));
+    }
+
+    /// The ranges of the VPC decide what is translated.
+    fn on_metadata(&mut self, metadata: &Metadata) {
+        if metadata.vpc_ipv4_cidrs != self.vpc_ipv4_cidrs && !metadata.vpc_ipv4_cidrs.is_empty() {
+            info!(cidrs = ?metadata.vpc_ipv4_cidrs, "the ranges of the VPC changed");
+            self.vpc_ipv4_cidrs.clone_from(&metadata.vpc_ipv4_cidrs);
+            if self.host.set_up(metadata.clone(), self.mtu).is_err() {
+                error!("the host thread is not there");
+            }
+        }
+    }
+
+    fn lease(&self, lease: vpc_ipam_core::Lease) -> Answer {
+        Answer::Lease { lease, veth_prefix: self.veth_prefix.clone(), mtu: self.mtu }
+    }
+
+    fn notice(&self, notice: Notice) {
+        if let Some(notices) = &self.notices {
+            // Whoever watched may have stopped.
+            let _ = notices.send(notice);
+        }
+    }
+}
+
+fn answer(caller: oneshot::Sender<Answer>, said: Answer) {
+    // A caller that hung up will ask again, or send DEL.
+    let _ = caller.send(said);
+}
+
+fn refused(error: &AssignError) -> Answer {
+    let details = match error {
+        AssignError::NoAddress { retry_at: Some(at), .. } => format!("{error}; try again at {at}"),
+        _ => error.to_string(),
+    };
+    Answer::Refused {
+        code: Code::TryAgainLater,
+        message: "assign an address to the pod".to_string(),
+        details,
+    }
+}
+
+fn gone() -> Answer {
+    Answer::Refused {
+        code: Code::UnknownContainer,
+        message: "assign an address to the pod".to_string(),
+        details: "the pod was deleted while it waited".to_string(),
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::ActionFailed { id, failure } => {
+            warn!(%id, kind = %failure.kind, message = failure.message, "action failed");
+        }
+        Event::EniVanished { .. }
+        | Event::AddressLost { .. }
+        | Event::SourcesDisagree { .. }
+        | Event::LeaseConflict { .. }
+        | Event::ObservationPutAside { .. }
+        | Event::Dropped { .. } => warn!(?event, "unexpected"),
+        _ => info!(?event, "changed"),
+    }
+}

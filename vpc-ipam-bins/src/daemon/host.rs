@@ -1,0 +1,110 @@
+//! The thread that changes the node's network: one at a time, in the order asked for.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+use vpc_ipam_core::{ActionId, HostAction, Metadata};
+use vpc_ipam_linux::host::{HostError, facts, set_up};
+use vpc_ipam_linux::{HostConfig, KernelNetlink, Namespace, NetlinkError, execute};
+
+use super::Input;
+use crate::cni::chain;
+
+/// The thread that changes the node's network.
+pub(super) struct HostThread(Sender<Job>);
+
+/// Why the node's network could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostThreadError {
+    /// The kernel cannot be talked to.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The node could not be set up.
+    #[error(transparent)]
+    SetUp(#[from] HostError),
+    /// The thread could not be started, or ended.
+    #[error("the host thread is not there")]
+    Thread,
+}
+
+type SetUpResult = Result<Vec<String>, HostThreadError>;
+
+enum Job {
+    Execute(ActionId, HostAction),
+    SetUp(Box<Metadata>, u16, Option<oneshot::Sender<SetUpResult>>),
+}
+
+impl HostThread {
+    /// Starts the thread with a socket in the node's namespace.
+    pub(super) fn start(
+        netns: Namespace,
+        config: HostConfig,
+        inputs: mpsc::Sender<Input>,
+    ) -> Result<Self, HostThreadError> {
+        let netlink = netns.netlink()?;
+        let (jobs, queue) = channel();
+        thread::Builder::new()
+            .name("host".to_string())
+            .spawn(move || work(netlink, &config, &queue, &inputs))
+            .map_err(|_| HostThreadError::Thread)?;
+        Ok(Self(jobs))
+    }
+
+    /// Sets the node up and returns what had to be changed, in words.
+    pub(super) async fn set_up_now(&self, metadata: &Metadata, mtu: u16) -> SetUpResult {
+        let (reply, result) = oneshot::channel();
+        let job = Job::SetUp(Box::new(metadata.clone()), mtu, Some(reply));
+        self.0.send(job).map_err(|_| HostThreadError::Thread)?;
+        result.await.map_err(|_| HostThreadError::Thread)?
+    }
+
+    /// Sets the node up again; the loop hears of it.
+    pub(super) fn set_up(&self, metadata: Metadata, mtu: u16) -> Result<(), HostThreadError> {
+        let job = Job::SetUp(Box::new(metadata), mtu, None);
+        self.0.send(job).map_err(|_| HostThreadError::Thread)
+    }
+
+    /// Carries out an action; the loop hears of its outcome.
+    pub(super) fn execute(&self, id: ActionId, action: HostAction) -> Result<(), HostThreadError> {
+        self.0.send(Job::Execute(id, action)).map_err(|_| HostThreadError::Thread)
+    }
+}
+
+/// Works until the daemon drops its end of the queue.
+fn work(
+    mut netlink: KernelNetlink,
+    config: &HostConfig,
+    queue: &Receiver<Job>,
+    inputs: &mpsc::Sender<Input>,
+) {
+    while let Ok(job) = queue.recv() {
+        let heard = match job {
+            Job::Execute(id, action) => {
+                let outcome = execute(&mut netlink, &action);
+                inputs.blocking_send(Input::Outcome(id, outcome))
+            }
+            Job::SetUp(metadata, mtu, reply) => {
+                let result = facts(&mut netlink, &metadata, mtu)
+                    .and_then(|facts| set_up(&mut netlink, config, &facts))
+                    .map(|applied| applied.iter().map(ToString::to_string).collect())
+                    .map_err(HostThreadError::SetUp);
+                match reply {
+                    Some(reply) => {
+                        // Whoever asked may have stopped waiting.
+                        let _ = reply.send(result);
+                        Ok(())
+                    }
+                    None => {
+                        let result = result.map_err(|error| chain(&error));
+                        inputs.blocking_send(Input::HostSetUp(result))
+                    }
+                }
+            }
+        };
+        if heard.is_err() {
+            break;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The unix socket at which the plugin and the command line ask.
+
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use super::Input;
+use crate::cni::Code;
+use crate::protocol::{Answer, DOCUMENT_MAX, Request};
+
+/// How many callers are heard at once; further ones wait in the kernel's queue.
+const CALLERS_MAX: usize = 256;
+/// How long a caller may take to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A socket that is served until it is stopped.
+pub(super) struct Server {
+    task: JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Stops listening and removes the socket.
+    pub(super) fn stop(self) {
+        self.task.abort();
+        // A newer daemon may have replaced it already.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Listens at a path that only root and our own user can reach.
+pub(super) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Server> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let own_uid = fs::metadata(path)?.uid();
+    let task = tokio::spawn(serve(listener, own_uid, inputs));
+    Ok(Server { task, path: path.to_path_buf() })
+}
+
+async fn serve(listener: UnixListener, own_uid: u32, inputs: mpsc::Sender<Input>) {
+    let places = Arc::new(Semaphore::new(CALLERS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, as a rule: it passes.
+                warn!(%error, "cannot accept a caller");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        match stream.peer_cred() {
+            Ok(caller) if caller.uid() == 0 || caller.uid() == own_uid => {}
+            caller => {
+                warn!(?caller, "a caller who is neither root nor our own user was turned away");
+                continue;
+            }
+        }
+        let inputs = inputs.clone();
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, &inputs).await {
+                debug!(%error, "a caller hung up");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn converse(mut stream: UnixStream, inputs: &mpsc::Sender<Input>) -> io::Result<()> {
+    let mut document = Vec::new();
+    let mut limited = (&mut stream).take(DOCUMENT_MAX);
+    tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
+    let answer = match serde_json::from_slice::<Request>(&document) {
+        Ok(request) => ask(request, inputs).await,
+        Err(error) => Answer::Refused {
+            code: Code::Decoding,
+            message: "read the request".to_string(),
+            details: format!("{error}: are the caller and the daemon of the same version?"),
+        },
+    };
+    stream.write_all(&serde_json::to_vec(&answer)?).await?;
+    stream.shutdown().await
+}
+
+async fn ask(request: Request, inputs: &mpsc::Sender<Input>) -> Answer {
+    let stopping = || Answer::Refused {
+        code: Code::TryAgainLater,
+        message: "ask the daemon".to_string(),
+        details: "it is stopping".to_string(),
+    };
+    let (caller, answer) = oneshot::channel();
+    if inputs.send(Input::Request(request, caller)).await.is_err() {
+        return stopping();
+    }
+    answer.await.unwrap_or_else(|_| stopping())
+}

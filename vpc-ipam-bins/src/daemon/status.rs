@@ -1,0 +1,36 @@
+use core::time::Duration;
+
+use vpc_ipam_core::{Ipam, Timestamp};
+
+use crate::protocol::{EniStatus, Status};
+
+/// Returns how a node stands.
+pub(super) fn of(ipam: &Ipam, now: Timestamp) -> Status {
+    let node = &ipam.constraints().node;
+    let cooldown = ipam.config().cooldown;
+    let enis: Vec<EniStatus> = ipam
+        .pool()
+        .enis()
+        .iter()
+        .map(|eni| EniStatus {
+            id: eni.id.to_string(),
+            card: eni.card.0,
+            device: eni.device.0,
+            stage: eni.stage,
+            addresses: eni.blocks().iter().map(|block| block.capacity()).sum(),
+            assigned: eni.assigned(),
+            cooling: eni.blocks().iter().map(|b| b.cooling(now, cooldown, Duration::ZERO)).sum(),
+        })
+        .collect();
+    let free = |eni: &EniStatus| {
+        eni.stage == vpc_ipam_core::Stage::Ready && eni.addresses > eni.assigned + eni.cooling
+    };
+    Status {
+        ready: ipam.waiting().len() == 0 && enis.iter().any(free),
+        instance: node.instance.to_string(),
+        instance_type: node.instance_type.to_string(),
+        enis,
+        waiting: ipam.waiting().len(),
+        held: ipam.plan(now).held.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,229 @@
+//! The CNI plugin: asks the daemon for addresses and wires the pod.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
+use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
+use vpc_ipam_linux::{KernelNetlink, Namespace, NamespaceError, VethPrefix};
+
+use crate::cni::{AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain};
+use crate::protocol::{self, Answer, Request, SOCKET};
+
+/// The longest configuration that is read, in bytes.
+const CONFIG_MAX: u64 = 1 << 20;
+
+/// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
+/// result or the error, as CNI wants it.
+pub fn main() -> ExitCode {
+    let mut stdin = Vec::new();
+    let outcome = match io::stdin().lock().take(CONFIG_MAX).read_to_end(&mut stdin) {
+        Ok(_) => run(|name| std::env::var(name).ok(), &stdin),
+        Err(error) => {
+            let what = "read the network configuration from standard input";
+            Err((CniVersion::default(), Error::new(Code::Io, what).because(error)))
+        }
+    };
+    let (text, code) = match outcome {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(json)) => (json.to_string(), ExitCode::SUCCESS),
+        Err((version, error)) => (error.to_json(version).to_string(), ExitCode::FAILURE),
+    };
+    // Without standard output nobody can be told anything.
+    let _ = writeln!(io::stdout().lock(), "{text}");
+    code
+}
+
+fn run(
+    env: impl Fn(&str) -> Option<String>,
+    stdin: &[u8],
+) -> Result<Option<serde_json::Value>, (CniVersion, Error)> {
+    let call = Call::parse(env, stdin)?;
+    let version = call.config.version;
+    let result = match call.command {
+        Command::Add => add(&call).map(|result| Some(result.to_json(version))),
+        Command::Del => del(&call).map(|()| None),
+        Command::Version => Ok(Some(serde_json::json!({
+            "cniVersion": version.as_str(),
+            "supportedVersions": CniVersion::ALL.map(CniVersion::as_str),
+        }))),
+    };
+    result.map_err(|error| (version, error))
+}
+
+fn add(call: &Call) -> Result<AddResult, Error> {
+    // Before anything is asked for: an address for a pod that is not there would have to be given back.
+    let (netns, path) = sandbox(call)?;
+    let key = key(call)?;
+    let request = AddressRequest {
+        key: key.clone(),
+        pod: Arc::new(pod_of(call)),
+        cards: CardChoice::Any,
+    };
+    let socket = socket(call);
+    let (lease, settings) = match ask(socket, &Request::Assign(request))? {
+        Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)?),
+        Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
+        other @ (Answer::Unknown | Answer::Status(_)) => return Err(unexpected(&other)),
+    };
+    match wire(&lease, &settings, &netns) {
+        Ok(network) => Ok(result(&network, &path)),
+        Err(mut error) => {
+            if let Err(also) = ask(socket, &Request::Release(key)) {
+                error.details.push_str(&format!("; and giving the address back failed: {also}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn wire(lease: &Lease, settings: &PodSettings, netns: &Namespace) -> Result<PodNetwork, Error> {
+    let kernel = |what: &str, error: &dyn core::error::Error| {
+        Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
+    };
+    let network =
+        pod::desired(lease, settings).map_err(|error| kernel("lay out the pod's network", &error))?;
+    let mut host =
+        KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))?;
+    let mut inside = netns.netlink().map_err(|error| kernel("open the pod's network", &error))?;
+    pod::add(&mut host, &mut inside, netns, &network)
+        .map_err(|error| kernel("wire the pod", &error))?;
+    Ok(network)
+}
+
+/// Takes the pod's routes and rules away first, and gives its addresses up then: interrupted in between, a repeated DEL
+/// finds everything it needs.
+fn del(call: &Call) -> Result<(), Error> {
+    let key = key(call)?;
+    let socket = socket(call);
+    let (lease, settings) = match ask(socket, &Request::Find(key.clone()))? {
+        Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)?),
+        // It may be waiting for an address, which it no longer should.
+        Answer::Unknown => return release(socket, key),
+        Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
+        other @ Answer::Status(_) => return Err(unexpected(&other)),
+    };
+    let kernel = |what: &str, error: &dyn core::error::Error| {
+        Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
+    };
+    let network =
+        pod::desired(&lease, &settings).map_err(|error| kernel("lay out the pod's network", &error))?;
+    let mut host =
+        KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))?;
+    pod::remove(&mut host, &network)
+        .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
+    release(socket, key)
+}
+
+fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
+    match ask(socket, &Request::Release(key))? {
+        Answer::Lease { .. } | Answer::Unknown => Ok(()),
+        Answer::Refused { code, message, details } => Err(Error { code, message, details }),
+        other @ Answer::Status(_) => Err(unexpected(&other)),
+    }
+}
+
+fn ask(socket: &Path, request: &Request) -> Result<Answer, Error> {
+    protocol::ask(socket, request).map_err(|error| {
+        let code = match &error {
+            protocol::AskError::Decode(_) => Code::Daemon,
+            _ => Code::TryAgainLater,
+        };
+        let mut refused = Error::new(code, "ask vpc-ipamd").because(error);
+        refused.details.push_str("; is vpc-ipamd running?");
+        refused
+    })
+}
+
+fn unexpected(answer: &Answer) -> Error {
+    Error {
+        code: Code::Daemon,
+        message: "ask vpc-ipamd".to_string(),
+        details: format!(
+            "its answer does not fit the question: {answer:?}; are plugin and daemon of the same version?"
+        ),
+    }
+}
+
+/// Opens the container's namespace, which must not be the host's.
+fn sandbox(call: &Call) -> Result<(Namespace, PathBuf), Error> {
+    let path = call.netns.clone().unwrap_or_default();
+    let wrong = |code, error: NamespaceError| {
+        Error::new(code, "open the container's network namespace").because(error)
+    };
+    let netns = Namespace::open(&path).map_err(|error| {
+        let code = match &error {
+            NamespaceError::Missing { .. } => Code::UnknownContainer,
+            NamespaceError::NotANamespace { .. } => Code::InvalidEnvironment,
+            _ => Code::Io,
+        };
+        wrong(code, error)
+    })?;
+    let own = Namespace::current().map_err(|error| wrong(Code::Io, error))?;
+    if netns == own {
+        return Err(Error::new(
+            Code::InvalidNetns,
+            format!("CNI_NETNS={} is the host's own namespace", path.display()),
+        ));
+    }
+    Ok((netns, path))
+}
+
+fn key(call: &Call) -> Result<PodKey, Error> {
+    PodKey::new(&call.config.name, &call.container, &call.ifname)
+        .map_err(|error| Error::new(Code::InvalidEnvironment, "name the pod").because(error))
+}
+
+/// Returns the pod's names; where the runtime passes none, the container's id stands in.
+fn pod_of(call: &Call) -> Pod {
+    let arg = |name: &str| call.args.get(name).filter(|value| !value.is_empty()).cloned();
+    Pod {
+        namespace: arg("K8S_POD_NAMESPACE").unwrap_or_else(|| "default".to_string()),
+        name: arg("K8S_POD_NAME").unwrap_or_else(|| call.container.clone()),
+    }
+}
+
+fn socket(call: &Call) -> &Path {
+    call.config.socket.as_deref().unwrap_or(Path::new(SOCKET))
+}
+
+/// Returns how the pod's link is to be made: as the network configuration says, else as the daemon does.
+fn settings(call: &Call, veth_prefix: String, mtu: u16) -> Result<PodSettings, Error> {
+    let prefix = call.config.veth_prefix.clone().unwrap_or(veth_prefix);
+    let veth_prefix = prefix.parse::<VethPrefix>().map_err(|error| {
+        Error::new(Code::InvalidConfig, format!("vethPrefix {prefix:?}")).because(error)
+    })?;
+    Ok(PodSettings { veth_prefix, mtu: call.config.mtu.unwrap_or(mtu) })
+}
+
+fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
+    let mut result =
+        AddResult { interfaces: Vec::new(), ips: Vec::new(), routes: Vec::new() };
+    for interface in &network.interfaces {
+        let index = result.interfaces.len() + 1;
+        for (end, sandbox) in
+            [(&interface.host, None), (&interface.container, Some(sandbox.to_path_buf()))]
+        {
+            result.interfaces.push(Interface {
+                name: end.name.clone(),
+                mac: end.mac.to_string(),
+                mtu: interface.mtu,
+                sandbox,
+            });
+        }
+        for address in &interface.addresses {
+            result.ips.push(Ip {
+                address: IpNet::from(address.address),
+                gateway: address.gateway,
+                interface: index,
+            });
+            for (destination, gateway) in address.routes() {
+                result.routes.push(Route { destination, gateway });
+            }
+        }
+    }
+    result
+}

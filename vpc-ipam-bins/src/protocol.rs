@@ -1,0 +1,163 @@
+//! What the plugin and the command line say to the daemon, and hear: one JSON document each way over a unix socket.
+//!
+//! The caller writes a request and closes its side; the daemon answers and closes. Only root and the daemon's own user are
+//! heard.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vpc_ipam_core::{AddressRequest, Lease, PodKey};
+
+use crate::cni;
+
+/// Where the daemon listens unless told otherwise.
+pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
+/// The longest document either side reads, in bytes: many times the longest that either writes.
+pub const DOCUMENT_MAX: u64 = 1 << 20;
+/// How long the plugin waits for an answer: longer than an ADD may wait for an address.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the daemon is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// An address for a pod; answered with [`Answer::Lease`].
+    Assign(AddressRequest),
+    /// What a pod has; answered with [`Answer::Lease`] or [`Answer::Unknown`].
+    Find(PodKey),
+    /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
+    Release(PodKey),
+    /// How the node stands; answered with [`Answer::Status`].
+    Status,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// A pod's addresses, and what the node's configuration says of its links.
+    Lease {
+        /// The addresses.
+        lease: Lease,
+        /// The prefix of host veth names.
+        veth_prefix: String,
+        /// The MTU of the pod's link in bytes.
+        mtu: u16,
+    },
+    /// The pod is not known.
+    Unknown,
+    /// How the node stands.
+    Status(Status),
+    /// It could not be done.
+    Refused {
+        /// The class of failure.
+        code: cni::Code,
+        /// What was attempted.
+        message: String,
+        /// Why it failed, and what helps.
+        details: String,
+    },
+}
+
+/// How a node stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the next pod would get an address at once.
+    pub ready: bool,
+    /// The instance.
+    pub instance: String,
+    /// Its type.
+    pub instance_type: String,
+    /// The ENIs.
+    pub enis: Vec<EniStatus>,
+    /// Pods that wait for an address.
+    pub waiting: usize,
+    /// What is wanted but has to wait, and for what.
+    pub held: Vec<String>,
+}
+
+/// How an ENI stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EniStatus {
+    /// Its id.
+    pub id: String,
+    /// Its network card.
+    pub card: u8,
+    /// Its index on that card.
+    pub device: u8,
+    /// How far it is.
+    pub stage: vpc_ipam_core::Stage,
+    /// Addresses on it.
+    pub addresses: u32,
+    /// Of these, addresses that pods hold.
+    pub assigned: u32,
+    /// Of these, addresses that rest.
+    pub cooling: u32,
+}
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// Nobody listens at the socket, or we may not.
+    #[error("connect to the daemon at {path}")]
+    Connect {
+        /// The socket.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke, or no answer came in time.
+    #[error("ask the daemon")]
+    Exchange(#[source] io::Error),
+    /// The answer is not what this version understands.
+    #[error("read the daemon's answer")]
+    Decode(#[source] serde_json::Error),
+}
+
+/// Asks the daemon and waits for its answer.
+pub fn ask(socket: &Path, request: &Request) -> Result<Answer, AskError> {
+    let mut stream = UnixStream::connect(socket)
+        .map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
+    let exchange = |stream: &mut UnixStream| -> io::Result<Vec<u8>> {
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.write_all(&serde_json::to_vec(request)?)?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = Vec::new();
+        stream.take(DOCUMENT_MAX).read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange(&mut stream).map_err(AskError::Exchange)?;
+    if answer.is_empty() {
+        let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+        return Err(AskError::Exchange(closed));
+    }
+    serde_json::from_slice(&answer).map_err(AskError::Decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_survive_the_wire() {
+        let key = PodKey::new("aws-cni", "c0ffee", "eth0").unwrap();
+        let requests = [Request::Find(key.clone()), Request::Release(key), Request::Status];
+        for request in requests {
+            let wire = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&wire).unwrap(), request, "{wire}");
+        }
+        let refused = Answer::Refused {
+            code: cni::Code::TryAgainLater,
+            message: "assign".into(),
+            details: "full".into(),
+        };
+        let wire = serde_json::to_string(&refused).unwrap();
+        assert_eq!(wire, r#"{"refused":{"code":11,"message":"assign","details":"full"}}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&wire).unwrap(), refused);
+    }
+}
