@@ -7,6 +7,7 @@ extern crate alloc;
 mod action;
 mod backoff;
 mod budget;
+pub mod capacity;
 mod check;
 mod config;
 mod constraints;

@@ -1,0 +1,327 @@
+//! How many pods an instance type takes, and how many addresses its node will hold.
+
+pub mod compat;
+
+use core::fmt;
+
+use crate::demand::PREFIX_SIZE;
+use crate::{Card, Config, Demand, Families, Ipv4Kind, Limits, Stock, demand};
+
+/// What decides how many pods fit on a node, besides its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Shape {
+    /// Which addresses pods get.
+    pub families: Families,
+    /// `MAX_ENI`.
+    pub enis_max: Option<u8>,
+    /// Whether the primary ENI gives pods no address.
+    pub custom_networking: bool,
+    /// Whether one ENI is kept for a trunk, on types that take one.
+    pub trunk: bool,
+    /// Further ENIs of the default card that are not for pods: reserved, or fabric adapters without addresses.
+    pub enis_reserved: u8,
+    /// Pods on the host's network, which need no address of their own. The usual 2 are the CNI's and kube-proxy's.
+    pub host_network_pods: u32,
+    /// A bound that has nothing to do with addresses.
+    pub cap: Cap,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            families: Families::Ipv4(Ipv4Kind::Addresses),
+            enis_max: None,
+            custom_networking: false,
+            trunk: false,
+            enis_reserved: 0,
+            host_network_pods: 2,
+            cap: Cap::None,
+        }
+    }
+}
+
+/// A bound on pods that has nothing to do with addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Cap {
+    /// None.
+    #[default]
+    None,
+    /// What AWS advises: 110 pods up to 30 vCPUs, 250 above.
+    ByVcpus,
+    /// So many.
+    Fixed(u32),
+}
+
+/// How many pods a node takes, and what keeps it from taking more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Capacity {
+    /// Pods for which there are addresses, those on the host's network included.
+    pub by_addresses: u32,
+    /// Pods, the cap included: what kubelet should be told.
+    pub max_pods: u32,
+    /// What keeps it from taking more.
+    pub bound_by: Bound,
+    /// Pods that can have a branch ENI each, among the others; `None` without a trunk, or where the type's number is not
+    /// known.
+    pub branch_enis: Option<u16>,
+}
+
+/// What keeps a node from taking more pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Bound {
+    /// The addresses that the type's ENIs take.
+    InstanceType,
+    /// `MAX_ENI`.
+    MaxEni,
+    /// The ENIs that are kept for something else.
+    ReservedEnis,
+    /// The cap.
+    Cap,
+    /// The type has no ENI left for pods.
+    NoEniForPods,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InstanceType => "addresses of the instance type",
+            Self::MaxEni => "MAX_ENI",
+            Self::ReservedEnis => "ENIs kept for other uses",
+            Self::Cap => "cap",
+            Self::NoEniForPods => "no ENI left for pods",
+        })
+    }
+}
+
+/// Returns how many pods a node takes.
+///
+/// Only ENIs of the default network card count, as for every tool in the field.
+///
+/// ```
+/// use vpc_ipam_core::capacity::{Bound, Cap, Shape, max_pods};
+/// use vpc_ipam_core::{Families, Ipv4Kind, Limits};
+///
+/// let m5_large = Limits::lookup("m5.large".parse()?)?;
+/// assert_eq!(max_pods(&m5_large, &Shape::default()).max_pods, 29);
+///
+/// let prefixes = Shape {
+///     families: Families::Ipv4(Ipv4Kind::Prefixes),
+///     cap: Cap::ByVcpus,
+///     ..Shape::default()
+/// };
+/// let capacity = max_pods(&m5_large, &prefixes);
+/// assert_eq!((capacity.by_addresses, capacity.max_pods, capacity.bound_by), (434, 110, Bound::Cap));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
+    let of_type = u32::from(limits.enis(limits.default_card));
+    let allowed = shape.enis_max.map_or(of_type, |most| of_type.min(most.into()));
+    let takes_trunk = limits.branch_enis != Some(0);
+    let kept = u32::from(shape.enis_reserved)
+        + u32::from(shape.custom_networking)
+        + u32::from(shape.trunk && takes_trunk);
+    let enis = allowed.saturating_sub(kept);
+    let slots = u32::from(limits.ipv4_slots());
+    let addresses = match shape.families {
+        _ if enis == 0 => 0,
+        // One prefix serves the node; of its 2^48 addresses as many are used as the pool keeps track of.
+        Families::Ipv6 => 65_536,
+        Families::Ipv4(Ipv4Kind::Prefixes) | Families::Dual(Ipv4Kind::Prefixes)
+            if limits.prefixes() =>
+        {
+            enis * slots * PREFIX_SIZE
+        }
+        Families::Ipv4(_) | Families::Dual(_) => enis * slots,
+    };
+    let by_addresses = addresses + shape.host_network_pods;
+    let cap = match shape.cap {
+        Cap::None => u32::MAX,
+        Cap::ByVcpus => advised(limits),
+        Cap::Fixed(pods) => pods,
+    };
+    let bound_by = if cap < by_addresses {
+        Bound::Cap
+    } else if enis == 0 {
+        Bound::NoEniForPods
+    } else if kept > 0 {
+        Bound::ReservedEnis
+    } else if allowed < of_type {
+        Bound::MaxEni
+    } else {
+        Bound::InstanceType
+    };
+    Capacity {
+        by_addresses,
+        max_pods: by_addresses.min(cap),
+        bound_by,
+        branch_enis: limits.branch_enis.filter(|_| shape.trunk && takes_trunk),
+    }
+}
+
+/// What AWS advises in its guide to pods per node, and its max-pods-calculator.sh applies.
+fn advised(limits: &Limits) -> u32 {
+    if limits.vcpus > 30 { 250 } else { 110 }
+}
+
+/// How many addresses a node takes out of its subnets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Claim {
+    /// ENIs, the primary included.
+    pub enis: u32,
+    /// Addresses for pods, used and held ready.
+    pub for_pods: u32,
+    /// Addresses out of subnets: those for pods, and each ENI's own.
+    pub in_all: u32,
+}
+
+/// How many addresses a node takes in the course of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Claims {
+    /// Before the first pod.
+    pub at_boot: Claim,
+    /// With as many pods as asked for.
+    pub at_pods: Claim,
+    /// At most, whatever comes and goes.
+    pub worst: Claim,
+}
+
+/// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address, and at worst with
+/// `max_pods`.
+///
+/// ```
+/// use vpc_ipam_core::capacity::address_claim;
+/// use vpc_ipam_core::{Config, Limits};
+///
+/// let m4 = Limits::lookup("m4.4xlarge".parse()?)?;
+/// let claims = address_claim(&m4, &Config::default(), 30, 234);
+/// assert_eq!((claims.at_boot.enis, claims.at_boot.for_pods), (1, 29));
+/// assert_eq!((claims.at_pods.enis, claims.at_pods.for_pods), (3, 87));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn address_claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claims {
+    let at_pods = claim(limits, config, pods, max_pods);
+    // Whatever comes and goes, no more is acquired than full load asks for; pods that end leave it held for a while.
+    let worst = claim(limits, config, max_pods, max_pods);
+    Claims { at_boot: claim(limits, config, 0, max_pods), at_pods, worst }
+}
+
+fn claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claim {
+    let of_type = u32::from(limits.enis(Card(0)));
+    let enis_max = config.enis_max.map_or(of_type, |most| of_type.min(most.into()));
+    let for_trunk = u32::from(config.trunk && limits.branch_enis != Some(0));
+    let for_primary = u32::from(config.custom_networking);
+    let slots = u32::from(limits.ipv4_slots()).max(1);
+
+    let Some(configured) = config.families.ipv4() else {
+        return Claim { enis: 1, for_pods: 0, in_all: 1 };
+    };
+    let kind = if limits.prefixes() { configured } else { Ipv4Kind::Addresses };
+    let size = match kind {
+        Ipv4Kind::Addresses => 1,
+        Ipv4Kind::Prefixes => PREFIX_SIZE,
+    };
+    let stock = Stock { waiting: pods.min(max_pods), ..Stock::default() };
+    let wanted = match demand(config.target, kind, stock, limits.ipv4_slots()) {
+        Demand::Short(blocks) => blocks,
+        Demand::Met | Demand::Over(_) => 0,
+    };
+    let blocks_max = enis_max.saturating_sub(for_trunk + for_primary) * slots;
+    let blocks =
+        wanted.min(config.pods_max.map_or(u32::MAX, |most| most.div_ceil(size))).min(blocks_max);
+    let enis = (blocks.div_ceil(slots) + for_primary).clamp(1, enis_max.max(1));
+    let for_pods = blocks * size;
+    Claim { enis, for_pods, in_all: for_pods + enis }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WarmTarget;
+
+    fn limits(name: &str) -> Limits {
+        Limits::lookup(name.parse().unwrap()).unwrap()
+    }
+
+    /// Vectors V024 to V031.
+    #[test]
+    fn pods_follow_enis_and_addresses() {
+        let cases = [
+            ("m4.4xlarge", 234),
+            ("t3.small", 11),
+            ("m5.large", 29),
+            ("p3dn.24xlarge", 737),
+            ("t3.nano", 4),
+            ("c5.4xlarge", 234),
+            ("trn1.32xlarge", 247),
+            ("p5.48xlarge", 100),
+        ];
+        for (name, expected) in cases {
+            let actual = max_pods(&limits(name), &Shape::default());
+            assert_eq!(
+                (actual.max_pods, actual.bound_by),
+                (expected, Bound::InstanceType),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_binding_constraint_is_named() {
+        let plain = Shape::default();
+        let prefixes = Shape { families: Families::Ipv4(Ipv4Kind::Prefixes), ..plain };
+        let cases = [
+            ("m5.large", Shape { custom_networking: true, ..plain }, 20, Bound::ReservedEnis),
+            ("m5.large", Shape { enis_max: Some(2), ..plain }, 20, Bound::MaxEni),
+            ("m5.large", Shape { cap: Cap::Fixed(10), ..plain }, 10, Bound::Cap),
+            ("m5.large", Shape { cap: Cap::ByVcpus, ..prefixes }, 110, Bound::Cap),
+            ("m5.large", prefixes, 434, Bound::InstanceType),
+            ("m5.24xlarge", Shape { cap: Cap::ByVcpus, ..plain }, 250, Bound::Cap),
+            // A type of the older hypervisor takes no prefixes.
+            ("m4.4xlarge", prefixes, 234, Bound::InstanceType),
+            // Bare metal does.
+            ("m5.metal", prefixes, 15 * 49 * 16 + 2, Bound::InstanceType),
+            ("hpc6id.32xlarge", Shape { custom_networking: true, ..plain }, 2, Bound::NoEniForPods),
+            (
+                "m5.large",
+                Shape { families: Families::Ipv6, cap: Cap::ByVcpus, ..plain },
+                110,
+                Bound::Cap,
+            ),
+        ];
+        for (name, shape, pods, bound) in cases {
+            let actual = max_pods(&limits(name), &shape);
+            assert_eq!((actual.max_pods, actual.bound_by), (pods, bound), "{name} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn claims_grow_with_pods_and_stay_within_limits() {
+        let with = |target| Config { target, ..Config::default() };
+        let cases = [
+            (with(WarmTarget::Enis(1)), "p3dn.24xlarge", 3, (1, 49), (2, 98)),
+            (with(WarmTarget::Ips { warm: 5, minimum: 10 }), "p3dn.24xlarge", 45, (1, 10), (2, 50)),
+            (with(WarmTarget::Ips { warm: 5, minimum: 10 }), "m5.large", 27, (2, 10), (3, 27)),
+            (
+                Config { pods_max: Some(110), ..with(WarmTarget::Enis(1)) },
+                "m5.24xlarge",
+                110,
+                (1, 49),
+                (3, 110),
+            ),
+        ];
+        for (config, name, pods, boot, at_pods) in cases {
+            let claims = address_claim(&limits(name), &config, pods, 737);
+            let pair = |claim: Claim| (claim.enis, claim.for_pods);
+            assert_eq!((pair(claims.at_boot), pair(claims.at_pods)), (boot, at_pods), "{name}");
+            assert!(claims.worst.in_all >= claims.at_pods.in_all, "{name}");
+        }
+    }
+}
