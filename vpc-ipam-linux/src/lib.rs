@@ -60,6 +60,7 @@ pub mod host;
 mod nat;
 mod netlink;
 mod netns;
+mod nft;
 mod object;
 pub mod pod;
 mod state;

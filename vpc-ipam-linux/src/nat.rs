@@ -3,14 +3,14 @@
 use core::fmt;
 use core::fmt::Write as _;
 use core::net::Ipv4Addr;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use sha1::{Digest as _, Sha1};
 
+use crate::nft::run;
 use crate::{HostConfig, SnatPorts};
 
 /// The rules that translate addresses, as text for nft; or that there should be none.
@@ -257,25 +257,6 @@ fn digest_of(text: &str) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
-}
-
-fn run(nft: &Path, arguments: &[&str], input: &str) -> io::Result<String> {
-    let mut child = Command::new(nft)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stdin = child.stdin.take();
-    // nft reads all of its input before it writes, so neither waits for the other. One that dies early says why below.
-    let written = stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(input.as_bytes()));
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let says = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("nft: {}: {}", output.status, says.trim())));
-    }
-    written.map(|()| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
