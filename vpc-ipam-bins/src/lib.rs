@@ -8,9 +8,13 @@
     reason = "the programs are where clocks and variables are read"
 )]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod cni;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "aws")]
+pub mod ipamd;
 pub mod plugin;
 pub mod protocol;
 #[cfg(feature = "daemon")]

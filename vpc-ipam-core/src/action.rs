@@ -235,3 +235,80 @@ pub struct EniLink {
     /// The link's MTU in bytes.
     pub mtu: u16,
 }
+
+/// For people; [`Ec2Action`] and [`HostAction`] are for code.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ec2(action) => action.fmt(f),
+            Self::Host(action) => action.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Ec2Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateNetworkInterface(call) => {
+                write!(f, "create an ENI with {} in {}", call.ipv4, call.subnet)
+            }
+            Self::AttachNetworkInterface(call) => {
+                write!(f, "attach {} as {} of {}", call.eni, call.device, call.card)
+            }
+            Self::ModifyNetworkInterfaceAttribute(call) => match &call.attribute {
+                EniAttribute::DeleteOnTermination(_) => {
+                    write!(f, "let {} go when the instance goes", call.eni)
+                }
+                EniAttribute::Groups(groups) => {
+                    write!(f, "set {} security groups of {}", groups.len(), call.eni)
+                }
+            },
+            Self::AssignPrivateIpAddresses(call) => {
+                write!(f, "assign {} to {}", call.amount, call.eni)
+            }
+            Self::AssignIpv6Addresses(call) => {
+                write!(f, "assign {} IPv6 prefixes to {}", call.prefixes, call.eni)
+            }
+            Self::UnassignPrivateIpAddresses(call) => {
+                write!(f, "give {} blocks of {} back", call.blocks.len(), call.eni)
+            }
+            Self::UnassignIpv6Addresses(call) => {
+                write!(f, "give {} IPv6 prefixes of {} back", call.prefixes.len(), call.eni)
+            }
+            Self::DetachNetworkInterface(call) => write!(f, "detach {}", call.eni),
+            Self::DeleteNetworkInterface(call) => write!(f, "delete {}", call.eni),
+            Self::CreateTags(call) => write!(f, "set {} tags of {}", call.tags.len(), call.eni),
+            Self::DescribeNetworkInterfaces(Scope::Attached) => {
+                f.write_str("ask EC2 for the ENIs of the instance")
+            }
+            Self::DescribeNetworkInterfaces(Scope::Unattached) => {
+                f.write_str("ask EC2 for ENIs that were left unattached")
+            }
+            Self::DescribeNetworkInterfaces(Scope::Only(enis)) => {
+                write!(f, "ask EC2 for {} ENIs by id", enis.len())
+            }
+            Self::DescribeSubnets => f.write_str("ask EC2 for the subnets"),
+            Self::ReadMetadata => f.write_str("read the instance's metadata"),
+        }
+    }
+}
+
+impl fmt::Display for HostAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetUpEni(link) => write!(f, "set up the link of {}", link.eni),
+            Self::RemoveEni(link) => write!(f, "remove the rules of {}", link.eni),
+        }
+    }
+}
+
+impl fmt::Display for Ipv4Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addresses(1) => f.write_str("1 address"),
+            Self::Addresses(count) => write!(f, "{count} addresses"),
+            Self::Prefixes(1) => f.write_str("1 prefix"),
+            Self::Prefixes(count) => write!(f, "{count} prefixes"),
+        }
+    }
+}

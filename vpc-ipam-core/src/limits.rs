@@ -159,7 +159,22 @@ impl Row {
             bare_metal: self.bare_metal,
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
-            branch_enis: None,
+            branch_enis: self.branch_enis(),
+        }
+    }
+}
+
+impl Row {
+    /// Returns how many branch ENIs a trunk of the type carries, as far as AWS's documents tell: the guide to security
+    /// groups for pods wants Nitro and excludes the t family, and the EKS best practices name 9 for m5.large.
+    fn branch_enis(&self) -> Option<u16> {
+        let (family, _) = self.name.split_once('.').unwrap_or((self.name, ""));
+        let burstable =
+            family.starts_with('t') && family[1..].starts_with(|c: char| c.is_ascii_digit());
+        match self.name {
+            _ if burstable || self.hypervisor == Hypervisor::Xen => Some(0),
+            "m5.large" => Some(9),
+            _ => None,
         }
     }
 }
@@ -167,6 +182,22 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Vectors V238 to V240.
+    #[test]
+    fn types_that_take_no_trunk_are_known() {
+        let cases = [
+            ("m8g.12xlarge", None),
+            ("i3.2xlarge", Some(0)),
+            ("t3.large", Some(0)),
+            ("trn1.32xlarge", None),
+            ("m5.large", Some(9)),
+        ];
+        for (name, expected) in cases {
+            let limits = Limits::lookup(name.parse().unwrap()).unwrap();
+            assert_eq!(limits.branch_enis, expected, "{name}");
+        }
+    }
 
     #[test]
     fn every_type_of_the_table_is_found_by_its_name() {

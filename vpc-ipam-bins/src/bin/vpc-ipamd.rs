@@ -1,1 +1,5 @@
-fn main() {}
+//! The daemon of vpc-ipam.
+
+fn main() -> std::process::ExitCode {
+    vpc_ipam_bins::ipamd::main()
+}

@@ -1,0 +1,269 @@
+//! `vpc-ipam limits`, `max-pods` and `claim`.
+
+use std::io::{self, Write as _};
+
+use clap::Args;
+use serde_json::json;
+use vpc_ipam_core::capacity::compat::{
+    CalculatorOptions, KarpenterOptions, calculator_sh, cluster_autoscaler, eni_max_pods_file,
+    karpenter, nodeadm,
+};
+use vpc_ipam_core::capacity::{Cap, Claim, Shape, address_claim, max_pods as capacity};
+use vpc_ipam_core::{Config, Families, Ipv4Kind, Limits};
+
+use super::Failure;
+
+#[derive(Debug, Args)]
+pub(super) struct LimitsArgs {
+    /// Types, such as m5.large; none shows all
+    types: Vec<String>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn limits(args: &LimitsArgs) -> Result<(), Failure> {
+    let all: Vec<Limits> = if args.types.is_empty() {
+        Limits::all().collect()
+    } else {
+        args.types.iter().map(|name| lookup(name)).collect::<Result<_, _>>()?
+    };
+    let mut out = io::stdout().lock();
+    let written = (|| {
+        if !args.json {
+            writeln!(
+                out,
+                "{:<26} {:>5} {:>13} {:>13} {:>6} {:>10} {:>6} {:>10}",
+                "type", "enis", "ipv4 per eni", "ipv6 per eni", "cards", "hypervisor", "vcpus", "memory MiB"
+            )?;
+        }
+        for limits in &all {
+            if args.json {
+                serde_json::to_writer(&mut out, limits)?;
+                writeln!(out)?;
+                continue;
+            }
+            let hypervisor =
+                if limits.bare_metal { "bare metal" } else { hypervisor(limits.hypervisor) };
+            writeln!(
+                out,
+                "{:<26} {:>5} {:>13} {:>13} {:>6} {:>10} {:>6} {:>10}",
+                limits.instance_type,
+                limits.enis(limits.default_card),
+                limits.ipv4_per_eni,
+                limits.ipv6_per_eni,
+                limits.enis_per_card.len(),
+                hypervisor,
+                limits.vcpus,
+                limits.memory_mib,
+            )?;
+        }
+        Ok(())
+    })();
+    unless_closed(written)
+}
+
+fn hypervisor(hypervisor: vpc_ipam_core::Hypervisor) -> &'static str {
+    match hypervisor {
+        vpc_ipam_core::Hypervisor::Nitro => "nitro",
+        vpc_ipam_core::Hypervisor::Xen => "xen",
+        vpc_ipam_core::Hypervisor::Unknown => "unknown",
+    }
+}
+
+/// A reader that closes early, as `head` does, has what it wants.
+fn unless_closed(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn lookup(name: &str) -> Result<Limits, Failure> {
+    Ok(Limits::lookup(name.parse()?)?)
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MaxPodsArgs {
+    /// The instance type, such as m5.large
+    #[arg(value_name = "TYPE")]
+    instance_type: String,
+    /// Pods get addresses out of /28 prefixes
+    #[arg(long, conflicts_with = "ipv6")]
+    prefix_delegation: bool,
+    /// Pods get IPv6 addresses
+    #[arg(long)]
+    ipv6: bool,
+    /// Pods get no address of the primary ENI
+    #[arg(long)]
+    custom_networking: bool,
+    /// One ENI is kept for a trunk, for security groups of pods
+    #[arg(long)]
+    trunk: bool,
+    /// ENIs that are not for pods
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    reserved_enis: u8,
+    /// Fabric adapters without addresses on the default network card
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    efa_only: u8,
+    /// As the variable MAX_ENI
+    #[arg(long, value_name = "N")]
+    max_eni: Option<u8>,
+    /// Pods on the host's network
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    host_network_pods: u32,
+    /// A bound besides addresses: none, aws (110 up to 30 vCPUs, 250 above) or a number
+    #[arg(long, value_name = "CAP", default_value = "none", value_parser = parse_cap)]
+    cap: Cap,
+    /// Show what other tools say for the same node
+    #[arg(long)]
+    compare: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_cap(text: &str) -> Result<Cap, String> {
+    match text {
+        "none" => Ok(Cap::None),
+        "aws" => Ok(Cap::ByVcpus),
+        number => match number.parse() {
+            Ok(pods) => Ok(Cap::Fixed(pods)),
+            Err(_) => Err("expected none, aws or a number".to_string()),
+        },
+    }
+}
+
+pub(super) fn max_pods(args: &MaxPodsArgs) -> Result<(), Failure> {
+    let limits = lookup(&args.instance_type)?;
+    let kind = if args.prefix_delegation { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };
+    if args.ipv6 && !limits.prefixes() {
+        return Err(format!("{} takes no prefixes, which IPv6 needs", limits.instance_type).into());
+    }
+    let shape = Shape {
+        families: if args.ipv6 { Families::Ipv6 } else { Families::Ipv4(kind) },
+        enis_max: args.max_eni,
+        custom_networking: args.custom_networking,
+        trunk: args.trunk,
+        enis_reserved: args.reserved_enis.saturating_add(args.efa_only),
+        host_network_pods: args.host_network_pods,
+        cap: args.cap,
+    };
+    let ours = capacity(&limits, &shape);
+    let others = others(args, &limits);
+    let mut out = io::stdout().lock();
+    let written = (|| {
+        if args.json {
+            let mut document = json!({ "instance_type": limits.instance_type, "capacity": ours });
+            if args.compare {
+                document["others"] = others.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
+            }
+            return writeln!(out, "{document}");
+        }
+        if args.prefix_delegation && !limits.prefixes() {
+            let name = limits.instance_type;
+            eprintln!("vpc-ipam: {name} takes no prefixes; counting single addresses");
+        }
+        writeln!(out, "{} pods, bound by {}", ours.max_pods, ours.bound_by)?;
+        if ours.by_addresses != ours.max_pods {
+            writeln!(out, "{} by addresses alone", ours.by_addresses)?;
+        }
+        if let Some(branches) = ours.branch_enis {
+            writeln!(out, "{branches} of them with a branch ENI")?;
+        }
+        if args.compare {
+            writeln!(out)?;
+            for (tool, pods) in &others {
+                let differs = if *pods == ours.max_pods { "" } else { "  differs" };
+                writeln!(out, "{tool:<26} {pods:>6}{differs}")?;
+            }
+        }
+        Ok(())
+    })();
+    unless_closed(written)
+}
+
+/// What other tools say, given the options that they have.
+fn others(args: &MaxPodsArgs, limits: &Limits) -> Vec<(&'static str, u32)> {
+    let calculator = CalculatorOptions {
+        custom_networking: args.custom_networking,
+        prefix_delegation: args.prefix_delegation,
+        max_eni: args.max_eni,
+        show_max_allowed: false,
+    };
+    let reserved = u8::from(args.custom_networking) + u8::from(args.trunk);
+    let karpenter_options = KarpenterOptions {
+        reserved_enis: args.reserved_enis.saturating_add(reserved),
+        efa_only: args.efa_only,
+        ..KarpenterOptions::default()
+    };
+    vec![
+        ("eni-max-pods.txt, pluto", eni_max_pods_file(limits)),
+        ("max-pods-calculator.sh", calculator_sh(limits, &calculator)),
+        ("nodeadm", nodeadm(Some(limits))),
+        ("Karpenter", karpenter(limits, &karpenter_options)),
+        ("cluster-autoscaler from 0", cluster_autoscaler(None)),
+    ]
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ClaimArgs {
+    /// The instance type, such as m5.large
+    #[arg(value_name = "TYPE")]
+    instance_type: String,
+    /// Pods that need an address
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pods: u32,
+    /// The most pods that the node runs; without it, as many as there are addresses
+    #[arg(long, value_name = "N")]
+    max_pods: Option<u32>,
+    /// A variable of the node, such as WARM_IP_TARGET=5; may be repeated
+    #[arg(long = "env", value_name = "K=V", value_parser = parse_var)]
+    vars: Vec<(String, String)>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads `NAME=VALUE`.
+pub(super) fn parse_var(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
+        _ => Err("expected NAME=VALUE".to_string()),
+    }
+}
+
+pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
+    let limits = lookup(&args.instance_type)?;
+    let (mut config, notes) = Config::from_vars(args.vars.iter().cloned());
+    for note in notes {
+        eprintln!("vpc-ipam: {note}");
+    }
+    config.pods_max = args.max_pods;
+    let shape = Shape {
+        families: config.families,
+        enis_max: config.enis_max,
+        custom_networking: config.custom_networking,
+        trunk: config.trunk,
+        host_network_pods: 0,
+        ..Shape::default()
+    };
+    let most = args.max_pods.unwrap_or_else(|| capacity(&limits, &shape).max_pods);
+    let claims = address_claim(&limits, &config, args.pods, most);
+    let mut out = io::stdout().lock();
+    let written = (|| {
+        if args.json {
+            let document = json!({ "instance_type": limits.instance_type, "claims": claims });
+            return writeln!(out, "{document}");
+        }
+        writeln!(out, "{:<16} {:>5} {:>10} {:>22}", "", "enis", "for pods", "out of subnets in all")?;
+        let at_pods = format!("with {} pods", args.pods);
+        let rows =
+            [("at boot", claims.at_boot), (at_pods.as_str(), claims.at_pods), ("at worst", claims.worst)];
+        for (when, Claim { enis, for_pods, in_all }) in rows {
+            writeln!(out, "{when:<16} {enis:>5} {for_pods:>10} {in_all:>22}")?;
+        }
+        Ok(())
+    })();
+    unless_closed(written)
+}

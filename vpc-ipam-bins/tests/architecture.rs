@@ -1,0 +1,138 @@
+//! What depends on what: core <- aws, core <- linux, all <- bins, and core on nothing of an operating system.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
+#![allow(clippy::disallowed_methods, reason = "cargo names itself by a variable")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The direct dependencies of each crate, those for tests aside. A new one is a decision: see docs/design.md.
+const ALLOWED: [(&str, &[&str]); 4] = [
+    ("vpc-ipam-core", &["ipnet", "serde", "thiserror"]),
+    (
+        "vpc-ipam-aws",
+        &[
+            "async-trait",
+            "aws-config",
+            "aws-sdk-ec2",
+            "aws-smithy-http-client",
+            "axum",
+            "form_urlencoded",
+            "ipnet",
+            "quick-xml",
+            "thiserror",
+            "tokio",
+            "vpc-ipam-core",
+        ],
+    ),
+    (
+        "vpc-ipam-linux",
+        &[
+            "ipnet",
+            "netlink-packet-core",
+            "netlink-packet-route",
+            "netlink-sys",
+            "rustix",
+            "serde_json",
+            "sha1",
+            "thiserror",
+            "vpc-ipam-core",
+        ],
+    ),
+    (
+        "vpc-ipam-bins",
+        &[
+            "clap",
+            "ipnet",
+            "redb",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "tracing",
+            "tracing-subscriber",
+            "vpc-ipam-aws",
+            "vpc-ipam-core",
+            "vpc-ipam-linux",
+        ],
+    ),
+];
+
+#[test]
+fn each_crate_depends_on_what_it_may() {
+    let metadata = cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let mut actual: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let dependencies = package["dependencies"].as_array().unwrap();
+        let direct = dependencies.iter().filter(|dependency| dependency["kind"].is_null());
+        let names = direct.map(|dependency| dependency["name"].as_str().unwrap().to_string());
+        actual.insert(name.to_string(), names.collect());
+    }
+    for (name, allowed) in ALLOWED {
+        let allowed: BTreeSet<String> = allowed.iter().map(ToString::to_string).collect();
+        assert_eq!(actual[name], allowed, "direct dependencies of {name}");
+    }
+}
+
+#[test]
+fn the_plugin_is_built_without_runtime_and_cloud() {
+    let tree = cargo(&[
+        "tree", "--offline", "-p", "vpc-ipam-bins", "--no-default-features", "--edges", "normal",
+        "--prefix", "none", "--format", "{p}",
+    ]);
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    assert!(tree.contains("vpc-ipam-linux"), "{tree}");
+    for heavy in ["tokio", "aws-", "axum", "redb", "clap", "tracing"] {
+        assert!(!tree.lines().any(|line| line.starts_with(heavy)), "{heavy} in\n{tree}");
+    }
+}
+
+/// A crate that brings its own panic handler cannot be compiled together with the standard library, which has one: so
+/// the compiler tells whether core, or anything that it depends on, needs an operating system.
+#[test]
+fn core_needs_no_operating_system() {
+    let alone = check_with_own_panic_handler("");
+    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+
+    let with_std = check_with_own_panic_handler("extern crate std;");
+    let said = String::from_utf8_lossy(&with_std.stderr);
+    assert!(!with_std.status.success() && said.contains("panic_impl"), "{said}");
+}
+
+fn check_with_own_panic_handler(further: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let core = workspace().join("vpc-ipam-core");
+    let manifest = format!(
+        "[package]\nname = \"no-std\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n\
+         [dependencies]\nvpc-ipam-core = {{ path = {core:?}, default-features = false }}\n"
+    );
+    let source = format!(
+        "#![no_std]\n{further}\n#[panic_handler]\n\
+         fn panic(_: &core::panic::PanicInfo<'_>) -> ! {{ loop {{}} }}\n\
+         pub use vpc_ipam_core::Ipam;\n"
+    );
+    std::fs::create_dir(folder.path().join("src")).unwrap();
+    std::fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(folder.path().join("src/lib.rs"), source).unwrap();
+    // The versions that the workspace has locked are those that are at hand.
+    std::fs::copy(workspace().join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
+    Command::new(env!("CARGO"))
+        .args(["check", "--offline", "--quiet"])
+        .current_dir(folder.path())
+        .env("CARGO_TARGET_DIR", folder.path().join("target"))
+        .output()
+        .unwrap()
+}
+
+fn cargo(arguments: &[&str]) -> Output {
+    let output =
+        Command::new(env!("CARGO")).args(arguments).current_dir(workspace()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
