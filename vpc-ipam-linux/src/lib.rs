@@ -72,7 +72,7 @@ pub use eni::{EniError, LinkMissingError, link_by_mac};
 pub use execute::execute;
 pub use nat::{Nat, NatActual, NatDigest};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError};
-pub use netns::{Namespace, NamespaceError};
+pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
 pub use object::{
     Address, Family, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route, Rule,
     Scope, Table,

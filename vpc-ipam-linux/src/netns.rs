@@ -1,5 +1,7 @@
 //! Network namespaces.
 
+mod named;
+
 use core::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +13,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
 use crate::{KernelNetlink, NetlinkError};
+
+pub use named::{CreateNamespaceError, RemoveNamespaceError};
 
 /// A network namespace, kept alive for as long as this value lives.
 #[derive(Clone)]

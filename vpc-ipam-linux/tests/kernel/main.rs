@@ -8,6 +8,7 @@
 mod eni;
 mod faults;
 mod host;
+mod netns;
 mod pod;
 mod support;
 mod traffic;

@@ -1,0 +1,49 @@
+use std::process::Command;
+
+use vpc_ipam_linux::{CreateNamespaceError, Namespace, NamespaceError};
+
+#[test]
+fn namespace_lives_as_long_as_its_name() {
+    let name = format!("vit-{}-named", std::process::id());
+    let _removed = Removed(&name);
+    let made = Namespace::create(&name).unwrap();
+
+    assert_eq!(made.name(), Some(&*name));
+    assert_eq!(Namespace::named(&name).unwrap(), made);
+    assert_ne!(Namespace::current().unwrap(), made);
+    assert!(Namespace::names().unwrap().contains(&name));
+    // Another process, and a program that we did not write.
+    let links = Command::new("ip").args(["-n", &name, "-o", "link"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&links.stdout).starts_with("1: lo:"), "{links:?}");
+
+    let again = Namespace::create(&name);
+    assert!(matches!(again, Err(CreateNamespaceError::Exists { .. })), "{again:?}");
+
+    Namespace::remove(&name).unwrap();
+    Namespace::remove(&name).unwrap();
+    let gone = Namespace::named(&name);
+    assert!(matches!(gone, Err(NamespaceError::Missing { .. })), "{gone:?}");
+    assert!(!Namespace::names().unwrap().contains(&name));
+}
+
+#[test]
+fn namespaces_of_ip_netns_are_the_same() {
+    let name = format!("vit-{}-iproute2", std::process::id());
+    let _removed = Removed(&name);
+    let added = Command::new("ip").args(["netns", "add", &name]).status().unwrap();
+    assert!(added.success());
+
+    assert!(Namespace::names().unwrap().contains(&name));
+    Namespace::remove(&name).unwrap();
+
+    let list = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&list.stdout).contains(&name));
+}
+
+struct Removed<'a>(&'a str);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        let _ = Namespace::remove(self.0);
+    }
+}
