@@ -5,13 +5,22 @@ use std::io;
 
 use vpc_ipam_core::Mac;
 
-use crate::{LinkIndex, Namespace, Object};
+use crate::{LinkId, LinkIndex, Namespace, Object};
 
 /// One change to a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Makes a pair of links, of which one end is up and the other in another namespace and down.
     AddVeth(Veth),
+    /// Makes a bridge that is up. Without spanning tree and multicast snooping, what is plugged in is reached at once.
+    AddBridge(Bridge),
+    /// Makes a link a port of a bridge, isolated from the bridge's other isolated ports.
+    Join {
+        /// The link.
+        port: LinkId,
+        /// The bridge.
+        bridge: LinkId,
+    },
     /// Removes a link.
     RemoveLink {
         /// Its name.
@@ -33,6 +42,8 @@ impl fmt::Display for Change {
                 veth.peer.name,
                 veth.peer.namespace.path().display()
             ),
+            Self::AddBridge(bridge) => write!(f, "add bridge {}", bridge.name),
+            Self::Join { port, bridge } => write!(f, "make {port} a port of bridge {bridge}"),
             Self::RemoveLink { name } => write!(f, "remove link {name}"),
             Self::Set(object) => write!(f, "set {object}"),
             Self::Remove(object) => write!(f, "remove {object}"),
@@ -62,6 +73,17 @@ pub struct VethPeer {
     pub mac: Mac,
     /// Where it is made.
     pub namespace: Namespace,
+}
+
+/// A bridge to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address. Without one of its own it would take its ports', and forget its neighbours each time.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
 }
 
 /// What came of a change that was made.
@@ -130,7 +152,7 @@ impl Refused {
 pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
     use rustix::io::Errno;
     match change {
-        Change::AddVeth(_) => false,
+        Change::AddVeth(_) | Change::AddBridge(_) | Change::Join { .. } => false,
         Change::RemoveLink { .. } => refusal.is(&[Errno::NODEV]),
         Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
         Change::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
@@ -156,6 +178,9 @@ fn likely_cause(change: &Change, refusal: &Refusal) -> &'static str {
         }
         Change::AddVeth(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
             " (the kernel has no veth: module not loaded?)"
+        }
+        Change::AddBridge(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
+            " (the kernel has no bridge: module not loaded?)"
         }
         Change::Set(Object::Route { .. }) if refusal.is(&[Errno::NETUNREACH]) => {
             " (the next hop is on no link, or the link is down)"

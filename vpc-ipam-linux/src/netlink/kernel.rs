@@ -92,7 +92,7 @@ impl KernelNetlink {
         }
         let (places, requests): (Vec<_>, Vec<_>) = gathered.drain(..).unzip();
         for (place, answer) in places.into_iter().zip(self.exchange.batch(requests)?) {
-            // A veth takes two requests: that it be made, and what it became. The first refusal counts.
+            // Some changes take two requests; of a veth, that it be made, and what it became. The first refusal counts.
             let result = &mut results[place];
             match answer {
                 Err(refusal) if result.is_ok() => *result = Err(refusal),
@@ -174,6 +174,11 @@ impl Netlink for KernelNetlink {
                 Change::AddVeth(veth) => {
                     gathered.push((place, wire::add_veth(veth)));
                     gathered.push((place, wire::get_link(&veth.name)));
+                }
+                Change::AddBridge(bridge) => gathered.push((place, wire::add_bridge(bridge))),
+                Change::Join { port, bridge } => {
+                    gathered.push((place, wire::join(port.index, bridge.index)));
+                    gathered.push((place, wire::isolate(port.index)));
                 }
                 Change::RemoveLink { name } => gathered.push((place, wire::remove_link(name))),
                 Change::Set(Object::Sysctl(first)) => {

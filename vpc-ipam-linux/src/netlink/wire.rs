@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
+    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -24,8 +25,8 @@ use vpc_ipam_core::Mac;
 
 use super::exchange::Request;
 use crate::{
-    Address, Family, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError, Protocol, Route, Rule,
-    Scope, Table, Veth,
+    Address, Bridge, Family, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError, Protocol,
+    Route, Rule, Scope, Table, Veth,
 };
 
 pub(super) fn add_veth(veth: &Veth) -> Request {
@@ -51,6 +52,43 @@ pub(super) fn add_veth(veth: &Veth) -> Request {
         ]),
     ];
     Request { message: Message::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
+}
+
+pub(super) fn add_bridge(bridge: &Bridge) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes = vec![
+        LinkAttribute::IfName(bridge.name.clone()),
+        LinkAttribute::Address(bridge.mac.0.to_vec()),
+        LinkAttribute::Mtu(bridge.mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::StpState(BridgeStpState::Disabled),
+                InfoBridge::MulticastSnooping(false),
+            ])),
+        ]),
+    ];
+    Request { message: Message::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
+}
+
+pub(super) fn join(port: LinkIndex, bridge: LinkIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = port.0;
+    message.attributes = vec![LinkAttribute::Controller(bridge.0)];
+    Request { message: Message::SetLink(message), flags: 0 }
+}
+
+/// Isolates a port of a bridge. The kernel takes its settings from none that is not a port yet.
+pub(super) fn isolate(port: LinkIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = port.0;
+    message.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+    ])];
+    Request { message: Message::NewLink(message), flags: 0 }
 }
 
 pub(super) fn remove_link(name: &str) -> Request {

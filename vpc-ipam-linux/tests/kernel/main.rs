@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "the modules of a test are nobody's library")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
+mod bridge;
 mod eni;
 mod faults;
 mod host;
