@@ -16,6 +16,8 @@
 //!
 //! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`].
 //!
+//! The feature `lab` adds a VPC made of network namespaces, in which all of this runs without an AWS account.
+//!
 //! ```
 //! use vpc_ipam_core::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp};
 //! use vpc_ipam_linux::{LinkIndex, VethPrefix, pod, pod::PodSettings};
@@ -57,6 +59,8 @@ mod config;
 pub mod eni;
 mod execute;
 pub mod host;
+#[cfg(feature = "lab")]
+pub mod lab;
 mod nat;
 mod netlink;
 mod netns;

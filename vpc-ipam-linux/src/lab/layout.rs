@@ -1,0 +1,87 @@
+//! What a lab consists of before anything is plugged in.
+
+use core::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use vpc_ipam_core::sim::Cloud;
+use vpc_ipam_core::{EniId, InstanceId, SubnetId};
+
+/// The subnets of a VPC, and the two instances in it that have a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The subnets.
+    pub subnets: Vec<Subnet>,
+    /// The node.
+    pub node: Host,
+    /// Another host of the VPC, for the node's pods to talk to.
+    pub other_host: Host,
+}
+
+/// A subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its id.
+    pub id: SubnetId,
+    /// Its IPv4 range. The router is the first address after the base, as EC2 has it.
+    pub ipv4_cidr: Ipv4Net,
+}
+
+/// An instance as its operating system knows it when it boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its id.
+    pub instance: InstanceId,
+    /// Its primary ENI.
+    pub primary: EniId,
+    /// What that ENI's own address is, which DHCP gives to the link.
+    pub primary_ipv4: Ipv4Addr,
+}
+
+/// A layout that the cloud has no answer for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// There is no such subnet.
+    #[error("the cloud has no subnet {0}")]
+    NoSubnet(SubnetId),
+    /// There is no such instance.
+    #[error("the cloud has no instance {0}")]
+    NoInstance(InstanceId),
+    /// The primary ENI of an instance has no IPv4 address.
+    #[error("the primary ENI {0} has no IPv4 address")]
+    NoAddress(EniId),
+}
+
+impl Layout {
+    /// Reads a layout off the model of a cloud.
+    pub fn of(
+        cloud: &Cloud,
+        subnets: impl IntoIterator<Item = SubnetId>,
+        node: InstanceId,
+        other_host: InstanceId,
+    ) -> Result<Self, LayoutError> {
+        let subnet = |id| {
+            let found = cloud.subnet(&id).ok_or(LayoutError::NoSubnet(id))?;
+            Ok(Subnet { id, ipv4_cidr: found.ipv4_cidr })
+        };
+        let host = |instance| {
+            let found = cloud.instance(&instance).ok_or(LayoutError::NoInstance(instance))?;
+            let primary = found.node.primary;
+            let address = cloud.interface(&primary).and_then(|eni| eni.primary_ipv4);
+            let primary_ipv4 = address.ok_or(LayoutError::NoAddress(primary))?;
+            Ok(Host { instance, primary, primary_ipv4 })
+        };
+        Ok(Self {
+            subnets: subnets.into_iter().map(subnet).collect::<Result<_, _>>()?,
+            node: host(node)?,
+            other_host: host(other_host)?,
+        })
+    }
+}
+
+impl Subnet {
+    /// Returns the address of the router.
+    pub fn router(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.ipv4_cidr.network()).saturating_add(1))
+    }
+}

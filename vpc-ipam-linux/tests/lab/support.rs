@@ -1,0 +1,197 @@
+//! A cloud of two subnets, a node and another host, and the lab that follows it.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use vpc_ipam_core::sim::{
+    Cloud, CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface, RunInstance,
+};
+use vpc_ipam_core::{
+    AttachNetworkInterface, AttachmentId, Card, DeviceIndex, EniId, EniLink, InstanceId,
+    Ipv4Amount, Lease, LeasedInterface, Limits, Pod, PodKey, SubnetId, Timestamp,
+};
+use vpc_ipam_linux::lab::{self, AskError, Lab, LabName, Layout, Responder};
+use vpc_ipam_linux::pod::{self, PodSettings};
+use vpc_ipam_linux::{HostConfig, Link, Namespace, Netlink as _, VethPrefix, eni, host};
+
+pub const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+pub const PORT: u16 = 7777;
+
+pub struct World {
+    pub cloud: Cloud,
+    pub lab: Lab,
+    pub subnets: [SubnetId; 2],
+    pub node: InstanceId,
+    pub primary: EniId,
+}
+
+impl World {
+    /// Builds a lab with the primary ENIs plugged in.
+    pub fn new() -> Self {
+        let mut cloud = Cloud::new(1);
+        let vpc = cloud.create_vpc(vec!["10.0.0.0/16".parse().unwrap()], vec![]);
+        let subnets = ["10.0.0.0/19", "10.0.32.0/19"].map(|cidr| {
+            let zone = "eu-west-1a".parse().unwrap();
+            cloud.create_subnet(CreateSubnet::new(vpc, zone, cidr.parse().unwrap())).unwrap()
+        });
+        let limits = Limits::lookup("m5.large".parse().unwrap()).unwrap();
+        let mut run =
+            || cloud.run_instance(RunInstance::new(limits.clone(), subnets[0]), NOW).unwrap();
+        let (node, other_host) = (run(), run());
+        let layout = Layout::of(&cloud, subnets, node, other_host).unwrap();
+        let primary = layout.node.primary;
+        let mut world = Self { cloud, lab: build(layout), subnets, node, primary };
+        world.settle();
+        world
+    }
+
+    /// Lets the lab follow what happened in the cloud.
+    pub fn settle(&mut self) {
+        while let Some(change) = self.cloud.poll_change() {
+            self.lab.apply(&change).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        }
+    }
+
+    /// Makes an ENI and attaches it to the node; the lab does not follow yet.
+    pub fn attach(&mut self, device: u8, subnet: usize, ipv4: Ipv4Amount) -> AttachmentId {
+        let request = CreateInterface {
+            ipv4: Ipv4Request::Count(ipv4),
+            ..CreateInterface::new(self.subnets[subnet])
+        };
+        let made = self.cloud.create_network_interface(&request, NOW).unwrap();
+        self.attach_again(made.id, device)
+    }
+
+    pub fn attach_again(&mut self, eni: EniId, device: u8) -> AttachmentId {
+        let request = AttachNetworkInterface {
+            eni,
+            instance: self.node,
+            card: Card(0),
+            device: DeviceIndex(device),
+        };
+        self.cloud.attach_network_interface(&request, NOW).unwrap()
+    }
+
+    /// Returns the ENI with the node's device of that index.
+    pub fn eni(&self, device: u8) -> NetworkInterface {
+        let is_it = |eni: &&NetworkInterface| {
+            let attachment = eni.attachment.as_ref();
+            attachment.is_some_and(|it| it.instance == self.node && it.device.0 == device)
+        };
+        self.cloud.interfaces().find(is_it).unwrap().clone()
+    }
+
+    /// Sets the node up as the daemon does.
+    pub fn set_up_node(&self) {
+        let mut netlink = self.lab.node().netlink().unwrap();
+        let facts = host::HostFacts {
+            primary: host::primary(&mut netlink, self.eni(0).mac).unwrap(),
+            primary_ipv4: self.lab.layout().node.primary_ipv4,
+            vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+            mtu: 9001,
+        };
+        host::set_up(&mut netlink, &HostConfig::default(), &facts)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+
+    /// Sets up the secondary ENI with that device as the daemon does.
+    pub fn set_up_eni(&self, device: u8) {
+        let eni = self.eni(device);
+        let link = EniLink {
+            eni: eni.id,
+            mac: eni.mac,
+            card: Card(0),
+            device: DeviceIndex(device),
+            trunk: false,
+            primary_ipv4: eni.primary_ipv4,
+            primary_ipv6: None,
+            subnet_ipv4: self.cloud.subnet(&eni.subnet).map(|subnet| subnet.ipv4_cidr),
+            subnet_ipv6: None,
+            mtu: 9001,
+        };
+        eni::set_up(&mut self.lab.node().netlink().unwrap(), &link)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+
+    /// Gives a new pod an address of the ENI with that device, as the plugin does.
+    pub fn add_pod(&self, name: &str, device: u8, address: Ipv4Addr) -> Namespace {
+        let eni = self.eni(device);
+        let lease = Lease {
+            key: PodKey::new("aws-cni", name, "eth0").unwrap(),
+            pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
+            since: NOW,
+            first: LeasedInterface {
+                eni: eni.id,
+                mac: eni.mac,
+                card: Card(0),
+                device: DeviceIndex(device),
+                ipv4: Some(address),
+                ipv6: None,
+            },
+            more: Vec::new(),
+        };
+        let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+        let network = pod::desired(&lease, &settings).unwrap();
+        let namespace = lab::add_pod(self.lab.name(), name).unwrap();
+        let (mut node, mut inside) =
+            (self.lab.node().netlink().unwrap(), namespace.netlink().unwrap());
+        pod::add(&mut node, &mut inside, &namespace, &network)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        namespace
+    }
+
+    /// Returns the links of the node but for the loopback.
+    pub fn node_links(&self) -> Vec<Link> {
+        let mut links = self.lab.node().netlink().unwrap().links().unwrap();
+        links.retain(|link| &*link.id.name != "lo");
+        links
+    }
+
+    pub fn drops(&self, eni: EniId) -> u64 {
+        self.lab.source_check_drops().unwrap()[&eni]
+    }
+}
+
+pub fn build(layout: Layout) -> Lab {
+    lab::requirements().unwrap_or_else(|unmet| {
+        panic!(
+            "{unmet}\nThe tests of the lab build labs: run them as root, or inside\n\
+             unshare -Urnm sh -c 'mount -t tmpfs tmpfs /run && exec \"$@\"' -- PROGRAM"
+        )
+    });
+    Lab::build(unused_name(), layout).unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+pub fn unused_name() -> LabName {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("test{}n{count}", std::process::id()).parse().unwrap()
+}
+
+/// Returns the names of the namespaces that a lab has.
+pub fn namespaces_of(lab: &LabName) -> Vec<String> {
+    let mut names = Namespace::names().unwrap();
+    names.retain(|name| name.starts_with(&format!("vil-{lab}-")));
+    names
+}
+
+pub fn respond(namespace: &Namespace) -> Responder {
+    Responder::start(namespace, (Ipv4Addr::UNSPECIFIED, PORT).into()).unwrap()
+}
+
+pub fn ask(from: &Namespace, to: impl Into<IpAddr>) -> Result<IpAddr, AskError> {
+    lab::ask(from, SocketAddr::new(to.into(), PORT), Duration::from_millis(500))
+}
+
+/// Returns the error with all of its causes.
+pub fn chain(error: &dyn core::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}
