@@ -147,7 +147,7 @@ pub async fn run(
     // The time tells one start from another.
     let seed = clock.now().as_nanos();
     let mut ipam =
-        Ipam::new(metadata.node.clone(), limits, options.config.clone(), options.budget, seed)?;
+        Ipam::new(metadata.node.clone(), limits, options.config.clone(), options.budget, seed, clock.now())?;
     ipam.restore(records(found), clock.now());
     ipam.observe(&metadata.observation, clock.now());
 

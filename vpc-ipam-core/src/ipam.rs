@@ -189,17 +189,20 @@ impl Ipam {
     /// Makes the address management of a node of which nothing is known yet.
     ///
     /// `seed` decides the jitter of waits and, with the instance, the client tokens of ENIs: give every start another one,
-    /// the time for example.
+    /// the time for example. Whoever knows the node has just read its metadata, so they are read again only later.
     pub fn new(
         node: Node,
         limits: Limits,
         config: Config,
         budget: Budget,
         seed: u64,
+        now: Timestamp,
     ) -> Result<Self, UnusableConfigError> {
         usable(&config, &limits)?;
+        let mut constraints = Constraints::new(node, budget, seed);
+        constraints.reads.metadata.answered = Some(now);
         Ok(Self {
-            constraints: Constraints::new(node, budget, seed),
+            constraints,
             config,
             limits,
             pool: Pool::default(),
@@ -210,7 +213,7 @@ impl Ipam {
             grants: VecDeque::new(),
             events: VecDeque::new(),
             events_dropped: 0,
-            changed_at: Some(Timestamp::EPOCH),
+            changed_at: Some(now),
             due: None,
             held: Vec::new(),
         })

@@ -1,4 +1,136 @@
 //! The address management of an AWS node, as a value that is told things.
+//!
+//! An instance in a VPC has network interfaces (ENIs), each with a few addresses besides its own that pods can use. This
+//! crate decides how many ENIs and addresses a node should hold, asks for them, gives each pod one and takes it back, and
+//! gives to EC2 what is too much; and it stays safe when what it is told is late, partial or wrong. It reads no clock,
+//! file or variable and calls nobody: you feed [`Ipam`] what happened and carry out the [`Action`]s that it hands out.
+//! Executors for EC2 and for the Linux kernel are in the crates `vpc-ipam-aws` and `vpc-ipam-linux`; use them or your own.
+//!
+//! # The nouns
+//!
+//! * [`Node`] and [`Limits`]: which instance this is, and what its type can hold. [`Config`]: what the operator wants.
+//! * [`Observation`]: what EC2 or IMDS showed, and when it was asked.
+//! * [`Action`] and [`Outcome`]: what to do, with no choice left, and what became of it.
+//! * [`AddressRequest`] leads to an [`Uncommitted`] lease, and, once its [`Record`] is on stable storage, to a [`Lease`].
+//! * [`Plan`]: what is to be done and why, what is held back and by what; [`Ipam::plan`] tells at any time.
+//!
+//! # The loop
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vpc_ipam_core::{
+//!     Action, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Action, Effect, Ipam,
+//!     Ipv4Amount, Limits, Outcome, Pod, PodKey, Released, Timestamp,
+//! };
+//! # use vpc_ipam_core::{
+//! #     AttachmentStatus, Card, DeviceIndex, InterfaceType, Mac, Node, Observation,
+//! #     ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source,
+//! # };
+//! # // A cloud with one instance that has its primary ENI and nothing else.
+//! # struct Cloud { node: Node, addresses: Vec<ipnet::IpNet> }
+//! # impl Cloud {
+//! #     fn new() -> Result<Self, Box<dyn std::error::Error>> {
+//! #         let node = Node {
+//! #             instance: "i-1".parse()?, instance_type: "m5.large".parse()?,
+//! #             zone: "eu-west-1a".parse()?, vpc: "vpc-1".parse()?,
+//! #             primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
+//! #         };
+//! #         Ok(Self { node, addresses: Vec::new() })
+//! #     }
+//! #     fn observe(&self, scope: &Scope, as_of: Timestamp) -> Observation {
+//! #         let primary = ObservedEni {
+//! #             id: self.node.primary, mac: Mac([2, 0, 0, 0, 0, 1]), subnet: self.node.subnet,
+//! #             attachment: Some(ObservedAttachment {
+//! #                 id: None, instance: self.node.instance, card: Card(0), device: DeviceIndex(0),
+//! #                 status: AttachmentStatus::Attached, delete_on_termination: Some(true),
+//! #             }),
+//! #             interface_type: InterfaceType::Interface,
+//! #             primary_ipv4: Some([10, 0, 0, 10].into()), primary_ipv6: None,
+//! #             blocks: self.addresses.clone(), security_groups: Vec::new(),
+//! #             tags: Some(Default::default()),
+//! #         };
+//! #         let enis = if *scope == Scope::Attached { vec![primary] } else { Vec::new() };
+//! #         Observation { as_of, source: Source::Ec2, scope: scope.clone(), enis }
+//! #     }
+//! #     fn subnet(&self) -> ObservedSubnet {
+//! #         ObservedSubnet {
+//! #             id: self.node.subnet, vpc: self.node.vpc, zone: self.node.zone,
+//! #             ipv4_cidr: "10.0.0.0/19".parse().unwrap(), ipv6_cidr: None,
+//! #             ipv4_addresses_free: 8000, tags: Default::default(),
+//! #         }
+//! #     }
+//! # }
+//! // Your executor: turns an action into calls and the answer into an outcome. This one plays EC2 itself.
+//! fn execute(cloud: &mut Cloud, action: &Action, now: Timestamp) -> Outcome {
+//!     Outcome::Done(match action {
+//!         Action::Ec2(Ec2Action::DescribeNetworkInterfaces(scope)) => {
+//!             Effect::Observed(cloud.observe(scope, now))
+//!         }
+//!         Action::Ec2(Ec2Action::DescribeSubnets) => Effect::Subnets(vec![cloud.subnet()]),
+//!         Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) => {
+//!             let Ipv4Amount::Addresses(count) = call.amount else { unreachable!() };
+//!             let first = cloud.addresses.len() as u8 + 100;
+//!             let new: Vec<_> = (0..count as u8)
+//!                 .map(|n| ipnet::IpNet::from(std::net::IpAddr::from([10, 0, 0, first + n])))
+//!                 .collect();
+//!             cloud.addresses.extend(&new);
+//!             Effect::Assigned(new)
+//!         }
+//!         _ => Effect::Done,
+//!     })
+//! }
+//!
+//! let mut cloud = Cloud::new()?;
+//! let limits = Limits::lookup(cloud.node.instance_type)?;
+//! let (config, _notes) = Config::from_vars([("WARM_IP_TARGET", "2")]);
+//! let mut now = Timestamp::from_secs(1_700_000_000);
+//! let mut ipam = Ipam::new(cloud.node.clone(), limits, config, Budget::default(), 1, now)?;
+//!
+//! // Two pods ask before anything is known: they wait, and count as demand.
+//! let request = |container: &str| AddressRequest {
+//!     key: PodKey::new("aws-cni", container, "eth0").unwrap(),
+//!     pod: Arc::new(Pod { namespace: "default".into(), name: container.into() }),
+//!     cards: CardChoice::Any,
+//! };
+//! assert!(matches!(ipam.assign(&request("a"), now)?, Assigned::Later { .. }));
+//! assert!(matches!(ipam.assign(&request("b"), now)?, Assigned::Later { .. }));
+//!
+//! // The loop: hand out what there is, then wait until something happens or is due.
+//! let mut leases = Vec::new();
+//! while leases.len() < 2 {
+//!     while let Some(issued) = ipam.poll_action() {
+//!         let outcome = execute(&mut cloud, &issued.action, now);
+//!         ipam.handle_outcome(issued.id, outcome, now);
+//!     }
+//!     while let Some(grant) = ipam.poll_grant() {
+//!         let uncommitted = grant.result?;
+//!         // Write `uncommitted.record()` to stable storage here; only then there is a lease.
+//!         leases.extend(ipam.commit(uncommitted));
+//!     }
+//!     let Some((due, _why)) = ipam.poll_timeout() else { break };
+//!     now = now.max(due);
+//!     ipam.handle_timeout(now);
+//! }
+//!
+//! assert_eq!(leases.len(), 2);
+//! assert_eq!(leases[0].first.ipv4, Some([10, 0, 0, 100].into()));
+//! // Two in use, two held ready.
+//! assert_eq!(cloud.addresses.len(), 4);
+//!
+//! // A pod ends. Its address rests before another pod gets it; write this record, too.
+//! let released = ipam.release(&leases[0].key, now);
+//! assert!(matches!(released, Released::Lease { .. }));
+//! assert_eq!(ipam.check(), []);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Time is an argument of everything that needs it. Inputs may come in any order and late; what [`Ipam`] does follows from
+//! them and from the seed alone, so that the same inputs lead to the same actions.
+//!
+//! # Features
+//!
+//! * `serde`: what crosses a process or a restart is serialisable.
+//! * `sim`: [`sim`](crate::sim), a model of EC2 in virtual time to test against.
 #![no_std]
 #![forbid(unsafe_code)]
 

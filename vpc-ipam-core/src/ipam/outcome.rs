@@ -40,6 +40,16 @@ impl Ipam {
 
     fn on_ec2_done(&mut self, id: ActionId, action: &Ec2Action, effect: Effect, now: Timestamp) {
         let (operation, about) = culprits_of(action);
+        if !fits(action, &effect) {
+            let failure = Failure {
+                kind: FailureKind::Unanswered,
+                retry_after: None,
+                message: alloc::format!("{action}: the answer is of another action: {effect:?}"),
+            };
+            self.on_ec2_failed(id, action, &failure, now);
+            self.event(Event::ActionFailed { id, failure });
+            return;
+        }
         for culprit in [operation, about.map(Culprit::Eni)].into_iter().flatten() {
             self.constraints.backoff.on_success(culprit);
         }
@@ -141,9 +151,8 @@ impl Ipam {
                 self.pool.remove(id, now);
                 self.event(Event::EniRemoved { eni: id });
             }
-            // An effect of another action: the adapter is mistaken, so ask EC2.
+            // Another effect does not fit the action, which was checked before.
             (Ec2CallKind::Attach | Ec2CallKind::AssignIpv4 { .. } | Ec2CallKind::AssignIpv6, _) => {
-                eni.on_doubt(DoubtCause::Contradicted, now);
             }
         }
     }
@@ -327,6 +336,27 @@ impl Ipam {
         ] {
             read.call.take_if(|call| *call == id);
         }
+    }
+}
+
+/// Returns whether an effect can be that of an action. An executor that mixes them up is treated as one that gave no
+/// answer: nothing is believed, and EC2 is asked.
+fn fits(action: &Ec2Action, effect: &Effect) -> bool {
+    match action {
+        Ec2Action::CreateNetworkInterface(_) => matches!(effect, Effect::Created(_)),
+        Ec2Action::AttachNetworkInterface(_) => matches!(effect, Effect::Attached(_)),
+        Ec2Action::AssignPrivateIpAddresses(_) | Ec2Action::AssignIpv6Addresses(_) => {
+            matches!(effect, Effect::Assigned(_))
+        }
+        Ec2Action::DescribeNetworkInterfaces(_) => matches!(effect, Effect::Observed(_)),
+        Ec2Action::DescribeSubnets => matches!(effect, Effect::Subnets(_)),
+        Ec2Action::ReadMetadata => matches!(effect, Effect::Metadata(_)),
+        Ec2Action::ModifyNetworkInterfaceAttribute(_)
+        | Ec2Action::UnassignPrivateIpAddresses(_)
+        | Ec2Action::UnassignIpv6Addresses(_)
+        | Ec2Action::DetachNetworkInterface(_)
+        | Ec2Action::DeleteNetworkInterface(_)
+        | Ec2Action::CreateTags(_) => matches!(effect, Effect::Done),
     }
 }
 

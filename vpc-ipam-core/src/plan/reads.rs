@@ -25,7 +25,6 @@ impl Planner<'_> {
             self.hold(wanted, WaitingOn::Backoff { culprit: Culprit::Metadata, until });
             return;
         }
-        // At start the caller has just read it to learn what node this is.
         let timing = &self.config.timing;
         let due = read.answered.map_or(self.now, |at| at + timing.imds_every);
         if self.is_due(wanted, read, due) {

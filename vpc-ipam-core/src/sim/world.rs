@@ -69,7 +69,7 @@ impl World {
     ) -> Result<Self, UnusableConfigError> {
         let node = cloud.instance(&instance).expect("the cloud has the instance").node.clone();
         Ok(Self {
-            ipam: Ipam::new(node, limits, config, Budget::default(), seed)?,
+            ipam: Ipam::new(node, limits, config, Budget::default(), seed, now)?,
             cloud,
             now,
             leases: BTreeMap::new(),
