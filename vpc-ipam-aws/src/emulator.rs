@@ -10,11 +10,10 @@ mod xml;
 use core::net::SocketAddr;
 use std::fmt;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use ipnet::{Ipv4Net, Ipv6Net};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use vpc_ipam_core::sim::{Change, Cloud, CloudError, CreateInterface, Ipv4Request, Ipv6Request};
 use vpc_ipam_core::{
@@ -34,46 +33,53 @@ use crate::{Ec2Api, Ec2Error};
 pub struct SharedCloud(Arc<Shared>);
 
 struct Shared {
-    cloud: Mutex<Cloud>,
+    played: Mutex<Played>,
     clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
-    used: Notify,
+}
+
+struct Played {
+    cloud: Cloud,
+    follow: Option<Box<dyn FnMut(Change) + Send>>,
 }
 
 impl SharedCloud {
     /// Shares a cloud in which it is always as late as `clock` says.
     pub fn new(cloud: Cloud, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared {
-            cloud: Mutex::new(cloud),
-            clock: Box::new(clock),
-            used: Notify::new(),
-        }))
+        let played = Mutex::new(Played { cloud, follow: None });
+        Self(Arc::new(Shared { played, clock: Box::new(clock) }))
     }
 
-    /// Does something with the cloud, at the time of its clock. Everybody else waits meanwhile; `use_it` must not come
-    /// back here itself.
+    /// Does something with the cloud, at the time of its clock.
     pub fn with<T>(&self, use_it: impl FnOnce(&mut Cloud, Timestamp) -> T) -> T {
         let now = (self.0.clock)();
-        // A panic in the middle of an operation leaves a cloud that is wrong but usable, and it is already reported.
-        let mut cloud = self.0.cloud.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = use_it(&mut cloud, now);
-        drop(cloud);
-        self.0.used.notify_one();
+        let mut played = self.lock();
+        let result = use_it(&mut played.cloud, now);
+        played.tell();
         result
     }
 
-    /// Waits for the next change of the fabric. One task at a time may wait.
+    /// Lets the network behind the ENIs follow the cloud: `follow` is told every change of the fabric, those included that
+    /// nobody was told yet.
     ///
-    /// The call that made the change has been answered by then, or is about to be: as in EC2, a link appears some time
-    /// after the ENI was attached.
-    pub async fn next_change(&self) -> Change {
-        loop {
-            let change = {
-                let mut cloud = self.0.cloud.lock().unwrap_or_else(PoisonError::into_inner);
-                cloud.poll_change()
-            };
-            match change {
-                Some(change) => return change,
-                None => self.0.used.notified().await,
+    /// It is told before the call that made the change is answered, so that an address which EC2 has given is delivered. It
+    /// must not use the cloud itself.
+    pub fn on_change(&self, follow: impl FnMut(Change) + Send + 'static) {
+        let mut played = self.lock();
+        played.follow = Some(Box::new(follow));
+        played.tell();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Played> {
+        // A panic in the middle of an operation leaves a cloud that is wrong but usable, and it is already reported.
+        self.0.played.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Played {
+    fn tell(&mut self) {
+        if let Some(follow) = &mut self.follow {
+            while let Some(change) = self.cloud.poll_change() {
+                follow(change);
             }
         }
     }

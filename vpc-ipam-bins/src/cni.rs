@@ -147,8 +147,7 @@ impl Call {
             });
         }
 
-        let required =
-            |name: &'static str| text(name).ok_or_else(|| refuse(Error::missing(name)));
+        let required = |name: &'static str| text(name).ok_or_else(|| refuse(Error::missing(name)));
         let container = required("CNI_CONTAINERID")?;
         let ifname = required("CNI_IFNAME")?;
         let netns = text("CNI_NETNS").map(PathBuf::from);
@@ -525,9 +524,17 @@ mod tests {
             (&[add, netns, ifname], CONFIG.into(), Code::InvalidEnvironment),
             (&[add, id, ifname], CONFIG.into(), Code::InvalidEnvironment),
             (&[add, id, netns], CONFIG.into(), Code::InvalidEnvironment),
-            (&[add, ("CNI_CONTAINERID", "../x"), netns, ifname], CONFIG.into(), Code::InvalidEnvironment),
+            (
+                &[add, ("CNI_CONTAINERID", "../x"), netns, ifname],
+                CONFIG.into(),
+                Code::InvalidEnvironment,
+            ),
             (&[add, id, netns, ("CNI_IFNAME", "a/b")], CONFIG.into(), Code::InvalidEnvironment),
-            (&[add, id, netns, ifname, ("CNI_ARGS", "K8S")], CONFIG.into(), Code::InvalidEnvironment),
+            (
+                &[add, id, netns, ifname, ("CNI_ARGS", "K8S")],
+                CONFIG.into(),
+                Code::InvalidEnvironment,
+            ),
             (&[add, id, netns, ifname], "{".into(), Code::Decoding),
             (&[add, id, netns, ifname], with_version("9.9.9"), Code::IncompatibleVersion),
             (&[add, id, netns, ifname], CONFIG.replace("9001", "12"), Code::InvalidConfig),

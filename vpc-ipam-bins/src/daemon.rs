@@ -80,7 +80,9 @@ pub enum DaemonError {
     #[error("read the instance's metadata")]
     Metadata(#[source] Ec2Error),
     /// The limits of the instance type are not known.
-    #[error("learn the limits of instance type {instance_type}, which the built-in table does not know")]
+    #[error(
+        "learn the limits of instance type {instance_type}, which the built-in table does not know"
+    )]
     Limits {
         /// The type.
         instance_type: String,
@@ -138,21 +140,29 @@ pub async fn run(
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
 
     let mtu = options.config.eni_mtu;
-    let host = HostThread::start(options.netns.clone(), options.host_config.clone(), inputs.clone())
-        .map_err(DaemonError::Host)?;
+    let host =
+        HostThread::start(options.netns.clone(), options.host_config.clone(), inputs.clone())
+            .map_err(DaemonError::Host)?;
     let changed = host.set_up_now(&metadata, mtu).await.map_err(DaemonError::Host)?;
     info!(changed = changed.len(), "node network is set up");
 
     let (store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     // The time tells one start from another.
     let seed = clock.now().as_nanos();
-    let mut ipam =
-        Ipam::new(metadata.node.clone(), limits, options.config.clone(), options.budget, seed, clock.now())?;
+    let mut ipam = Ipam::new(
+        metadata.node.clone(),
+        limits,
+        options.config.clone(),
+        options.budget,
+        seed,
+        clock.now(),
+    )?;
     ipam.restore(records(found), clock.now());
     ipam.observe(&metadata.observation, clock.now());
 
-    let server = server::listen(&options.socket, inputs.clone())
-        .map_err(|source| DaemonError::Listen { path: options.socket.display().to_string(), source })?;
+    let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
+        DaemonError::Listen { path: options.socket.display().to_string(), source }
+    })?;
     info!(
         instance = %metadata.node.instance,
         instance_type = %metadata.node.instance_type,
@@ -201,8 +211,7 @@ async fn limits(api: &dyn Ec2Api, metadata: &Metadata) -> Result<Limits, DaemonE
     if let Ok(limits) = Limits::lookup(instance_type) {
         return Ok(limits);
     }
-    let failed =
-        |source| DaemonError::Limits { instance_type: instance_type.to_string(), source };
+    let failed = |source| DaemonError::Limits { instance_type: instance_type.to_string(), source };
     let answer = api.describe_instance_types(&[instance_type]).await.map_err(failed)?;
     let found = answer.into_iter().find(|limits| limits.instance_type == instance_type);
     found.ok_or_else(|| failed(Ec2Error::refused("DescribeInstanceTypes", "Empty", "no such type")))
@@ -389,7 +398,10 @@ impl Loop {
                 }
             }
             Input::HostSetUp(Err(error)) => {
-                error!(error, "cannot set up the node's network; trying again with the next reading");
+                error!(
+                    error,
+                    "cannot set up the node's network; trying again with the next reading"
+                );
                 // So that the next reading counts as a change.
                 self.vpc_ipv4_cidrs.clear();
             }

@@ -15,6 +15,8 @@ pub mod cni;
 pub mod daemon;
 #[cfg(feature = "aws")]
 pub mod ipamd;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod plugin;
 pub mod protocol;
 #[cfg(feature = "daemon")]

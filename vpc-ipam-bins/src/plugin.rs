@@ -58,11 +58,8 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     // Before anything is asked for: an address for a pod that is not there would have to be given back.
     let (netns, path) = sandbox(call)?;
     let key = key(call)?;
-    let request = AddressRequest {
-        key: key.clone(),
-        pod: Arc::new(pod_of(call)),
-        cards: CardChoice::Any,
-    };
+    let request =
+        AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: CardChoice::Any };
     let socket = socket(call);
     let (lease, settings) = match ask(socket, &Request::Assign(request))? {
         Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)?),
@@ -81,11 +78,13 @@ fn add(call: &Call) -> Result<AddResult, Error> {
 }
 
 fn wire(lease: &Lease, settings: &PodSettings, netns: &Namespace) -> Result<PodNetwork, Error> {
-    let kernel = |what: &str, error: &dyn core::error::Error| {
-        Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
+    let kernel = |what: &str, error: &dyn core::error::Error| Error {
+        code: Code::Kernel,
+        message: what.to_string(),
+        details: chain(error),
     };
-    let network =
-        pod::desired(lease, settings).map_err(|error| kernel("lay out the pod's network", &error))?;
+    let network = pod::desired(lease, settings)
+        .map_err(|error| kernel("lay out the pod's network", &error))?;
     let mut host =
         KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))?;
     let mut inside = netns.netlink().map_err(|error| kernel("open the pod's network", &error))?;
@@ -106,11 +105,13 @@ fn del(call: &Call) -> Result<(), Error> {
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
         other @ Answer::Status(_) => return Err(unexpected(&other)),
     };
-    let kernel = |what: &str, error: &dyn core::error::Error| {
-        Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
+    let kernel = |what: &str, error: &dyn core::error::Error| Error {
+        code: Code::Kernel,
+        message: what.to_string(),
+        details: chain(error),
     };
-    let network =
-        pod::desired(&lease, &settings).map_err(|error| kernel("lay out the pod's network", &error))?;
+    let network = pod::desired(&lease, &settings)
+        .map_err(|error| kernel("lay out the pod's network", &error))?;
     let mut host =
         KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))?;
     pod::remove(&mut host, &network)
@@ -200,8 +201,7 @@ fn settings(call: &Call, veth_prefix: String, mtu: u16) -> Result<PodSettings, E
 }
 
 fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
-    let mut result =
-        AddResult { interfaces: Vec::new(), ips: Vec::new(), routes: Vec::new() };
+    let mut result = AddResult { interfaces: Vec::new(), ips: Vec::new(), routes: Vec::new() };
     for interface in &network.interfaces {
         let index = result.interfaces.len() + 1;
         for (end, sandbox) in

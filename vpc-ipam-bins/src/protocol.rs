@@ -3,10 +3,10 @@
 //! The caller writes a request and closes its side; the daemon answers and closes. Only root and the daemon's own user are
 //! heard.
 
+use core::time::Duration;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, Lease, PodKey};

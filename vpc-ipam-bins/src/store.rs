@@ -136,7 +136,8 @@ impl Store {
             for record in records {
                 match record {
                     Record::Leased(lease) => {
-                        leases.insert(key_text(&lease.key)?.as_str(), to_json(lease)?.as_slice())?;
+                        leases
+                            .insert(key_text(&lease.key)?.as_str(), to_json(lease)?.as_slice())?;
                         for address in lease.addresses() {
                             released.remove(address.to_string().as_str())?;
                         }

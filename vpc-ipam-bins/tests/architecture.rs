@@ -79,8 +79,17 @@ fn each_crate_depends_on_what_it_may() {
 #[test]
 fn the_plugin_is_built_without_runtime_and_cloud() {
     let tree = cargo(&[
-        "tree", "--offline", "-p", "vpc-ipam-bins", "--no-default-features", "--edges", "normal",
-        "--prefix", "none", "--format", "{p}",
+        "tree",
+        "--offline",
+        "-p",
+        "vpc-ipam-bins",
+        "--no-default-features",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
     ]);
     let tree = String::from_utf8(tree.stdout).unwrap();
     assert!(tree.contains("vpc-ipam-linux"), "{tree}");

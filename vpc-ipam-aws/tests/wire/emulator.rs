@@ -27,13 +27,12 @@ async fn an_eni_lives_in_process() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_change_is_told() {
+async fn whoever_follows_is_told_before_the_call_is_answered() {
     let lab = Lab::new();
-    let cloud = lab.cloud.clone();
-    assert!(matches!(cloud.next_change().await, Change::Attached(_)));
+    let (told, changes) = std::sync::mpsc::channel();
+    lab.cloud.on_change(move |change| told.send(change).unwrap());
+    assert!(matches!(changes.try_recv(), Ok(Change::Attached(_))), "the primary ENI");
 
-    let waiting = tokio::spawn(async move { cloud.next_change().await });
-    tokio::task::yield_now().await;
     let api = EmulatedEc2::new(lab.cloud.clone(), lab.instance);
     let eni = api.create_network_interface(&create(&lab)).await.unwrap();
     let request = AttachNetworkInterface {
@@ -44,9 +43,8 @@ async fn whoever_waits_for_a_change_is_told() {
     };
     let attachment = api.attach_network_interface(&request).await.unwrap();
 
-    let change = tokio::time::timeout(Duration::from_secs(10), waiting).await;
-    match change.unwrap().unwrap() {
-        Change::Attached(port) => assert_eq!(port.attachment, attachment),
+    match changes.try_recv() {
+        Ok(Change::Attached(port)) => assert_eq!(port.attachment, attachment),
         other => panic!("expected the ENI to be attached, got {other:?}"),
     }
 }

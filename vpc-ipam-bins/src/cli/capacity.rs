@@ -34,7 +34,14 @@ pub(super) fn limits(args: &LimitsArgs) -> Result<(), Failure> {
             writeln!(
                 out,
                 "{:<26} {:>5} {:>13} {:>13} {:>6} {:>10} {:>6} {:>10}",
-                "type", "enis", "ipv4 per eni", "ipv6 per eni", "cards", "hypervisor", "vcpus", "memory MiB"
+                "type",
+                "enis",
+                "ipv4 per eni",
+                "ipv6 per eni",
+                "cards",
+                "hypervisor",
+                "vcpus",
+                "memory MiB"
             )?;
         }
         for limits in &all {
@@ -156,7 +163,8 @@ pub(super) fn max_pods(args: &MaxPodsArgs) -> Result<(), Failure> {
         if args.json {
             let mut document = json!({ "instance_type": limits.instance_type, "capacity": ours });
             if args.compare {
-                document["others"] = others.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
+                document["others"] =
+                    others.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
             }
             return writeln!(out, "{document}");
         }
@@ -256,10 +264,17 @@ pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
             let document = json!({ "instance_type": limits.instance_type, "claims": claims });
             return writeln!(out, "{document}");
         }
-        writeln!(out, "{:<16} {:>5} {:>10} {:>22}", "", "enis", "for pods", "out of subnets in all")?;
+        writeln!(
+            out,
+            "{:<16} {:>5} {:>10} {:>22}",
+            "", "enis", "for pods", "out of subnets in all"
+        )?;
         let at_pods = format!("with {} pods", args.pods);
-        let rows =
-            [("at boot", claims.at_boot), (at_pods.as_str(), claims.at_pods), ("at worst", claims.worst)];
+        let rows = [
+            ("at boot", claims.at_boot),
+            (at_pods.as_str(), claims.at_pods),
+            ("at worst", claims.worst),
+        ];
         for (when, Claim { enis, for_pods, in_all }) in rows {
             writeln!(out, "{when:<16} {enis:>5} {for_pods:>10} {in_all:>22}")?;
         }

@@ -1,7 +1,6 @@
 use core::time::Duration;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::time::Instant;
 use vpc_ipam_core::Timestamp;
 
 /// The daemon's clock: the wall clock, read once, and advanced by the monotonic one.
@@ -24,8 +23,8 @@ impl Clock {
     }
 
     /// Returns the moment at which it will be `at`, or a moment far ahead.
-    pub(super) fn instant(&self, at: Timestamp) -> Instant {
+    pub(super) fn instant(&self, at: Timestamp) -> tokio::time::Instant {
         const FAR: Duration = Duration::from_secs(365 * 86_400);
-        self.since + at.since(self.start).min(FAR)
+        (self.since + at.since(self.start).min(FAR)).into()
     }
 }

@@ -34,6 +34,15 @@ pub enum Because {
         /// The difference.
         demand: Demand,
     },
+    /// The target of a network card is met without the ENI.
+    NotNeeded {
+        /// The card.
+        card: Card,
+        /// What it should have.
+        target: WarmTarget,
+        /// What it has, the ENI included.
+        stock: Stock,
+    },
     /// Pods get IPv6 addresses, and no ENI of the card can give one.
     NoEniOnCard {
         /// The card.
@@ -88,6 +97,12 @@ impl fmt::Display for Because {
                     write!(f, "{card}: ")?;
                 }
                 write!(f, "{stock}, {target}: {demand}")
+            }
+            Self::NotNeeded { card, target, stock } => {
+                if *card != Card(0) {
+                    write!(f, "{card}: ")?;
+                }
+                write!(f, "{stock}, {target}: met without it")
             }
             Self::NoEniOnCard { card } => write!(f, "{card} has no ENI that could serve pods"),
             Self::NoIpv6Prefix => f.write_str("pods need an IPv6 address and the ENI has no /80"),

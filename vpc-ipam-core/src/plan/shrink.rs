@@ -53,7 +53,7 @@ impl Planner<'_> {
             let because = if eni.excluded {
                 Because::Excluded
             } else if self.is_dispensable(on, eni, *surplus, after) {
-                because_off_target(on)
+                Because::NotNeeded { card: on.card, target: on.target, stock: surplus.stock }
             } else {
                 continue;
             };

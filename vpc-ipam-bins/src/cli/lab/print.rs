@@ -1,0 +1,114 @@
+//! What a lab says while it works.
+
+use core::time::Duration;
+use std::io::Write;
+use std::sync::mpsc::Receiver;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use vpc_ipam_core::{Action, Event, Issued, Outcome, Timestamp};
+use vpc_ipam_linux::lab::LabName;
+
+use crate::daemon::Notice;
+use crate::lab::LabAddress;
+
+/// Prints lines with the time since the start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    pub(super) fn line(&self, who: &str, what: &str) {
+        print_line(&mut std::io::stdout(), self.elapsed(), who, what);
+    }
+}
+
+fn print_line(out: &mut dyn Write, at: Duration, who: &str, what: &str) {
+    // Nobody reads any more: the work goes on all the same.
+    let _ = writeln!(out, "{:>7.3}  {who:<6} {what}", at.as_secs_f64());
+}
+
+/// Prints what the daemon does, until it ends.
+pub(super) fn follow(
+    watch: Stopwatch,
+    notices: Receiver<Notice>,
+    mut out: impl Write + Send + 'static,
+) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut first: Option<(Timestamp, Duration)> = None;
+        while let Ok(notice) = notices.recv() {
+            // The daemon's clock and ours differ by a constant.
+            let at = |when: Timestamp, first: &mut Option<(Timestamp, Duration)>| {
+                let (zero, since) = *first.get_or_insert((when, watch.elapsed()));
+                since + when.since(zero)
+            };
+            match notice {
+                Notice::HostReady { changed } => {
+                    let what = format!("set up: {} changes of the node's network", changed.len());
+                    print_line(&mut out, watch.elapsed(), "host", &what);
+                }
+                Notice::Issued(when, Issued { action, because, .. }) => {
+                    let who = match &action {
+                        Action::Ec2(_) => "ec2",
+                        Action::Host(_) => "host",
+                    };
+                    let what = format!("{action} because {because}");
+                    print_line(&mut out, at(when, &mut first), who, &what);
+                }
+                Notice::Ended(when, id, Outcome::Failed(failure)) => {
+                    let what = format!("action {id} failed: {failure}");
+                    print_line(&mut out, at(when, &mut first), "", &what);
+                }
+                Notice::Ended(..) => {}
+                Notice::Happened(when, event) => {
+                    if let Some(what) = describe(&event) {
+                        print_line(&mut out, at(when, &mut first), "", &what);
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn describe(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::EniReady { eni } => format!("{eni} is ready"),
+        Event::EniRemoved { eni } => format!("{eni} is gone"),
+        Event::BlocksAdded { eni, blocks } => format!("{eni} has {} more blocks", blocks.len()),
+        Event::BlocksRemoved { eni, blocks } => {
+            format!("{eni} gave {} blocks back", blocks.len())
+        }
+        Event::EniVanished { eni, pods } => {
+            format!("{eni} vanished, and with it the addresses of {} pods", pods.len())
+        }
+        Event::SourcesDisagree { eni, cause } => format!("{eni} is in doubt: {cause}"),
+        Event::AddressLost { key, address } => format!("EC2 took {address} from {key}"),
+        _ => return None,
+    })
+}
+
+/// Says where a lab is and how to use it.
+pub(super) fn address(name: &LabName, address: &LabAddress) {
+    let LabAddress { node_netns, socket, cni_bin_dir, cni_conf_dir, instance_id, .. } = address;
+    println!("lab {name} is up; Ctrl-C removes it");
+    println!("  instance       {instance_id}");
+    println!("  namespace      /run/netns/{node_netns}");
+    println!("  daemon         {}", socket.display());
+    println!("  CNI plugin     {}", cni_bin_dir.join("vpc-cni").display());
+    println!("  CNI conflist   {}", cni_conf_dir.join("10-vpc-ipam.conflist").display());
+    if let (Some(ec2), Some(imds)) = (&address.ec2_endpoint, &address.imds_endpoint) {
+        println!("  EC2            {ec2}");
+        println!("  IMDS           {imds}");
+    }
+    println!("In another terminal:");
+    println!("  vpc-ipam lab pod add web");
+    println!("  vpc-ipam lab exec web -- ip addr");
+    println!("  vpc-ipam lab exec node -- ip rule");
+}

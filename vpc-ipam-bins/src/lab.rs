@@ -1,0 +1,543 @@
+//! A node in a box: a VPC of network namespaces, the EC2 that goes with it, and the daemon of the node.
+//!
+//! ```text
+//! plugin ─► daemon ─► EmulatedEc2, or SdkEc2 over HTTP ─► core's model of EC2 ─► namespaces
+//! ```
+
+use core::fmt;
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::oneshot;
+use vpc_ipam_aws::{Ec2Api, EmulatedEc2, SharedCloud};
+use vpc_ipam_core::sim::{Cloud, CloudError, CreateSubnet, RunInstance};
+use vpc_ipam_core::{
+    Budget, Config, InstanceId, InstanceType, Limits, Note, Timing, UnknownInstanceTypeError,
+};
+use vpc_ipam_linux::lab::{
+    self, BuildError, ChangeError, LabName, Layout, LayoutError, PlaceError, RemoveLabError,
+    SourceCheckError,
+};
+use vpc_ipam_linux::{HostConfig, Namespace, NamespaceError};
+
+use crate::cni::chain;
+use crate::daemon::{self, Clock, DaemonError, Notice, Options};
+use crate::store;
+
+#[cfg(feature = "aws")]
+mod wire;
+
+/// What a node in a box is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The lab's name, which all its namespaces carry.
+    pub name: LabName,
+    /// The node's type.
+    pub instance_type: InstanceType,
+    /// The node's variables.
+    pub vars: Vec<(String, String)>,
+    /// Times other than those of a real node, for a lab that is watched.
+    pub timing: Option<Timing>,
+    /// Whether the daemon calls EC2 through the AWS SDK and HTTP.
+    pub wire: bool,
+}
+
+/// A node in a box. It is gone when this is dropped.
+pub struct LabNode {
+    /// Where everything is.
+    pub address: LabAddress,
+    /// What there was to remark about the variables.
+    pub notes: Vec<Note>,
+    /// What the daemon does.
+    pub notices: Receiver<Notice>,
+    cloud: SharedCloud,
+    lab: Arc<Mutex<Option<lab::Lab>>>,
+    follow_failed: Arc<Mutex<Option<ChangeError>>>,
+    daemon: Option<Running>,
+    #[cfg(feature = "aws")]
+    wire: Option<wire::Fronts>,
+}
+
+impl fmt::Debug for LabNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LabNode").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Where everything of a node in a box is, for other processes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LabAddress {
+    /// The name of the node's namespace under /run/netns.
+    pub node_netns: String,
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// The folder with the CNI plugin.
+    pub cni_bin_dir: PathBuf,
+    /// The folder with the network configuration.
+    pub cni_conf_dir: PathBuf,
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The URL of EC2; without HTTP there is none.
+    pub ec2_endpoint: Option<String>,
+    /// The URL of the metadata service; without HTTP there is none.
+    pub imds_endpoint: Option<String>,
+    /// The process that keeps the lab up.
+    pub pid: u32,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<Result<(), DaemonError>>,
+}
+
+/// Why a node in a box could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The instance type is not known.
+    #[error(transparent)]
+    InstanceType(#[from] UnknownInstanceTypeError),
+    /// The model of EC2 refused its own set-up.
+    #[error("set up the VPC")]
+    Cloud(#[from] CloudError),
+    /// The VPC has another shape than a lab can have.
+    #[error("lay out the lab")]
+    Layout(#[from] LayoutError),
+    /// The namespaces could not be made.
+    #[error("build the lab")]
+    Build(#[from] BuildError),
+    /// The first ENIs could not be plugged in.
+    #[error("plug in the primary ENI")]
+    Plug(#[from] ChangeError),
+    /// The plugin is not there.
+    #[error(
+        "find the CNI plugin at {path}: build it with `make build`, or `cargo build --bin vpc-cni`"
+    )]
+    Plugin {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A folder or file could not be made.
+    #[error("write {path}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The node's namespace could not be opened.
+    #[error("open the node's namespace")]
+    Netns(#[from] NamespaceError),
+    /// A thread could not be started, or the system not be asked.
+    #[error("start the lab's threads")]
+    Threads(#[source] io::Error),
+    /// EC2 could not be put on HTTP.
+    #[cfg(feature = "aws")]
+    #[error("put EC2 on HTTP")]
+    Wire(#[from] wire::WireError),
+    /// This program was built without the AWS SDK.
+    #[error("this vpc-ipam was built without the AWS SDK, so it cannot call EC2 over HTTP")]
+    NoSdk,
+    /// The daemon did not start.
+    #[error("start the daemon")]
+    Daemon(#[from] DaemonError),
+}
+
+/// Why a lab did not go, or not whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// The daemon ended with an error.
+    #[error("the daemon ended")]
+    Daemon(#[from] DaemonError),
+    /// A link did not follow EC2.
+    #[error("the lab did not follow EC2")]
+    Follow(#[from] ChangeError),
+    /// A namespace could not be removed.
+    #[error("remove the lab")]
+    Remove(#[from] RemoveLabError),
+}
+
+/// Returns the folder in which a lab keeps its socket, state and configuration.
+pub fn folder(name: &LabName) -> PathBuf {
+    Path::new("/run/vpc-ipam-lab").join(name.to_string())
+}
+
+impl LabNode {
+    /// Makes a VPC with a node and another host, starts the node's daemon, and returns once it serves.
+    pub fn start(plan: &Plan) -> Result<Self, StartError> {
+        let limits = Limits::lookup(plan.instance_type)?;
+        let clock = Clock::start();
+        let mut cloud = Cloud::new(1);
+        let now = clock.now();
+        let vpc = cloud.create_vpc(vec![net("10.0.0.0/16")], vec![]);
+        let zone = "lab-1a".parse().expect("a short printable text is a zone");
+        let subnet = cloud.create_subnet(CreateSubnet::new(vpc, zone, net("10.0.0.0/19")))?;
+        let other = cloud.create_subnet(CreateSubnet::new(vpc, zone, net("10.0.32.0/19")))?;
+        let node = cloud.run_instance(RunInstance::new(limits.clone(), subnet), now)?;
+        let host = cloud.run_instance(RunInstance::new(limits, other), now)?;
+        let layout = Layout::of(&cloud, [subnet, other], node, host)?;
+
+        let lab = lab::Lab::build(plan.name.clone(), layout)?;
+        let node_netns = lab.node().clone();
+        let lab = Arc::new(Mutex::new(Some(lab)));
+        let cloud = SharedCloud::new(cloud, move || clock.now());
+        let follow_failed = follow(&cloud, &lab);
+        if let Some(error) = lock(&follow_failed).take() {
+            return Err(error.into());
+        }
+
+        let mut lab_node = Self {
+            address: address(plan, node)?,
+            notes: Vec::new(),
+            notices: channel().1,
+            cloud,
+            lab,
+            follow_failed,
+            daemon: None,
+            #[cfg(feature = "aws")]
+            wire: None,
+        };
+        let api = lab_node.api(plan.wire)?;
+        lab_node.start_daemon(plan, node_netns, api)?;
+        Ok(lab_node)
+    }
+
+    #[cfg(feature = "aws")]
+    fn api(&mut self, wire: bool) -> Result<Api, StartError> {
+        if !wire {
+            return Ok(Api::InProcess(EmulatedEc2::new(
+                self.cloud.clone(),
+                self.address.instance_id,
+            )));
+        }
+        let fronts = wire::Fronts::serve(self.cloud.clone(), self.address.instance_id)?;
+        self.address.ec2_endpoint = Some(fronts.ec2.clone());
+        self.address.imds_endpoint = Some(fronts.imds.clone());
+        let options = fronts.options();
+        self.wire = Some(fronts);
+        Ok(Api::Wire(options))
+    }
+
+    #[cfg(not(feature = "aws"))]
+    fn api(&mut self, wire: bool) -> Result<Api, StartError> {
+        if wire {
+            return Err(StartError::NoSdk);
+        }
+        Ok(Api::InProcess(EmulatedEc2::new(self.cloud.clone(), self.address.instance_id)))
+    }
+
+    fn start_daemon(&mut self, plan: &Plan, netns: Namespace, api: Api) -> Result<(), StartError> {
+        let (mut config, mut notes) = Config::from_vars(plan.vars.iter().cloned());
+        let (host_config, more) = HostConfig::from_vars(plan.vars.iter().cloned());
+        notes.extend(more);
+        if let Some(timing) = plan.timing {
+            config.timing = timing;
+        }
+        self.notes = notes;
+        let options = Options {
+            config,
+            host_config,
+            budget: Budget::default(),
+            netns,
+            socket: self.address.socket.clone(),
+            state: self.address.socket.with_file_name("state.redb"),
+            boot: store::boot_id().map_err(StartError::Threads)?,
+        };
+        // EC2 is played on a worker thread, so that the daemon's loop goes on while links are plugged in.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let (notices, receiver) = channel();
+        let (ready, is_ready) = channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::Builder::new()
+            .name("daemon".to_string())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let api = api.connect().await?;
+                    let notices = tee(notices, ready);
+                    let shutdown = async {
+                        // The sender dropped is as good as the word sent.
+                        let _ = stopped.await;
+                    };
+                    daemon::run(options, api, Some(notices), shutdown).await
+                })
+            })
+            .map_err(StartError::Threads)?;
+        self.notices = receiver;
+        let daemon = Running { stop, thread };
+        // The channel closes when the daemon ends without having served.
+        if is_ready.recv().is_err() {
+            return match daemon.thread.join() {
+                Ok(Err(error)) => Err(error.into()),
+                Ok(Ok(())) | Err(_) => Err(DaemonError::Ended("daemon").into()),
+            };
+        }
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Does something with the lab's namespaces.
+    ///
+    /// # Panics
+    /// Panics once the lab was stopped.
+    pub fn with_lab<T>(&self, use_it: impl FnOnce(&lab::Lab) -> T) -> T {
+        use_it(lock(&self.lab).as_ref().expect("the lab is there until it is stopped"))
+    }
+
+    /// Does something with the model of EC2.
+    pub fn cloud(&self) -> &SharedCloud {
+        &self.cloud
+    }
+
+    /// Returns how many packets the source/destination checks dropped, over all ENIs.
+    pub fn drops(&self) -> Result<u64, SourceCheckError> {
+        Ok(self.with_lab(lab::Lab::source_check_drops)?.values().sum())
+    }
+
+    /// Stops the daemon and removes everything.
+    pub fn stop(mut self) -> Result<(), StopError> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), StopError> {
+        let mut result = Ok(());
+        if let Some(Running { stop, thread }) = self.daemon.take() {
+            let _ = stop.send(());
+            if let Ok(Err(error)) = thread.join() {
+                result = Err(error.into());
+            }
+        }
+        #[cfg(feature = "aws")]
+        drop(self.wire.take());
+        if let Some(error) = lock(&self.follow_failed).take() {
+            result = result.and(Err(error.into()));
+        }
+        if let Some(lab) = lock(&self.lab).take() {
+            result = result.and(lab.remove().map_err(StopError::from));
+        }
+        // What is left in it is of no use without the lab.
+        let _ = fs::remove_dir_all(self.address.cni_conf_dir.parent().unwrap_or(Path::new("-")));
+        result
+    }
+}
+
+impl Drop for LabNode {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            eprintln!("vpc-ipam: {}", chain(&error));
+        }
+    }
+}
+
+/// How the daemon reaches EC2; made on the daemon's own runtime.
+enum Api {
+    InProcess(EmulatedEc2),
+    #[cfg(feature = "aws")]
+    Wire(vpc_ipam_aws::SdkOptions),
+}
+
+impl Api {
+    async fn connect(self) -> Result<Arc<dyn Ec2Api>, DaemonError> {
+        Ok(match self {
+            Self::InProcess(emulated) => Arc::new(emulated),
+            #[cfg(feature = "aws")]
+            Self::Wire(options) => wire::connect(options).await,
+        })
+    }
+}
+
+/// Passes notices on, and tells `ready` of the first.
+fn tee(notices: Sender<Notice>, ready: Sender<()>) -> Sender<Notice> {
+    let (sender, receiver) = channel();
+    let pass = move || {
+        let mut ready = Some(ready);
+        while let Ok(notice) = receiver.recv() {
+            if let Some(ready) = ready.take() {
+                let _ = ready.send(());
+            }
+            if notices.send(notice).is_err() {
+                break;
+            }
+        }
+    };
+    // Without the thread nobody is told, which shows as a daemon that never gets ready.
+    let _ = thread::Builder::new().name("notices".to_string()).spawn(pass);
+    sender
+}
+
+/// Lets the namespaces follow the cloud. What goes wrong is kept, since nobody else could be told.
+fn follow(
+    cloud: &SharedCloud,
+    lab: &Arc<Mutex<Option<lab::Lab>>>,
+) -> Arc<Mutex<Option<ChangeError>>> {
+    let failed = Arc::new(Mutex::new(None));
+    let (lab, keep) = (Arc::clone(lab), Arc::clone(&failed));
+    cloud.on_change(move |change| {
+        if let Some(lab) = lock(&lab).as_mut()
+            && let Err(error) = lab.apply(&change)
+        {
+            lock(&keep).get_or_insert(error);
+        }
+    });
+    failed
+}
+
+fn address(plan: &Plan, instance: InstanceId) -> Result<LabAddress, StartError> {
+    let write = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| StartError::Write { path, source }
+    };
+    let folder = folder(&plan.name);
+    let cni_conf_dir = folder.join("net.d");
+    fs::create_dir_all(&cni_conf_dir).map_err(write(&cni_conf_dir))?;
+    let socket = folder.join("ipamd.sock");
+    let conflist = serde_json::json!({
+        "cniVersion": "1.0.0",
+        "name": "aws-cni",
+        "plugins": [{ "type": "vpc-cni", "socket": socket }],
+    });
+    let file = cni_conf_dir.join("10-vpc-ipam.conflist");
+    fs::write(&file, format!("{conflist:#}\n")).map_err(write(&file))?;
+
+    let program = std::env::current_exe().map_err(StartError::Threads)?;
+    let cni_bin_dir = programs(&program);
+    let plugin = cni_bin_dir.join("vpc-cni");
+    if !plugin.exists() {
+        return Err(StartError::Plugin { path: plugin });
+    }
+    Ok(LabAddress {
+        node_netns: plan.name.namespace(&lab::Place::Node),
+        socket,
+        cni_bin_dir,
+        cni_conf_dir,
+        instance_id: instance,
+        ec2_endpoint: None,
+        imds_endpoint: None,
+        pid: std::process::id(),
+    })
+}
+
+/// Returns the folder with the programs of this build; those of a test are one folder further down.
+fn programs(program: &Path) -> PathBuf {
+    let folder = program.parent().unwrap_or(Path::new("."));
+    match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent().unwrap_or(folder).to_path_buf(),
+        _ => folder.to_path_buf(),
+    }
+}
+
+fn net(text: &str) -> ipnet::Ipv4Net {
+    text.parse().expect("the lab's ranges are written as such")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What a panic left behind is removed all the same.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A call of the plugin, as a container runtime on the node makes it.
+#[derive(Clone, Debug)]
+pub struct PluginCall<'a> {
+    /// `ADD` or `DEL`.
+    pub command: &'a str,
+    /// The pod's name, which stands for the container's id too.
+    pub pod: &'a str,
+    /// The pod's namespace; DEL may come without.
+    pub netns: Option<&'a Path>,
+}
+
+/// Why the plugin could not be called, or what it said.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PluginError {
+    /// The node's namespace is not there.
+    #[error(transparent)]
+    Netns(#[from] NamespaceError),
+    /// The pod's namespace could not be made.
+    #[error(transparent)]
+    Pod(#[from] PlaceError),
+    /// The plugin could not be run.
+    #[error("run {path}")]
+    Run {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The plugin failed.
+    #[error("{command} of {pod}: {said}")]
+    Failed {
+        /// `ADD` or `DEL`.
+        command: String,
+        /// The pod.
+        pod: String,
+        /// What it printed.
+        said: String,
+    },
+}
+
+impl LabAddress {
+    /// Calls the plugin on the node, and returns what it printed.
+    pub fn call_plugin(&self, call: &PluginCall<'_>) -> Result<serde_json::Value, PluginError> {
+        let Output { status, stdout, .. } = self.run_plugin(call)?;
+        let said = String::from_utf8_lossy(&stdout).trim().to_string();
+        if !status.success() {
+            let (command, pod) = (call.command.to_string(), call.pod.to_string());
+            return Err(PluginError::Failed { command, pod, said });
+        }
+        Ok(serde_json::from_str(&said).unwrap_or_default())
+    }
+
+    fn run_plugin(&self, call: &PluginCall<'_>) -> Result<Output, PluginError> {
+        let path = self.cni_bin_dir.join("vpc-cni");
+        let config = serde_json::json!({
+            "cniVersion": "1.0.0",
+            "name": "aws-cni",
+            "type": "vpc-cni",
+            "socket": self.socket,
+        });
+        let mut command = Command::new(&path);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("CNI_COMMAND", call.command)
+            .env("CNI_CONTAINERID", call.pod)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", &self.cni_bin_dir)
+            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", call.pod))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if let Some(netns) = call.netns {
+            command.env("CNI_NETNS", netns);
+        }
+        let run = || -> io::Result<Output> {
+            let mut child = command.spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                io::Write::write_all(&mut stdin, config.to_string().as_bytes())?;
+            }
+            child.wait_with_output()
+        };
+        let node = Namespace::named(&self.node_netns)?;
+        node.run(run)?.map_err(|source| PluginError::Run { path, source })
+    }
+}
+
+/// Times for a lab that is watched: pods and ENIs that are no longer needed go within seconds.
+pub fn quick() -> Timing {
+    Timing {
+        shrink_spacing: Duration::from_secs(1),
+        eni_life_min: Duration::from_secs(2),
+        detach_settle: Duration::from_millis(200),
+        ..Timing::default()
+    }
+}
