@@ -1,0 +1,51 @@
+# Everything one does with this project. `make` alone says what there is.
+
+.PHONY: help lab test test-deps lab-deps lint build bench fuzz limits
+
+# One set of features for everything that contains the AWS SDK, so that it is compiled once.
+ALL := --workspace --all-features --locked
+# Without the AWS SDK, which takes minutes to compile.
+LAB := -p vpc-ipam-bins --no-default-features --features lab --locked
+VENV := target/venv
+
+help:
+	@echo 'make lab          show the main job: a node, ENIs, pods that get addresses and talk (WIRE=1: through the AWS SDK)'
+	@echo 'make test         run all tests; as root it installs what they need'
+	@echo 'make lint         formatting, clippy, documentation, dependencies'
+	@echo 'make build        release binaries; vpc-cni static'
+	@echo 'make bench        figures beside their references'
+	@echo 'make fuzz         fuzz the core for a minute'
+	@echo 'make limits       regenerate the table of instance types'
+
+lab: lab-deps
+ifdef WIRE
+	cargo build $(ALL) --all-targets
+	target/debug/vpc-ipam lab run --wire
+else
+	cargo build $(LAB)
+	target/debug/vpc-ipam lab run
+endif
+
+test: test-deps
+	VPC_IPAM_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python cargo test $(ALL)
+
+lab-deps:
+	@scripts/deps.sh lab
+
+test-deps:
+	@scripts/deps.sh test
+	@scripts/venv.sh $(VENV)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy $(ALL) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(ALL) --no-deps
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
+	else echo 'cargo-deny is not installed: licences and sources were not checked (cargo install cargo-deny)'; fi
+
+build:
+	scripts/build.sh
+
+limits:
+	pip download --quiet --no-deps --dest target/moto moto==5.2.5
+	scripts/generate-limits.py target/moto/moto-5.2.5-*.whl

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Makes sure that the programs are there which the lab or the tests call.
+#   usage: deps.sh lab|test
+# As root on Debian it installs what is missing; otherwise it says what that is.
+set -eu
+
+missing=''
+want() { # program, Debian package
+	PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+
+want nft nftables
+want cc gcc
+case "$1" in
+lab) ;;
+test)
+	want ip iproute2
+	want iptables iptables
+	want conntrack conntrack
+	want containerd containerd
+	want runc runc
+	want python3 python3
+	# The applet is a static program, so that it runs in an otherwise empty root file system.
+	busybox=$(command -v busybox || true)
+	if [ -z "$busybox" ] || ldd "$busybox" >/dev/null 2>&1; then missing="$missing busybox-static"; fi
+	;;
+*)
+	echo "usage: $0 lab|test" >&2
+	exit 2
+	;;
+esac
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "installing:$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# shellcheck disable=SC2086 # one argument for each package
+	apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+	echo "missing Debian packages:$missing" >&2
+	echo "install them, or run this as root: apt-get install$missing" >&2
+	exit 1
+fi
