@@ -140,7 +140,7 @@ pub enum StartError {
     /// EC2 could not be put on HTTP.
     #[cfg(feature = "aws")]
     #[error("put EC2 on HTTP")]
-    Wire(#[from] wire::WireError),
+    Wire(#[source] io::Error),
     /// This program was built without the AWS SDK.
     #[error("this vpc-ipam was built without the AWS SDK, so it cannot call EC2 over HTTP")]
     NoSdk,
@@ -217,7 +217,8 @@ impl LabNode {
                 self.address.instance_id,
             )));
         }
-        let fronts = wire::Fronts::serve(self.cloud.clone(), self.address.instance_id)?;
+        let fronts = wire::Fronts::serve(self.cloud.clone(), self.address.instance_id)
+            .map_err(StartError::Wire)?;
         self.address.ec2_endpoint = Some(fronts.ec2.clone());
         self.address.imds_endpoint = Some(fronts.imds.clone());
         let options = fronts.options();
@@ -309,14 +310,18 @@ impl LabNode {
         self.take_down()
     }
 
-    fn take_down(&mut self) -> Result<(), StopError> {
-        let mut result = Ok(());
-        if let Some(Running { stop, thread }) = self.daemon.take() {
-            let _ = stop.send(());
-            if let Ok(Err(error)) = thread.join() {
-                result = Err(error.into());
-            }
+    /// Stops the daemon alone, as SIGTERM does; another may take its place at the same socket.
+    pub fn stop_daemon(&mut self) -> Result<(), StopError> {
+        let Some(Running { stop, thread }) = self.daemon.take() else { return Ok(()) };
+        let _ = stop.send(());
+        match thread.join() {
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) | Err(_) => Ok(()),
         }
+    }
+
+    fn take_down(&mut self) -> Result<(), StopError> {
+        let mut result = self.stop_daemon();
         #[cfg(feature = "aws")]
         drop(self.wire.take());
         if let Some(error) = lock(&self.follow_failed).take() {

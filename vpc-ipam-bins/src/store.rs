@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(found, Found::Nothing);
         store.write(&[Record::Leased(first.clone()), Record::Leased(second.clone())]).unwrap();
         let addresses: Vec<IpAddr> = first.addresses().collect();
-        let gone = Record::Released { key: first.key.clone(), addresses, at: NOW };
+        let gone = Record::Released { key: first.key, addresses, at: NOW };
         store.write(&[gone]).unwrap();
         drop(store);
 

@@ -18,23 +18,15 @@ pub(super) struct Fronts {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Why EC2 could not be put on HTTP.
-#[derive(Debug, thiserror::Error)]
-#[error("serve on loopback")]
-pub struct WireError(#[source] io::Error);
-
 impl Fronts {
-    pub(super) fn serve(cloud: SharedCloud, instance: InstanceId) -> Result<Self, WireError> {
-        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(WireError);
+    pub(super) fn serve(cloud: SharedCloud, instance: InstanceId) -> io::Result<Self> {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let (for_ec2, for_imds) = (listen()?, listen()?);
-        let url = |listener: &TcpListener| -> Result<String, WireError> {
-            Ok(format!("http://{}", listener.local_addr().map_err(WireError)?))
+        let url = |listener: &TcpListener| -> io::Result<String> {
+            Ok(format!("http://{}", listener.local_addr()?))
         };
         let (ec2, imds) = (url(&for_ec2)?, url(&for_imds)?);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(WireError)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = move || {
             runtime.block_on(async move {
@@ -47,8 +39,7 @@ impl Fronts {
                 drop(servers);
             });
         };
-        let thread =
-            thread::Builder::new().name("ec2".to_string()).spawn(serve).map_err(WireError)?;
+        let thread = thread::Builder::new().name("ec2".to_string()).spawn(serve)?;
         Ok(Self { ec2, imds, stop: Some(stop), thread: Some(thread) })
     }
 

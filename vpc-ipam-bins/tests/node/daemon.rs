@@ -1,0 +1,181 @@
+//! The program vpc-ipamd, against EC2 and the metadata service on HTTP.
+#![cfg(feature = "aws")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use vpc_ipam_bins::lab::{LabNode, PluginCall};
+use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
+use vpc_ipam_linux::Namespace;
+use vpc_ipam_linux::lab;
+
+use crate::support::{kernel_state, plan, settled_state, start, wait_until};
+
+/// A process of vpc-ipamd; killed when the test is done with it.
+struct Ipamd {
+    process: Child,
+    log: std::path::PathBuf,
+}
+
+impl Ipamd {
+    /// Starts the program on a node whose own daemon was stopped.
+    fn start(node: &LabNode) -> Self {
+        let address = &node.address;
+        let log = address.socket.with_file_name("ipamd.log");
+        let process = Command::new(env!("CARGO_BIN_EXE_vpc-ipamd"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_REGION", "lab-1")
+            .env("IP_COOLDOWN_PERIOD", "1")
+            .arg("--ec2-endpoint")
+            .arg(address.ec2_endpoint.as_ref().unwrap())
+            .arg("--imds-endpoint")
+            .arg(address.imds_endpoint.as_ref().unwrap())
+            .arg("--netns")
+            .arg(Path::new("/run/netns").join(&address.node_netns))
+            .arg("--socket")
+            .arg(&address.socket)
+            .arg("--state")
+            .arg(address.socket.with_file_name("state.redb"))
+            .stdout(Stdio::null())
+            .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let ipamd = Self { process, log };
+        wait_until("vpc-ipamd", || match status(node) {
+            Ok(status) if status.ready => Ok(()),
+            other => Err(format!("{other:?}\n{}", ipamd.said())),
+        });
+        ipamd
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn terminate(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        let status = self.process.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.said());
+    }
+}
+
+impl Drop for Ipamd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn status(node: &LabNode) -> Result<Status, String> {
+    match ask(&node.address.socket, &Request::Status) {
+        Ok(Answer::Status(status)) => Ok(status),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn assigned(node: &LabNode) -> u32 {
+    status(node).unwrap().enis.iter().map(|eni| eni.assigned).sum()
+}
+
+/// A node whose daemon is to be the program.
+fn node() -> LabNode {
+    let mut plan = plan("m5.large");
+    plan.wire = true;
+    let mut node = start(&plan);
+    node.stop_daemon().unwrap();
+    node
+}
+
+fn add(node: &LabNode, pod: &str) -> (Namespace, String) {
+    let name = node.with_lab(|lab| lab.name().clone());
+    let netns = lab::add_pod(&name, pod).unwrap();
+    let address = add_to(node, pod, &netns);
+    (netns, address)
+}
+
+fn add_to(node: &LabNode, pod: &str, netns: &Namespace) -> String {
+    let call = PluginCall { command: "ADD", pod, netns: Some(netns.path()) };
+    let result = node.address.call_plugin(&call).unwrap();
+    result["ips"][0]["address"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn killed_daemon_knows_its_pods_when_it_is_started_again() {
+    let node = node();
+    let ipamd = Ipamd::start(&node);
+    let before = kernel_state(&node);
+    // Until a second ENI carries pods.
+    let pods: Vec<(Namespace, String)> = (0..12).map(|n| add(&node, &format!("pod{n}"))).collect();
+    let full = settled_state(&node);
+
+    ipamd.kill();
+    let ipamd = Ipamd::start(&node);
+
+    assert_eq!(assigned(&node), 12);
+    assert_eq!(kernel_state(&node), full, "a restart changes nothing in the kernel");
+    for (number, (netns, address)) in pods.iter().enumerate() {
+        assert_eq!(add_to(&node, &format!("pod{number}"), netns), *address, "ADD is repeated");
+    }
+    let (_, other) = add(&node, "another");
+    assert!(pods.iter().all(|(_, address)| *address != other), "{other} was given out twice");
+
+    for pod in (0..12).map(|n| format!("pod{n}")).chain(["another".to_owned()]) {
+        let call = PluginCall { command: "DEL", pod: &pod, netns: None };
+        node.address.call_plugin(&call).unwrap();
+        lab::remove_pod(&node.with_lab(|lab| lab.name().clone()), &pod).unwrap();
+    }
+    assert_eq!(assigned(&node), 0);
+    ipamd.terminate();
+
+    // ENIs are given back no sooner than a minute after they were made; the rest is as before.
+    let without_eni = |state: &str| -> String {
+        let about_eni = |line: &&str| {
+            line.contains("eth1") || line.contains("table 2") || line.contains("lookup 2")
+        };
+        state.lines().filter(|line| !about_eni(line)).map(|line| format!("{line}\n")).collect()
+    };
+    assert_eq!(without_eni(&kernel_state(&node)), without_eni(&before));
+    node.stop().unwrap();
+}
+
+#[test]
+fn program_says_what_it_cannot_do() {
+    let cases: [(&[&str], &str); 2] = [
+        (&["--netns", "/run/netns/vil-there-never-was"], "vil-there-never-was"),
+        (
+            &[
+                "--ec2-endpoint",
+                "no url",
+                "--imds-endpoint",
+                "http://127.0.0.1:9",
+                "--region",
+                "lab-1",
+            ],
+            "no url",
+        ),
+    ];
+    for (arguments, expected) in cases {
+        let output = Command::new(env!("CARGO_BIN_EXE_vpc-ipamd"))
+            .env_clear()
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = crate::support::printed(&output);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}

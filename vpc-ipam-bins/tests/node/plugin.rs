@@ -1,0 +1,272 @@
+//! What a runtime hears from the plugin when things are not as they should be, and what is left in the kernel then.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam_linux::Namespace;
+use vpc_ipam_linux::lab;
+
+use crate::support::{
+    VPC_CNI, kernel_state, plan, printed, run, settled_state, start, wait_for_state,
+};
+
+/// A call as a runtime makes it; tests leave parts out or spoil them.
+struct Call {
+    vars: Vec<(&'static str, String)>,
+    stdin: String,
+}
+
+impl Call {
+    fn new(node: &LabNode, command: &str, container: &str, netns: &Path) -> Self {
+        let vars = [
+            ("CNI_COMMAND", command.to_owned()),
+            ("CNI_CONTAINERID", container.to_owned()),
+            ("CNI_IFNAME", "eth0".to_owned()),
+            ("CNI_NETNS", netns.display().to_string()),
+            ("CNI_PATH", node.address.cni_bin_dir.display().to_string()),
+        ];
+        let config = json!({
+            "cniVersion": "1.0.0",
+            "name": "aws-cni",
+            "type": "vpc-cni",
+            "socket": node.address.socket,
+        });
+        Self { vars: vars.into(), stdin: config.to_string() }
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.vars.retain(|(var, _)| *var != name);
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self = self.without(name);
+        self.vars.push((name, value.to_owned()));
+        self
+    }
+
+    fn stdin(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.stdin);
+        self
+    }
+
+    fn output(&self, node: &LabNode) -> Output {
+        let run = || {
+            let mut child = Command::new(VPC_CNI)
+                .env_clear()
+                .envs(self.vars.iter().map(|(name, value)| (name, value)))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(self.stdin.as_bytes()).unwrap();
+            child.wait_with_output().unwrap()
+        };
+        Namespace::named(&node.address.node_netns).unwrap().run(run).unwrap()
+    }
+
+    fn succeed(&self, node: &LabNode) -> Value {
+        let output = self.output(node);
+        assert!(output.status.success(), "{}", printed(&output));
+        if output.stdout.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&output.stdout).unwrap()
+        }
+    }
+
+    /// Returns the error object, whose form the specification gives.
+    fn fail(&self, node: &LabNode) -> Value {
+        let output = self.output(node);
+        assert!(!output.status.success(), "it succeeded: {}", printed(&output));
+        let error: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", printed(&output)));
+        assert!(error["cniVersion"].is_string() && error["msg"].is_string(), "{error}");
+        error
+    }
+}
+
+fn pod(node: &LabNode, name: &str) -> Pod {
+    let lab_name = node.with_lab(|lab| lab.name().clone());
+    let netns = lab::add_pod(&lab_name, name).unwrap();
+    Pod { path: netns.path().to_path_buf(), netns }
+}
+
+struct Pod {
+    netns: Namespace,
+    path: PathBuf,
+}
+
+impl Pod {
+    /// Removes the namespace, as the runtime does after DEL.
+    fn remove(self, node: &LabNode) {
+        let name = node.with_lab(|lab| lab.name().clone());
+        lab::remove_pod(&name, self.path.to_str().unwrap().rsplit('-').next().unwrap()).unwrap();
+    }
+
+    fn links(&self) -> String {
+        run(&self.netns, &["ip", "-o", "-br", "link"])
+    }
+}
+
+#[test]
+fn add_twice_gives_the_same_address_and_changes_nothing() {
+    let node = start(&plan("m5.large"));
+    let pod = pod(&node, "a");
+    let add = Call::new(&node, "ADD", "a", &pod.path);
+
+    let first = add.succeed(&node);
+    let state = (settled_state(&node), pod.links());
+    let second = add.succeed(&node);
+
+    assert_eq!(first, second);
+    assert_eq!((kernel_state(&node), pod.links()), state);
+    assert_eq!(first["cniVersion"], "1.0.0");
+    assert_eq!(first["interfaces"][1]["sandbox"], pod.path.display().to_string());
+    let address = first["ips"][0]["address"].as_str().unwrap();
+    let inside = run(&pod.netns, &["ip", "-o", "-4", "address", "show", "dev", "eth0"]);
+    assert!(inside.contains(&format!("inet {address} ")), "{address} is not in {inside}");
+    node.stop().unwrap();
+}
+
+#[test]
+fn del_leaves_nothing_and_may_be_repeated() {
+    let node = start(&plan("m5.large"));
+    let before = kernel_state(&node);
+    let pod = pod(&node, "a");
+    Call::new(&node, "ADD", "a", &pod.path).succeed(&node);
+    assert_ne!(kernel_state(&node), before);
+
+    let del = Call::new(&node, "DEL", "a", &pod.path);
+    assert_eq!(del.succeed(&node), Value::Null);
+    assert_eq!(del.succeed(&node), Value::Null);
+    pod.remove(&node);
+    assert_eq!(del.succeed(&node), Value::Null, "the namespace is gone too");
+    assert_eq!(del.without("CNI_NETNS").succeed(&node), Value::Null);
+
+    wait_for_state(&node, &before);
+    node.stop().unwrap();
+}
+
+#[test]
+fn del_of_an_unknown_container_succeeds() {
+    let node = start(&plan("m5.large"));
+    let before = kernel_state(&node);
+
+    let gone = Path::new("/run/netns/vil-there-never-was");
+    assert_eq!(Call::new(&node, "DEL", "nobody", gone).succeed(&node), Value::Null);
+
+    assert_eq!(kernel_state(&node), before);
+    node.stop().unwrap();
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_with_the_code_for_it() {
+    let node = start(&plan("m5.large"));
+    let before = kernel_state(&node);
+    let there = pod(&node, "a");
+    let missing = Path::new("/run/netns/vil-there-never-was");
+    let own = PathBuf::from("/proc/self/ns/net");
+    let add = |netns: &Path| Call::new(&node, "ADD", "a", netns);
+    let ok = || add(&there.path);
+    let cases = [
+        ("stdin is no JSON", ok().stdin("{"), 6),
+        ("stdin is empty", ok().stdin(""), 6),
+        ("stdin is a list", ok().stdin("[]"), 6),
+        ("the network has no name", ok().stdin(r#"{"cniVersion": "1.0.0", "type": "vpc-cni"}"#), 7),
+        ("a version of the future", ok().stdin(r#"{"cniVersion": "9.0.0", "name": "n"}"#), 1),
+        ("no CNI_COMMAND", ok().without("CNI_COMMAND"), 4),
+        ("CNI_COMMAND=PUT", ok().with("CNI_COMMAND", "PUT"), 4),
+        ("no CNI_CONTAINERID", ok().without("CNI_CONTAINERID"), 4),
+        ("no CNI_IFNAME", ok().without("CNI_IFNAME"), 4),
+        ("CNI_IFNAME too long", ok().with("CNI_IFNAME", "a-name-of-17-char"), 4),
+        ("no CNI_NETNS", ok().without("CNI_NETNS"), 4),
+        ("the namespace does not exist", add(missing), 3),
+        ("the namespace is a folder", add(Path::new("/run")), 4),
+        ("the namespace is the host's", add(&own), 8),
+    ];
+    for (case, call, code) in cases {
+        let error = call.fail(&node);
+        assert_eq!(error["code"], code, "{case}: {error}");
+        assert_eq!(kernel_state(&node), before, "{case}");
+        assert!(!there.links().contains("eth0"), "{case}");
+    }
+
+    let status = serde_json::to_value(node_status(&node)).unwrap();
+    let assigned =
+        status["enis"].as_array().unwrap().iter().map(|eni| eni["assigned"].as_u64().unwrap());
+    assert_eq!(assigned.sum::<u64>(), 0, "no refused call keeps an address: {status}");
+    node.stop().unwrap();
+}
+
+fn node_status(node: &LabNode) -> vpc_ipam_bins::protocol::Status {
+    use vpc_ipam_bins::protocol::{Answer, Request, ask};
+
+    let Answer::Status(status) = ask(&node.address.socket, &Request::Status).unwrap() else {
+        panic!("the daemon did not answer with its status")
+    };
+    status
+}
+
+#[test]
+fn add_without_a_daemon_says_so_and_leaves_nothing() {
+    let mut node = start(&plan("m5.large"));
+    let before = kernel_state(&node);
+    let pod = pod(&node, "a");
+    node.stop_daemon().unwrap();
+
+    let error = Call::new(&node, "ADD", "a", &pod.path).fail(&node);
+
+    assert_eq!(error["code"], 11, "{error}");
+    assert!(error["details"].as_str().unwrap().contains("is vpc-ipamd running?"), "{error}");
+    assert_eq!(kernel_state(&node), before);
+    assert!(!pod.links().contains("eth0"));
+    node.stop().unwrap();
+}
+
+/// A t3.nano has two ENIs of two addresses, the first of which is each ENI's own.
+#[test]
+fn add_on_a_full_node_is_refused_until_a_pod_goes() {
+    let node = start(&plan("t3.nano"));
+    let pods = ["a", "b", "c"].map(|name| pod(&node, name));
+    Call::new(&node, "ADD", "a", &pods[0].path).succeed(&node);
+    Call::new(&node, "ADD", "b", &pods[1].path).succeed(&node);
+    let full = settled_state(&node);
+
+    let error = Call::new(&node, "ADD", "c", &pods[2].path).fail(&node);
+
+    assert_eq!(error["code"], 11, "{error}");
+    assert!(
+        error["details"].as_str().unwrap().contains("all 2 ENIs that the instance type takes"),
+        "{error}"
+    );
+    assert_eq!(kernel_state(&node), full);
+    assert!(!pods[2].links().contains("eth0"));
+
+    Call::new(&node, "DEL", "a", &pods[0].path).succeed(&node);
+    crate::support::wait_until("an ADD once an address is free", || {
+        let output = Call::new(&node, "ADD", "c", &pods[2].path).output(&node);
+        if output.status.success() { Ok(()) } else { Err(printed(&output)) }
+    });
+    node.stop().unwrap();
+}
+
+#[test]
+fn version_needs_no_daemon() {
+    let mut node = start(&plan("m5.large"));
+    node.stop_daemon().unwrap();
+    let version = Call {
+        vars: vec![("CNI_COMMAND", "VERSION".to_owned())],
+        stdin: r#"{"cniVersion": "1.0.0"}"#.to_owned(),
+    };
+
+    assert_eq!(
+        version.succeed(&node),
+        json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
+    );
+    node.stop().unwrap();
+}
