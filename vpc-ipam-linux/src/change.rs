@@ -5,13 +5,15 @@ use std::io;
 
 use vpc_ipam_core::Mac;
 
-use crate::{LinkId, LinkIndex, Namespace, Object};
+use crate::{LinkId, LinkIndex, Namespace, Object, Route};
 
 /// One change to a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Makes a pair of links, of which one end is up and the other in another namespace and down.
     AddVeth(Veth),
+    /// Makes a link of a VLAN that is down.
+    AddVlan(Vlan),
     /// Makes a bridge that is up. Without spanning tree and multicast snooping, what is plugged in is reached at once.
     AddBridge(Bridge),
     /// Makes a link a port of a bridge, isolated from the bridge's other isolated ports.
@@ -25,6 +27,13 @@ pub enum Change {
     RemoveLink {
         /// Its name.
         name: String,
+    },
+    /// Adds a route that no other may lead to the same place of: of two who want it, the kernel refuses one.
+    AddRoute {
+        /// The link.
+        link: LinkId,
+        /// The route.
+        route: Route,
     },
     /// Makes the object be there and be as it says.
     Set(Object),
@@ -42,6 +51,10 @@ impl fmt::Display for Change {
                 veth.peer.name,
                 veth.peer.namespace.path().display()
             ),
+            Self::AddVlan(vlan) => {
+                write!(f, "add vlan {} with id {} on {}", vlan.name, vlan.id, vlan.trunk)
+            }
+            Self::AddRoute { link, route } => write!(f, "add route {route} dev {link}"),
             Self::AddBridge(bridge) => write!(f, "add bridge {}", bridge.name),
             Self::Join { port, bridge } => write!(f, "make {port} a port of bridge {bridge}"),
             Self::RemoveLink { name } => write!(f, "remove link {name}"),
@@ -73,6 +86,21 @@ pub struct VethPeer {
     pub mac: Mac,
     /// Where it is made.
     pub namespace: Namespace,
+}
+
+/// A link to be made that carries one VLAN of another link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The VLAN's id, 1 to 4094.
+    pub id: u16,
+    /// The link beneath it.
+    pub trunk: LinkId,
 }
 
 /// A bridge to be made.
@@ -152,7 +180,11 @@ impl Refused {
 pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
     use rustix::io::Errno;
     match change {
-        Change::AddVeth(_) | Change::AddBridge(_) | Change::Join { .. } => false,
+        Change::AddVeth(_)
+        | Change::AddVlan(_)
+        | Change::AddBridge(_)
+        | Change::AddRoute { .. }
+        | Change::Join { .. } => false,
         Change::RemoveLink { .. } => refusal.is(&[Errno::NODEV]),
         Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
         Change::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
@@ -179,10 +211,15 @@ fn likely_cause(change: &Change, refusal: &Refusal) -> &'static str {
         Change::AddVeth(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
             " (the kernel has no veth: module not loaded?)"
         }
+        Change::AddVlan(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
+            " (the kernel has no VLANs: module 8021q not loaded?)"
+        }
         Change::AddBridge(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
             " (the kernel has no bridge: module not loaded?)"
         }
-        Change::Set(Object::Route { .. }) if refusal.is(&[Errno::NETUNREACH]) => {
+        Change::Set(Object::Route { .. })
+            if refusal.is(&[Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN]) =>
+        {
             " (the next hop is on no link, or the link is down)"
         }
         Change::Set(Object::Sysctl(_)) if refusal.is(&[Errno::ROFS]) => {

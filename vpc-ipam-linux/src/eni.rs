@@ -98,7 +98,7 @@ pub fn absent(eni: &EniLink) -> State {
 }
 
 fn rule(address: Ipv4Addr, table: Table) -> Rule {
-    Rule::new(Family::Ipv4, PRIORITY_ENI, table).from(address.into())
+    Rule::new(Family::Ipv4, PRIORITY_ENI, table).from(IpAddr::V4(address))
 }
 
 /// The router of a subnet is the first address after its base, whatever octet that carries into.

@@ -70,7 +70,7 @@ pub mod pod;
 mod state;
 mod sysctl;
 
-pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer};
+pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
 pub use config::{HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use eni::{EniError, LinkMissingError, link_by_mac};
 pub use execute::execute;

@@ -77,6 +77,8 @@ impl Table {
     pub const UNSPECIFIED: Self = Self(0);
     /// The table that is consulted where no rule says otherwise.
     pub const MAIN: Self = Self(254);
+    /// The kernel's own: the addresses of this host.
+    pub const LOCAL: Self = Self(255);
 }
 
 impl fmt::Display for Table {
@@ -152,16 +154,17 @@ pub struct Route {
 
 impl Route {
     /// Describes a route of ours to a destination on the link.
+    ///
+    /// The metric is what the kernel takes where none is given, and shows: 0 for IPv4, 1024 for IPv6, whose routes have no
+    /// scope either.
     pub fn on_link(table: Table, destination: impl Into<IpNet>) -> Self {
-        Self {
-            table,
-            destination: destination.into(),
-            gateway: None,
-            source: None,
-            scope: Scope::Link,
-            metric: 0,
-            protocol: Protocol::OURS,
-        }
+        let destination = destination.into();
+        let (scope, metric) = match destination {
+            IpNet::V4(_) => (Scope::Link, 0),
+            IpNet::V6(_) => (Scope::Global, 1024),
+        };
+        let protocol = Protocol::OURS;
+        Self { table, destination, gateway: None, source: None, scope, metric, protocol }
     }
 
     /// Describes a default route of ours.
@@ -214,6 +217,8 @@ pub struct Rule {
     pub mark: Option<Mark>,
     /// By which link it came in.
     pub input: Option<String>,
+    /// What it carries, in IANA's numbers of protocols.
+    pub carries: Option<u8>,
     /// The table that it leads to.
     pub table: Table,
     /// Who made it.
@@ -232,6 +237,7 @@ impl Rule {
             destination: None,
             mark: None,
             input: None,
+            carries: None,
             table,
             protocol: Protocol::OURS,
             more: false,
@@ -240,13 +246,13 @@ impl Rule {
 
     /// Returns the rule with a source.
     #[must_use]
-    pub fn from(self, source: IpAddr) -> Self {
+    pub fn from(self, source: impl Into<IpNet>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
 
     /// Returns the rule with a destination.
     #[must_use]
-    pub fn to(self, destination: IpAddr) -> Self {
+    pub fn to(self, destination: impl Into<IpNet>) -> Self {
         Self { destination: Some(destination.into()), ..self }
     }
 
@@ -266,6 +272,7 @@ impl Rule {
             && agree(self.destination, candidate.destination)
             && agree(self.mark, candidate.mark)
             && agree(self.input.as_ref(), candidate.input.as_ref())
+            && agree(self.carries, candidate.carries)
             && (self.table == Table::UNSPECIFIED || self.table == candidate.table)
             && (self.protocol == Protocol::UNSPECIFIED || self.protocol == candidate.protocol)
     }
@@ -287,6 +294,9 @@ impl fmt::Display for Rule {
         }
         if let Some(input) = &self.input {
             write!(f, " iif {input}")?;
+        }
+        if let Some(protocol) = self.carries {
+            write!(f, " ipproto {protocol}")?;
         }
         match self.table {
             Table::UNSPECIFIED => f.write_str(" lookup any table"),

@@ -53,6 +53,8 @@ pub enum Claim {
     OurRules(Rule),
     /// Besides ours, those that carry no protocol at all, as the peer makes them.
     Rules(Rule),
+    /// This very rule, although it is the kernel's.
+    KernelRule(Rule),
 }
 
 /// What a namespace holds, as far as a state has to do with it.
@@ -149,7 +151,7 @@ impl ToRead {
                 Claim::OurRoutes { link } | Claim::Routes { link, .. } => {
                     scope.routes.insert(link.index);
                 }
-                Claim::OurRules(rule) | Claim::Rules(rule) => {
+                Claim::OurRules(rule) | Claim::Rules(rule) | Claim::KernelRule(rule) => {
                     scope.rules.insert(rule.family);
                 }
             }
@@ -284,6 +286,9 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
                 let ours_or_nobodys =
                     |rule: &Rule| [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol);
                 found.extend(rules_like(pattern, actual, ours_or_nobodys));
+            }
+            Claim::KernelRule(rule) => {
+                found.extend(rules_like(rule, actual, |candidate| candidate == rule));
             }
         }
     }

@@ -175,6 +175,10 @@ impl Netlink for KernelNetlink {
                     gathered.push((place, wire::add_veth(veth)));
                     gathered.push((place, wire::get_link(&veth.name)));
                 }
+                Change::AddVlan(vlan) => gathered.push((place, wire::add_vlan(vlan))),
+                Change::AddRoute { link, route } => {
+                    gathered.push((place, wire::add_route(link.index, route)));
+                }
                 Change::AddBridge(bridge) => gathered.push((place, wire::add_bridge(bridge))),
                 Change::Join { port, bridge } => {
                     gathered.push((place, wire::join(port.index, bridge.index)));

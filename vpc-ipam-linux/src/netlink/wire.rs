@@ -11,7 +11,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator}
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -20,13 +20,13 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
 use super::exchange::Request;
 use crate::{
     Address, Bridge, Family, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError, Protocol,
-    Route, Rule, Scope, Table, Veth,
+    Route, Rule, Scope, Table, Veth, Vlan,
 };
 
 pub(super) fn add_veth(veth: &Veth) -> Request {
@@ -49,6 +49,21 @@ pub(super) fn add_veth(veth: &Veth) -> Request {
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    Request { message: Message::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
+}
+
+pub(super) fn add_vlan(vlan: &Vlan) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(vlan.name.clone()),
+        LinkAttribute::Address(vlan.mac.0.to_vec()),
+        LinkAttribute::Mtu(vlan.mtu),
+        LinkAttribute::Link(vlan.trunk.index.0),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vlan),
+            LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(vlan.id)])),
         ]),
     ];
     Request { message: Message::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
@@ -144,13 +159,22 @@ fn address_message(link: LinkIndex, Address { net, scope }: Address) -> AddressM
     message.header.index = link.0;
     message.attributes =
         vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
-    if let IpNet::V4(net) = net
-        && net.prefix_len() < 31
-    {
-        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+    let mut flags = AddressFlags::empty();
+    if net.prefix_len() < net.max_prefix_len() {
         // The subnet's route in main belongs to the primary ENI; another one would only have to be removed again, each
         // time that the link comes up.
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+        flags |= AddressFlags::Noprefixroute;
+    }
+    match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => {
+            message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+        }
+        IpNet::V4(_) => {}
+        // EC2 gave the address to nobody else, and until the kernel had asked around nothing could use it.
+        IpNet::V6(_) => flags |= AddressFlags::Nodad,
+    }
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
     }
     message
 }
@@ -158,6 +182,12 @@ fn address_message(link: LinkIndex, Address { net, scope }: Address) -> AddressM
 pub(super) fn set_route(link: LinkIndex, route: &Route) -> Request {
     let message = Message::NewRoute(route_message(link, route));
     Request { message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+}
+
+/// Asks for a route that must not be there yet.
+pub(super) fn add_route(link: LinkIndex, route: &Route) -> Request {
+    let message = Message::NewRoute(route_message(link, route));
+    Request { message, flags: NLM_F_CREATE | NLM_F_EXCL }
 }
 
 pub(super) fn remove_route(link: LinkIndex, route: &Route) -> Request {
@@ -244,6 +274,9 @@ fn rule_message(rule: &Rule) -> RuleMessage {
     }
     if let Some(input) = &rule.input {
         message.attributes.push(RuleAttribute::Iifname(input.clone()));
+    }
+    if let Some(protocol) = rule.carries {
+        message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::from(protocol)));
     }
     message
 }
@@ -404,6 +437,7 @@ pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
     const FRA_FWMASK: u16 = 16;
     const FRA_PAD: u16 = 18;
     const FRA_PROTOCOL: u16 = 21;
+    const FRA_IP_PROTO: u16 = 22;
 
     let header: &[u8; 12] = header(payload, "rule")?;
     let [family, dst_len, src_len, tos, table, _, _, action, f0, f1, f2, f3] = *header;
@@ -430,6 +464,7 @@ pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
             FRA_PROTOCOL => {
                 rule.protocol = Protocol(value.first().copied().unwrap_or_default());
             }
+            FRA_IP_PROTO => rule.carries = value.first().copied(),
             // All ones: the route of any prefix length will do.
             FRA_SUPPRESS_PREFIXLEN if number(value) == Some(u32::MAX) => {}
             FRA_PAD => {}
