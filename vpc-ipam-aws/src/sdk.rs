@@ -89,6 +89,12 @@ pub enum ConnectError {
         /// What is wrong with it.
         source: Box<dyn core::error::Error + Send + Sync>,
     },
+    /// The endpoint of EC2 is not a URL.
+    #[error("use {url:?} as the endpoint of EC2: http:// or https:// and a host are expected")]
+    Ec2Endpoint {
+        /// What was given.
+        url: String,
+    },
     /// No region was given, and the metadata service named none.
     #[error("read the region from the metadata service")]
     Region(#[source] Ec2Error),
@@ -167,9 +173,20 @@ impl SdkEc2 {
             .http_client(http)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
-        config.set_endpoint_url(options.ec2_endpoint);
+        if let Some(url) = options.ec2_endpoint {
+            if !is_http_url(&url) {
+                return Err(ConnectError::Ec2Endpoint { url });
+            }
+            config.set_endpoint_url(Some(url));
+        }
         Ok(Self { ec2: aws_sdk_ec2::Client::from_conf(config.build()), imds })
     }
+}
+
+/// Tells whether this is a URL that the SDK can call; it would say so only at the first call.
+fn is_http_url(text: &str) -> bool {
+    let scheme = |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+    text.parse::<http::Uri>().is_ok_and(|uri| scheme(&uri) && uri.host().is_some())
 }
 
 /// The SDK's own default: three tries of a TCP handshake.

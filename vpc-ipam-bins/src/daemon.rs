@@ -77,7 +77,10 @@ pub enum Notice {
 #[non_exhaustive]
 pub enum DaemonError {
     /// The instance's metadata could not be read.
-    #[error("read the instance's metadata")]
+    #[error(
+        "read the instance's metadata (in a container without the host's network IMDSv2 wants a hop limit of 2; \
+         --imds-endpoint names another service)"
+    )]
     Metadata(#[source] Ec2Error),
     /// The limits of the instance type are not known.
     #[error(

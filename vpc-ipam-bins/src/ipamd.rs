@@ -1,6 +1,7 @@
 //! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs [`daemon`](crate::daemon).
 
 use core::time::Duration;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -134,6 +135,9 @@ fn start_log(json: bool) {
         _ => "info".to_string(),
     };
     let filter = EnvFilter::new(format!("{level},hyper=warn,aws_config=warn,aws_smithy=warn"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if json { log.json().init() } else { log.init() }
 }

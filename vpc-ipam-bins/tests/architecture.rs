@@ -18,6 +18,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "aws-smithy-http-client",
             "axum",
             "form_urlencoded",
+            "http",
             "ipnet",
             "quick-xml",
             "thiserror",
