@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::{Note, Remark, SecurityGroupId, SubnetId, Vars};
+use crate::{Limits, Note, Remark, SecurityGroupId, SubnetId, Vars};
 
 /// What the operator wants of a node's addresses. Every combination of fields is usable.
 ///
@@ -43,6 +43,8 @@ pub struct Config {
     /// Whether pods get addresses of a subnet other than the primary ENI's: `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`. The
     /// subnet comes as an [`EniConfig`].
     pub custom_networking: bool,
+    /// Where a Kubernetes node names its [`EniConfig`].
+    pub eni_config_keys: EniConfigKeys,
     /// Whether one ENI slot is kept for a trunk until there is one: `ENABLE_POD_ENI`.
     pub trunk: bool,
     /// Whether network cards other than 0 are used: `ENABLE_MULTI_NIC`.
@@ -144,6 +146,46 @@ pub struct EniConfig {
     pub security_groups: Vec<SecurityGroupId>,
 }
 
+/// Where a Kubernetes node names its ENIConfig: `ENI_CONFIG_ANNOTATION_DEF`, `ENI_CONFIG_LABEL_DEF`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct EniConfigKeys {
+    /// The key of the annotation, by default `k8s.amazonaws.com/eniConfig`.
+    pub annotation: String,
+    /// The key of the label, by default the same.
+    pub label: String,
+}
+
+impl EniConfigKeys {
+    const DEFAULT: &'static str = "k8s.amazonaws.com/eniConfig";
+    /// Set by EKS; it comes before what an operator configures.
+    const EXTERNAL_LABEL: &'static str = "vpc.amazonaws.com/externalEniConfig";
+
+    /// Returns the name of a node's ENIConfig: what the label `vpc.amazonaws.com/externalEniConfig` says, else the
+    /// annotation, else the label, else `default`. One that is there and empty counts, as for the peer.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use vpc_ipam_core::Config;
+    ///
+    /// let vars = [("ENI_CONFIG_LABEL_DEF", "topology.kubernetes.io/zone")];
+    /// let keys = Config::from_vars(vars).0.eni_config_keys;
+    /// let labels = BTreeMap::from([("topology.kubernetes.io/zone".into(), "eu-west-1a".into())]);
+    /// assert_eq!(keys.name(&labels, &BTreeMap::new()), "eu-west-1a");
+    /// ```
+    pub fn name<'a>(
+        &self,
+        labels: &'a BTreeMap<String, String>,
+        annotations: &'a BTreeMap<String, String>,
+    ) -> &'a str {
+        let named = labels
+            .get(Self::EXTERNAL_LABEL)
+            .or_else(|| annotations.get(&self.annotation))
+            .or_else(|| labels.get(&self.label));
+        named.map_or("default", String::as_str)
+    }
+}
+
 /// Times that rarely need changing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -195,6 +237,8 @@ impl Default for Config {
 }
 
 const COOLDOWN_SECS: i64 = 30;
+/// A day: longer than any connection tracker remembers.
+const COOLDOWN_SECS_MAX: i64 = 86_400;
 /// What a new address takes at most when EC2 answers as it usually does.
 const NEW_ADDRESS_SECS: u64 = 10;
 
@@ -217,8 +261,7 @@ impl Config {
         let mut vars = Vars::new(vars);
         let families = families(&mut vars);
         let imds_only = vars.truth("ENABLE_IMDS_ONLY_MODE", false);
-        let no_provisioning = vars.truth("DISABLE_NETWORK_RESOURCE_PROVISIONING", false);
-        let custom_networking = vars.truth("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false);
+        let no_provisioning = vars.truth("DISABLE_NETWORK_RESOURCE_PROVISIONING", imds_only);
         let mtu_min = if families.ipv6() { 1280 } else { 576 };
 
         let config = Self {
@@ -233,7 +276,14 @@ impl Config {
             provisioning: !no_provisioning && !imds_only,
             ec2_reads: !imds_only,
             manage_unschedulable: vars.truth("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
-            custom_networking,
+            custom_networking: vars.truth("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false),
+            eni_config_keys: EniConfigKeys {
+                annotation: vars
+                    .text("ENI_CONFIG_ANNOTATION_DEF")
+                    .unwrap_or(EniConfigKeys::DEFAULT)
+                    .into(),
+                label: vars.text("ENI_CONFIG_LABEL_DEF").unwrap_or(EniConfigKeys::DEFAULT).into(),
+            },
             trunk: vars.truth("ENABLE_POD_ENI", false),
             multi_nic: vars.truth("ENABLE_MULTI_NIC", false),
             manage_untagged: vars.truth("MANAGE_UNTAGGED_ENI", true),
@@ -242,7 +292,112 @@ impl Config {
             eni_tags: BTreeMap::new(),
             timing: Timing::default(),
         };
+        note_contradictions(&config, imds_only, no_provisioning, &mut vars);
         (config, vars.into_notes())
+    }
+
+    /// Returns what an instance type cannot follow and what is done instead; an unusable configuration is
+    /// [`Ipam::new`](crate::Ipam::new)'s to refuse.
+    ///
+    /// ```
+    /// use vpc_ipam_core::{Config, Limits};
+    ///
+    /// let (config, _) = Config::from_vars([("ENABLE_PREFIX_DELEGATION", "true")]);
+    /// let notes = config.notes_on(&Limits::lookup("m4.4xlarge".parse()?)?);
+    /// assert_eq!(
+    ///     notes[0].to_string(),
+    ///     "ENABLE_PREFIX_DELEGATION=\"true\": the instance type takes no prefixes; single addresses are used"
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn notes_on(&self, limits: &Limits) -> Vec<Note> {
+        let mut notes = Vec::new();
+        let mut advise = |variable, value: String, advice| {
+            notes.push(Note { variable, value: Some(value), remark: Remark::Advice(advice) });
+        };
+        if self.families.ipv4() == Some(Ipv4Kind::Prefixes) && !limits.prefixes() {
+            let advice = "the instance type takes no prefixes; single addresses are used";
+            advise("ENABLE_PREFIX_DELEGATION", "true".into(), advice);
+        }
+        if let Some(most) = self.enis_max.filter(|most| *most > limits.enis(limits.default_card)) {
+            let advice = "the instance type takes fewer ENIs; its own limit counts";
+            advise("MAX_ENI", most.to_string(), advice);
+        }
+        if self.trunk && limits.branch_enis == Some(0) {
+            let advice = "the instance type takes no trunk; no ENI is kept for one";
+            advise("ENABLE_POD_ENI", "true".into(), advice);
+        }
+        if self.multi_nic && limits.enis_per_card.len() < 2 {
+            let advice = "the instance type has one network card";
+            advise("ENABLE_MULTI_NIC", "true".into(), advice);
+        }
+        notes
+    }
+}
+
+/// Notes settings that are each usable and together probably not what is meant.
+fn note_contradictions(config: &Config, imds_only: bool, no_provisioning: bool, vars: &mut Vars) {
+    if imds_only && !no_provisioning {
+        let by = "ENABLE_IMDS_ONLY_MODE";
+        overridden(vars, "DISABLE_NETWORK_RESOURCE_PROVISIONING", by);
+    }
+    if !config.provisioning {
+        let by = if imds_only {
+            "ENABLE_IMDS_ONLY_MODE"
+        } else {
+            "DISABLE_NETWORK_RESOURCE_PROVISIONING"
+        };
+        let acquiring = [
+            "WARM_ENI_TARGET",
+            "WARM_IP_TARGET",
+            "MINIMUM_IP_TARGET",
+            "WARM_PREFIX_TARGET",
+            "MAX_ENI",
+            "AWS_MANAGE_ENIS_NON_SCHEDULABLE",
+        ];
+        acquiring.into_iter().for_each(|name| overridden(vars, name, by));
+    }
+    if imds_only && !config.manage_untagged {
+        vars.note(
+            "MANAGE_UNTAGGED_ENI",
+            Remark::Advice(
+                "IMDS shows no tags, so with ENABLE_IMDS_ONLY_MODE no ENI but the primary one is managed; set it to true",
+            ),
+        );
+    }
+    if config.custom_networking {
+        overridden(vars, "ENABLE_SUBNET_DISCOVERY", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG");
+        if config.families == Families::Ipv6 {
+            vars.note(
+                "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+                Remark::Advice("does not go together with ENABLE_IPv6: the node will not start"),
+            );
+        }
+    } else {
+        for name in ["ENI_CONFIG_ANNOTATION_DEF", "ENI_CONFIG_LABEL_DEF"] {
+            if vars.text(name).is_some() {
+                vars.note(
+                    name,
+                    Remark::Advice("has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"),
+                );
+            }
+        }
+    }
+    let not_for_pods = u8::from(config.custom_networking) + u8::from(config.trunk);
+    if config.provisioning && config.enis_max.is_some_and(|most| most <= not_for_pods) {
+        vars.note(
+            "MAX_ENI",
+            Remark::Advice(
+                "leaves no ENI for pods: AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG keeps the primary one from them, and \
+                 ENABLE_POD_ENI keeps one for a trunk",
+            ),
+        );
+    }
+}
+
+fn overridden(vars: &mut Vars, name: &'static str, by: &'static str) {
+    if vars.text(name).is_some() {
+        vars.note(name, Remark::Overridden { by });
     }
 }
 
@@ -254,7 +409,13 @@ fn families(vars: &mut Vars) -> Families {
     let kind = if prefixes { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };
     match (ipv4, ipv6) {
         (true, false) => Families::Ipv4(kind),
-        (false, true) => Families::Ipv6,
+        (false, true) => {
+            if !prefixes && vars.text("ENABLE_PREFIX_DELEGATION").is_some() {
+                let by = "ENABLE_IPv6";
+                vars.note("ENABLE_PREFIX_DELEGATION", Remark::Overridden { by });
+            }
+            Families::Ipv6
+        }
         (true, true) => Families::Dual(kind),
         (false, false) => {
             let remark = Remark::Unusable {
@@ -280,11 +441,6 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     let minimum = count("MINIMUM_IP_TARGET", 0, "no target");
     let prefixes = count("WARM_PREFIX_TARGET", 0, "0");
 
-    let overridden = |vars: &mut Vars, name, by| {
-        if vars.text(name).is_some() {
-            vars.note(name, Remark::Overridden { by });
-        }
-    };
     if families == Families::Ipv6 {
         let all = ["WARM_ENI_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET", "WARM_PREFIX_TARGET"];
         for name in all {
@@ -293,6 +449,12 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
         return WarmTarget::Prefixes(0);
     }
     let with_prefixes = families.ipv4() == Some(Ipv4Kind::Prefixes);
+    if warm == 0 && vars.text("WARM_IP_TARGET") == Some("0") {
+        vars.note(
+            "WARM_IP_TARGET",
+            Remark::Advice("0 means not set: it keeps no other target from counting"),
+        );
+    }
     if warm != 0 || minimum != 0 {
         let by = if warm != 0 { "WARM_IP_TARGET" } else { "MINIMUM_IP_TARGET" };
         overridden(vars, "WARM_ENI_TARGET", by);
@@ -303,6 +465,13 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
                 Remark::Advice(
                     "without WARM_IP_TARGET no address is held ready once that many pods run, so each further pod waits \
                      for EC2; set WARM_IP_TARGET to 1 or more",
+                ),
+            );
+        } else if (1..=warm).contains(&minimum) {
+            vars.note(
+                "MINIMUM_IP_TARGET",
+                Remark::Advice(
+                    "has no effect: WARM_IP_TARGET free addresses are never fewer in all; it counts when it is larger",
                 ),
             );
         }
@@ -336,7 +505,8 @@ fn enis_max(vars: &mut Vars) -> Option<u8> {
 }
 
 fn cooldown(vars: &mut Vars) -> Duration {
-    let secs = vars.whole("IP_COOLDOWN_PERIOD", 0..=86_400, "30").unwrap_or(COOLDOWN_SECS);
+    let secs =
+        vars.whole("IP_COOLDOWN_PERIOD", 0..=COOLDOWN_SECS_MAX, "30").unwrap_or(COOLDOWN_SECS);
     if secs < COOLDOWN_SECS {
         vars.note(
             "IP_COOLDOWN_PERIOD",
@@ -412,19 +582,275 @@ mod tests {
         assert_eq!(config.eni_mtu, 1280);
     }
 
+    /// Vectors V146 to V165: each variable alone, its value, what it makes of the default, and whether that is noted.
     #[test]
-    fn what_has_no_effect_is_noted() {
-        let cases: [(&[(&str, &str)], &[&str]); 5] = [
-            (&[("WARM_ENI_TARGET", "1"), ("WARM_IP_TARGET", "5")], &["WARM_ENI_TARGET"]),
-            (&[("WARM_PREFIX_TARGET", "1")], &["WARM_PREFIX_TARGET"]),
-            (&[("MINIMUM_IP_TARGET", "10")], &["MINIMUM_IP_TARGET"]),
-            (&[("ENABLE_IPv4", "false")], &["ENABLE_IPv4"]),
-            (&[("ENABLE_IPv6", "true"), ("WARM_IP_TARGET", "5")], &["WARM_IP_TARGET"]),
+    fn each_variable_changes_what_it_names() {
+        let default = Config::default;
+        let cases: [(&str, &str, Config, usize); 36] = [
+            ("NOT_OURS", "x", default(), 0),
+            ("ENABLE_PREFIX_DELEGATION", "true", prefixes(0), 1),
+            ("ENABLE_PREFIX_DELEGATION", "yes", default(), 1),
+            (
+                "ENABLE_IPv6",
+                "true",
+                Config { families: Families::Ipv6, target: WarmTarget::Prefixes(0), ..default() },
+                0,
+            ),
+            ("ENABLE_IPv4", "true", default(), 0),
+            ("MAX_ENI", "3", Config { enis_max: Some(3), ..default() }, 0),
+            // As large as EC2 allows nowhere: no limit.
+            ("MAX_ENI", "300", default(), 0),
+            ("MAX_ENI", "0", default(), 1),
+            ("MAX_ENI", "-1", default(), 1),
+            ("MAX_ENI", "abc", default(), 1),
+            ("IP_COOLDOWN_PERIOD", "45", Config { cooldown: secs(45), ..default() }, 0),
+            ("IP_COOLDOWN_PERIOD", "0", Config { cooldown: secs(0), ..default() }, 1),
+            ("IP_COOLDOWN_PERIOD", "-5", default(), 1),
+            ("IP_COOLDOWN_PERIOD", "86401", default(), 1),
+            ("AWS_VPC_ENI_MTU", "1500", Config { eni_mtu: 1500, ..default() }, 0),
+            ("AWS_VPC_ENI_MTU", "575", Config { eni_mtu: 576, ..default() }, 1),
+            ("AWS_VPC_ENI_MTU", "9002", default(), 1),
+            ("AWS_VPC_ENI_MTU", "", default(), 0),
+            (
+                "DISABLE_NETWORK_RESOURCE_PROVISIONING",
+                "true",
+                Config { provisioning: false, ..default() },
+                0,
+            ),
+            (
+                "ENABLE_IMDS_ONLY_MODE",
+                "true",
+                Config { provisioning: false, ec2_reads: false, ..default() },
+                0,
+            ),
+            (
+                "AWS_MANAGE_ENIS_NON_SCHEDULABLE",
+                "true",
+                Config { manage_unschedulable: true, ..default() },
+                0,
+            ),
+            (
+                "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+                "true",
+                Config { custom_networking: true, ..default() },
+                0,
+            ),
+            ("ENABLE_POD_ENI", "true", Config { trunk: true, ..default() }, 0),
+            ("ENABLE_MULTI_NIC", "true", Config { multi_nic: true, ..default() }, 0),
+            ("MANAGE_UNTAGGED_ENI", "false", Config { manage_untagged: false, ..default() }, 0),
+            ("MANAGE_UNTAGGED_ENI", "TrUe", default(), 1),
+            (
+                "ENABLE_SUBNET_DISCOVERY",
+                "false",
+                Config { subnet_discovery: false, ..default() },
+                0,
+            ),
+            ("CLUSTER_NAME", "blue", Config { cluster: Some("blue".into()), ..default() }, 0),
+            ("CLUSTER_NAME", "", default(), 0),
+            (
+                "WARM_IP_TARGET",
+                "5",
+                Config { target: WarmTarget::Ips { warm: 5, minimum: 0 }, ..default() },
+                0,
+            ),
+            ("WARM_IP_TARGET", "0", default(), 1),
+            ("WARM_IP_TARGET", "4294967296", default(), 1),
+            ("WARM_IP_TARGET", "99999999999999999999", default(), 1),
+            ("WARM_PREFIX_TARGET", "non-integer", default(), 1),
+            (
+                "ENI_CONFIG_LABEL_DEF",
+                "zone",
+                Config {
+                    eni_config_keys: EniConfigKeys {
+                        label: "zone".into(),
+                        ..default().eni_config_keys
+                    },
+                    ..default()
+                },
+                1,
+            ),
+            (
+                "ENI_CONFIG_ANNOTATION_DEF",
+                "mine",
+                Config {
+                    eni_config_keys: EniConfigKeys {
+                        annotation: "mine".into(),
+                        ..default().eni_config_keys
+                    },
+                    ..default()
+                },
+                1,
+            ),
+        ];
+        for (name, value, expected, noted) in cases {
+            let (actual, notes) = Config::from_vars([(name, value)]);
+            assert_eq!(actual, expected, "{name}={value}");
+            // Advice may be about a variable that is not set.
+            let about = notes
+                .iter()
+                .filter(|note| note.variable == name || matches!(note.remark, Remark::Advice(_)));
+            assert_eq!(about.count(), noted, "{name}={value}: {notes:?}");
+            for note in notes.iter().filter(|note| note.variable == name) {
+                assert_eq!(note.value.as_deref(), Some(value), "{name}={value}");
+            }
+        }
+    }
+
+    fn prefixes(target: u32) -> Config {
+        Config {
+            families: Families::Ipv4(Ipv4Kind::Prefixes),
+            target: WarmTarget::Prefixes(target),
+            ..Config::default()
+        }
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// Settings that are each usable, and what an operator is told of them together, word for word.
+    #[test]
+    fn contradictory_settings_are_noted_with_advice() {
+        let cases: [(&[(&str, &str)], &[&str]); 16] = [
+            (
+                &[("WARM_ENI_TARGET", "1"), ("WARM_IP_TARGET", "5")],
+                &["WARM_ENI_TARGET=\"1\": has no effect while WARM_IP_TARGET is set"],
+            ),
+            (
+                &[("WARM_IP_TARGET", "0"), ("WARM_ENI_TARGET", "2")],
+                &["WARM_IP_TARGET=\"0\": 0 means not set: it keeps no other target from counting"],
+            ),
+            (
+                &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "5")],
+                &[
+                    "MINIMUM_IP_TARGET=\"5\": has no effect: WARM_IP_TARGET free addresses are never fewer in all; it \
+                     counts when it is larger",
+                ],
+            ),
+            (&[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "6")], &[]),
+            (
+                &[("MINIMUM_IP_TARGET", "10")],
+                &[
+                    "MINIMUM_IP_TARGET=\"10\": without WARM_IP_TARGET no address is held ready once that many pods run, \
+                     so each further pod waits for EC2; set WARM_IP_TARGET to 1 or more",
+                ],
+            ),
+            (
+                &[("WARM_PREFIX_TARGET", "1")],
+                &["WARM_PREFIX_TARGET=\"1\": has no effect without ENABLE_PREFIX_DELEGATION"],
+            ),
+            (
+                &[("ENABLE_PREFIX_DELEGATION", "true")],
+                &[
+                    "WARM_PREFIX_TARGET unset: only one free address is held ready; the peer's manifest sets 1, which \
+                     holds a whole prefix ready",
+                ],
+            ),
+            (
+                &[("ENABLE_IPv4", "false")],
+                &[
+                    "ENABLE_IPv4=\"false\": expected true, or ENABLE_IPv6=true; using true: pods need an address",
+                ],
+            ),
+            (
+                &[("ENABLE_IPv6", "true"), ("WARM_IP_TARGET", "5")],
+                &["WARM_IP_TARGET=\"5\": has no effect while ENABLE_IPv6 is set"],
+            ),
+            (
+                &[("ENABLE_IPv6", "true"), ("ENABLE_PREFIX_DELEGATION", "false")],
+                &["ENABLE_PREFIX_DELEGATION=\"false\": has no effect while ENABLE_IPv6 is set"],
+            ),
+            (
+                &[
+                    ("ENABLE_IMDS_ONLY_MODE", "true"),
+                    ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false"),
+                ],
+                &[
+                    "DISABLE_NETWORK_RESOURCE_PROVISIONING=\"false\": has no effect while ENABLE_IMDS_ONLY_MODE is set",
+                ],
+            ),
+            (
+                &[("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true"), ("WARM_IP_TARGET", "5")],
+                &[
+                    "WARM_IP_TARGET=\"5\": has no effect while DISABLE_NETWORK_RESOURCE_PROVISIONING is set",
+                ],
+            ),
+            (
+                &[("ENABLE_IMDS_ONLY_MODE", "true"), ("MANAGE_UNTAGGED_ENI", "false")],
+                &[
+                    "MANAGE_UNTAGGED_ENI=\"false\": IMDS shows no tags, so with ENABLE_IMDS_ONLY_MODE no ENI but the \
+                     primary one is managed; set it to true",
+                ],
+            ),
+            (
+                &[
+                    ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
+                    ("ENABLE_SUBNET_DISCOVERY", "true"),
+                ],
+                &[
+                    "ENABLE_SUBNET_DISCOVERY=\"true\": has no effect while AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG is set",
+                ],
+            ),
+            (
+                &[("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"), ("ENABLE_IPv6", "true")],
+                &[
+                    "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=\"true\": does not go together with ENABLE_IPv6: the node will \
+                     not start",
+                ],
+            ),
+            (
+                &[("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"), ("MAX_ENI", "1")],
+                &[
+                    "MAX_ENI=\"1\": leaves no ENI for pods: AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG keeps the primary one \
+                     from them, and ENABLE_POD_ENI keeps one for a trunk",
+                ],
+            ),
         ];
         for (vars, expected) in cases {
             let (_, notes) = Config::from_vars(vars.iter().copied());
-            let actual: Vec<_> = notes.iter().map(|note| note.variable).collect();
+            let actual: Vec<_> = notes.iter().map(ToString::to_string).collect();
             assert_eq!(actual, expected, "{vars:?}");
+        }
+    }
+
+    /// Vectors V017 to V023 and V185.
+    #[test]
+    fn what_a_type_cannot_follow_is_noted() {
+        let cases: [(&str, &[(&str, &str)], &[&str]); 7] = [
+            ("m5.large", &[("ENABLE_PREFIX_DELEGATION", "true")], &[]),
+            ("m5.metal", &[("ENABLE_PREFIX_DELEGATION", "true")], &[]),
+            ("m4.4xlarge", &[("ENABLE_PREFIX_DELEGATION", "true")], &["ENABLE_PREFIX_DELEGATION"]),
+            ("m4.4xlarge", &[("MAX_ENI", "8")], &[]),
+            ("m4.4xlarge", &[("MAX_ENI", "20")], &["MAX_ENI"]),
+            ("t3.large", &[("ENABLE_POD_ENI", "true")], &["ENABLE_POD_ENI"]),
+            ("m5.large", &[("ENABLE_MULTI_NIC", "true")], &["ENABLE_MULTI_NIC"]),
+        ];
+        for (name, vars, expected) in cases {
+            let limits = Limits::lookup(name.parse().unwrap()).unwrap();
+            let notes = Config::from_vars(vars.iter().copied()).0.notes_on(&limits);
+            let actual: Vec<_> = notes.iter().map(|note| note.variable).collect();
+            assert_eq!(actual, expected, "{name} {vars:?}");
+        }
+    }
+
+    #[test]
+    fn eni_config_is_named_by_label_annotation_or_default() {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect()
+        };
+        const EXTERNAL: &str = "vpc.amazonaws.com/externalEniConfig";
+        const KEY: &str = "k8s.amazonaws.com/eniConfig";
+        let cases: [(&[(&str, &str)], &[(&str, &str)], &str); 5] = [
+            (&[], &[], "default"),
+            (&[(KEY, "l")], &[], "l"),
+            (&[(KEY, "l")], &[(KEY, "a")], "a"),
+            (&[(KEY, "l")], &[(KEY, "")], ""),
+            (&[(EXTERNAL, "x"), (KEY, "l")], &[(KEY, "a")], "x"),
+        ];
+        for (labels, annotations, expected) in cases {
+            let keys = Config::default().eni_config_keys;
+            let (labels, annotations) = (map(labels), map(annotations));
+            assert_eq!(keys.name(&labels, &annotations), expected, "{labels:?} {annotations:?}");
         }
     }
 

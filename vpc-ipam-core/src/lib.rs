@@ -168,7 +168,9 @@ pub use action::{
 pub use backoff::Culprit;
 pub use budget::{Budget, Ec2Operation, Rate};
 pub use check::Violation;
-pub use config::{Config, Cooling, EniConfig, Families, Ipv4Kind, Timing, WarmTarget};
+pub use config::{
+    Config, Cooling, EniConfig, EniConfigKeys, Families, Ipv4Kind, Timing, WarmTarget,
+};
 pub use constraints::Constraints;
 pub use demand::{Demand, Stock, demand};
 pub use event::Event;
