@@ -130,7 +130,7 @@
 //! # Features
 //!
 //! * `serde`: what crosses a process or a restart is serialisable.
-//! * `sim`: [`sim`](crate::sim), a model of EC2 in virtual time to test against.
+//! * `sim`: [`sim`], a model of EC2 in virtual time to test against.
 #![no_std]
 #![forbid(unsafe_code)]
 
