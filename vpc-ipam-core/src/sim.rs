@@ -31,6 +31,9 @@
 //! # Ok::<(), Box<dyn core::error::Error>>(())
 //! ```
 //!
+//! A cloud answers at once and truly. How EC2 and IMDS really answer, late, partly, with what was, or not at all, is a
+//! [`Fault`], chosen for one call ([`Cloud::execute_with`]) or drawn at given rates ([`Faults`], [`World::with_faults`]).
+//!
 //! An executor calls a method per operation. A lab, which has links and routers to go with the ENIs, asks
 //! [`Cloud::poll_change`] what became different in the fabric.
 
@@ -38,6 +41,7 @@ mod cloud;
 mod error;
 mod execute;
 mod fabric;
+mod fault;
 mod rng;
 mod space;
 mod world;
@@ -48,4 +52,5 @@ pub use cloud::{
 };
 pub use error::CloudError;
 pub use fabric::{Change, Port};
+pub use fault::{Fault, Faults};
 pub use world::World;

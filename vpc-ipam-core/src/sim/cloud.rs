@@ -10,6 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::error::CloudError;
 use super::fabric::{Change, Told};
+use super::fault::Past;
 use super::rng::Rng;
 use super::space::{Ipv4Space, Ipv6Space};
 use crate::{
@@ -23,20 +24,22 @@ use crate::{
 /// One region of EC2, as far as ENIs and their addresses go.
 ///
 /// Its operations are named for EC2's, take the time of the call, and do all or nothing. Every change is there at once
-/// and every answer is true; what EC2 does late or wrongly is no part of it.
+/// and every answer is true; what EC2 does late or wrongly is a [`Fault`](super::Fault), which
+/// [`Cloud::execute_with`] adds.
 #[derive(Clone, Debug)]
 pub struct Cloud {
     rng: Rng,
     vpcs: BTreeMap<VpcId, Vpc>,
     security_groups: BTreeMap<SecurityGroupId, VpcId>,
     subnets: BTreeMap<SubnetId, Subnet>,
-    instances: BTreeMap<InstanceId, Instance>,
-    enis: BTreeMap<EniId, NetworkInterface>,
+    pub(super) instances: BTreeMap<InstanceId, Instance>,
+    pub(super) enis: BTreeMap<EniId, NetworkInterface>,
     attachments: BTreeMap<AttachmentId, EniId>,
     macs: BTreeSet<Mac>,
     /// Client tokens of the ENIs that exist.
     tokens: BTreeMap<String, (CreateInterface, EniId)>,
     told: Told,
+    pub(super) past: Past,
 }
 
 /// A VPC.
@@ -431,6 +434,7 @@ impl Cloud {
             macs: BTreeSet::new(),
             tokens: BTreeMap::new(),
             told: Told::default(),
+            past: Past::default(),
         }
     }
 
@@ -547,8 +551,9 @@ impl Cloud {
     pub fn create_network_interface(
         &mut self,
         request: &CreateInterface,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<NetworkInterface, CloudError> {
+        self.past.record(&self.enis, now);
         if let Some((before, eni)) =
             request.client_token.as_ref().and_then(|token| self.tokens.get(token))
         {
@@ -571,6 +576,7 @@ impl Cloud {
         request: &AttachNetworkInterface,
         now: Timestamp,
     ) -> Result<AttachmentId, CloudError> {
+        self.past.record(&self.enis, now);
         let eni = self.interface_of(request.eni)?;
         let instance = self
             .instances
@@ -617,8 +623,9 @@ impl Cloud {
         &mut self,
         id: EniId,
         request: &ModifyInterface,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), CloudError> {
+        self.past.record(&self.enis, now);
         let vpc = self.interface_of(id)?.vpc;
         if let ModifyInterface::Groups(groups) = request {
             self.check_groups(groups, vpc)?;
@@ -644,8 +651,9 @@ impl Cloud {
         &mut self,
         eni: EniId,
         request: &Ipv4Request,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Vec<Ipv4Net>, CloudError> {
+        self.past.record(&self.enis, now);
         self.check_assign(eni, request.len(), 0, request.has_prefixes())?;
         let eni = self.enis.get_mut(&eni).expect("the ENI was found above");
         let added = subnet_of(&mut self.subnets, eni).take_ipv4(request, &mut self.rng)?;
@@ -658,8 +666,9 @@ impl Cloud {
         &mut self,
         eni: EniId,
         request: &Ipv6Request,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Vec<Ipv6Net>, CloudError> {
+        self.past.record(&self.enis, now);
         self.check_assign(eni, 0, request.len(), request.has_prefixes())?;
         let eni = self.enis.get_mut(&eni).expect("the ENI was found above");
         let added = subnet_of(&mut self.subnets, eni).take_ipv6(request, &mut self.rng)?;
@@ -671,8 +680,9 @@ impl Cloud {
     pub fn unassign_private_ip_addresses(
         &mut self,
         request: &UnassignPrivateIpAddresses,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), CloudError> {
+        self.past.record(&self.enis, now);
         let eni = self.interface_of(request.eni)?;
         for block in &request.blocks {
             if eni.primary_ipv4.map(Ipv4Net::from) == Some(*block) {
@@ -698,8 +708,9 @@ impl Cloud {
     pub fn unassign_ipv6_addresses(
         &mut self,
         request: &UnassignIpv6Addresses,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), CloudError> {
+        self.past.record(&self.enis, now);
         let eni = self.interface_of(request.eni)?;
         if let Some(block) = request.prefixes.iter().find(|block| !eni.ipv6.contains(block)) {
             return Err(CloudError::not_assigned(IpNet::V6(*block), eni.id));
@@ -720,8 +731,9 @@ impl Cloud {
     pub fn detach_network_interface(
         &mut self,
         attachment: AttachmentId,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), CloudError> {
+        self.past.record(&self.enis, now);
         let no_attachment = || CloudError::no_attachment(attachment);
         let id = *self.attachments.get(&attachment).ok_or_else(no_attachment)?;
         let eni = self.enis.get_mut(&id).ok_or_else(no_attachment)?;
@@ -743,8 +755,9 @@ impl Cloud {
     pub fn delete_network_interface(
         &mut self,
         eni: EniId,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), CloudError> {
+        self.past.record(&self.enis, now);
         if self.interface_of(eni)?.attachment.is_some() {
             return Err(CloudError::still_attached(eni));
         }
@@ -757,8 +770,9 @@ impl Cloud {
         &mut self,
         resources: &[&str],
         tags: &BTreeMap<String, String>,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), CloudError> {
+        self.past.record(&self.enis, now);
         for resource in resources {
             if self.tags_of(resource).is_none() {
                 return Err(match resource.parse() {

@@ -5,13 +5,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::sim::Cloud;
+use super::rng::Rng;
+use crate::sim::{Cloud, Faults};
 use crate::{
-    Action, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Operation, Effect, InstanceId,
-    Ipam, Issued, Lease, Limits, Outcome, Pod, PodKey, Released, Timestamp, UnusableConfigError,
+    Action, ActionId, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Operation, Effect,
+    InstanceId, Ipam, Issued, Lease, Limits, Outcome, Pod, PodKey, Released, Timestamp,
+    UnusableConfigError,
 };
 
 /// One node and its cloud in virtual time: every action is carried out at once, and time jumps to when something is due.
+///
+/// With [`World::with_faults`] answers come late, partly, wrongly or not at all.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,6 +53,10 @@ pub struct World {
     calls: BTreeMap<Ec2Operation, u32>,
     changed_at: Timestamp,
     issued: Vec<(Timestamp, Issued)>,
+    faults: Faults,
+    rng: Rng,
+    /// Answers that are on their way, and when they arrive.
+    answers: BTreeMap<(Timestamp, ActionId), Outcome>,
 }
 
 /// After which kubelet tries a pod again.
@@ -77,7 +85,45 @@ impl World {
             calls: BTreeMap::new(),
             changed_at: now,
             issued: Vec::new(),
+            faults: Faults::default(),
+            rng: Rng::new(seed),
+            answers: BTreeMap::new(),
         })
+    }
+
+    /// Lets EC2 and IMDS fail from now on; the seed of the world decides which calls. [`Faults::default`] heals them.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use vpc_ipam_core::sim::{Cloud, CreateSubnet, Faults, RunInstance, World};
+    /// # use vpc_ipam_core::{Config, Limits, Timestamp};
+    /// # let now = Timestamp::from_secs(1_700_000_000);
+    /// # let mut cloud = Cloud::new(1);
+    /// # let vpc = cloud.create_vpc(vec!["10.0.0.0/16".parse()?], vec![]);
+    /// # let subnet = cloud.create_subnet(CreateSubnet::new(vpc, "eu-west-1a".parse()?, "10.0.0.0/19".parse()?))?;
+    /// # let limits = Limits::lookup("m5.large".parse()?)?;
+    /// # let instance = cloud.run_instance(RunInstance::new(limits.clone(), subnet), now)?;
+    /// let faults = Faults {
+    ///     throttled: 300,
+    ///     answer_lost: 100,
+    ///     stale: 100,
+    ///     stale_max: Duration::from_secs(60),
+    ///     delay_max: Duration::from_secs(5),
+    ///     ..Faults::default()
+    /// };
+    /// let mut world = World::new(cloud, instance, limits, Config::default(), 1, now)?.with_faults(faults);
+    /// for pod in 0..10 {
+    ///     world.add_pod(&format!("pod-{pod}"));
+    /// }
+    /// world.run_for(Duration::from_secs(3600));
+    /// assert_eq!(world.leases().len(), 10);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.cloud.remember(faults.stale_max);
+        self.faults = faults;
+        self
     }
 
     /// Returns the key of the pod that [`World::add_pod`] adds under this name.
@@ -148,7 +194,8 @@ impl World {
             self.run();
             let due = self.ipam.poll_timeout().map(|(at, _)| at);
             let retry = self.refused.front().map(|(at, _)| *at);
-            match due.into_iter().chain(retry).min() {
+            let answer = self.answers.keys().next().map(|(at, _)| *at);
+            match due.into_iter().chain(retry).chain(answer).min() {
                 Some(at) if at <= end => self.now = self.now.max(at),
                 _ => break,
             }
@@ -175,7 +222,11 @@ impl World {
                     Err(_) => self.ask_again(&grant.key),
                 }
             }
-            if let Some(issued) = self.ipam.poll_action() {
+            let answered = self.answers.first_entry().filter(|entry| entry.key().0 <= self.now);
+            if let Some(answer) = answered {
+                let ((_, id), outcome) = answer.remove_entry();
+                self.ipam.handle_outcome(id, outcome, self.now);
+            } else if let Some(issued) = self.ipam.poll_action() {
                 self.execute(&issued);
             } else if self.ipam.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
                 self.ipam.handle_timeout(self.now);
@@ -189,19 +240,25 @@ impl World {
     fn execute(&mut self, issued: &Issued) {
         self.issued.push((self.now, issued.clone()));
         let Issued { id, action, .. } = issued;
-        let outcome = match action {
+        let (outcome, delay) = match action {
             Action::Ec2(action) => {
                 if let Some(operation) = action.operation() {
                     *self.calls.entry(operation).or_default() += 1;
                 }
-                self.cloud.execute(&self.ipam.constraints().node.clone(), action, self.now)
+                let node = self.ipam.constraints().node.clone();
+                let (fault, delay) = self.faults.draw(action, &mut self.rng);
+                (self.cloud.execute_with(&node, action, fault, self.now), delay)
             }
-            Action::Host(_) => Outcome::Done(Effect::Done),
+            Action::Host(_) => (Outcome::Done(Effect::Done), Duration::ZERO),
         };
         if !reads(action) {
             self.changed_at = self.now;
         }
-        self.ipam.handle_outcome(*id, outcome, self.now);
+        if delay == Duration::ZERO {
+            self.ipam.handle_outcome(*id, outcome, self.now);
+        } else {
+            self.answers.insert((self.now + delay, *id), outcome);
+        }
     }
 
     fn ask(&mut self, request: AddressRequest) {
