@@ -44,8 +44,10 @@ pub struct Plan {
     pub vars: Vec<(String, String)>,
     /// Times other than those of a real node, for a lab that is watched.
     pub timing: Option<Timing>,
-    /// Whether the daemon calls EC2 through the AWS SDK and HTTP.
+    /// Whether EC2 and the metadata service are on HTTP, and the daemon calls them through the AWS SDK.
     pub wire: bool,
+    /// Whether the node's daemon is started. Without it, one's own can take its place at the socket.
+    pub daemon: bool,
 }
 
 /// A node in a box. It is gone when this is dropped.
@@ -205,7 +207,9 @@ impl LabNode {
             wire: None,
         };
         let api = lab_node.api(plan.wire)?;
-        lab_node.start_daemon(plan, node_netns, api)?;
+        if plan.daemon {
+            lab_node.start_daemon(plan, node_netns, api)?;
+        }
         Ok(lab_node)
     }
 

@@ -76,6 +76,9 @@ struct UpArgs {
     which: Which,
     #[command(flatten)]
     node: NodeArgs,
+    /// Leave the daemon out: start your own vpc-ipamd at the lab's socket, EC2 and metadata service
+    #[arg(long, requires = "wire")]
+    no_daemon: bool,
     /// Print one line of JSON when the lab is ready, and nothing else on standard output
     #[arg(long)]
     json: bool,
@@ -165,12 +168,14 @@ fn plan(name: LabName, args: &NodeArgs) -> Plan {
         vars: args.vars.clone(),
         timing: None,
         wire: args.wire,
+        daemon: true,
     }
 }
 
 fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let stop = supervise::stop_requests(None)?;
-    let mut node = LabNode::start(&plan(name, &args.node))?;
+    let plan = Plan { daemon: !args.no_daemon, ..plan(name, &args.node) };
+    let mut node = LabNode::start(&plan)?;
     for note in &node.notes {
         eprintln!("vpc-ipam: {note}");
     }

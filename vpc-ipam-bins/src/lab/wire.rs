@@ -1,8 +1,9 @@
 //! EC2 and the metadata service on loopback, for the AWS SDK.
 
+use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 

@@ -92,9 +92,8 @@ fn assigned(node: &LabNode) -> u32 {
 fn node() -> LabNode {
     let mut plan = plan("m5.large");
     plan.wire = true;
-    let mut node = start(&plan);
-    node.stop_daemon().unwrap();
-    node
+    plan.daemon = false;
+    start(&plan)
 }
 
 fn add(node: &LabNode, pod: &str) -> (Namespace, String) {

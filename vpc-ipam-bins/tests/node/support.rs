@@ -32,6 +32,7 @@ pub(crate) fn plan(instance_type: &str) -> Plan {
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
         wire: false,
+        daemon: true,
     }
 }
 
