@@ -46,6 +46,10 @@ lint:
 build:
 	scripts/build.sh
 
+bench: lab-deps
+	@command -v strace >/dev/null || echo 'strace is not installed: system calls will not be counted (apt-get install strace)'
+	scripts/bench.sh
+
 limits:
 	pip download --quiet --no-deps --dest target/moto moto==5.2.5
 	scripts/generate-limits.py target/moto/moto-5.2.5-*.whl

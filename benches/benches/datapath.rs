@@ -1,0 +1,559 @@
+//! `vpc-cni` ADD and DEL beside a program that sends the same messages and does nothing else.
+//!
+//! The node is an m5.24xlarge in a box with all its 735 addresses at hand; its daemon runs in this process, and the plugin
+//! is the release build, started as a runtime starts it. Plugin and reference take turns, so that both see the same
+//! machine.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a benchmark reads the clock, and prints what it found"
+)]
+
+use core::error::Error;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use ipnet::Ipv4Net;
+use vpc_ipam_benches::bare::{self, BarePod};
+use vpc_ipam_benches::{Samples, Table, isolate};
+use vpc_ipam_bins::lab::{LabAddress, LabNode, Plan, PluginCall};
+use vpc_ipam_bins::protocol::{self, Answer, Request};
+use vpc_ipam_core::{
+    AddressRequest, Card, CardChoice, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey,
+    Timestamp,
+};
+use vpc_ipam_linux::host::{self, HostFacts};
+use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
+use vpc_ipam_linux::pod::{self, PodSettings};
+use vpc_ipam_linux::{
+    Change, HostConfig, KernelNetlink, Namespace, Nat, Netlink as _, Table as RouteTable, Veth,
+    VethPeer, VethPrefix, eni,
+};
+
+/// Of the peer's release 1.5.5, as docs/design.md has it.
+const PEER_PLUGIN: &str = "peer 1.5.5: 12.6 MB";
+const ADDRESSES: u32 = 735;
+const MANY: usize = 700;
+const AT_ONCE: usize = 16;
+const SERIAL_ROUNDS: usize = 100;
+const PARALLEL_ROUNDS: usize = 8;
+const HOST_ROUNDS: usize = 20;
+/// Outside of the VPC, whose addresses the plugin's pods get.
+const BARE_ADDRESSES: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    isolate()?;
+    if let Err(unmet) = requirements() {
+        println!("datapath: not measured: {unmet}");
+        return Err(unmet.into());
+    }
+    let begun = Instant::now();
+    let bench = Bench::start()?;
+    bench.size()?;
+    host_set_up(&bench.name)?;
+    bench.pods(0)?;
+    bench.system_calls()?;
+    bench.fill()?;
+    bench.pods(MANY)?;
+    bench.node.stop()?;
+    println!("\ndatapath: measured in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+struct Bench {
+    name: LabName,
+    node: LabNode,
+    netns: Namespace,
+    programs: Programs,
+    /// Namespaces of pods that come and go.
+    sandboxes: Vec<Sandbox>,
+}
+
+/// What is compared.
+struct Programs {
+    plugin: PathBuf,
+    bare: PathBuf,
+    address: LabAddress,
+}
+
+/// The namespace of a pod, to be joined to the node and cut off from it again and again.
+struct Sandbox {
+    pod: String,
+    netns: Namespace,
+    file: File,
+    bare: Ipv4Addr,
+}
+
+impl Bench {
+    fn start() -> Result<Self, Failure> {
+        let name: LabName = format!("bench{}", std::process::id()).parse()?;
+        let plan = Plan {
+            name: name.clone(),
+            instance_type: "m5.24xlarge".parse()?,
+            vars: [
+                ("MINIMUM_IP_TARGET", ADDRESSES.to_string()),
+                ("WARM_IP_TARGET", "0".into()),
+                // What is released is free again: the rounds need more addresses than the node has.
+                ("IP_COOLDOWN_PERIOD", "0".into()),
+            ]
+            .map(|(name, value)| (name.to_string(), value))
+            .into(),
+            timing: None,
+            wire: false,
+        };
+        let node = LabNode::start(&plan)?;
+        let netns = Namespace::named(&node.address.node_netns)?;
+        let sandboxes = (0..AT_ONCE).map(|number| Sandbox::new(&name, number));
+        let sandboxes = sandboxes.collect::<Result<_, Failure>>()?;
+        let programs = Programs {
+            plugin: node.address.cni_bin_dir.join("vpc-cni"),
+            bare: PathBuf::from(env!("CARGO_BIN_EXE_bare-pod")),
+            address: node.address.clone(),
+        };
+        let bench = Self { name, node, netns, programs, sandboxes };
+        bench.wait_for_addresses()?;
+        Ok(bench)
+    }
+
+    fn wait_for_addresses(&self) -> Result<(), Failure> {
+        let patience = Duration::from_secs(60);
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            if let Answer::Status(status) =
+                protocol::ask(&self.node.address.socket, &Request::Status)?
+                && status.enis.iter().map(|eni| eni.addresses).sum::<u32>() >= ADDRESSES
+            {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Err(format!("the node does not have its {ADDRESSES} addresses after {patience:?}").into())
+    }
+
+    fn size(&self) -> Result<(), Failure> {
+        let table = Table::of_figures("Size");
+        let plugin = &self.programs.plugin;
+        let megabytes = fs::metadata(plugin)?.len() as f64 / 1e6;
+        let linked = Command::new("ldd").arg(plugin).output();
+        let linked = linked.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("=>"));
+        let kind = if linked { "not static: build it with `make bench`" } else { "static" };
+        table.figure(&format!("vpc-cni ({kind})"), &format!("{megabytes:.2} MB"), PEER_PLUGIN);
+        Ok(())
+    }
+
+    /// Adds pods, until there are many.
+    fn fill(&self) -> Result<(), Failure> {
+        for number in 0..MANY {
+            let pod = format!("filler-{number}");
+            let netns = add_pod(&self.name, &pod)?;
+            let call = PluginCall { command: "ADD", pod: &pod, netns: Some(netns.path()) };
+            self.node.address.call_plugin(&call)?;
+        }
+        Ok(())
+    }
+
+    /// Measures pods that are added to a node and removed from it, while it has so many others.
+    fn pods(&self, others: usize) -> Result<(), Failure> {
+        let route_table = self.route_table()?;
+        let plugin = Contender::Plugin(&self.programs);
+        let bare = Contender::Bare(&self.programs, route_table);
+        let title = |what: &str| format!("{what}, on a node with {others} pods");
+
+        let sandboxes = &self.sandboxes[..];
+        let mut serial = [Times::default(), Times::default()];
+        self.netns.run(|| -> Result<(), Failure> {
+            for round in 0..SERIAL_ROUNDS {
+                let sandbox = &sandboxes[round % AT_ONCE];
+                for (contender, times) in [bare, plugin].iter().zip(&mut serial) {
+                    contender.round(sandbox, times)?;
+                }
+            }
+            Ok(())
+        })??;
+        let table = Table::of_times(&title("Programs, one after another"));
+        let [reference, measured] = &serial;
+        table.times("bare-pod add", &reference.add, None);
+        table.times("vpc-cni ADD", &measured.add, Some(&reference.add));
+        table.times("bare-pod del", &reference.del, None);
+        table.times("vpc-cni DEL", &measured.del, Some(&reference.del));
+        self.parts(&table, &reference.add)?;
+
+        let mut parallel = [Times::default(), Times::default()];
+        self.netns.run(|| -> Result<(), Failure> {
+            for _ in 0..PARALLEL_ROUNDS {
+                for (contender, times) in [bare, plugin].iter().zip(&mut parallel) {
+                    at_once(contender, sandboxes, times)?;
+                }
+            }
+            Ok(())
+        })??;
+        let table = Table::of_times(&title(&format!("Programs, {AT_ONCE} at once")));
+        let [reference, measured] = &parallel;
+        table.times("bare-pod add", &reference.add, None);
+        table.times("vpc-cni ADD", &measured.add, Some(&reference.add));
+        table.times("bare-pod del", &reference.del, None);
+        table.times("vpc-cni DEL", &measured.del, Some(&reference.del));
+
+        let [reference, measured] = self.in_process(route_table)?;
+        let table = Table::of_times(&title("In process, sockets open"));
+        table.times("bare add", &reference.add, None);
+        table.times("pod::add", &measured.add, Some(&reference.add));
+        table.times("bare del", &reference.del, None);
+        table.times("pod::remove", &measured.del, Some(&reference.del));
+        Ok(())
+    }
+
+    /// Returns the table of the ENI whose address the next pod gets.
+    fn route_table(&self) -> Result<u8, Failure> {
+        let (lease, _) = self.assign_and_release()?;
+        let table = eni::table(lease.first.card, lease.first.device);
+        Ok(u8::try_from(table.0)?)
+    }
+
+    /// Asks the daemon for an address as the plugin does, and gives it back.
+    fn assign_and_release(&self) -> Result<(Lease, Duration), Failure> {
+        let key = PodKey::new("bench", "probe", "eth0")?;
+        let pod = Pod { namespace: "default".into(), name: "probe".into() };
+        let request = AddressRequest { key: key.clone(), pod: pod.into(), cards: CardChoice::Any };
+        let socket = &self.node.address.socket;
+        let begun = Instant::now();
+        let answer = protocol::ask(socket, &Request::Assign(request))?;
+        let took = begun.elapsed();
+        protocol::ask(socket, &Request::Release(key))?;
+        match answer {
+            Answer::Lease { lease, .. } => Ok((lease, took)),
+            other => Err(format!("the daemon gave no address: {other:?}").into()),
+        }
+    }
+
+    /// Measures what an ADD is made of.
+    fn parts(&self, table: &Table, reference: &Samples) -> Result<(), Failure> {
+        let mut version = Samples::default();
+        let mut assign = Samples::default();
+        for _ in 0..SERIAL_ROUNDS {
+            let mut command = Command::new(&self.programs.plugin);
+            command.env_clear().env("CNI_COMMAND", "VERSION");
+            version.push(spawn(&mut command, r#"{"cniVersion":"1.0.0"}"#)?.0);
+            assign.push(self.assign_and_release()?.1);
+        }
+        table.times("  of which vpc-cni VERSION: start and end", &version, Some(reference));
+        table.times("  of which the daemon's durable grant, asked and told", &assign, None);
+        Ok(())
+    }
+
+    /// Measures the calls without programs and daemon around them.
+    fn in_process(&self, route_table: u8) -> Result<[Times; 2], Failure> {
+        let sandbox = &self.sandboxes[0];
+        let lease = lease_of(sandbox, route_table)?;
+        let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+        let bare_pod = BarePod { address: sandbox.bare, table: route_table };
+        let mut inside = sandbox.netns.netlink()?;
+        let mut bare_inside = sandbox.netns.run(bare::Netlink::open)??;
+        self.netns.run(|| -> Result<_, Failure> {
+            let mut host = KernelNetlink::current()?;
+            let mut bare_host = bare::Netlink::open()?;
+            let (mut reference, mut measured) = (Times::default(), Times::default());
+            for _ in 0..SERIAL_ROUNDS {
+                reference
+                    .add
+                    .measure(|| bare_pod.add(&mut bare_host, &mut bare_inside, &sandbox.file))?;
+                reference.del.measure(|| bare_pod.del(&mut bare_host))?;
+                remove_link(&bare_pod.host_link())?;
+
+                let network = measured.add.measure(|| -> Result<_, Failure> {
+                    let network = pod::desired(&lease, &settings)?;
+                    pod::add(&mut host, &mut inside, &sandbox.netns, &network)?;
+                    Ok(network)
+                })?;
+                measured.del.measure(|| pod::remove(&mut host, &network))?;
+                remove_link(&network.interfaces[0].host.name)?;
+            }
+            Ok([reference, measured])
+        })?
+    }
+
+    fn system_calls(&self) -> Result<(), Failure> {
+        let table = Table::of_figures("System calls, and what is sent to netlink");
+        let route_table = self.route_table()?;
+        let sandbox = &self.sandboxes[0];
+        for (name, contender) in [
+            ("bare-pod", Contender::Bare(&self.programs, route_table)),
+            ("vpc-cni", Contender::Plugin(&self.programs)),
+        ] {
+            let trace = Path::new("/run").join(name);
+            let mut link = String::new();
+            for verb in ["add", "del"] {
+                let (command, stdin) = contender.command(verb, sandbox);
+                let mut traced = Command::new("strace");
+                traced.args(["-f", "-qq", "-e", "signal=none", "-e", "abbrev=none", "-o"]);
+                traced.arg(&trace).arg(command.get_program()).args(command.get_args());
+                traced
+                    .env_clear()
+                    .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                if let Some(path) = std::env::var_os("PATH") {
+                    traced.env("PATH", path);
+                }
+                let said = match self.netns.run(|| spawn(&mut traced, &stdin))? {
+                    Ok((_, said)) => said,
+                    Err(error) => {
+                        table.figure(name, "not counted", &format!("strace: {error}"));
+                        return Ok(());
+                    }
+                };
+                if verb == "add" {
+                    link = contender.link_of(&said, sandbox)?;
+                }
+                let Calls { all, sends, messages } = Calls::of(&fs::read_to_string(&trace)?);
+                let netlink = format!("{messages} messages in {sends} sends");
+                table.figure(&format!("{name} {verb}"), &format!("{all} calls"), &netlink);
+            }
+            self.netns.run(|| remove_link(&link))??;
+        }
+        Ok(())
+    }
+}
+
+/// Lets all sandboxes be joined at the same time, and cut off.
+fn at_once(
+    contender: &Contender<'_>,
+    sandboxes: &[Sandbox],
+    times: &mut Times,
+) -> Result<(), Failure> {
+    let start = Barrier::new(AT_ONCE);
+    let all = thread::scope(|scope| {
+        let one = |sandbox| {
+            let start = &start;
+            scope.spawn(move || -> Result<Times, Failure> {
+                let mut times = Times::default();
+                start.wait();
+                let link = contender.add(sandbox, &mut times.add);
+                start.wait();
+                let gone = contender.del(sandbox, &mut times.del);
+                remove_link(&link?)?;
+                gone.map(|()| times)
+            })
+        };
+        let threads: Vec<_> = sandboxes.iter().map(one).collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    for one in all {
+        let Times { add, del } = one.map_err(|_| "a thread panicked")??;
+        times.add.append(add);
+        times.del.append(del);
+    }
+    Ok(())
+}
+
+/// What a program asked of the kernel.
+struct Calls {
+    all: usize,
+    sends: usize,
+    messages: usize,
+}
+
+impl Calls {
+    fn of(trace: &str) -> Self {
+        let begun = || trace.lines().filter(|line| !line.contains(" resumed>"));
+        let sends = || begun().filter(|it| it.contains("sendto(") && it.contains("nlmsg_type="));
+        Self {
+            all: begun().count(),
+            sends: sends().count(),
+            messages: sends().map(|line| line.matches("nlmsg_type=").count()).sum(),
+        }
+    }
+}
+
+impl Sandbox {
+    fn new(lab: &LabName, number: usize) -> Result<Self, Failure> {
+        let pod = format!("pod-{number}");
+        let netns = add_pod(lab, &pod)?;
+        let file = File::open(netns.path())?;
+        let [a, b, c, _] = BARE_ADDRESSES.octets();
+        let bare = Ipv4Addr::from([a, b, c, u8::try_from(number)? + 1]);
+        Ok(Self { pod, netns, file, bare })
+    }
+}
+
+/// How long ADDs and DELs took.
+#[derive(Default)]
+struct Times {
+    add: Samples,
+    del: Samples,
+}
+
+/// A program that joins pods to the node. Called in the node's namespace.
+#[derive(Clone, Copy)]
+enum Contender<'a> {
+    Plugin(&'a Programs),
+    Bare(&'a Programs, u8),
+}
+
+impl Contender<'_> {
+    fn round(&self, sandbox: &Sandbox, times: &mut Times) -> Result<(), Failure> {
+        let link = self.add(sandbox, &mut times.add)?;
+        self.del(sandbox, &mut times.del)?;
+        remove_link(&link)
+    }
+
+    /// Joins a pod to the node, and returns the name of its link on the host.
+    fn add(&self, sandbox: &Sandbox, samples: &mut Samples) -> Result<String, Failure> {
+        let (mut command, stdin) = self.command("add", sandbox);
+        let (took, said) = spawn(&mut command, &stdin)?;
+        samples.push(took);
+        self.link_of(&said, sandbox)
+    }
+
+    fn del(&self, sandbox: &Sandbox, samples: &mut Samples) -> Result<(), Failure> {
+        let (mut command, stdin) = self.command("del", sandbox);
+        samples.push(spawn(&mut command, &stdin)?.0);
+        Ok(())
+    }
+
+    fn link_of(&self, said: &[u8], sandbox: &Sandbox) -> Result<String, Failure> {
+        match self {
+            Self::Plugin(_) => {
+                let result: serde_json::Value = serde_json::from_slice(said)?;
+                let name = result["interfaces"][0]["name"].as_str();
+                Ok(name.ok_or("the plugin's result has no interface")?.to_string())
+            }
+            Self::Bare(_, table) => {
+                Ok(BarePod { address: sandbox.bare, table: *table }.host_link())
+            }
+        }
+    }
+
+    fn command(&self, verb: &str, sandbox: &Sandbox) -> (Command, String) {
+        match self {
+            Self::Plugin(programs) => {
+                let config = serde_json::json!({
+                    "cniVersion": "1.0.0",
+                    "name": "aws-cni",
+                    "type": "vpc-cni",
+                    "socket": programs.address.socket,
+                });
+                let mut command = Command::new(&programs.plugin);
+                let pod = &sandbox.pod;
+                command
+                    .env_clear()
+                    .env("CNI_COMMAND", verb.to_uppercase())
+                    .env("CNI_CONTAINERID", pod)
+                    .env("CNI_NETNS", sandbox.netns.path())
+                    .env("CNI_IFNAME", "eth0")
+                    .env("CNI_PATH", &programs.address.cni_bin_dir)
+                    .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"));
+                (command, config.to_string())
+            }
+            Self::Bare(programs, table) => {
+                let mut command = Command::new(&programs.bare);
+                command.args([verb, &sandbox.bare.to_string(), &table.to_string()]);
+                command.arg(sandbox.netns.path()).env_clear();
+                (command, String::new())
+            }
+        }
+    }
+}
+
+/// Runs a program to its end, and returns how long that took and what it printed.
+fn spawn(command: &mut Command, stdin: &str) -> io::Result<(Duration, Vec<u8>)> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let begun = Instant::now();
+    let mut child = command.spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // One that ended without reading says why by its status.
+        let _ = pipe.write_all(stdin.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    let took = begun.elapsed();
+    if !output.status.success() {
+        let words = [output.stdout, output.stderr].concat();
+        return Err(io::Error::other(String::from_utf8_lossy(&words).into_owned()));
+    }
+    Ok((took, output.stdout))
+}
+
+fn remove_link(name: &str) -> Result<(), Failure> {
+    let change = Change::RemoveLink { name: name.to_string() };
+    for result in KernelNetlink::current()?.change(&[change])? {
+        result?;
+    }
+    Ok(())
+}
+
+fn lease_of(sandbox: &Sandbox, route_table: u8) -> Result<Lease, Failure> {
+    let device = match RouteTable(route_table.into()) {
+        RouteTable::MAIN => 0,
+        RouteTable(table) => u8::try_from(table - 1)?,
+    };
+    Ok(Lease {
+        key: PodKey::new("bench", &sandbox.pod, "eth0")?,
+        pod: Pod { namespace: "bench".into(), name: sandbox.pod.clone() }.into(),
+        since: Timestamp::EPOCH,
+        first: LeasedInterface {
+            eni: "eni-0123456789abcdef0".parse()?,
+            mac: Mac([2, 0, 10, 0, 0, 20]),
+            card: Card(0),
+            device: DeviceIndex(device),
+            ipv4: Some(sandbox.bare),
+            ipv6: None,
+        },
+        more: Vec::new(),
+    })
+}
+
+/// Measures how a host is set up that has nothing yet but its links, and how it is found set up.
+fn host_set_up(lab: &LabName) -> Result<(), Failure> {
+    let table = Table::of_times("Host set-up: mark, variables, address translation");
+    let host = Namespace::create(&format!("vil-{lab}-bench-host"))?;
+    let beyond = Namespace::create(&format!("vil-{lab}-bench-beyond"))?;
+    let mut netlink = host.netlink()?;
+    let veth = Veth {
+        name: "eth0".into(),
+        mac: Mac([2, 0, 0, 0, 9, 1]),
+        mtu: 9001,
+        peer: VethPeer { name: "eth0".into(), mac: Mac([2, 0, 0, 0, 9, 2]), namespace: beyond },
+    };
+    for result in netlink.change(&[Change::AddVeth(veth)])? {
+        result?;
+    }
+    let primary = netlink.link("eth0")?.ok_or("the link that was made is not there")?;
+    let config = HostConfig::default();
+    for count in [5, 500_u32] {
+        let cidrs = |offset: u32| -> Vec<Ipv4Net> {
+            // Every second one, so that none can be merged with its neighbour.
+            let nth = |i| Ipv4Addr::from(0x0a00_0000 + offset + (i << 9));
+            (0..count).filter_map(|i| Ipv4Net::new(nth(i), 24).ok()).collect()
+        };
+        let [one, other] = [cidrs(0), cidrs(1 << 18)].map(|vpc_ipv4_cidrs| HostFacts {
+            primary: primary.clone(),
+            primary_ipv4: Ipv4Addr::new(10, 0, 0, 10),
+            vpc_ipv4_cidrs,
+            mtu: 9001,
+        });
+        let nat = Nat::render(&config, "eth0", one.primary_ipv4, &one.vpc_ipv4_cidrs);
+        let text = nat.script();
+        let (mut bare, mut changed, mut at_rest) = Default::default();
+        for _ in 0..HOST_ROUNDS {
+            let bare: &mut Samples = &mut bare;
+            bare.push(host.run(|| spawn(Command::new("nft").args(["-f", "-"]), &text))??.0);
+            for facts in [&other, &one] {
+                let changed: &mut Samples = &mut changed;
+                changed.measure(|| host::set_up(&mut netlink, &config, facts))?;
+            }
+            let at_rest: &mut Samples = &mut at_rest;
+            at_rest.measure(|| host::set_up(&mut netlink, &config, &one))?;
+        }
+        table.times(&format!("nft -f of the same text, {count} CIDRs"), &bare, None);
+        table.times(&format!("host::set_up, other {count} CIDRs"), &changed, Some(&bare));
+        table.times(&format!("host::set_up again, {count} CIDRs"), &at_rest, Some(&bare));
+    }
+    Ok(())
+}
