@@ -109,6 +109,7 @@ impl Bench {
             .into(),
             timing: None,
             wire: false,
+            daemon: true,
         };
         let node = LabNode::start(&plan)?;
         let netns = Namespace::named(&node.address.node_netns)?;
