@@ -529,9 +529,9 @@ fn answer(caller: oneshot::Sender<Answer>, said: Answer) {
 }
 
 fn refused(error: &AssignError) -> Answer {
-    let details = match error {
-        AssignError::NoAddress { retry_at: Some(at), .. } => format!("{error}; try again at {at}"),
-        _ => error.to_string(),
+    let details = match error.retry_at() {
+        Some(at) => format!("{error}; try again at {at}"),
+        None => error.to_string(),
     };
     Answer::Refused {
         code: Code::TryAgainLater,

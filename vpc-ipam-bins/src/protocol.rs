@@ -65,7 +65,7 @@ pub enum Answer {
 /// How a node stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Whether the next pod would get an address at once.
+    /// Whether the next pod would get an address, at once or within the time that an ADD may wait.
     pub ready: bool,
     /// The instance.
     pub instance: String,

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use crate::{Ec2Operation, EniId, SubnetId, Timestamp};
+use crate::{Ec2Operation, EniId, Failure, SubnetId, Timestamp, WaitingOn};
 
 /// What failed, and so is left alone for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,10 +34,25 @@ pub(crate) struct Backoff {
     random: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What failed lately, how, and until when it is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RecentFailure {
+    /// What failed.
+    pub culprit: Culprit,
+    /// How it failed last.
+    pub last: Failure,
+    /// How often in a row.
+    pub in_a_row: u32,
+    /// Until when it is left alone.
+    pub until: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Delay {
     until: Timestamp,
     failures: u32,
+    last: Failure,
 }
 
 impl Backoff {
@@ -50,24 +65,47 @@ impl Backoff {
         self.delays.get(&culprit).map(|delay| delay.until).filter(|until| *until > now)
     }
 
-    /// Records a failure. The wait is `first` after the first in a row, at most `most`, and at least `asked`.
+    /// Returns what has to be waited for because of something that failed, if it is left alone.
+    pub(crate) fn wait(&self, culprit: Culprit, now: Timestamp) -> Option<WaitingOn> {
+        let Delay { until, last, .. } = self.delays.get(&culprit)?;
+        (*until > now).then_some(WaitingOn::Backoff { culprit, kind: last.kind, until: *until })
+    }
+
+    /// Returns what is left alone.
+    pub(crate) fn recent(&self, now: Timestamp) -> impl Iterator<Item = RecentFailure> {
+        self.delays.iter().filter(move |(_, delay)| delay.until > now).map(|(culprit, delay)| {
+            RecentFailure {
+                culprit: *culprit,
+                last: delay.last.clone(),
+                in_a_row: delay.failures,
+                until: delay.until,
+            }
+        })
+    }
+
+    /// Records a failure. The wait is `first` after the first in a row, at most `most`, and at least what the other side
+    /// asks for.
     pub(crate) fn on_failed(
         &mut self,
         culprit: Culprit,
         first: Duration,
         most: Duration,
-        asked: Option<Duration>,
+        failure: &Failure,
         now: Timestamp,
     ) {
         let jitter = self.next_random();
-        let delay =
-            self.delays.entry(culprit).or_insert(Delay { until: Timestamp::EPOCH, failures: 0 });
+        let delay = self.delays.entry(culprit).or_insert_with(|| Delay {
+            until: Timestamp::EPOCH,
+            failures: 0,
+            last: failure.clone(),
+        });
         let doubled = first.saturating_mul(1 << delay.failures.min(20)).min(most);
-        let base = doubled.max(asked.unwrap_or_default());
+        let base = doubled.max(failure.retry_after.unwrap_or_default());
         // A quarter of the wait, in 256 steps.
         let extra = base / 1024 * u32::from(jitter as u8);
         delay.until = now + base + extra;
         delay.failures += 1;
+        delay.last.clone_from(failure);
     }
 
     /// Records a success: the next failure counts as the first.
@@ -102,15 +140,16 @@ mod tests {
         let mut backoff = Backoff::new(7);
         let now = Timestamp::from_secs(1000);
         for expected in [1, 2, 4, 8, 8] {
-            backoff.on_failed(culprit, first, most, None, now);
+            backoff.on_failed(culprit, first, most, &throttled(None), now);
             let wait = backoff.until(culprit, now).unwrap().since(now);
             let expected = Duration::from_secs(expected);
             assert!(wait >= expected && wait <= expected * 5 / 4, "{wait:?} for {expected:?}");
         }
         backoff.on_success(culprit);
         assert_eq!(backoff.until(culprit, now), None);
-        backoff.on_failed(culprit, first, most, Some(Duration::from_secs(20)), now);
-        assert!(backoff.until(culprit, now).unwrap() >= now + Duration::from_secs(20));
+        let asked = Duration::from_secs(20);
+        backoff.on_failed(culprit, first, most, &throttled(Some(asked)), now);
+        assert!(backoff.until(culprit, now).unwrap() >= now + asked);
     }
 
     #[test]
@@ -118,10 +157,16 @@ mod tests {
         let wait = |seed| {
             let mut backoff = Backoff::new(seed);
             let second = Duration::from_secs(1);
-            backoff.on_failed(Culprit::Metadata, second, second, None, Timestamp::EPOCH);
+            let failure = throttled(None);
+            backoff.on_failed(Culprit::Metadata, second, second, &failure, Timestamp::EPOCH);
             backoff.until(Culprit::Metadata, Timestamp::EPOCH)
         };
         assert_eq!(wait(1), wait(1));
         assert_ne!(wait(1), wait(2));
+    }
+
+    fn throttled(retry_after: Option<Duration>) -> Failure {
+        let kind = crate::FailureKind::Throttled;
+        Failure { kind, retry_after, message: "RequestLimitExceeded".into() }
     }
 }

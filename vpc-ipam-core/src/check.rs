@@ -197,7 +197,7 @@ impl Ipam {
                 violations.push(Violation::LeavingWithPods { eni: eni.id, pods });
             }
             for block in eni.blocks() {
-                if block.state() == crate::BlockState::Releasing && block.assigned() > 0 {
+                if block.is_releasing() && block.assigned() > 0 {
                     let (block, pods) = (block.net(), block.assigned());
                     violations.push(Violation::ReleasingWithPods { block, pods });
                 }

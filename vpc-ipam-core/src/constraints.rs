@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use crate::backoff::Backoff;
 use crate::budget::Spent;
 use crate::{
-    ActionId, Budget, EniConfig, Node, ObservedSubnet, SecurityGroupId, SubnetId, Timestamp,
+    ActionId, Budget, EniConfig, Node, ObservedSubnet, RecentFailure, SecurityGroupId, SubnetId,
+    Timestamp,
 };
 
 /// What bears on a plan besides the pool, the configuration and the limits: the node's state, what failed lately, what
@@ -85,6 +86,11 @@ impl Constraints {
             tokens: 0,
             seed,
         }
+    }
+
+    /// Returns what failed lately and is left alone for a while.
+    pub fn recent_failures(&self, now: Timestamp) -> impl Iterator<Item = RecentFailure> {
+        self.backoff.recent(now)
     }
 
     /// Returns a subnet as last seen.

@@ -1,21 +1,25 @@
 //! The state machine that puts pool, plan and inputs together.
 
 mod outcome;
+mod readiness;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
 
+pub use self::readiness::{AssignError, Readiness};
 use crate::backoff::Culprit;
 use crate::constraints::Read;
+use crate::journal::{Input, Recorder};
 use crate::plan::is_excluded;
 use crate::pool::{Creation, Ec2Call, Ec2CallKind, NotAssigned, Serving};
 use crate::{
     Action, ActionId, AddressRequest, Because, Budget, Card, Config, Constraints, DeviceIndex,
-    Ec2Action, EniAttribute, EniConfig, EniId, Event, Families, Held, HostAction, Ipv4Amount,
-    Lease, Limits, Node, Observation, Plan, Planned, PodKey, Pool, Record, Scope, Source, Stage,
-    Timestamp, Uncommitted, WaitingOn, Wanted, plan,
+    Ec2Action, EniAttribute, EniConfig, EniId, Event, Families, HostAction, Ipv4Amount, Lease,
+    Limits, Node, Observation, Plan, Planned, PodKey, Pool, Record, Scope, Source, Stage,
+    Timestamp, Uncommitted, WaitingOn, plan,
 };
 
 /// The address management of one node, as a value that is told things.
@@ -37,7 +41,7 @@ pub struct Ipam {
     waiting: VecDeque<Waiting>,
     in_flight: BTreeMap<ActionId, Planned>,
     next_id: u64,
-    actions: VecDeque<Issued>,
+    pub(crate) actions: VecDeque<Issued>,
     grants: VecDeque<Granted>,
     events: VecDeque<Event>,
     events_dropped: u64,
@@ -45,8 +49,8 @@ pub struct Ipam {
     changed_at: Option<Timestamp>,
     /// When something that was held back at the last planning may go.
     due: Option<(Timestamp, Wake)>,
-    /// What was held back at the last planning.
-    held: Vec<Held>,
+    /// Keeps what is told, if somebody wants to know.
+    pub(crate) recorder: Option<Box<Recorder>>,
 }
 
 /// A pod that waits for an address.
@@ -100,38 +104,6 @@ pub struct Grant {
 struct Granted {
     key: PodKey,
     result: Result<Lease, AssignError>,
-}
-
-/// Why an ADD gets no address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum AssignError {
-    /// No address can be had in the time that an ADD may wait.
-    #[error("no address to be had: {}", Causes(causes))]
-    NoAddress {
-        /// What stands in the way.
-        causes: Vec<Held>,
-        /// When trying again may help; `None` if only the operator, or a pod that ends, can help.
-        retry_at: Option<Timestamp>,
-    },
-    /// Too many pods wait already.
-    #[error("{WAITING_MAX} pods wait for an address already")]
-    TooManyWaiting,
-}
-
-struct Causes<'a>(&'a [Held]);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str("all that the node holds are in use"),
-            [first, rest @ ..] => {
-                write!(f, "{first}")?;
-                rest.iter().try_for_each(|held| write!(f, "; {held}"))
-            }
-        }
-    }
 }
 
 /// What became of a DEL.
@@ -215,7 +187,7 @@ impl Ipam {
             events_dropped: 0,
             changed_at: Some(now),
             due: None,
-            held: Vec::new(),
+            recorder: None,
         })
     }
 
@@ -223,6 +195,8 @@ impl Ipam {
     ///
     /// A lease whose ENI does not show up keeps its address from everybody else until its pod gives it up.
     pub fn restore(&mut self, records: impl IntoIterator<Item = Record>, now: Timestamp) {
+        let records: Vec<Record> = records.into_iter().collect();
+        let tape = self.tape(|| Input::Restore(records.clone()));
         let mut leases = Vec::new();
         for record in records {
             match record {
@@ -245,12 +219,15 @@ impl Ipam {
             }
         }
         self.changed_at.get_or_insert(now);
+        self.record(tape, Some(now));
     }
 
     /// Takes in what a source showed, asked for or not.
     pub fn observe(&mut self, observation: &Observation, now: Timestamp) {
+        let tape = self.tape(|| Input::Observe(observation.clone()));
         self.on_observation(observation, now);
         self.replan(now);
+        self.record(tape, Some(now));
     }
 
     /// Takes in another configuration. What is under way is finished; the next plan follows the new one.
@@ -260,38 +237,48 @@ impl Ipam {
         now: Timestamp,
     ) -> Result<(), UnusableConfigError> {
         usable(&config, &self.limits)?;
+        let tape = self.tape(|| Input::Config(Box::new(config.clone())));
         self.config = config;
         self.replan(now);
+        self.record(tape, Some(now));
         Ok(())
     }
 
     /// Takes in where new ENIs go under custom networking.
     pub fn handle_eni_config(&mut self, eni_config: Option<EniConfig>, now: Timestamp) {
+        let tape = self.tape(|| Input::EniConfig(eni_config.clone()));
         self.constraints.eni_config = eni_config;
         self.replan(now);
+        self.record(tape, Some(now));
     }
 
     /// Takes in whether pods may be scheduled on the node.
     pub fn handle_schedulable(&mut self, schedulable: bool, now: Timestamp) {
+        let tape = self.tape(|| Input::Schedulable(schedulable));
         self.constraints.schedulable = schedulable;
         self.replan(now);
+        self.record(tape, Some(now));
     }
 
     /// Takes in that the node is going away: nothing is acquired any more.
     pub fn handle_terminating(&mut self, now: Timestamp) {
+        let tape = self.tape(|| Input::Terminating);
         self.constraints.terminating = true;
         self.replan(now);
+        self.record(tape, Some(now));
     }
 
     /// Takes in that somebody we do not know uses an address of ours, or no longer does. Such an address is neither
     /// handed out nor given back.
     pub fn handle_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
+        let tape = self.tape(|| Input::UnknownOwner { address, in_use });
         for eni in self.pool.enis_mut() {
             for block in eni.blocks_mut().filter(|block| block.net().contains(&address)) {
                 block.on_quarantined(address, in_use, now);
             }
         }
         self.replan(now);
+        self.record(tape, Some(now));
     }
 
     /// Asks for an address for a pod.
@@ -303,8 +290,23 @@ impl Ipam {
         request: &AddressRequest,
         now: Timestamp,
     ) -> Result<Assigned, AssignError> {
+        let tape = self.tape(|| Input::Assign(request.clone()));
+        let answer = self.on_asked(request, now);
+        self.record(tape, Some(now));
+        answer
+    }
+
+    fn on_asked(
+        &mut self,
+        request: &AddressRequest,
+        now: Timestamp,
+    ) -> Result<Assigned, AssignError> {
         if let Some(waiting) = self.waiting.iter().find(|w| w.request.key == request.key) {
             return Ok(Assigned::Later { deadline: waiting.deadline });
+        }
+        // Addresses that came free since the last plan are for those who came first.
+        if self.changed_at.is_some() && !self.waiting.is_empty() {
+            self.serve_waiting(now);
         }
         let why = match self.pool.assign(request, &self.serving(), now) {
             Ok(lease) => {
@@ -318,12 +320,13 @@ impl Ipam {
         }
         let deadline = now + self.config.timing.add_wait;
         self.waiting.push_back(Waiting { request: request.clone(), deadline });
-        if why == NotAssigned::NoneFree
-            && let Err(error) = self.wait_is_worthwhile(deadline, now)
-        {
-            self.waiting.pop_back();
+        if why == NotAssigned::NoneFree {
             self.count_waiting();
-            return Err(error);
+            if let Err(error) = self.wait_is_worthwhile(request, deadline, now) {
+                self.waiting.pop_back();
+                self.count_waiting();
+                return Err(error);
+            }
         }
         self.changed_at.get_or_insert(now);
         Ok(Assigned::Later { deadline })
@@ -332,17 +335,29 @@ impl Ipam {
     /// Takes in that a lease is durable; call it after [`Uncommitted::record`] is on stable storage. Returns the lease,
     /// or `None` if the pod gave it up meanwhile.
     pub fn commit(&mut self, uncommitted: Uncommitted) -> Option<Lease> {
-        self.pool.on_committed(&uncommitted.lease)
+        let tape = self.tape(|| Input::Commit(uncommitted.lease.clone()));
+        let lease = self.pool.on_committed(&uncommitted.lease);
+        self.record(tape, None);
+        lease
     }
 
     /// Takes in that a lease could not be made durable. Its address is free again, unless it was durable before.
     pub fn abandon(&mut self, uncommitted: Uncommitted, now: Timestamp) {
+        let tape = self.tape(|| Input::Abandon(uncommitted.lease.clone()));
         self.pool.on_abandoned(&uncommitted.lease);
         self.changed_at.get_or_insert(now);
+        self.record(tape, Some(now));
     }
 
     /// Takes in that a pod is gone. Its addresses rest for the cool-down.
     pub fn release(&mut self, key: &PodKey, now: Timestamp) -> Released {
+        let tape = self.tape(|| Input::Release(key.clone()));
+        let released = self.on_given_up(key, now);
+        self.record(tape, Some(now));
+        released
+    }
+
+    fn on_given_up(&mut self, key: &PodKey, now: Timestamp) -> Released {
         self.grants.retain(|grant| grant.key != *key);
         let waiting = self.waiting.len();
         self.waiting.retain(|waiting| waiting.request.key != *key);
@@ -366,7 +381,9 @@ impl Ipam {
     /// Takes in that time has passed. Call it when the time that [`poll_timeout`](Self::poll_timeout) named has come;
     /// earlier and later do no harm.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        let tape = self.tape(|| Input::Timeout);
         self.replan(now);
+        self.record(tape, Some(now));
     }
 
     /// Returns the next action to carry out.
@@ -438,6 +455,13 @@ impl Ipam {
         self.waiting.iter().map(|waiting| (&waiting.request.key, waiting.deadline))
     }
 
+    /// Returns everything that decides what comes next: all but what waits to be polled.
+    pub(crate) fn essence(&self) -> impl fmt::Debug + '_ {
+        let Self { config, limits, pool, constraints, waiting, in_flight, .. } = self;
+        let state = (config, limits, pool, constraints, waiting, in_flight);
+        (state, self.next_id, self.changed_at, self.due)
+    }
+
     /// Serves those who wait, plans, and issues what is planned.
     fn replan(&mut self, now: Timestamp) {
         self.changed_at = None;
@@ -451,9 +475,9 @@ impl Ipam {
         let due = held
             .iter()
             .filter_map(|held| Some((held.waiting_on.until()?, Wake::Due(held.waiting_on))));
-        let cooled = self.cooled_at(now).map(|at| (at, Wake::Cooled));
+        let cooled = if self.waiting.is_empty() { None } else { self.cooled_at(now) };
+        let cooled = cooled.map(|at| (at, Wake::Cooled));
         self.due = due.chain(cooled).min_by_key(|(at, _)| *at);
-        self.held = held;
     }
 
     /// Gives addresses to those who wait, first come first, and an answer to those who waited long enough.
@@ -470,16 +494,15 @@ impl Ipam {
         self.waiting = waiting;
         self.count_waiting();
         if self.waiting.iter().any(|waiting| waiting.deadline <= now) {
-            let causes = self.causes(&self.plan(now));
-            let error = AssignError::NoAddress { causes, retry_at: Some(now) };
-            self.waiting.retain(|Waiting { request, deadline }| {
-                let over = *deadline <= now;
-                if over {
-                    let result = Err(error.clone());
-                    self.grants.push_back(Granted { key: request.key.clone(), result });
+            let plan = self.plan(now);
+            for waiting in core::mem::take(&mut self.waiting) {
+                if waiting.deadline <= now {
+                    let result = Err(self.refusal(&waiting.request, &plan, now));
+                    self.grants.push_back(Granted { key: waiting.request.key, result });
+                } else {
+                    self.waiting.push_back(waiting);
                 }
-                !over
-            });
+            }
             self.count_waiting();
         }
     }
@@ -491,53 +514,8 @@ impl Ipam {
         self.constraints.waiting_every_card = self.waiting.iter().filter(every).count() as u32;
     }
 
-    /// Returns an error if nothing that is planned, under way or held back can bring an address before `deadline`.
-    fn wait_is_worthwhile(
-        &mut self,
-        deadline: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), AssignError> {
-        self.count_waiting();
-        let plan = self.plan(now);
-        let coming = plan.actions.iter().chain(self.in_flight.values()).any(brings_addresses);
-        let in_time = |held: &Held| {
-            let for_growth =
-                !matches!(held.wanted, Wanted::FewerAddresses { .. } | Wanted::FreeEni(_));
-            let audit = matches!(
-                (held.wanted, held.waiting_on),
-                (Wanted::Answer(_) | Wanted::Subnets, WaitingOn::Time { .. })
-            );
-            for_growth
-                && !audit
-                && held.waiting_on.is_temporary()
-                && held.waiting_on.until().is_none_or(|until| until < deadline)
-        };
-        let cooled_at = self.cooled_at(now);
-        if coming || plan.held.iter().any(in_time) || cooled_at.is_some_and(|at| at < deadline) {
-            return Ok(());
-        }
-        let causes = self.causes(&plan);
-        let retry_at =
-            causes.iter().filter_map(|held| held.waiting_on.until()).chain(cooled_at).min();
-        Err(AssignError::NoAddress { causes, retry_at })
-    }
-
-    /// Returns what stands in the way of more addresses.
-    fn causes(&self, plan: &Plan) -> Vec<Held> {
-        let about_addresses = |held: &&Held| {
-            matches!(
-                held.wanted,
-                Wanted::Addresses { .. } | Wanted::Eni { .. } | Wanted::NextStep(_)
-            )
-        };
-        plan.held.iter().filter(about_addresses).copied().collect()
-    }
-
-    /// Returns when the first address that rests is ready, if pods wait for one.
+    /// Returns when the first address that rests is ready, if one rests.
     fn cooled_at(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.waiting.is_empty() {
-            return None;
-        }
         let blocks = self.pool.enis().iter().flat_map(|eni| eni.blocks());
         blocks.filter_map(|block| block.cooled_at(now, self.config.cooldown)).min()
     }
@@ -729,7 +707,7 @@ impl Ipam {
         self.constraints.shrunk_at = Some(now);
         if let Some(eni) = self.pool.eni_mut(eni) {
             for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
-                block.on_release_asked();
+                block.on_release_asked(now);
             }
         }
     }
@@ -744,21 +722,6 @@ impl Ipam {
             }
             eni.host_call = Some(id);
         }
-    }
-}
-
-/// Returns whether an action can bring addresses to pods that wait.
-fn brings_addresses(planned: &Planned) -> bool {
-    match &planned.action {
-        Action::Ec2(action) => matches!(
-            action,
-            Ec2Action::CreateNetworkInterface(_)
-                | Ec2Action::AttachNetworkInterface(_)
-                | Ec2Action::AssignPrivateIpAddresses(_)
-                | Ec2Action::AssignIpv6Addresses(_)
-                | Ec2Action::DescribeNetworkInterfaces(_)
-        ),
-        Action::Host(action) => matches!(action, HostAction::SetUpEni(_)),
     }
 }
 

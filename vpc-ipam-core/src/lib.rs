@@ -127,6 +127,11 @@
 //! Time is an argument of everything that needs it. Inputs may come in any order and late; what [`Ipam`] does follows from
 //! them and from the seed alone, so that the same inputs lead to the same actions.
 //!
+//! # Knowing why
+//!
+//! [`Ipam::explain`] tells what is wanted, done and held back, [`Ipam::readiness`] what the next ADD would be told, and
+//! [`Ipam::check`] whether what must hold does. [`journal`] records what a node was told and replays it.
+//!
 //! # Features
 //!
 //! * `serde`: what crosses a process or a restart is serialisable.
@@ -145,8 +150,10 @@ mod config;
 mod constraints;
 mod demand;
 mod event;
+mod explain;
 mod id;
 mod ipam;
+pub mod journal;
 mod lease;
 mod limits;
 mod observation;
@@ -165,7 +172,7 @@ pub use action::{
     EniAttribute, EniLink, HostAction, Ipv4Amount, ModifyNetworkInterfaceAttribute,
     UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
-pub use backoff::Culprit;
+pub use backoff::{Culprit, RecentFailure};
 pub use budget::{Budget, Ec2Operation, Rate};
 pub use check::Violation;
 pub use config::{
@@ -174,11 +181,14 @@ pub use config::{
 pub use constraints::Constraints;
 pub use demand::{Demand, Stock, demand};
 pub use event::Event;
+pub use explain::{EniAccount, Explanation, WaitingPod};
 pub use id::{
     AttachmentId, Card, DeviceIndex, EmptyKeyError, EniId, InstanceId, InstanceType, Mac,
     ParseIdError, ParseMacError, PodKey, SecurityGroupId, SubnetId, VpcId, Zone,
 };
-pub use ipam::{AssignError, Assigned, Grant, Ipam, Issued, Released, UnusableConfigError, Wake};
+pub use ipam::{
+    AssignError, Assigned, Grant, Ipam, Issued, Readiness, Released, UnusableConfigError, Wake,
+};
 pub use lease::{AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record, Uncommitted};
 pub use limits::{Hypervisor, Limits, UnknownInstanceTypeError};
 pub use observation::{

@@ -226,8 +226,7 @@ impl Planner<'_> {
     ) {
         for block in eni.blocks() {
             let ipv4 = matches!(block.net(), ipnet::IpNet::V4(_));
-            let releasing = block.state() == crate::BlockState::Releasing;
-            if !ipv4 || releasing || (block.is_prefix() != prefixes && !both_kinds) {
+            if !ipv4 || block.is_releasing() || (block.is_prefix() != prefixes && !both_kinds) {
                 continue;
             }
             stock.total += block.capacity();
@@ -304,8 +303,8 @@ impl Planner<'_> {
         let culprits =
             [Some(Culprit::Operation(operation)), about.map(Culprit::Eni)].into_iter().flatten();
         for culprit in culprits {
-            if let Some(until) = self.constraints.backoff.until(culprit, self.now) {
-                self.hold(wanted, WaitingOn::Backoff { culprit, until });
+            if let Some(wait) = self.constraints.backoff.wait(culprit, self.now) {
+                self.hold(wanted, wait);
                 return false;
             }
         }
@@ -332,8 +331,8 @@ impl Planner<'_> {
         because: Because,
     ) -> bool {
         let culprit = Culprit::Host(eni);
-        if let Some(until) = self.constraints.backoff.until(culprit, self.now) {
-            self.hold(wanted, WaitingOn::Backoff { culprit, until });
+        if let Some(wait) = self.constraints.backoff.wait(culprit, self.now) {
+            self.hold(wanted, wait);
             return false;
         }
         self.plan.actions.push(Planned { action: Action::Host(action), because });

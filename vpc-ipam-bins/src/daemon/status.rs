@@ -22,11 +22,8 @@ pub(super) fn of(ipam: &Ipam, now: Timestamp) -> Status {
             cooling: eni.blocks().iter().map(|b| b.cooling(now, cooldown, Duration::ZERO)).sum(),
         })
         .collect();
-    let free = |eni: &EniStatus| {
-        eni.stage == vpc_ipam_core::Stage::Ready && eni.addresses > eni.assigned + eni.cooling
-    };
     Status {
-        ready: ipam.waiting().len() == 0 && enis.iter().any(free),
+        ready: ipam.readiness(now).is_ready(),
         instance: node.instance.to_string(),
         instance_type: node.instance_type.to_string(),
         enis,

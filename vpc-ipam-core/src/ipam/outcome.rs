@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use super::{Ipam, culprits_of};
 use crate::backoff::Culprit;
+use crate::journal::Input;
 use crate::pool::{Ec2CallKind, Eni};
 use crate::{
     Action, ActionId, AttachmentStatus, DoubtCause, Ec2Action, Effect, EniId, Event, Failure,
@@ -22,6 +23,12 @@ const CREATION_ATTEMPTS_MAX: u32 = 8;
 impl Ipam {
     /// Takes in what became of an action. An outcome of an action that is not under way changes nothing.
     pub fn handle_outcome(&mut self, id: ActionId, outcome: Outcome, now: Timestamp) {
+        let tape = self.tape(|| Input::Outcome { id, outcome: outcome.clone() });
+        self.on_outcome(id, outcome, now);
+        self.record(tape, Some(now));
+    }
+
+    fn on_outcome(&mut self, id: ActionId, outcome: Outcome, now: Timestamp) {
         let Some(Planned { action, .. }) = self.in_flight.remove(&id) else {
             return;
         };
@@ -181,7 +188,7 @@ impl Ipam {
         let backoff = &mut self.constraints.backoff;
         let mut wait = |culprit: Option<Culprit>, (first, most): (Duration, Duration)| {
             if let Some(culprit) = culprit {
-                backoff.on_failed(culprit, first, most, failure.retry_after, now);
+                backoff.on_failed(culprit, first, most, failure, now);
             }
         };
         match failure.kind {
@@ -317,8 +324,7 @@ impl Ipam {
                     FailureKind::LinkMissing => LINK_BACKOFF,
                     _ => CALL_BACKOFF,
                 };
-                let asked = failure.retry_after;
-                self.constraints.backoff.on_failed(culprit, first, most, asked, now);
+                self.constraints.backoff.on_failed(culprit, first, most, &failure, now);
                 self.event(Event::ActionFailed { id, failure });
             }
         }

@@ -21,8 +21,8 @@ impl Planner<'_> {
     fn read_metadata(&mut self) {
         let read = self.constraints.reads.metadata;
         let wanted = Wanted::Answer(Source::Imds);
-        if let Some(until) = self.constraints.backoff.until(Culprit::Metadata, self.now) {
-            self.hold(wanted, WaitingOn::Backoff { culprit: Culprit::Metadata, until });
+        if let Some(wait) = self.constraints.backoff.wait(Culprit::Metadata, self.now) {
+            self.hold(wanted, wait);
             return;
         }
         let timing = &self.config.timing;

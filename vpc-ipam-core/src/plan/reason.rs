@@ -4,8 +4,8 @@ use core::fmt;
 
 use crate::backoff::Culprit;
 use crate::{
-    Action, ActionId, Card, Demand, DoubtCause, Ec2Operation, EniId, Source, Stock, Timestamp,
-    WarmTarget,
+    Action, ActionId, Card, Demand, DoubtCause, Ec2Operation, EniId, FailureKind, Source, Stock,
+    Timestamp, WarmTarget,
 };
 
 /// Something to do, and why.
@@ -241,6 +241,8 @@ pub enum WaitingOn {
     Backoff {
         /// What failed.
         culprit: Culprit,
+        /// How it failed last.
+        kind: FailureKind,
         /// Until when it is left alone.
         until: Timestamp,
     },
@@ -329,7 +331,15 @@ impl fmt::Display for WaitingOn {
             Self::Observation { eni, cause } => {
                 write!(f, "EC2's word on {eni} is needed: {cause}")
             }
-            Self::Backoff { culprit, until } => write!(f, "{culprit}, left alone until {until}"),
+            // A subnet's failure says what its culprit does.
+            Self::Backoff {
+                culprit: culprit @ (Culprit::Subnet(_) | Culprit::SubnetPrefixes(_)),
+                until,
+                ..
+            } => write!(f, "{culprit}, left alone until {until}"),
+            Self::Backoff { culprit, kind, until } => {
+                write!(f, "{culprit} ({kind}), left alone until {until}")
+            }
             Self::Budget { operation, until } => {
                 write!(f, "budget of {operation} calls is spent until {until}")
             }

@@ -10,7 +10,7 @@ use super::{Because, CardDemand, Planner, WaitingOn, Wanted, is_ready};
 use crate::backoff::Culprit;
 use crate::pool::{Block, Eni};
 use crate::{
-    BlockState, Card, Demand, Ec2Action, EniId, HostAction, InterfaceType, Ipv4Kind, Stock,
+    Card, Demand, Ec2Action, EniId, HostAction, InterfaceType, Ipv4Kind, Stock,
     UnassignIpv6Addresses, UnassignPrivateIpAddresses, WarmTarget, demand,
 };
 
@@ -199,7 +199,7 @@ impl Planner<'_> {
         let prefixes = kind == Ipv4Kind::Prefixes;
         eni.blocks().iter().filter(move |block| {
             matches!(block.net(), IpNet::V4(_))
-                && block.state() != BlockState::Releasing
+                && !block.is_releasing()
                 && block.is_prefix() == prefixes
         })
     }

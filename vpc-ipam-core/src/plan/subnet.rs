@@ -60,10 +60,8 @@ impl Planner<'_> {
     pub(super) fn subnet_backoff(&self, subnet: SubnetId, prefixes: bool) -> Option<WaitingOn> {
         let culprits =
             [Some(Culprit::Subnet(subnet)), prefixes.then_some(Culprit::SubnetPrefixes(subnet))];
-        let waits = culprits.into_iter().flatten().filter_map(|culprit| {
-            let until = self.constraints.backoff.until(culprit, self.now)?;
-            Some(WaitingOn::Backoff { culprit, until })
-        });
+        let backoff = &self.constraints.backoff;
+        let waits = culprits.into_iter().flatten().filter_map(|c| backoff.wait(c, self.now));
         waits.max_by_key(WaitingOn::until)
     }
 }

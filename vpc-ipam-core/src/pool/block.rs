@@ -34,7 +34,10 @@ pub enum BlockState {
         by: Source,
     },
     /// EC2 was asked to take it back; only EC2's word ends this.
-    Releasing,
+    Releasing {
+        /// Since when.
+        since: Timestamp,
+    },
 }
 
 /// One address of a block.
@@ -72,6 +75,17 @@ impl Block {
     /// Returns how far the block can be relied on.
     pub fn state(&self) -> BlockState {
         self.state
+    }
+
+    /// Returns whether EC2 was asked to take it back.
+    pub fn is_releasing(&self) -> bool {
+        matches!(self.state, BlockState::Releasing { .. })
+    }
+
+    /// Returns whether a release that nobody knows the outcome of has failed, since an answer of this age shows the block:
+    /// one that took effect would show by then.
+    pub(crate) fn has_outlived_release(&self, as_of: Timestamp, settle: Duration) -> bool {
+        matches!(self.state, BlockState::Releasing { since } if as_of > since + settle)
     }
 
     /// Returns when EC2 last confirmed it.
@@ -216,18 +230,18 @@ impl Block {
             BlockState::Suspect { since, by: Source::Imds } => {
                 self.state = BlockState::Suspect { since, by };
             }
-            BlockState::Suspect { .. } | BlockState::Releasing => {}
+            BlockState::Suspect { .. } | BlockState::Releasing { .. } => {}
         }
     }
 
     /// Records that EC2 is being asked to take the block back.
-    pub(crate) fn on_release_asked(&mut self) {
-        self.state = BlockState::Releasing;
+    pub(crate) fn on_release_asked(&mut self, now: Timestamp) {
+        self.state = BlockState::Releasing { since: now };
     }
 
-    /// Records that EC2 refused to take the block back.
+    /// Records that EC2 refused to take the block back, or did not.
     pub(crate) fn on_release_refused(&mut self) {
-        if self.state == BlockState::Releasing {
+        if self.is_releasing() {
             self.state = BlockState::Confirmed;
         }
     }
@@ -349,7 +363,7 @@ mod tests {
         block.on_denied(Source::Imds, Timestamp::from_secs(5));
         assert_eq!(take(&mut block, 100), None);
         block.on_confirmed(Timestamp::from_secs(6));
-        block.on_release_asked();
+        block.on_release_asked(Timestamp::from_secs(6));
         block.on_confirmed(Timestamp::from_secs(7));
         assert_eq!(take(&mut block, 100), None);
         block.on_release_refused();

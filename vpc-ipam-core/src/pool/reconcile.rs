@@ -164,9 +164,15 @@ impl Pool {
         };
 
         let mut added = Vec::new();
+        let idle = eni.ec2_call.is_none();
         for net in observed.blocks.iter().map(IpNet::trunc) {
             if eni.block_of_net(net).is_some() {
                 eni.on_block_confirmed(net, as_of);
+                for block in eni.blocks_mut().filter(|block| block.net() == net) {
+                    if idle && block.has_outlived_release(as_of, settle) {
+                        block.on_release_refused();
+                    }
+                }
             } else if !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle)) {
                 blocks_gone.remove(&net);
                 eni.on_block_confirmed(net, as_of);
@@ -193,7 +199,7 @@ impl Pool {
             let in_use = block.assigned() > 0 || block.quarantined() > 0;
             let denied_before = match block.state() {
                 BlockState::Suspect { since, by } => by == Source::Imds || since < as_of,
-                BlockState::Releasing => true,
+                BlockState::Releasing { .. } => true,
                 BlockState::Confirmed => false,
             };
             if in_use && !denied_before {
@@ -246,14 +252,15 @@ impl Pool {
         }
         let shown = |net: IpNet| observed.blocks.iter().any(|other| other.trunc() == net);
         let missing = eni.blocks().iter().any(|block| {
-            block.state() != BlockState::Releasing
+            !block.is_releasing()
                 && !shown(block.net())
                 && !is_recent(as_of, block.confirmed_at(), settle)
         });
-        let extra = observed.blocks.iter().map(IpNet::trunc).any(|net| {
-            eni.block_of_net(net).is_none()
-                && !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle))
-        });
+        let extra =
+            observed.blocks.iter().map(IpNet::trunc).any(|net| match eni.block_of_net(net) {
+                Some(block) => eni.ec2_call.is_none() && block.has_outlived_release(as_of, settle),
+                None => !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle)),
+            });
         if missing {
             for block in eni.blocks_mut() {
                 if !shown(block.net()) && !is_recent(as_of, block.confirmed_at(), settle) {

@@ -1,0 +1,228 @@
+//! What a node wants, does and waits for, for people and for programs.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use crate::{
+    Card, CardDemand, DeviceIndex, Doubt, EniId, Held, InstanceId, InstanceType, Ipam, Issued,
+    Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp, WaitingOn, Wake,
+    Wanted,
+};
+
+/// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
+/// addresses it has.
+///
+/// [`Ipam::explain`] makes it; its `Display` is for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Explanation {
+    /// When.
+    pub at: Timestamp,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its type.
+    pub instance_type: InstanceType,
+    /// What the next ADD would be told.
+    pub readiness: Readiness,
+    /// What is held, ENI by ENI.
+    pub enis: Vec<EniAccount>,
+    /// What is wanted, for each network card.
+    pub wanted: Vec<CardDemand>,
+    /// What is being done, and why: its outcome is not known yet.
+    pub doing: Vec<Issued>,
+    /// What would be done next, and why.
+    pub next: Vec<Planned>,
+    /// What is held back, by what, and until when.
+    pub held: Vec<Held>,
+    /// What failed lately and is left alone for a while.
+    pub failed: Vec<RecentFailure>,
+    /// The pods that wait for an address, and until when, first come first.
+    pub waiting: Vec<WaitingPod>,
+    /// When something is due next, and why.
+    pub due: Option<(Timestamp, Wake)>,
+}
+
+/// What one ENI contributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct EniAccount {
+    /// Which.
+    pub eni: EniId,
+    /// Its network card.
+    pub card: Card,
+    /// Its index on that card.
+    pub device: DeviceIndex,
+    /// How far it is.
+    pub stage: Stage,
+    /// Whether we manage it, and if not, why.
+    pub management: Management,
+    /// Whether its subnet was taken out of use.
+    pub excluded: bool,
+    /// Whether what we believe of it needs EC2's word.
+    pub doubt: Option<Doubt>,
+    /// Addresses for pods that it carries.
+    pub addresses: u32,
+    /// Of these, addresses that pods hold.
+    pub assigned: u32,
+    /// Of these, addresses that rest.
+    pub cooling: u32,
+    /// Of these, addresses that somebody uses whom we do not know.
+    pub quarantined: u32,
+}
+
+/// A pod that waits for an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct WaitingPod {
+    /// Who.
+    pub key: PodKey,
+    /// When it gets an answer at the latest.
+    pub deadline: Timestamp,
+}
+
+impl Ipam {
+    /// Returns what is wanted, what is being done and why, and what is held back, by what and until when. Changes nothing.
+    pub fn explain(&self, now: Timestamp) -> Explanation {
+        let plan = self.plan(now);
+        let node = &self.constraints().node;
+        let cooldown = self.config().cooldown;
+        let enis = self.pool().enis().iter().map(|eni| {
+            let sum = |count: fn(&crate::Block) -> u32| eni.blocks().iter().map(count).sum();
+            let cooling = |block: &crate::Block| block.cooling(now, cooldown, Duration::ZERO);
+            EniAccount {
+                eni: eni.id,
+                card: eni.card,
+                device: eni.device,
+                stage: eni.stage,
+                management: eni.management,
+                excluded: eni.excluded,
+                doubt: eni.doubt,
+                addresses: sum(crate::Block::capacity),
+                assigned: eni.assigned(),
+                cooling: eni.blocks().iter().map(cooling).sum(),
+                quarantined: sum(crate::Block::quarantined),
+            }
+        });
+        let doing = self.in_flight().map(|(id, Planned { action, because })| Issued {
+            id,
+            action: action.clone(),
+            because: *because,
+        });
+        let waiting =
+            self.waiting().map(|(key, deadline)| WaitingPod { key: key.clone(), deadline });
+        Explanation {
+            at: now,
+            instance: node.instance,
+            instance_type: node.instance_type,
+            readiness: self.readiness(now),
+            enis: enis.collect(),
+            wanted: plan.demand,
+            doing: doing.collect(),
+            next: plan.actions,
+            held: plan.held,
+            failed: self.constraints().recent_failures(now).collect(),
+            waiting: waiting.collect(),
+            due: self.poll_timeout(),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    /// Writes a line for each fact: what kind of fact it is, then the fact.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, instance, instance_type, readiness, .. } = self;
+        writeln!(f, "{instance} ({instance_type}) at {at}: {readiness}")?;
+        for eni in &self.enis {
+            writeln!(f, "  holds    {eni}")?;
+        }
+        for CardDemand { card, target, stock, demand, .. } in &self.wanted {
+            writeln!(f, "  wants    {card}: {stock}, {target}: {demand}")?;
+        }
+        for Issued { id, action, because } in &self.doing {
+            writeln!(f, "  does     {id} {action}: {because}")?;
+        }
+        for Planned { action, because } in &self.next {
+            writeln!(f, "  next     {action}: {because}")?;
+        }
+        // That the next audit is not due yet is no news.
+        let audit = |held: &&Held| {
+            matches!(held.wanted, Wanted::Answer(_) | Wanted::Subnets)
+                && matches!(held.waiting_on, WaitingOn::Time { .. })
+        };
+        for held in self.held.iter().filter(|held| !audit(held)) {
+            writeln!(f, "  held     {held}")?;
+        }
+        for RecentFailure { culprit, last, in_a_row, until } in &self.failed {
+            writeln!(f, "  failed   {culprit}, {in_a_row} in a row, until {until}: {last}")?;
+        }
+        for WaitingPod { key, deadline } in &self.waiting {
+            writeln!(f, "  waiting  {key} until {deadline}")?;
+        }
+        if let Some((due, why)) = self.due {
+            writeln!(f, "  due      {due}: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for EniAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { eni, card, device, stage, .. } = self;
+        write!(f, "{eni} ({card} {device}) {stage}")?;
+        if self.management != Management::Managed {
+            return write!(f, ", {}", self.management);
+        }
+        write!(f, ", {} addresses, {} assigned", self.addresses, self.assigned)?;
+        if self.cooling > 0 {
+            write!(f, ", {} cooling", self.cooling)?;
+        }
+        if self.quarantined > 0 {
+            write!(f, ", {} used by somebody unknown", self.quarantined)?;
+        }
+        if self.excluded {
+            f.write_str(", its subnet is out of use")?;
+        }
+        if let Some(doubt) = self.doubt {
+            write!(f, ", in doubt since {}: {}", doubt.since, doubt.cause)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed => f.write_str("something changed"),
+            Self::Due(waiting_on) => write!(f, "{waiting_on}"),
+            Self::Deadline => f.write_str("a pod has waited long enough"),
+            Self::Cooled => f.write_str("an address has rested"),
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Available => "not attached",
+            Self::Attached => "attached, not set up",
+            Self::Ready => "ready",
+            Self::Leaving(crate::Leaving::Host) => "leaving: to be removed from the node",
+            Self::Leaving(crate::Leaving::Detach) => "leaving: to be detached",
+            Self::Leaving(crate::Leaving::Delete { .. }) => "leaving: to be deleted",
+            Self::Leaving(crate::Leaving::Vanished) => "gone from EC2",
+        })
+    }
+}
+
+impl fmt::Display for Management {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Managed => "managed",
+            Self::NoManageTag => "not managed: tagged no_manage",
+            Self::Untagged => "not managed: without our tag",
+            Self::InterfaceType => "not managed: its type carries no pods",
+            Self::Card => "not managed: its network card is not in use",
+        })
+    }
+}

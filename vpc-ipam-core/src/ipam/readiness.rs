@@ -1,0 +1,376 @@
+//! Whether the next pod gets an address: at once, in time, or not, and then why not.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Assigned, Ipam, WAITING_MAX};
+use crate::demand::PREFIX_SIZE;
+use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
+use crate::{
+    Action, AddressRequest, Because, Card, CardChoice, Ec2Action, Held, Ipv4Amount, Plan, Planned,
+    Pod, PodKey, Source, Stock, Timestamp, WaitingOn, Wanted,
+};
+
+/// Why an ADD gets no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum AssignError {
+    /// No address can be had in the time that an ADD may wait.
+    #[error("no address to be had: {}", Causes { stock, causes })]
+    NoAddress {
+        /// What the node holds of IPv4 for pods, on the cards that the pod could use; `None` where nothing is known yet, or
+        /// where pods get IPv6 alone.
+        stock: Option<Stock>,
+        /// What stands in the way of more.
+        causes: Vec<Held>,
+        /// When trying again may help; `None` if only the operator, or a pod that ends, can help.
+        retry_at: Option<Timestamp>,
+    },
+    /// The pod has an address already, from before a restart, and EC2 has not confirmed it, or its ENI is not set up.
+    #[error("{address}, which is the pod's already, cannot be used: {}", Causes { stock: &None, causes })]
+    NotUsable {
+        /// The first of its addresses.
+        address: IpAddr,
+        /// What stands in the way.
+        causes: Vec<Held>,
+    },
+    /// Too many pods wait already.
+    #[error("{WAITING_MAX} pods wait for an address already")]
+    TooManyWaiting,
+}
+
+impl AssignError {
+    /// Returns when trying again may help; `None` if only the operator, or a pod that ends, can help.
+    pub fn retry_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::NoAddress { retry_at, .. } => *retry_at,
+            Self::NotUsable { causes, .. } => {
+                causes.iter().filter_map(|held| held.waiting_on.until()).min()
+            }
+            Self::TooManyWaiting => None,
+        }
+    }
+}
+
+struct Causes<'a> {
+    stock: &'a Option<Stock>,
+    causes: &'a [Held],
+}
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        if let Some(stock) = self.stock {
+            write!(f, "{stock}")?;
+            separator = "; ";
+        }
+        for held in self.causes {
+            write!(f, "{separator}{held}")?;
+            separator = "; ";
+        }
+        if separator.is_empty() { f.write_str("its ENI was not seen") } else { Ok(()) }
+    }
+}
+
+/// Whether the next ADD succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Readiness {
+    /// It gets an address at once.
+    Ready,
+    /// It gets one before a point in time.
+    Soon {
+        /// The point in time.
+        by: Timestamp,
+    },
+    /// It is refused.
+    NotReady(AssignError),
+}
+
+impl Readiness {
+    /// Returns whether pods may be sent to the node: STATUS says yes.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready | Self::Soon { .. })
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Soon { by } => write!(f, "ready: the next pod gets an address by {by}"),
+            Self::NotReady(error) => {
+                write!(f, "not ready: {error}")?;
+                match error.retry_at() {
+                    Some(at) => write!(f, "; may change at {at}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl Ipam {
+    /// Returns what the next ADD of a pod that nobody knows yet would be told. Changes nothing.
+    pub fn readiness(&self, now: Timestamp) -> Readiness {
+        // Whoever comes next is treated as everybody: by asking, on a copy.
+        let key = PodKey::new("\0", "\0", "\0").expect("no part is empty");
+        let pod = Arc::new(Pod { namespace: "\0".into(), name: "\0".into() });
+        let request = AddressRequest { key, pod, cards: CardChoice::Any };
+        match self.clone().assign(&request, now) {
+            Ok(Assigned::Now(_)) => Readiness::Ready,
+            Ok(Assigned::Later { deadline }) => Readiness::Soon { by: deadline },
+            Err(error) => Readiness::NotReady(error),
+        }
+    }
+
+    /// Returns an error unless everybody who waits, a newcomer with this request included, can be served before
+    /// `deadline`.
+    pub(super) fn wait_is_worthwhile(
+        &self,
+        request: &AddressRequest,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), AssignError> {
+        let plan = self.plan(now);
+        let outlook = Outlook { ipam: self, plan: &plan, deadline, now };
+        if outlook.serves(request) { Ok(()) } else { Err(self.refusal(request, &plan, now)) }
+    }
+
+    /// Returns what a pod is told that gets no address.
+    pub(super) fn refusal(
+        &self,
+        request: &AddressRequest,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> AssignError {
+        let mut causes = causes(plan);
+        if let Some(address) =
+            self.pool().lease(&request.key).and_then(|lease| lease.addresses().next())
+        {
+            return AssignError::NotUsable { address, causes };
+        }
+        let coming = self.in_flight().filter_map(|(id, planned)| {
+            Some(Held { wanted: brings(planned)?, waiting_on: WaitingOn::Outcome(id) })
+        });
+        for held in coming {
+            if !causes.contains(&held) {
+                causes.push(held);
+            }
+        }
+        let cooled_at = self.cooled_at(now);
+        if let Some(until) = cooled_at {
+            let wanted = Wanted::Addresses { card: Card(0) };
+            causes.push(Held { wanted, waiting_on: WaitingOn::Cooling { until } });
+        }
+        // What waits for no point in time may be over the next moment.
+        let soon =
+            |held: &Held| held.waiting_on.until().is_none() && held.waiting_on.is_temporary();
+        let at_once = causes.iter().any(soon) || plan.actions.iter().any(|p| brings(p).is_some());
+        let retry_at = if at_once {
+            Some(now)
+        } else {
+            causes.iter().filter_map(|held| held.waiting_on.until()).min()
+        };
+        let cards = plan.demand.iter().filter(|on| self.is_choice(request, on.card));
+        let stock = cards.map(|on| on.stock).reduce(|a, b| Stock {
+            total: a.total + b.total,
+            assigned: a.assigned + b.assigned,
+            cooling: a.cooling + b.cooling,
+            waiting: a.waiting.max(b.waiting),
+            prefixes: a.prefixes + b.prefixes,
+            prefixes_free: a.prefixes_free + b.prefixes_free,
+        });
+        AssignError::NoAddress { stock, causes, retry_at }
+    }
+
+    fn is_choice(&self, request: &AddressRequest, card: Card) -> bool {
+        match request.cards {
+            CardChoice::Any => card == Card(0) || self.config().multi_nic,
+            CardChoice::Every => true,
+        }
+    }
+}
+
+/// Returns what stands in the way of more addresses.
+fn causes(plan: &Plan) -> Vec<Held> {
+    let reads_fail = |held: &Held| {
+        matches!(held.wanted, Wanted::Answer(Source::Ec2) | Wanted::Subnets)
+            && matches!(held.waiting_on, WaitingOn::Backoff { .. })
+    };
+    let about_addresses = |held: &&Held| {
+        matches!(held.wanted, Wanted::Addresses { .. } | Wanted::Eni { .. } | Wanted::NextStep(_))
+            || reads_fail(held)
+    };
+    plan.held.iter().filter(about_addresses).copied().collect()
+}
+
+/// Returns what is wanted with an action, if it brings addresses.
+fn brings(Planned { action, because }: &Planned) -> Option<Wanted> {
+    match (action, because) {
+        (
+            Action::Ec2(Ec2Action::CreateNetworkInterface(_)),
+            Because::OffTarget { card, .. } | Because::NoEniOnCard { card },
+        ) => Some(Wanted::Eni { card: *card }),
+        (Action::Ec2(Ec2Action::AssignPrivateIpAddresses(_)), Because::OffTarget { card, .. }) => {
+            Some(Wanted::Addresses { card: *card })
+        }
+        (Action::Ec2(Ec2Action::AssignIpv6Addresses(call)), _) => Some(Wanted::NextStep(call.eni)),
+        _ => None,
+    }
+}
+
+/// What can be had before a deadline.
+struct Outlook<'a> {
+    ipam: &'a Ipam,
+    plan: &'a Plan,
+    deadline: Timestamp,
+    now: Timestamp,
+}
+
+impl Outlook<'_> {
+    /// Returns whether everybody who waits can be served, a newcomer with this request, who is counted already,
+    /// included.
+    fn serves(&self, request: &AddressRequest) -> bool {
+        let serving = self.ipam.serving();
+        let waiting = i64::try_from(self.ipam.waiting().len()).unwrap_or(i64::MAX);
+        let ipv4 = serving.ipv4.is_none() || {
+            let enough = match request.cards {
+                CardChoice::Any => {
+                    let cards = self.cards().filter(|card| self.ipam.is_choice(request, *card));
+                    cards.map(|card| self.addresses(card)).sum::<i64>() >= waiting
+                }
+                CardChoice::Every => {
+                    let every = i64::from(self.ipam.constraints().waiting_every_card);
+                    self.cards().all(|card| {
+                        let before = if card == Card(0) { waiting } else { every };
+                        self.addresses(card) >= before
+                    })
+                }
+            };
+            enough || self.more_in_time()
+        };
+        let ipv6 = !serving.ipv6 || self.prefix_in_time() || self.more_in_time();
+        ipv4 && ipv6
+    }
+
+    fn cards(&self) -> impl Iterator<Item = Card> {
+        // Before the first plan that compares cards nothing is known but that there is card 0.
+        let demanded = self.plan.demand.iter().map(|on| on.card);
+        let card = if self.plan.demand.is_empty() { Some(Card(0)) } else { None };
+        card.into_iter().chain(demanded)
+    }
+
+    /// Counts the addresses of a card that nobody has and that can be handed out before the deadline: there, asked for,
+    /// or planned.
+    fn addresses(&self, card: Card) -> i64 {
+        let ipam = self.ipam;
+        let horizon = self.deadline.since(self.now);
+        let mut count = 0i64;
+        for eni in self.enis_in_time(card) {
+            for block in eni.blocks() {
+                if matches!(block.net(), IpNet::V4(_)) && !block.is_releasing() {
+                    let taken = block.assigned()
+                        + block.quarantined()
+                        + block.cooling(self.now, ipam.config().cooldown, horizon);
+                    count += i64::from(block.capacity()) - i64::from(taken);
+                }
+            }
+            if let Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) =
+                eni.ec2_call
+            {
+                count += i64::from(blocks) * if prefixes { i64::from(PREFIX_SIZE) } else { 1 };
+            }
+        }
+        let coming = ipam.pool().creations().values().filter(|creation| creation.card == card);
+        count += coming.map(|creation| size(creation.request.ipv4)).sum::<i64>();
+        count + self.plan.actions.iter().map(|planned| self.planned(planned, card)).sum::<i64>()
+    }
+
+    fn planned(&self, Planned { action, because }: &Planned, card: Card) -> i64 {
+        match action {
+            Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) => {
+                let on_card = self.ipam.pool().eni(call.eni).is_some_and(|eni| eni.card == card);
+                if on_card { size(call.amount) } else { 0 }
+            }
+            Action::Ec2(Ec2Action::CreateNetworkInterface(call)) => match because {
+                Because::OffTarget { card: of, .. } if *of == card => size(call.ipv4),
+                _ => 0,
+            },
+            Action::Ec2(_) | Action::Host(_) => 0,
+        }
+    }
+
+    /// Returns the ENIs of a card that serve pods, or will before the deadline.
+    fn enis_in_time(&self, card: Card) -> impl Iterator<Item = &Eni> {
+        let serving = self.ipam.serving();
+        let late = |eni: &Eni| {
+            eni.stage != Stage::Ready
+                && self.plan.held.iter().any(|held| {
+                    held.wanted == Wanted::NextStep(eni.id) && !self.ends_in_time(held.waiting_on)
+                })
+        };
+        let enis = self.ipam.pool().enis().iter();
+        enis.filter(move |eni| eni.card == card && serving.takes_pods(eni) && !late(eni))
+    }
+
+    /// Returns whether a /80 prefix is there, asked for or planned.
+    fn prefix_in_time(&self) -> bool {
+        let there = |eni: &Eni| {
+            eni.blocks().iter().any(|block| matches!(block.net(), IpNet::V6(_)))
+                || matches!(eni.ec2_call, Some(Ec2Call { kind: Ec2CallKind::AssignIpv6, .. }))
+        };
+        let coming = |planned: &Planned| match &planned.action {
+            Action::Ec2(Ec2Action::AssignIpv6Addresses(_)) => true,
+            Action::Ec2(Ec2Action::CreateNetworkInterface(call)) => call.ipv6_prefixes > 0,
+            Action::Ec2(_) | Action::Host(_) => false,
+        };
+        let mut creations = self.ipam.pool().creations().values();
+        self.cards().any(|card| self.enis_in_time(card).any(there))
+            || creations.any(|creation| creation.request.ipv6_prefixes > 0)
+            || self.plan.actions.iter().any(coming)
+    }
+
+    /// Returns whether what holds growth back ends before the deadline, so that more will be asked for then.
+    fn more_in_time(&self) -> bool {
+        let for_growth = |held: &Held| match held.wanted {
+            Wanted::Addresses { .. } | Wanted::Eni { .. } => true,
+            Wanted::NextStep(id) => {
+                self.ipam.pool().eni(id).is_some_and(|eni| !eni.is_leaving())
+                    && self.ipam.serving().ipv6
+            }
+            _ => false,
+        };
+        self.plan.held.iter().any(|held| for_growth(held) && self.ends_in_time(held.waiting_on))
+    }
+
+    fn ends_in_time(&self, waiting_on: WaitingOn) -> bool {
+        let read = |wanted: Wanted| {
+            !self.plan.held.iter().any(|held| {
+                held.wanted == wanted
+                    && matches!(held.waiting_on, WaitingOn::Backoff { until, .. } if until >= self.deadline)
+            })
+        };
+        match waiting_on {
+            WaitingOn::FirstObservation | WaitingOn::Observation { .. } => {
+                read(Wanted::Answer(Source::Ec2))
+            }
+            WaitingOn::Subnets => read(Wanted::Subnets),
+            other => {
+                other.is_temporary() && other.until().is_none_or(|until| until < self.deadline)
+            }
+        }
+    }
+}
+
+fn size(amount: Ipv4Amount) -> i64 {
+    match amount {
+        Ipv4Amount::Addresses(count) => count.into(),
+        Ipv4Amount::Prefixes(count) => i64::from(count) * i64::from(PREFIX_SIZE),
+    }
+}

@@ -1,0 +1,346 @@
+//! Recording what a node was told, and replaying it: to the same state and the same actions, or to the first step that
+//! differs.
+//!
+//! [`Start::begin`] makes an [`Ipam`] that records. After every input there is one [`Step`]; write each to a file, and hand
+//! the file to whoever has to find out what happened.
+//!
+//! ```
+//! use vpc_ipam_core::journal::{Start, replay};
+//! # use vpc_ipam_core::{Budget, Config, Limits, Node, Timestamp};
+//! # let node = Node {
+//! #     instance: "i-1".parse()?, instance_type: "m5.large".parse()?, zone: "eu-west-1a".parse()?,
+//! #     vpc: "vpc-1".parse()?, primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
+//! # };
+//! # let limits = Limits::lookup(node.instance_type)?;
+//! let now = Timestamp::from_secs(1_700_000_000);
+//! let (config, budget, seed) = (Config::default(), Budget::default(), 1);
+//! let start = Start { node, limits, config, budget, seed, at: now };
+//!
+//! let mut ipam = start.begin()?;
+//! ipam.handle_timeout(now);
+//! ipam.handle_schedulable(false, now);
+//! let steps: Vec<_> = core::iter::from_fn(|| ipam.poll_step()).collect();
+//! assert_eq!(steps.len(), 2);
+//!
+//! let replayed = replay(&start, steps)?;
+//! assert_eq!(replayed.state(), ipam.state());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
+use core::net::IpAddr;
+
+use crate::{
+    ActionId, AddressRequest, Budget, Config, EniConfig, Ipam, Issued, Lease, Limits, Node,
+    Observation, Outcome, PodKey, Record, Timestamp, Uncommitted, UnusableConfigError,
+};
+
+/// What an [`Ipam`] was made of: the head of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Start {
+    /// The node.
+    pub node: Node,
+    /// What its type can hold.
+    pub limits: Limits,
+    /// What the operator wants.
+    pub config: Config,
+    /// The rates at which EC2 may be called.
+    pub budget: Budget,
+    /// What decides jitter and client tokens.
+    pub seed: u64,
+    /// When it was made.
+    pub at: Timestamp,
+}
+
+impl Start {
+    /// Makes the address management of the node, as [`Ipam::new`], and lets it record.
+    pub fn begin(&self) -> Result<Ipam, UnusableConfigError> {
+        let Self { node, limits, config, budget, seed, at } = self.clone();
+        let mut ipam = Ipam::new(node, limits, config, budget, seed, at)?;
+        ipam.recorder = Some(Box::new(Recorder { at, next: 1, steps: VecDeque::new() }));
+        Ok(ipam)
+    }
+}
+
+/// Anything that an [`Ipam`] is told, as data; the method of the same name takes it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Input {
+    /// [`Ipam::restore`].
+    Restore(Vec<Record>),
+    /// [`Ipam::observe`].
+    Observe(Observation),
+    /// [`Ipam::handle_config`].
+    Config(Box<Config>),
+    /// [`Ipam::handle_eni_config`].
+    EniConfig(Option<EniConfig>),
+    /// [`Ipam::handle_schedulable`].
+    Schedulable(bool),
+    /// [`Ipam::handle_terminating`].
+    Terminating,
+    /// [`Ipam::handle_unknown_owner`].
+    UnknownOwner {
+        /// Which address.
+        address: IpAddr,
+        /// Whether somebody uses it.
+        in_use: bool,
+    },
+    /// [`Ipam::assign`].
+    Assign(AddressRequest),
+    /// [`Ipam::commit`].
+    Commit(Lease),
+    /// [`Ipam::abandon`].
+    Abandon(Lease),
+    /// [`Ipam::release`].
+    Release(PodKey),
+    /// [`Ipam::handle_outcome`].
+    Outcome {
+        /// Of which action.
+        id: ActionId,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// [`Ipam::handle_timeout`].
+    Timeout,
+}
+
+/// One input, and what it led to: a line of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Step {
+    /// Its place in the journal, from 1 without gaps.
+    pub number: u64,
+    /// When. A step that takes no time has that of the step before.
+    pub at: Timestamp,
+    /// What was told.
+    pub input: Input,
+    /// The actions that were handed out because of it.
+    pub issued: Vec<Issued>,
+    /// What the state was afterwards.
+    pub state: StateHash,
+}
+
+/// What an [`Ipam`] knows and is about to do, as one number: equal states have equal hashes, on every machine.
+///
+/// It is FNV-1a over the state's debug text, so it is the same for every build of one version of this crate, and another
+/// one for the next. Actions, grants and events that nobody has polled yet are no part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+pub struct StateHash(pub u64);
+
+impl fmt::Display for StateHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Why a journal does not lead where it says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The configuration that it starts with cannot be used.
+    #[error("start")]
+    Start(#[source] UnusableConfigError),
+    /// Steps are missing.
+    #[error("step {found} follows step {last}: steps between them are missing")]
+    Gap {
+        /// The last step before the gap, 0 for none.
+        last: u64,
+        /// The step after it.
+        found: u64,
+    },
+    /// A step leads elsewhere than it did when it was recorded.
+    #[error("{0}")]
+    Diverged(Box<Divergence>),
+}
+
+/// The first step that leads elsewhere than it did when it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The step as recorded.
+    pub recorded: Step,
+    /// The state after it in the replay.
+    pub state: StateHash,
+    /// The first action that differs: as recorded, and in the replay; `None` where there is none.
+    pub action: Option<(Option<Issued>, Option<Issued>)>,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Step { number, at, input, state, .. } = &self.recorded;
+        write!(f, "step {number} at {at} leads to state {} instead of {state}", self.state)?;
+        if let Some((recorded, replayed)) = &self.action {
+            let told = |f: &mut fmt::Formatter<'_>, issued: &Option<Issued>| match issued {
+                Some(Issued { id, action, because }) => write!(f, "{id} {action}: {because}"),
+                None => f.write_str("nothing"),
+            };
+            f.write_str("; the first action that differs is ")?;
+            told(f, replayed)?;
+            f.write_str(", recorded was ")?;
+            told(f, recorded)?;
+        }
+        write!(f, "; the input was {input:?}")
+    }
+}
+
+/// Tells an [`Ipam`] again what the steps of a journal told it, and returns it as it was after the last; or the first step
+/// that leads elsewhere than it did.
+pub fn replay(start: &Start, steps: impl IntoIterator<Item = Step>) -> Result<Ipam, ReplayError> {
+    let mut ipam = start.begin().map_err(ReplayError::Start)?;
+    let mut last = 0;
+    for recorded in steps {
+        if recorded.number != last + 1 {
+            return Err(ReplayError::Gap { last, found: recorded.number });
+        }
+        last = recorded.number;
+        ipam.take_in(recorded.input.clone(), recorded.at);
+        let replayed = ipam.poll_step();
+        let (issued, state) =
+            replayed.map_or_else(|| (Vec::new(), ipam.state()), |step| (step.issued, step.state));
+        if issued != recorded.issued || state != recorded.state {
+            let action = first_difference(&recorded.issued, &issued);
+            let divergence = Divergence { recorded, state, action };
+            return Err(ReplayError::Diverged(Box::new(divergence)));
+        }
+        while ipam.poll_action().is_some() {}
+        while ipam.poll_grant().is_some() {}
+        while ipam.poll_event().is_some() {}
+    }
+    Ok(ipam)
+}
+
+fn first_difference(
+    recorded: &[Issued],
+    replayed: &[Issued],
+) -> Option<(Option<Issued>, Option<Issued>)> {
+    let longest = recorded.len().max(replayed.len());
+    let pairs = (0..longest).map(|index| (recorded.get(index), replayed.get(index)));
+    let mut different = pairs.filter(|(recorded, replayed)| recorded != replayed);
+    different.next().map(|(recorded, replayed)| (recorded.cloned(), replayed.cloned()))
+}
+
+/// The most steps kept for a reader who is late; a longer wait leaves a gap.
+const STEPS_MAX: usize = 4096;
+
+/// What an [`Ipam`] that records keeps for that.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Recorder {
+    at: Timestamp,
+    next: u64,
+    steps: VecDeque<Step>,
+}
+
+impl Ipam {
+    /// Returns the next step of the journal; none unless [`Start::begin`] made this.
+    pub fn poll_step(&mut self) -> Option<Step> {
+        self.recorder.as_mut()?.steps.pop_front()
+    }
+
+    /// Returns what is known and about to be done, as one number.
+    pub fn state(&self) -> StateHash {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        // Writing to it never fails.
+        let _ = write!(hash, "{:?}", self.essence());
+        StateHash(hash.0)
+    }
+
+    /// Takes in an input of a journal. Answers are dropped: they are inputs themselves, later in the journal.
+    fn take_in(&mut self, input: Input, now: Timestamp) {
+        match input {
+            Input::Restore(records) => self.restore(records, now),
+            Input::Observe(observation) => self.observe(&observation, now),
+            Input::Config(config) => {
+                // Refused in the replay as it was then.
+                let _ = self.handle_config(*config, now);
+            }
+            Input::EniConfig(eni_config) => self.handle_eni_config(eni_config, now),
+            Input::Schedulable(schedulable) => self.handle_schedulable(schedulable, now),
+            Input::Terminating => self.handle_terminating(now),
+            Input::UnknownOwner { address, in_use } => {
+                self.handle_unknown_owner(address, in_use, now);
+            }
+            Input::Assign(request) => {
+                let _ = self.assign(&request, now);
+            }
+            Input::Commit(lease) => {
+                let _ = self.commit(Uncommitted { lease });
+            }
+            Input::Abandon(lease) => self.abandon(Uncommitted { lease }, now),
+            Input::Release(key) => {
+                let _ = self.release(&key, now);
+            }
+            Input::Outcome { id, outcome } => self.handle_outcome(id, outcome, now),
+            Input::Timeout => self.handle_timeout(now),
+        }
+    }
+
+    /// Begins a step, if this records.
+    pub(crate) fn tape(&self, input: impl FnOnce() -> Input) -> Option<Box<Tape>> {
+        self.recorder.as_ref()?;
+        Some(Box::new(Tape { input: input(), issued: self.actions.len() }))
+    }
+
+    /// Ends the step that began before its input was taken in.
+    pub(crate) fn record(&mut self, tape: Option<Box<Tape>>, now: Option<Timestamp>) {
+        let Some(tape) = tape else {
+            return;
+        };
+        let Tape { input, issued } = *tape;
+        let state = self.state();
+        let issued = self.actions.iter().skip(issued).cloned().collect();
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        recorder.at = now.unwrap_or(recorder.at);
+        let number = recorder.next;
+        recorder.next += 1;
+        if recorder.steps.len() >= STEPS_MAX {
+            recorder.steps.pop_front();
+        }
+        recorder.steps.push_back(Step { number, at: recorder.at, input, issued, state });
+    }
+}
+
+/// A step whose input is being taken in.
+#[derive(Debug)]
+pub(crate) struct Tape {
+    input: Input,
+    /// How many actions nobody had polled before.
+    issued: usize,
+}
+
+/// The hash FNV-1a of 64 bits, fed with text.
+struct Fnv(u64);
+
+impl fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference values of the algorithm's authors.
+    #[test]
+    fn hash_is_fnv_1a() {
+        for (text, expected) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
+            let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+            hash.write_str(text).unwrap();
+            assert_eq!(hash.0, expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What was recorded leads to the same state and the same actions again, and a difference is found where it begins.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
+
+use core::time::Duration;
+
+use vpc_ipam_core::journal::{Input, ReplayError, Start, Step, replay};
+use vpc_ipam_core::sim::{Cloud, CreateSubnet, Faults, RunInstance, World};
+use vpc_ipam_core::{Budget, Config, Ipam, Limits, Timestamp};
+
+/// A day in the life of a node whose cloud fails now and then, and what it was told.
+fn recorded(seed: u64) -> (Start, Vec<Step>, Ipam) {
+    let now = Timestamp::from_secs(1_700_000_000);
+    let mut cloud = Cloud::new(seed);
+    let vpc = cloud.create_vpc(vec!["10.0.0.0/16".parse().unwrap()], vec![]);
+    let zone = "eu-west-1a".parse().unwrap();
+    let subnet = CreateSubnet::new(vpc, zone, "10.0.0.0/19".parse().unwrap());
+    let subnet = cloud.create_subnet(subnet).unwrap();
+    let limits = Limits::lookup("m5.large".parse().unwrap()).unwrap();
+    let instance = cloud.run_instance(RunInstance::new(limits.clone(), subnet), now).unwrap();
+    let node = cloud.instance(&instance).unwrap().node.clone();
+    let (config, _) = Config::from_vars([("WARM_IP_TARGET", "3")]);
+    let start = Start { node, limits, config, budget: Budget::default(), seed, at: now };
+
+    let Start { limits, config, .. } = start.clone();
+    let faults = Faults {
+        throttled: 200,
+        answer_lost: 100,
+        stale: 100,
+        stale_max: Duration::from_secs(60),
+        delay_max: Duration::from_secs(5),
+        ..Faults::default()
+    };
+    let mut world =
+        World::new(cloud, instance, limits, config, seed, now).unwrap().with_faults(faults);
+    world.ipam = start.begin().unwrap();
+    let mut steps = Vec::new();
+    for round in 0..40u32 {
+        world.add_pod(&format!("pod-{round}"));
+        if round % 3 == 2 {
+            let _ = world.remove_pod(&format!("pod-{}", round - 2));
+        }
+        if round == 20 {
+            let (config, _) = Config::from_vars([("WARM_IP_TARGET", "1")]);
+            world.ipam.handle_config(config, world.now).unwrap();
+            world.ipam.handle_schedulable(false, world.now);
+        }
+        if round == 25 {
+            world.ipam.handle_schedulable(true, world.now);
+        }
+        world.run_for(Duration::from_secs(20));
+        steps.extend(core::iter::from_fn(|| world.ipam.poll_step()));
+    }
+    (start, steps, world.ipam)
+}
+
+#[test]
+fn a_recorded_journal_replays_to_the_identical_state_and_actions() {
+    for seed in 0..8 {
+        let (start, steps, ipam) = recorded(seed);
+        assert!(steps.len() > 100, "{} steps", steps.len());
+        assert!(steps.iter().any(|step| !step.issued.is_empty()));
+        let replayed = replay(&start, steps).unwrap();
+        assert_eq!(replayed.state(), ipam.state(), "seed {seed}");
+        assert_eq!(replayed.pool(), ipam.pool(), "seed {seed}");
+        assert_eq!(replayed.constraints(), ipam.constraints(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_journal_survives_json() {
+    let (start, steps, ipam) = recorded(1);
+    let start = serde_json::from_str(&serde_json::to_string(&start).unwrap()).unwrap();
+    let lines = steps.iter().map(|step| serde_json::to_string(step).unwrap());
+    let read = lines.map(|line| serde_json::from_str(&line).unwrap());
+    assert_eq!(replay(&start, read).unwrap().state(), ipam.state());
+}
+
+#[test]
+fn a_difference_is_found_at_the_step_where_it_begins() {
+    let (start, mut steps, _) = recorded(1);
+    // Somebody changes one input that had an effect: the state differs from there on.
+    let index = steps.windows(2).rposition(|pair| {
+        matches!(pair[1].input, Input::Assign(_)) && pair[0].state != pair[1].state
+    });
+    let index = index.unwrap() + 1;
+    let Input::Assign(request) = &mut steps[index].input else { unreachable!() };
+    request.key = World::key("somebody-else");
+    let number = steps[index].number;
+    let recorded = steps[index].state;
+
+    let error = replay(&start, steps).map(|ipam| ipam.state()).unwrap_err();
+    let ReplayError::Diverged(divergence) = &error else { panic!("{error}") };
+    assert_eq!((divergence.recorded.number, divergence.recorded.state), (number, recorded));
+    assert_ne!(divergence.state, recorded);
+    assert!(error.to_string().starts_with(&format!("step {number} at ")), "{error}");
+    assert!(error.to_string().contains("somebody-else"), "{error}");
+}
+
+#[test]
+fn the_first_action_that_differs_is_named() {
+    let (start, mut steps, _) = recorded(1);
+    let index = steps.iter().position(|step| !step.issued.is_empty()).unwrap();
+    let was = steps[index].issued.remove(0);
+    let error = replay(&start, steps).map(|ipam| ipam.state()).unwrap_err();
+    let ReplayError::Diverged(divergence) = error else { panic!("{error}") };
+    let (recorded, replayed) = divergence.action.clone().unwrap();
+    assert_ne!(recorded.as_ref(), Some(&was));
+    assert_eq!(replayed, Some(was));
+    assert_eq!(divergence.recorded.number, index as u64 + 1);
+}
+
+#[test]
+fn missing_steps_are_reported() {
+    let (start, mut steps, _) = recorded(1);
+    steps.remove(4);
+    assert_eq!(replay(&start, steps).unwrap_err(), ReplayError::Gap { last: 4, found: 6 });
+}
+
+/// The number that other machines get, too: any change of it is a change of the state or of how it is written.
+#[test]
+fn a_fresh_node_has_the_same_hash_everywhere() {
+    let (start, ..) = recorded(1);
+    let other = Start { seed: 2, ..start.clone() };
+    let hash = |start: &Start| start.begin().unwrap().state();
+    assert_eq!(hash(&start), hash(&start));
+    assert_ne!(hash(&start), hash(&other));
+}
