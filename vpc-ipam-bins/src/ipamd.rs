@@ -1,4 +1,4 @@
-//! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs [`daemon`](crate::daemon).
+//! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs [`daemon`].
 
 use core::time::Duration;
 use std::io::IsTerminal as _;
