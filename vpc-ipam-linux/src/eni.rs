@@ -1,13 +1,15 @@
 //! Secondary ENIs: each has a route table of its own.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
 
+use crate::pod::PRIORITY_FROM_POD;
 use crate::state::{Applied, ApplyError, Claim, State, apply};
 use crate::{
-    Address, Family, Link, LinkId, Netlink, NetlinkError, Object, Route, Rule, Scope, Table,
+    Address, Family, Link, LinkId, Netlink, NetlinkError, Object, Protocol, Route, Rule, Scope,
+    Table,
 };
 
 /// The place of the rule that leads what an ENI's own address sends to the ENI's table.
@@ -45,61 +47,102 @@ pub fn link_by_mac(links: &[Link], mac: Mac) -> Result<&Link, LinkMissingError> 
     bearers.min_by_key(order).ok_or(LinkMissingError { mac })
 }
 
-/// Returns what the node should hold for an ENI whose link is there.
+/// Returns the route table that an ENI has on a node with these rules, and whether the operating system made it.
+///
+/// Amazon's systems set up the ENIs of other network cards by themselves (ec2-net-utils): what has the ENI's own address as
+/// its source is led to a table that is there already. That one is used, and the rule left to who made it. Of several the
+/// first counts, as it does for the kernel.
+pub fn table_among(eni: &EniLink, rules: &[Rule]) -> (Table, bool) {
+    let own = table(eni.card, eni.device);
+    if eni.card == Card(0) {
+        return (own, false);
+    }
+    let addresses = own_addresses(eni);
+    let leads = |rule: &&Rule| {
+        let from = rule.source.filter(|net| net.prefix_len() == net.max_prefix_len());
+        from.is_some_and(|net| addresses.contains(&net.addr()))
+            && rule.protocol != Protocol::OURS
+            && rule.priority != PRIORITY_FROM_POD
+            && !rule.more
+            && ![Table::MAIN, Table::LOCAL, Table::UNSPECIFIED].contains(&rule.table)
+    };
+    rules.iter().find(leads).map_or((own, false), |rule| (rule.table, true))
+}
+
+fn own_addresses(eni: &EniLink) -> Vec<IpAddr> {
+    let ipv4 = eni.primary_ipv4.map(IpAddr::V4);
+    ipv4.into_iter().chain(eni.primary_ipv6.map(IpAddr::V6)).collect()
+}
+
+/// Returns what a node with these rules should hold for an ENI whose link is there.
 ///
 /// Of the primary ENI only the link is ours: its address and its routes are the operating system's.
-pub fn desired(eni: &EniLink, link: &LinkId) -> State {
+pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
     let mut state = State::default();
     state.wanted.push(Object::Link { link: link.clone(), mtu: eni.mtu.into(), up: true });
-    let table = table(eni.card, eni.device);
-    let (Some(address), Some(subnet)) = (eni.primary_ipv4, eni.subnet_ipv4) else {
-        return state;
-    };
+    let (table, made_by_system) = table_among(eni, rules);
     if table == Table::MAIN {
         return state;
     }
-
-    let route = |route| Object::Route { link: link.clone(), route };
-    let net = Ipv4Net::new_assert(address, subnet.prefix_len());
-    let gateway = gateway(subnet);
-    state.wanted.extend([
-        Object::Address {
-            link: link.clone(),
-            address: Address { net: net.into(), scope: Scope::Global },
-        },
-        route(Route::on_link(table, IpAddr::V4(gateway))),
-        route(Route::default_by(table, gateway.into())),
-    ]);
-    state.claims.extend([
-        Claim::Addresses { link: link.clone(), family: Family::Ipv4 },
-        Claim::OurRoutes { link: link.clone() },
-        // The kernel makes it when somebody else gives the link its address. In main the subnet is the primary ENI's.
-        Claim::Routes {
-            link: link.clone(),
-            like: Route {
-                source: Some(address.into()),
-                ..Route::on_link(Table::MAIN, IpNet::V4(subnet.trunc()))
-            },
-        },
-    ]);
-    let rule = rule(address, table);
-    // Whatever table an earlier place of the ENI had.
-    state.claims.push(Claim::Rules(Rule { table: Table::UNSPECIFIED, ..rule.clone() }));
-    if !eni.trunk {
-        state.wanted.push(Object::Rule(rule));
+    if let (Some(address), Some(subnet)) = (eni.primary_ipv4, eni.subnet_ipv4) {
+        let net = Ipv4Net::new_assert(address, subnet.prefix_len());
+        state.append(family(link, table, net.into(), gateway(subnet).into()));
+    }
+    if let (Some(address), Some(subnet)) = (eni.primary_ipv6, eni.subnet_ipv6) {
+        let net = Ipv6Net::new_assert(address, subnet.prefix_len());
+        state.append(family(link, table, net.into(), GATEWAY_IPV6.into()));
+    }
+    if !state.claims.is_empty() {
+        state.claims.push(Claim::OurRoutes { link: link.clone() });
+    }
+    for address in own_addresses(eni) {
+        let rule = rule(address, table);
+        // Whatever table an earlier place of the ENI had.
+        let any_table = Rule { table: Table::UNSPECIFIED, ..rule.clone() };
+        if made_by_system {
+            state.claims.push(Claim::OurRules(any_table));
+            continue;
+        }
+        state.claims.push(Claim::Rules(any_table));
+        if !eni.trunk {
+            state.wanted.push(Object::Rule(rule));
+        }
     }
     state
 }
 
-/// Returns what the node should hold of an ENI that is gone: nothing. The kernel removes the rest along with the link.
-pub fn absent(eni: &EniLink) -> State {
-    let rules = eni.primary_ipv4.map(|address| Claim::Rules(rule(address, Table::UNSPECIFIED)));
-    State { wanted: Vec::new(), claims: rules.into_iter().collect() }
+/// Returns what concerns the ENI's own address of one family.
+fn family(link: &LinkId, table: Table, net: IpNet, gateway: IpAddr) -> State {
+    let route = |route| Object::Route { link: link.clone(), route };
+    // In main the subnet is the primary ENI's. The kernel leads it here when somebody else gives the link its address; with
+    // that as the source, if it is IPv4.
+    let in_main = Route::on_link(Table::MAIN, net.trunc());
+    let source = Some(net.addr()).filter(IpAddr::is_ipv4);
+    State {
+        wanted: vec![
+            Object::Address { link: link.clone(), address: Address { net, scope: Scope::Global } },
+            route(Route::on_link(table, gateway)),
+            route(Route::default_by(table, gateway)),
+        ],
+        claims: vec![
+            Claim::Addresses { link: link.clone(), family: Family::of(gateway) },
+            Claim::Routes { link: link.clone(), like: Route { source, ..in_main } },
+        ],
+    }
 }
 
-fn rule(address: Ipv4Addr, table: Table) -> Rule {
-    Rule::new(Family::Ipv4, PRIORITY_ENI, table).from(IpAddr::V4(address))
+/// Returns what the node should hold of an ENI that is gone: nothing. The kernel removes the rest along with the link.
+pub fn absent(eni: &EniLink) -> State {
+    let rules = own_addresses(eni).into_iter().map(|address| rule(address, Table::UNSPECIFIED));
+    State { wanted: Vec::new(), claims: rules.map(Claim::Rules).collect() }
 }
+
+fn rule(address: IpAddr, table: Table) -> Rule {
+    Rule::new(Family::of(address), PRIORITY_ENI, table).from(address)
+}
+
+/// The router of every subnet, to IPv6.
+pub(crate) const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0xec2, 0, 0, 0, 0, 0, 1);
 
 /// The router of a subnet is the first address after its base, whatever octet that carries into.
 fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
@@ -130,8 +173,25 @@ pub enum EniError {
 pub fn set_up(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Applied, EniError> {
     let links = netlink.links()?;
     let link = &link_by_mac(&links, eni.mac)?.id;
-    let applied = apply(netlink, &desired(eni, link));
+    let rules = rules_of_system(netlink, eni)?;
+    let applied = apply(netlink, &desired(eni, link, &rules));
     applied.map_err(|source| EniError::Apply { eni: eni.eni, source })
+}
+
+/// Returns the route table that an ENI has on this node.
+pub fn table_here(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Table, NetlinkError> {
+    Ok(table_among(eni, &rules_of_system(netlink, eni)?).0)
+}
+
+/// Lists the rules that may say which table an ENI has.
+fn rules_of_system(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Vec<Rule>, NetlinkError> {
+    let mut rules = Vec::new();
+    if eni.card != Card(0) {
+        for address in own_addresses(eni) {
+            rules.extend(netlink.rules(Family::of(address))?);
+        }
+    }
+    Ok(rules)
 }
 
 /// Removes what the kernel does not remove along with the link of an ENI, and returns what that was.

@@ -104,7 +104,7 @@ pub enum PodError {
 const PRIORITY_TO_POD: u32 = 512;
 
 /// The place of the rule that leads what the pod sends to the table of its ENI.
-const PRIORITY_FROM_POD: u32 = 1536;
+pub(crate) const PRIORITY_FROM_POD: u32 = 1536;
 
 /// The place, inside the pod, of the rule that leads what an address sends to the table of its interface.
 const PRIORITY_IN_POD: u32 = 1;
@@ -253,9 +253,18 @@ fn host_name(prefix: &VethPrefix, pod: &Pod, number: u8) -> String {
     for byte in &Sha1::digest(text.as_bytes())[..6] {
         let _ = write!(name, "{byte:02x}");
     }
-    // Eleven digits; with four characters of prefix that is the longest name that a link can have.
-    name.pop();
+    name.truncate(prefix.as_str().len() + HOST_NAME_DIGITS);
     name
+}
+
+/// With four characters of prefix the longest name that a link can have.
+const HOST_NAME_DIGITS: usize = 11;
+
+/// Returns the prefix and the digits of the name of a host's end, if it has the form of one.
+pub(crate) fn parts_of_host_name(name: &str) -> Option<(&str, &str)> {
+    let (prefix, digits) = name.split_at_checked(name.len().checked_sub(HOST_NAME_DIGITS)?)?;
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    digits.bytes().all(digit).then_some((prefix, digits))
 }
 
 /// Derives a locally administered MAC address, so that an end of the veth can be told from that of another pod with the
