@@ -533,13 +533,10 @@ fn host_set_up(lab: &LabName) -> Result<(), Failure> {
             let nth = |i| Ipv4Addr::from(0x0a00_0000 + offset + (i << 9));
             (0..count).filter_map(|i| Ipv4Net::new(nth(i), 24).ok()).collect()
         };
-        let [one, other] = [cidrs(0), cidrs(1 << 18)].map(|vpc_ipv4_cidrs| HostFacts {
-            primary: primary.clone(),
-            primary_ipv4: Ipv4Addr::new(10, 0, 0, 10),
-            vpc_ipv4_cidrs,
-            mtu: 9001,
+        let [one, other] = [cidrs(0), cidrs(1 << 18)].map(|cidrs| {
+            HostFacts::ipv4(primary.clone(), Ipv4Addr::new(10, 0, 0, 10), cidrs, 9001)
         });
-        let nat = Nat::render(&config, "eth0", one.primary_ipv4, &one.vpc_ipv4_cidrs);
+        let nat = Nat::render(&config, &one);
         let text = nat.script();
         let (mut bare, mut changed, mut at_rest) = Default::default();
         for _ in 0..HOST_ROUNDS {

@@ -143,10 +143,14 @@ pub async fn run(
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
 
     let mtu = options.config.eni_mtu;
-    let host =
-        HostThread::start(options.netns.clone(), options.host_config.clone(), inputs.clone())
-            .map_err(DaemonError::Host)?;
-    let changed = host.set_up_now(&metadata, mtu).await.map_err(DaemonError::Host)?;
+    let host = HostThread::start(
+        options.netns.clone(),
+        options.host_config.clone(),
+        options.config.clone(),
+        inputs.clone(),
+    )
+    .map_err(DaemonError::Host)?;
+    let changed = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
     info!(changed = changed.len(), "node network is set up");
 
     let (store, found) = Store::open(&options.state, &options.boot, clock.now())?;
@@ -505,7 +509,7 @@ impl Loop {
         if metadata.vpc_ipv4_cidrs != self.vpc_ipv4_cidrs && !metadata.vpc_ipv4_cidrs.is_empty() {
             info!(cidrs = ?metadata.vpc_ipv4_cidrs, "the ranges of the VPC changed");
             self.vpc_ipv4_cidrs.clone_from(&metadata.vpc_ipv4_cidrs);
-            if self.host.set_up(metadata.clone(), self.mtu).is_err() {
+            if self.host.set_up(metadata.clone()).is_err() {
                 error!("the host thread is not there");
             }
         }

@@ -34,6 +34,28 @@ pub struct HostConfig {
     /// Whether TCP may find the socket before the route; kubelet's probes of pods on branch ENIs need it not to:
     /// the contrary of `DISABLE_TCP_EARLY_DEMUX`.
     pub tcp_early_demux: bool,
+    /// Ranges that the node and its pods reach by the primary ENI, whichever ENI a pod is on: `AWS_EXTERNAL_SERVICE_CIDRS`.
+    pub service_cidrs: Vec<Ipv4Net>,
+    /// The MTU of the pods' links in bytes, where it is not that of the ENIs: `POD_MTU`.
+    pub pod_mtu: Option<u16>,
+    /// How pods on branch ENIs are reached: `POD_SECURITY_GROUP_ENFORCING_MODE`.
+    pub branch_mode: BranchMode,
+    /// Whether pods of an IPv6 cluster reach IPv4 through the node: `ENABLE_V4_EGRESS`.
+    pub ipv4_egress: bool,
+    /// Whether pods of an IPv4 cluster reach IPv6 through the node, if that has an address: `ENABLE_V6_EGRESS`.
+    pub ipv6_egress: bool,
+    /// Whether pods without an IPv6 address may have link-local ones: the contrary of `DISABLE_POD_V6`.
+    pub pod_ipv6: bool,
+}
+
+/// How the packets of a pod on a branch ENI find their way on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BranchMode {
+    /// All of them by the branch ENI, also to and from the node and its other pods, so that its security groups see all:
+    /// `strict`.
+    Strict,
+    /// As any pod's: on the node directly, to outside of the VPC with the node's address: `standard`.
+    Standard,
 }
 
 /// How the source port of a translated connection is chosen.
@@ -73,6 +95,12 @@ impl Default for HostConfig {
             mark: MARK,
             veth_prefix: VethPrefix::default(),
             tcp_early_demux: true,
+            service_cidrs: Vec::new(),
+            pod_mtu: None,
+            branch_mode: BranchMode::Strict,
+            ipv4_egress: true,
+            ipv6_egress: false,
+            pod_ipv6: true,
         }
     }
 }
@@ -87,13 +115,100 @@ impl HostConfig {
         let config = Self {
             external_snat: vars.truth("AWS_VPC_K8S_CNI_EXTERNALSNAT", default.external_snat),
             snat_ports: snat_ports(&mut vars).unwrap_or(default.snat_ports),
-            excluded_cidrs: excluded_cidrs(&mut vars),
+            excluded_cidrs: cidrs(&mut vars, "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"),
             node_port: vars.truth("AWS_VPC_CNI_NODE_PORT_SUPPORT", default.node_port),
             mark: mark(&mut vars).unwrap_or(default.mark),
             veth_prefix: veth_prefix(&mut vars).unwrap_or(default.veth_prefix),
             tcp_early_demux: !vars.truth("DISABLE_TCP_EARLY_DEMUX", !default.tcp_early_demux),
+            service_cidrs: cidrs(&mut vars, "AWS_EXTERNAL_SERVICE_CIDRS"),
+            pod_mtu: pod_mtu(&mut vars),
+            branch_mode: branch_mode(&mut vars).unwrap_or(default.branch_mode),
+            ipv4_egress: vars.truth("ENABLE_V4_EGRESS", default.ipv4_egress),
+            ipv6_egress: vars.truth("ENABLE_V6_EGRESS", default.ipv6_egress),
+            pod_ipv6: !vars.truth("DISABLE_POD_V6", !default.pod_ipv6),
         };
+        config.remark(&mut vars);
         (config, vars.into_notes())
+    }
+}
+
+impl HostConfig {
+    /// Remarks on what has no effect, or another than is meant.
+    fn remark(&self, vars: &mut Vars) {
+        const EXCLUDED: &str = "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS";
+        if self.external_snat && !self.excluded_cidrs.is_empty() {
+            vars.note(EXCLUDED, Remark::Overridden { by: "AWS_VPC_K8S_CNI_EXTERNALSNAT" });
+        }
+        let ipv6 = is_true(vars, "ENABLE_IPv6");
+        if self.ipv6_egress && ipv6 {
+            vars.note("ENABLE_V6_EGRESS", Remark::Overridden { by: "ENABLE_IPv6" });
+        }
+        if !self.pod_ipv6 && (ipv6 || self.ipv6_egress) {
+            let by = if ipv6 { "ENABLE_IPv6" } else { "ENABLE_V6_EGRESS" };
+            vars.note("DISABLE_POD_V6", Remark::Overridden { by });
+        }
+        if self.branch_mode == BranchMode::Strict
+            && self.tcp_early_demux
+            && is_true(vars, "ENABLE_POD_ENI")
+        {
+            vars.note(
+                "DISABLE_TCP_EARLY_DEMUX",
+                Remark::Advice(
+                    "kubelet's TCP probes do not reach pods on branch ENIs in strict mode; set it to true",
+                ),
+            );
+        }
+        for (name, why) in [
+            (
+                "AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER",
+                "has no effect: rp_filter of the primary ENI is always loose",
+            ),
+            (
+                "ENABLE_NFTABLES",
+                "has no effect: nftables is used where nft works, else the kind of iptables that the node uses",
+            ),
+        ] {
+            if vars.text(name).is_some() {
+                vars.note(name, Remark::Advice(why));
+            }
+        }
+    }
+}
+
+/// Reads a variable that is core's to remark on.
+fn is_true(vars: &Vars, name: &str) -> bool {
+    matches!(vars.text(name), Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
+}
+
+fn pod_mtu(vars: &mut Vars) -> Option<u16> {
+    const NAME: &str = "POD_MTU";
+    const ENI: i64 = 9001;
+    vars.text(NAME)?;
+    let least = if is_true(vars, "ENABLE_IPv6") { 1280 } else { 576 };
+    let range = least..=9001;
+    let of_enis = vars.text("AWS_VPC_ENI_MTU").and_then(|text| text.parse().ok()).unwrap_or(ENI);
+    // The ENIs' own value counts where this one is none.
+    let mtu = match vars.text(NAME).map(str::parse::<i64>) {
+        Some(Ok(_)) => vars.clamped(NAME, range, ENI),
+        _ => return unusable(vars, NAME, "a number of bytes", "AWS_VPC_ENI_MTU"),
+    };
+    if mtu > of_enis {
+        vars.note(
+            NAME,
+            Remark::Advice(
+                "larger than AWS_VPC_ENI_MTU: large packets of pods do not leave the node",
+            ),
+        );
+    }
+    u16::try_from(mtu).ok()
+}
+
+fn branch_mode(vars: &mut Vars) -> Option<BranchMode> {
+    const NAME: &str = "POD_SECURITY_GROUP_ENFORCING_MODE";
+    match vars.text(NAME)? {
+        "strict" => Some(BranchMode::Strict),
+        "standard" => Some(BranchMode::Standard),
+        _ => unusable(vars, NAME, "strict or standard", "strict"),
     }
 }
 
@@ -107,13 +222,12 @@ fn snat_ports(vars: &mut Vars) -> Option<SnatPorts> {
     }
 }
 
-fn excluded_cidrs(vars: &mut Vars) -> Vec<Ipv4Net> {
-    const NAME: &str = "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS";
-    let items = vars.list(NAME);
+fn cidrs(vars: &mut Vars, name: &'static str) -> Vec<Ipv4Net> {
+    let items = vars.list(name);
     let cidrs = items.iter().filter_map(|item| item.parse::<Ipv4Net>().ok());
     let cidrs: Vec<_> = cidrs.map(|cidr| cidr.trunc()).collect();
     if cidrs.len() < items.len() {
-        unusable::<()>(vars, NAME, "IPv4 ranges such as 10.8.0.0/16", "those that are");
+        unusable::<()>(vars, name, "IPv4 ranges such as 10.8.0.0/16", "those that are");
     }
     cidrs
 }
@@ -262,11 +376,56 @@ mod tests {
                 HostConfig { tcp_early_demux: false, ..default() },
                 0,
             ),
+            (
+                "AWS_EXTERNAL_SERVICE_CIDRS",
+                "172.20.5.0/16, fd00::/8",
+                HostConfig { service_cidrs: cidrs(&["172.20.0.0/16"]), ..default() },
+                1,
+            ),
+            ("POD_MTU", "1500", HostConfig { pod_mtu: Some(1500), ..default() }, 0),
+            ("POD_MTU", "100", HostConfig { pod_mtu: Some(576), ..default() }, 1),
+            ("POD_MTU", "jumbo", default(), 1),
+            (
+                "POD_SECURITY_GROUP_ENFORCING_MODE",
+                "standard",
+                HostConfig { branch_mode: BranchMode::Standard, ..default() },
+                0,
+            ),
+            ("POD_SECURITY_GROUP_ENFORCING_MODE", "Strict", default(), 1),
+            ("ENABLE_V4_EGRESS", "false", HostConfig { ipv4_egress: false, ..default() }, 0),
+            ("ENABLE_V6_EGRESS", "true", HostConfig { ipv6_egress: true, ..default() }, 0),
+            ("DISABLE_POD_V6", "true", HostConfig { pod_ipv6: false, ..default() }, 0),
+            ("AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "false", default(), 1),
+            ("ENABLE_NFTABLES", "true", default(), 1),
         ];
         for (name, value, expected, notes) in cases {
             let (actual, noted) = HostConfig::from_vars([(name, value)]);
             assert_eq!(actual, expected, "{name}={value:?}");
             assert_eq!(noted.len(), notes, "{name}={value:?}: {noted:?}");
+        }
+    }
+
+    #[test]
+    fn variables_that_do_not_go_together_are_noted() {
+        let cases: [(&[(&str, &str)], &[&str]); 7] = [
+            (
+                &[
+                    ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true"),
+                    ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.8.0.0/16"),
+                ],
+                &["AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"],
+            ),
+            (&[("ENABLE_V6_EGRESS", "true"), ("ENABLE_IPv6", "true")], &["ENABLE_V6_EGRESS"]),
+            (&[("DISABLE_POD_V6", "true"), ("ENABLE_IPv6", "true")], &["DISABLE_POD_V6"]),
+            (&[("ENABLE_POD_ENI", "true")], &["DISABLE_TCP_EARLY_DEMUX"]),
+            (&[("ENABLE_POD_ENI", "true"), ("DISABLE_TCP_EARLY_DEMUX", "true")], &[]),
+            (&[("AWS_VPC_ENI_MTU", "1500"), ("POD_MTU", "9001")], &["POD_MTU"]),
+            (&[("ENABLE_IPv6", "true"), ("POD_MTU", "600")], &["POD_MTU"]),
+        ];
+        for (vars, expected) in cases {
+            let (_, notes) = HostConfig::from_vars(vars.iter().copied());
+            let actual: Vec<_> = notes.iter().map(|note| note.variable).collect();
+            assert_eq!(actual, expected, "{vars:?}");
         }
     }
 

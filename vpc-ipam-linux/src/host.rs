@@ -1,14 +1,15 @@
-//! The node itself: its primary ENI, the mark that leads to the main table, address translation.
+//! The node itself: its primary ENI, kernel variables, the mark that leads to the main table, address translation.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
-use vpc_ipam_core::{Mac, Metadata};
+use vpc_ipam_core::{Config, Families, Ipv4Kind, Mac, Metadata};
 
+use crate::eni::GATEWAY_IPV6;
 use crate::state::{Applied, ApplyError, Claim, State, apply};
 use crate::{
-    Family, HostConfig, Link, LinkMissingError, Mark, Nat, Netlink, NetlinkError, Object, Protocol,
-    Rule, Sysctl, SysctlKey, Table, link_by_mac,
+    BranchMode, Family, HostConfig, Link, LinkMissingError, Mark, Nat, Netlink, NetlinkError,
+    Object, Protocol, Rule, Sysctl, SysctlKey, Table, VethPrefix, link_by_mac,
 };
 
 /// What has to be known about a node to set it up.
@@ -17,11 +18,55 @@ pub struct HostFacts {
     /// The link of the primary ENI.
     pub primary: Link,
     /// Its own IPv4 address, to which the pods' addresses are translated.
-    pub primary_ipv4: Ipv4Addr,
+    pub primary_ipv4: Option<Ipv4Addr>,
+    /// Its own IPv6 address, to which those of pods without one in the VPC are.
+    pub primary_ipv6: Option<Ipv6Addr>,
     /// The IPv4 ranges of the VPC.
     pub vpc_ipv4_cidrs: Vec<Ipv4Net>,
     /// The MTU of the ENIs in bytes, as the configuration of the pool has it.
     pub mtu: u16,
+    /// Which addresses pods get, as the configuration of the pool has it.
+    pub families: Families,
+    /// Whether there are pods on branch ENIs, as the configuration of the pool has it.
+    pub branch_enis: bool,
+    /// How the links of pods begin that were made when another prefix was configured.
+    pub other_prefixes: Vec<VethPrefix>,
+    /// For which families the rule of the host's own addresses still stands where [`BranchMode::Strict`] wants it, although
+    /// no pod is left that needs it there.
+    pub local_rule_left: Vec<Family>,
+}
+
+impl HostFacts {
+    /// Describes a node whose pods get IPv4 addresses, and where nothing else is to be known.
+    pub fn ipv4(primary: Link, address: Ipv4Addr, vpc_cidrs: Vec<Ipv4Net>, mtu: u16) -> Self {
+        Self {
+            primary,
+            primary_ipv4: Some(address),
+            primary_ipv6: None,
+            vpc_ipv4_cidrs: vpc_cidrs,
+            mtu,
+            families: Families::Ipv4(Ipv4Kind::Addresses),
+            branch_enis: false,
+            other_prefixes: Vec::new(),
+            local_rule_left: Vec::new(),
+        }
+    }
+
+    /// Returns the family that pods have no address of in the VPC and reach through the node.
+    pub fn egress(&self, config: &HostConfig) -> Option<Family> {
+        match self.families {
+            Families::Ipv4(_) if config.ipv6_egress => self.primary_ipv6.and(Some(Family::Ipv6)),
+            Families::Ipv6 if config.ipv4_egress => self.primary_ipv4.and(Some(Family::Ipv4)),
+            Families::Ipv4(_) | Families::Ipv6 | Families::Dual(_) => None,
+        }
+    }
+
+    /// Returns the families of which pods have addresses in the VPC.
+    fn of_pods(&self) -> impl Iterator<Item = Family> {
+        let ipv4 = self.families.ipv4().map(|_| Family::Ipv4);
+        let ipv6 = self.families.ipv6().then_some(Family::Ipv6);
+        ipv4.into_iter().chain(ipv6)
+    }
 }
 
 /// The ranges of the VPC are not known, and without them every packet would be translated.
@@ -30,47 +75,99 @@ pub struct HostFacts {
 pub struct NoVpcCidrError;
 
 /// The place of the rule that leads marked packets to the main table.
-const PRIORITY_MARK: u32 = 1024;
+pub(crate) const PRIORITY_MARK: u32 = 1024;
+
+/// The place of the rules that lead to Services outside of the VPC by the main table.
+pub(crate) const PRIORITY_SERVICE: u32 = 1535;
+
+/// The place of the rules that lead what comes in by the links of a pod on a branch ENI to the ENI's table.
+pub(crate) const PRIORITY_BRANCH: u32 = 10;
+
+/// Where the rule of the host's own addresses makes way for those.
+const PRIORITY_LOCAL: u32 = 20;
 
 /// Returns what the node should hold whatever ENIs and pods there are.
 pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, NoVpcCidrError> {
-    if facts.vpc_ipv4_cidrs.is_empty() && !config.external_snat {
+    let ipv4 = facts.families.ipv4().is_some();
+    if ipv4 && facts.vpc_ipv4_cidrs.is_empty() && !config.external_snat {
         return Err(NoVpcCidrError);
     }
-    let HostFacts { primary, primary_ipv4, vpc_ipv4_cidrs, mtu } = facts;
+    let (primary, mtu) = (facts.primary.id.clone(), facts.mtu.into());
+    let mut state = State::default();
+    state.wanted.extend(sysctls(config, facts).map(Object::Sysctl));
+    state.wanted.push(Object::Link { link: primary, mtu, up: true });
     let mark = Mark { value: config.mark.get(), mask: config.mark.get() };
-    let rule = Rule { mark: Some(mark), ..mark_rule() };
-
-    let mut wanted = vec![
-        // Loose: what comes in for a pod on another ENI would not be answered by the link it came by.
-        Object::Sysctl(Sysctl {
-            key: SysctlKey::ipv4_of_link(&primary.id.name, "rp_filter"),
-            value: "2".to_owned(),
-            optional: false,
-        }),
-        Object::Sysctl(Sysctl {
-            key: SysctlKey::new("net/ipv4/tcp_early_demux"),
-            value: u8::from(config.tcp_early_demux).to_string(),
-            optional: true,
-        }),
-        Object::Link { link: primary.id.clone(), mtu: (*mtu).into(), up: true },
-    ];
-    if config.node_port || !config.external_snat {
-        wanted.push(Object::Rule(rule.clone()));
+    for family in facts.of_pods() {
+        let rule = Rule { mark: Some(mark), ..mark_rule(family) };
+        if config.node_port || !config.external_snat {
+            state.wanted.push(Object::Rule(rule.clone()));
+        }
+        // Rules of ours with another mark are of an earlier configuration. Nobody's rule with ours is the peer's.
+        let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule };
+        state.claims.extend([Claim::OurRules(mark_rule(family)), Claim::Rules(peers)]);
+        state.append(local_rule(family, config, facts));
     }
-    let name = &primary.id.name;
-    wanted.push(Object::Nat(Nat::render(config, name, *primary_ipv4, vpc_ipv4_cidrs)));
-
-    // Rules of ours with another mark are of an earlier configuration. Nobody's rule with ours is the peer's.
-    let claims = vec![
-        Claim::OurRules(mark_rule()),
-        Claim::Rules(Rule { protocol: Protocol::UNSPECIFIED, ..rule }),
-    ];
-    Ok(State { wanted, claims })
+    if ipv4 {
+        let rule = Rule::new(Family::Ipv4, PRIORITY_SERVICE, Table::MAIN);
+        let to = config.service_cidrs.iter().map(|cidr| Object::Rule(rule.clone().to(*cidr)));
+        state.wanted.extend(to);
+        state.claims.push(Claim::Rules(Rule { protocol: Protocol::UNSPECIFIED, ..rule }));
+    }
+    state.wanted.push(Object::Nat(Nat::render(config, facts)));
+    Ok(state)
 }
 
-fn mark_rule() -> Rule {
-    Rule::new(Family::Ipv4, PRIORITY_MARK, Table::MAIN)
+fn mark_rule(family: Family) -> Rule {
+    Rule::new(family, PRIORITY_MARK, Table::MAIN)
+}
+
+fn sysctls(config: &HostConfig, facts: &HostFacts) -> impl Iterator<Item = Sysctl> {
+    let name = &facts.primary.id.name;
+    let needed = |key, value: &str| Sysctl { key, value: value.to_owned(), optional: false };
+    let demux = u8::from(config.tcp_early_demux).to_string();
+    let ipv4 = [
+        needed(SysctlKey::new("net/ipv4/ip_forward"), "1"),
+        // Loose: what comes in for a pod on another ENI would not be answered by the link it came by.
+        needed(SysctlKey::ipv4_of_link(name, "rp_filter"), "2"),
+        // Old kernels have no such variable.
+        Sysctl { optional: true, ..needed(SysctlKey::new("net/ipv4/tcp_early_demux"), &demux) },
+    ];
+    let ipv6 = facts.families.ipv6();
+    let enabled = ipv6.then(|| needed(SysctlKey::ipv6_of_link("all", "disable_ipv6"), "0"));
+    let routed = (ipv6 || facts.egress(config) == Some(Family::Ipv6)).then(|| {
+        // In this order: a router forgets the default route that it was advertised unless told to keep it.
+        [
+            needed(SysctlKey::ipv6_of_link(name, "accept_ra"), "2"),
+            needed(SysctlKey::ipv6_of_link("all", "forwarding"), "1"),
+        ]
+    });
+    ipv4.into_iter().chain(enabled).chain(routed.into_iter().flatten())
+}
+
+/// Returns what concerns the place of the rule of the host's own addresses.
+///
+/// What pods on branch ENIs send to the node has to go out by the ENI in strict mode, so the rules that see to it come first.
+/// The other place is made before the first is given up.
+fn local_rule(family: Family, config: &HostConfig, facts: &HostFacts) -> State {
+    let first = Rule { protocol: Protocol::KERNEL, ..Rule::new(family, 0, Table::LOCAL) };
+    let later = Rule::new(family, PRIORITY_LOCAL, Table::LOCAL);
+    if facts.branch_enis && config.branch_mode == BranchMode::Strict {
+        let mut wanted = vec![Object::Rule(later)];
+        if family == Family::Ipv6 {
+            // Branch ENIs find their gateway by its answers, which would be led away from the node too.
+            const ICMPV6: u8 = 58;
+            let answers = Rule { carries: Some(ICMPV6), ..Rule::new(family, 0, Table::LOCAL) };
+            wanted.push(Object::Rule(answers.from(IpAddr::V6(GATEWAY_IPV6))));
+        }
+        State { wanted, claims: vec![Claim::KernelRule(first)] }
+    } else if facts.local_rule_left.contains(&family) {
+        let wanted = vec![Object::Rule(first)];
+        let later = Rule { protocol: Protocol::UNSPECIFIED, ..later };
+        let answers = Rule::new(family, 0, Table::LOCAL);
+        State { wanted, claims: vec![Claim::Rules(later), Claim::OurRules(answers)] }
+    } else {
+        State::default()
+    }
 }
 
 /// A failure to set up the node.
@@ -111,22 +208,66 @@ pub fn primary(netlink: &mut dyn Netlink, mac: Mac) -> Result<Link, HostError> {
     Ok(link_by_mac(&netlink.links()?, mac)?.clone())
 }
 
-/// Puts together what has to be known about a node from what its metadata says and the links that it has.
-///
-/// `mtu` is that of the ENIs, as the configuration of the pool has it.
+/// Puts together what has to be known about a node from what its metadata says, what the configuration of its pool says, and
+/// what it holds.
 pub fn facts(
     netlink: &mut dyn Netlink,
     metadata: &Metadata,
-    mtu: u16,
+    config: &HostConfig,
+    pool: &Config,
 ) -> Result<HostFacts, HostError> {
     let id = metadata.node.primary;
     let eni = metadata.observation.enis.iter().find(|eni| eni.id == id);
     let eni = eni.ok_or(HostError::NoAddress { eni: id })?;
-    let address = metadata.primary_ipv4.or(eni.primary_ipv4);
-    Ok(HostFacts {
-        primary: primary(netlink, eni.mac)?,
-        primary_ipv4: address.ok_or(HostError::NoAddress { eni: id })?,
+    let links = netlink.links()?;
+    let facts = HostFacts {
+        primary: link_by_mac(&links, eni.mac)?.clone(),
+        primary_ipv4: metadata.primary_ipv4.or(eni.primary_ipv4),
+        primary_ipv6: eni.primary_ipv6,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
-        mtu,
-    })
+        mtu: pool.eni_mtu,
+        families: pool.families,
+        branch_enis: pool.trunk,
+        other_prefixes: other_prefixes(netlink, &links, &config.veth_prefix)?,
+        local_rule_left: Vec::new(),
+    };
+    if facts.primary_ipv4.is_none() && facts.families.ipv4().is_some() {
+        return Err(HostError::NoAddress { eni: id });
+    }
+    let mut local_rule_left = Vec::new();
+    for family in facts.of_pods() {
+        let rules = netlink.rules(family)?;
+        let at = |priority| rules.iter().filter(move |rule| rule.priority == priority);
+        if at(PRIORITY_LOCAL).any(|rule| rule.table == Table::LOCAL)
+            && !at(PRIORITY_BRANCH).any(|rule| rule.input.is_some())
+        {
+            local_rule_left.push(family);
+        }
+    }
+    Ok(HostFacts { local_rule_left, ..facts })
+}
+
+/// Finds the links of pods that begin otherwise than configured: the pods are older than the configuration.
+fn other_prefixes(
+    netlink: &mut dyn Netlink,
+    links: &[Link],
+    configured: &VethPrefix,
+) -> Result<Vec<VethPrefix>, NetlinkError> {
+    let mut found = Vec::new();
+    for link in links.iter().filter(|link| link.kind.as_deref() == Some("veth")) {
+        let Some((prefix, _)) = crate::pod::parts_of_host_name(&link.id.name) else { continue };
+        let Ok(prefix) = prefix.parse::<VethPrefix>() else { continue };
+        if prefix == *configured || found.contains(&prefix) {
+            continue;
+        }
+        // Others name links in the same way; but only ours carry a route of ours to a pod.
+        let routes = netlink.routes(link.id.index)?;
+        let to_pod =
+            |route: &crate::Route| route.protocol == Protocol::OURS && route.table == Table::MAIN;
+        if routes.iter().any(to_pod) {
+            found.push(prefix);
+        }
+    }
+    found.sort();
+    Ok(found)
 }

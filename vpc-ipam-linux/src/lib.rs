@@ -71,10 +71,10 @@ mod state;
 mod sysctl;
 
 pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
-pub use config::{HostConfig, SnatPorts, VethPrefix, VethPrefixError};
+pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use eni::{EniError, LinkMissingError, link_by_mac};
 pub use execute::execute;
-pub use nat::{Nat, NatActual, NatDigest};
+pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
 pub use object::{

@@ -108,9 +108,9 @@ pub enum NetlinkError {
         /// Why not.
         source: io::Error,
     },
-    /// nft could not be run, or failed.
-    #[error("list the nftables of the node with nft")]
-    Nft {
+    /// Neither nft nor iptables could be run, or what was run failed.
+    #[error("list the rules of address translation")]
+    Nat {
         /// Why.
         source: io::Error,
     },

@@ -340,6 +340,18 @@ pub enum ApplyError {
     },
 }
 
+impl ApplyError {
+    /// Returns what was refused if that was kernel variables alone: in a container `/proc/sys` is often read-only, and the rest
+    /// works as well as the variables let it.
+    pub fn kernel_variables(&self) -> Option<&[Refused]> {
+        let of_sysctl = |it: &Refused| matches!(*it.change, Change::Set(Object::Sysctl(_)));
+        match self {
+            Self::Refused { refused } if refused.iter().all(of_sysctl) => Some(refused),
+            Self::Refused { .. } | Self::Netlink(_) => None,
+        }
+    }
+}
+
 pub(crate) fn in_words(refused: &[Refused]) -> String {
     let words: Vec<_> = refused.iter().map(|it| format!("{it}: {}", it.refusal)).collect();
     words.join("; ")

@@ -1,10 +1,12 @@
 //! The thread that changes the node's network: one at a time, in the order asked for.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
-use vpc_ipam_core::{ActionId, HostAction, Metadata};
+use tracing::warn;
+use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, facts, set_up};
 use vpc_ipam_linux::{HostConfig, KernelNetlink, Namespace, NetlinkError, execute};
 
@@ -33,7 +35,7 @@ type SetUpResult = Result<Vec<String>, HostThreadError>;
 
 enum Job {
     Execute(ActionId, HostAction),
-    SetUp(Box<Metadata>, u16, Option<oneshot::Sender<SetUpResult>>),
+    SetUp(Box<Metadata>, Option<oneshot::Sender<SetUpResult>>),
 }
 
 impl HostThread {
@@ -41,28 +43,29 @@ impl HostThread {
     pub(super) fn start(
         netns: Namespace,
         config: HostConfig,
+        pool: Config,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Self, HostThreadError> {
         let netlink = netns.netlink()?;
         let (jobs, queue) = channel();
         thread::Builder::new()
             .name("host".to_string())
-            .spawn(move || work(netlink, &config, &queue, &inputs))
+            .spawn(move || work(netlink, &config, &pool, &queue, &inputs))
             .map_err(|_| HostThreadError::Thread)?;
         Ok(Self(jobs))
     }
 
     /// Sets the node up and returns what had to be changed, in words.
-    pub(super) async fn set_up_now(&self, metadata: &Metadata, mtu: u16) -> SetUpResult {
+    pub(super) async fn set_up_now(&self, metadata: &Metadata) -> SetUpResult {
         let (reply, result) = oneshot::channel();
-        let job = Job::SetUp(Box::new(metadata.clone()), mtu, Some(reply));
+        let job = Job::SetUp(Box::new(metadata.clone()), Some(reply));
         self.0.send(job).map_err(|_| HostThreadError::Thread)?;
         result.await.map_err(|_| HostThreadError::Thread)?
     }
 
     /// Sets the node up again; the loop hears of it.
-    pub(super) fn set_up(&self, metadata: Metadata, mtu: u16) -> Result<(), HostThreadError> {
-        let job = Job::SetUp(Box::new(metadata), mtu, None);
+    pub(super) fn set_up(&self, metadata: Metadata) -> Result<(), HostThreadError> {
+        let job = Job::SetUp(Box::new(metadata), None);
         self.0.send(job).map_err(|_| HostThreadError::Thread)
     }
 
@@ -76,19 +79,22 @@ impl HostThread {
 fn work(
     mut netlink: KernelNetlink,
     config: &HostConfig,
+    pool: &Config,
     queue: &Receiver<Job>,
     inputs: &mpsc::Sender<Input>,
 ) {
+    let mut told = BTreeSet::new();
     while let Ok(job) = queue.recv() {
         let heard = match job {
             Job::Execute(id, action) => {
                 let outcome = execute(&mut netlink, &action);
                 inputs.blocking_send(Input::Outcome(id, outcome))
             }
-            Job::SetUp(metadata, mtu, reply) => {
-                let result = facts(&mut netlink, &metadata, mtu)
+            Job::SetUp(metadata, reply) => {
+                let result = facts(&mut netlink, &metadata, config, pool)
                     .and_then(|facts| set_up(&mut netlink, config, &facts))
                     .map(|applied| applied.iter().map(ToString::to_string).collect())
+                    .or_else(|error| unwritable(error, &mut told))
                     .map_err(HostThreadError::SetUp);
                 match reply {
                     Some(reply) => {
@@ -107,4 +113,17 @@ fn work(
             break;
         }
     }
+}
+
+/// Tells of kernel variables that cannot be written, of each once, and goes on without them.
+fn unwritable(error: HostError, told: &mut BTreeSet<String>) -> Result<Vec<String>, HostError> {
+    let HostError::Apply(refused) = &error else { return Err(error) };
+    let Some(refused) = refused.kernel_variables() else { return Err(error) };
+    for refused in refused {
+        let what = chain(refused);
+        if told.insert(what.clone()) {
+            warn!(what, "cannot set a kernel variable; the node goes on without");
+        }
+    }
+    Ok(Vec::new())
 }

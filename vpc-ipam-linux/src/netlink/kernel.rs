@@ -3,7 +3,6 @@
 use core::net::IpAddr;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -13,9 +12,10 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::exchange::{Answer, Exchange, Request, Wire};
 use super::{Netlink, NetlinkError, wire};
+use crate::nat::Backend;
 use crate::{
-    Address, Change, Effect, Family, Link, LinkIndex, Namespace, NatActual, Neighbour, Object,
-    Refusal, Route, Rule, SysctlKey, nat, sysctl,
+    Address, Change, Effect, Family, Link, LinkIndex, Namespace, NamespaceError, Nat, NatActual,
+    NatPrograms, Neighbour, Object, Refusal, Route, Rule, SysctlKey, sysctl,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -24,7 +24,9 @@ use crate::{
 pub struct KernelNetlink {
     exchange: Exchange<KernelSocket>,
     namespace: Namespace,
-    nft: PathBuf,
+    nat_programs: NatPrograms,
+    /// What writes the rules of address translation, once it is known.
+    nat_backend: Option<Backend>,
 }
 
 impl KernelNetlink {
@@ -35,7 +37,8 @@ impl KernelNetlink {
         Ok(Self {
             exchange: Exchange::new(socket),
             namespace: namespace.clone(),
-            nft: PathBuf::from("nft"),
+            nat_programs: NatPrograms::default(),
+            nat_backend: None,
         })
     }
 
@@ -44,10 +47,10 @@ impl KernelNetlink {
         Self::open(&Namespace::current()?)
     }
 
-    /// Returns the socket with another `nft` to run than the one that is found by `PATH`.
+    /// Returns the socket with other programs for address translation than those that are found by `PATH`.
     #[must_use]
-    pub fn with_nft(self, program: impl Into<PathBuf>) -> Self {
-        Self { nft: program.into(), ..self }
+    pub fn with_nat_programs(self, nat_programs: NatPrograms) -> Self {
+        Self { nat_programs, nat_backend: None, ..self }
     }
 
     /// Returns the namespace to which it is bound.
@@ -79,6 +82,41 @@ impl KernelNetlink {
             }
             other => other,
         }
+    }
+
+    /// Lists what is there of our address translation, in the namespace.
+    ///
+    /// The first time it also looks where it would be if the programs had been others.
+    fn list_nat(&mut self) -> Result<io::Result<NatActual>, NamespaceError> {
+        let Self { namespace, nat_programs: programs, nat_backend: known, .. } = self;
+        let (backend, listed) = match known.clone() {
+            Some(backend) => namespace.run(|| (Ok(backend.clone()), backend.list()))?,
+            None => namespace.run(|| {
+                let backend = match Backend::find(programs) {
+                    Ok(backend) => backend,
+                    Err(error) => return (Err(()), Err(error)),
+                };
+                let moved = !backend.left_elsewhere(programs).is_empty();
+                let listed = if moved { Ok(NatActual::Altered) } else { backend.list() };
+                (Ok(backend), listed)
+            })?,
+        };
+        *known = backend.ok();
+        Ok(listed)
+    }
+
+    /// Replaces our address translation, and removes what there is of it elsewhere.
+    fn replace_nat(&mut self, nat: &Nat) -> Result<io::Result<()>, NamespaceError> {
+        let Self { namespace, nat_programs: programs, nat_backend: known, .. } = self;
+        namespace.run(|| {
+            let backend = match known.clone() {
+                Some(backend) => backend,
+                None => Backend::find(programs)?,
+            };
+            backend.replace(nat)?;
+            let left = backend.left_elsewhere(programs);
+            left.iter().try_for_each(|other| other.replace(&Nat::none()))
+        })
     }
 
     /// Sends what has gathered, and files what came of it.
@@ -161,8 +199,7 @@ impl Netlink for KernelNetlink {
     }
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        let listed = self.namespace.run(|| nat::list(&self.nft))?;
-        listed.map_err(|source| NetlinkError::Nft { source })
+        self.list_nat()?.map_err(|source| NetlinkError::Nat { source })
     }
 
     fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
@@ -203,13 +240,12 @@ impl Netlink for KernelNetlink {
                 }
                 Change::Set(Object::Nat(nat)) => {
                     self.send(&mut gathered, &mut results)?;
-                    let result = self.namespace.run(|| nat::replace(&self.nft, nat))?;
+                    let result = self.replace_nat(nat)?;
                     results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
                 }
                 Change::Remove(Object::Nat(_)) => {
                     self.send(&mut gathered, &mut results)?;
-                    let result =
-                        self.namespace.run(|| nat::replace(&self.nft, &nat::Nat::none()))?;
+                    let result = self.replace_nat(&Nat::none())?;
                     results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
                 }
                 Change::Set(object) => gathered.extend(set(object).map(|request| (place, request))),

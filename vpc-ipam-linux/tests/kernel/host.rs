@@ -1,5 +1,5 @@
 use serde_json::json;
-use vpc_ipam_linux::{HostConfig, SnatPorts, host, remove};
+use vpc_ipam_linux::{HostConfig, NatPrograms, SnatPorts, host, remove};
 
 use crate::support::{Netns, PRIMARY_MAC, Vpc, chain};
 
@@ -21,7 +21,7 @@ fn host_is_as_the_peer_would_leave_it() {
     for expected in [
         "type nat hook postrouting priority srcnat + 10; policy accept;",
         "snat to 10.0.0.10 random",
-        "type nat hook prerouting priority dstnat + 10; policy accept;",
+        "type filter hook prerouting priority dstnat + 10; policy accept;",
         "type filter hook prerouting priority mangle; policy accept;",
         "elements = { 10.0.0.0/16 }",
     ] {
@@ -170,12 +170,16 @@ fn host_without_its_primary_eni_says_so() {
 }
 
 #[test]
-fn missing_nft_is_named() {
+fn missing_nft_and_iptables_are_named() {
     let vpc = Vpc::new();
-    let mut netlink = vpc.node.netlink().with_nft("/nonexistent/nft");
+    let programs = NatPrograms {
+        nft: "/nonexistent/nft".into(),
+        iptables: vec!["/nonexistent/iptables".into()],
+    };
+    let mut netlink = vpc.node.netlink().with_nat_programs(programs);
     let error = host::set_up(&mut netlink, &HostConfig::default(), &vpc.host_facts()).unwrap_err();
     assert_eq!(
         chain(&error),
-        "set up the node: list the nftables of the node with nft: No such file or directory (os error 2)"
+        "set up the node: list the rules of address translation: No such file or directory (os error 2)"
     );
 }

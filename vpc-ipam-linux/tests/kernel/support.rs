@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
@@ -11,7 +12,9 @@ use vpc_ipam_core::{
     Card, DeviceIndex, EniLink, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp,
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
-use vpc_ipam_linux::{HostConfig, KernelNetlink, Namespace, Netlink, VethPrefix, host, pod};
+use vpc_ipam_linux::{
+    HostConfig, KernelNetlink, Namespace, Netlink, VethPrefix, eni as enis, host, pod,
+};
 
 /// A network namespace that goes with this value.
 pub struct Netns {
@@ -52,6 +55,13 @@ impl Netns {
         let mut arguments = vec!["netns", "exec", &self.name];
         arguments.extend(command.split(' '));
         run("ip", &arguments)
+    }
+
+    /// Runs a program inside with arguments that may contain blanks.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let mut all = vec!["netns", "exec", &self.name, program];
+        all.extend(arguments);
+        run("ip", &all).unwrap_or_else(|says| panic!("{program} {arguments:?}: {says}"))
     }
 
     /// Runs an nft script inside.
@@ -194,12 +204,9 @@ impl Vpc {
     }
 
     pub fn host_facts(&self) -> host::HostFacts {
-        host::HostFacts {
-            primary: host::primary(&mut self.node.netlink(), PRIMARY_MAC).unwrap(),
-            primary_ipv4: "10.0.0.10".parse().unwrap(),
-            vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-            mtu: 9001,
-        }
+        let primary = host::primary(&mut self.node.netlink(), PRIMARY_MAC).unwrap();
+        let cidrs = vec!["10.0.0.0/16".parse().unwrap()];
+        host::HostFacts::ipv4(primary, "10.0.0.10".parse().unwrap(), cidrs, 9001)
     }
 
     pub fn set_up_host(&self, config: &HostConfig) -> usize {
@@ -286,6 +293,35 @@ pub fn remove(node: &Netns, network: &PodNetwork) -> Vec<IpAddr> {
     pod::remove(&mut node.netlink(), network).unwrap()
 }
 
+/// A server outside of the VPC.
+pub const INTERNET: &str = "203.0.113.10:80";
+
+/// The port of the node that [`Vpc`]'s users lead to a pod.
+pub const NODE_PORT: &str = "10.0.0.10:30080";
+
+/// The pods of [`node_with_pods`]: name, device of the ENI, address.
+pub const PODS: [(&str, u8, &str); 3] =
+    [("a", 0, "10.0.0.100"), ("b", 1, "10.0.0.101"), ("c", 2, "10.0.32.102")];
+
+/// Builds a node with a pod on each of three ENIs, of which the third is in another subnet.
+pub fn node_with_pods(config: &HostConfig) -> (Vpc, [Netns; 3]) {
+    let vpc = Vpc::new();
+    let mut netlink = vpc.node.netlink();
+    vpc.set_up_host(config);
+    let pods = add_pods(&vpc, &mut netlink);
+    (vpc, pods)
+}
+
+/// Adds the pods, and the ENIs that they are on.
+pub fn add_pods(vpc: &Vpc, netlink: &mut dyn Netlink) -> [Netns; 3] {
+    vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);
+    vpc.plug("eth2", eni_mac(2), "subnet2", &["10.0.32.20", "10.0.32.102"]);
+    for device in [1, 2] {
+        enis::set_up(netlink, &eni(device)).unwrap();
+    }
+    PODS.map(|(name, device, address)| add(&vpc.node, &network(name, device, address)))
+}
+
 /// Connects, and returns the address that the server sees.
 pub fn source_seen(client: &Namespace, server: &Namespace, to: &str) -> Option<String> {
     source_seen_by(client, server, to, to)
@@ -298,12 +334,23 @@ pub fn source_seen_by(
     to: &str,
     listens_on: &str,
 ) -> Option<String> {
-    let listener = server.run(|| TcpListener::bind(listens_on)).unwrap().unwrap();
+    let listener = server.run(|| listen(listens_on)).unwrap();
     let to: SocketAddr = to.parse().unwrap();
     let stream =
         client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500))).unwrap();
     let _stream = stream.ok()?;
     listener.accept().ok().map(|(_, peer)| peer.ip().to_string())
+}
+
+/// Listens, and waits for an earlier listener to go: a program that another thread starts holds it until it runs.
+fn listen(on: &str) -> TcpListener {
+    for _ in 0..100_000 {
+        match TcpListener::bind(on) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::yield_now(),
+            result => return result.unwrap_or_else(|error| panic!("listen on {on}: {error}")),
+        }
+    }
+    panic!("{on} stays in use");
 }
 
 /// Returns the error with all of its causes.

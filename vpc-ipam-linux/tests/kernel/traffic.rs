@@ -1,9 +1,6 @@
-use vpc_ipam_linux::{HostConfig, eni as enis};
+use vpc_ipam_linux::HostConfig;
 
-use crate::support::{Netns, Vpc, add, eni, eni_mac, network, source_seen, source_seen_by};
-
-const INTERNET: &str = "203.0.113.10:80";
-const NODE_PORT: &str = "10.0.0.10:30080";
+use crate::support::{INTERNET, NODE_PORT, Vpc, node_with_pods, source_seen, source_seen_by};
 
 #[test]
 fn pods_are_seen_as_they_should_be() {
@@ -109,20 +106,6 @@ fn service_of_kube_proxy_keeps_the_pods_address_within_the_vpc() {
         let actual = source_seen_by(&b.namespace, server, to, behind);
         assert_eq!(actual.as_deref(), Some("10.0.0.101"), "{to}");
     }
-}
-
-fn node_with_pods(config: &HostConfig) -> (Vpc, [Netns; 3]) {
-    let vpc = Vpc::new();
-    vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);
-    vpc.plug("eth2", eni_mac(2), "subnet2", &["10.0.32.20", "10.0.32.102"]);
-    vpc.set_up_host(config);
-    let mut netlink = vpc.node.netlink();
-    for device in [1, 2] {
-        enis::set_up(&mut netlink, &eni(device)).unwrap();
-    }
-    let pods = [("a", 0, "10.0.0.100"), ("b", 1, "10.0.0.101"), ("c", 2, "10.0.32.102")];
-    let pods = pods.map(|(name, device, address)| add(&vpc.node, &network(name, device, address)));
-    (vpc, pods)
 }
 
 /// Sends NodePort 30080 to a pod as kube-proxy does where the client's address is to be kept.

@@ -86,12 +86,10 @@ impl World {
     /// Sets the node up as the daemon does.
     pub fn set_up_node(&self) {
         let mut netlink = self.lab.node().netlink().unwrap();
-        let facts = host::HostFacts {
-            primary: host::primary(&mut netlink, self.eni(0).mac).unwrap(),
-            primary_ipv4: self.lab.layout().node.primary_ipv4,
-            vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-            mtu: 9001,
-        };
+        let primary = host::primary(&mut netlink, self.eni(0).mac).unwrap();
+        let address = self.lab.layout().node.primary_ipv4;
+        let cidrs = vec!["10.0.0.0/16".parse().unwrap()];
+        let facts = host::HostFacts::ipv4(primary, address, cidrs, 9001);
         host::set_up(&mut netlink, &HostConfig::default(), &facts)
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
     }

@@ -1,0 +1,284 @@
+//! The rules as nftables tables of ours.
+
+use core::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::{Nat, NatActual, NatDigest, Plan, digest_of};
+use crate::nft::run;
+use crate::{Family, SnatPorts};
+
+const TABLE: &str = "vpc-ipam";
+
+/// Marks a connection after kube-proxy chose a destination (-100). Not a chain of type nat: the kernel passes a connection to
+/// none of those any more once one has chosen.
+const AFTER_DNAT: i32 = -90;
+
+/// Lets translations that others ask for come first: kube-proxy's and portmap's are at 100.
+const AFTER_SNAT: i32 = 110;
+
+const MANGLE: i32 = -150;
+
+/// Writes the tables; that of IPv4 is always there, since it bears the seal.
+pub(super) fn render(plans: &[Plan<'_>]) -> String {
+    let mut ipv4 = table(&[], Family::Ipv4);
+    let mut ipv6 = String::new();
+    for plan in plans {
+        let chains = chains(plan);
+        match plan.family {
+            Family::Ipv4 => ipv4 = table(&chains, Family::Ipv4),
+            Family::Ipv6 => ipv6 = table(&chains, Family::Ipv6),
+        }
+    }
+    ipv4 + &ipv6
+}
+
+fn table(chains: &[String], family: Family) -> String {
+    format!("table {} {TABLE} {{\n{}}}\n", keyword(family), chains.concat())
+}
+
+fn keyword(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ip",
+        Family::Ipv6 => "ip6",
+    }
+}
+
+fn chains(plan: &Plan<'_>) -> Vec<String> {
+    let (ip, mark) = (keyword(plan.family), plan.mark);
+    let restore = format!("ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x}");
+    let ports = match plan.ports {
+        SnatPorts::Random => " random",
+        SnatPorts::FullyRandom => " fully-random",
+        SnatPorts::Kept => "",
+    };
+    let mut chains = Vec::new();
+
+    let mut translate = Vec::new();
+    if let Some(hidden) = &plan.hidden {
+        let (range, to, multicast) = (hidden.range, hidden.to, hidden.multicast);
+        translate.push(format!("{ip} saddr {range} {ip} daddr != {multicast} snat to {to}{ports}"));
+        let isolate = format!("{ip} daddr {range} ct state new reject");
+        chains.push(chain("isolate", "filter hook forward priority 0", &[isolate]));
+    }
+    if let Some(translated) = &plan.translated {
+        chains.push(set("untranslated", &translated.not_for));
+        translate.push(format!("{ip} daddr @untranslated return"));
+        translate.push(format!("snat to {}{ports}", translated.to));
+
+        // The virtual addresses of IPVS are local; what is behind them is chosen later.
+        let mut rules = vec!["fib daddr type local return".to_owned()];
+        for pods in &plan.pods {
+            rules.push(format!(
+                r#"iifname "{pods}*" ct state new {ip} daddr != @untranslated ct mark set ct mark | {mark:#x}"#
+            ));
+            rules.push(format!(r#"iifname "{pods}*" ct state new {restore}"#));
+        }
+        let hook = format!("filter hook prerouting priority {AFTER_DNAT}");
+        chains.push(chain("mark-connections", &hook, &rules));
+    }
+    if !translate.is_empty() {
+        let mut rules =
+            vec![r#"oifname "vlan*" return"#.to_owned(), "fib daddr type local return".to_owned()];
+        rules.append(&mut translate);
+        let hook = format!("nat hook postrouting priority {AFTER_SNAT}");
+        chains.push(chain("translate", &hook, &rules));
+    }
+    let mut restores = Vec::new();
+    if plan.node_port {
+        restores.push(format!(
+            r#"iifname "{}" fib daddr . iif type local ct mark set ct mark | {mark:#x}"#,
+            plan.primary
+        ));
+    }
+    if plan.restores_marks() {
+        let links = plan.pods.iter().map(|pods| pods.as_str());
+        let vlans = plan.node_port.then_some("vlan");
+        restores
+            .extend(links.chain(vlans).map(|prefix| format!(r#"iifname "{prefix}*" {restore}"#)));
+        let hook = format!("filter hook prerouting priority {MANGLE}");
+        chains.push(chain("restore-marks", &hook, &restores));
+    }
+    chains
+}
+
+fn set(name: &str, elements: &[IpNet]) -> String {
+    let kind = match elements.first() {
+        Some(IpNet::V6(_)) => "ipv6_addr",
+        Some(IpNet::V4(_)) | None => "ipv4_addr",
+    };
+    let elements: Vec<_> = elements.iter().map(IpNet::to_string).collect();
+    let elements = match elements.is_empty() {
+        true => String::new(),
+        false => format!("\t\telements = {{ {} }}\n", elements.join(", ")),
+    };
+    format!("\tset {name} {{\n\t\ttype {kind}\n\t\tflags interval\n{elements}\t}}\n")
+}
+
+fn chain(name: &str, hook: &str, rules: &[String]) -> String {
+    let mut text = format!("\tchain {name} {{\n\t\ttype {hook}; policy accept;\n");
+    for rule in rules {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\t\t{rule}");
+    }
+    text + "\t}\n"
+}
+
+/// Returns the script that makes it so in one transaction, whatever was there.
+///
+/// Kernels without IPv6 know no table of that family, so it is mentioned only where there is or was one.
+pub(super) fn script(nat: &Nat, ipv6_too: bool) -> String {
+    let mut script = String::new();
+    let families: &[Family] =
+        if ipv6_too { &[Family::Ipv4, Family::Ipv6] } else { &[Family::Ipv4] };
+    for family in families {
+        let family = keyword(*family);
+        // To delete what may not be there, it is added first; the kernel sees the outcome alone.
+        script += &format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n");
+    }
+    script + nat.tables().unwrap_or_default()
+}
+
+/// The name of an empty chain that is added last, to the table of IPv4. It tells from which text the tables were made, and how
+/// nft listed them then. Whoever alters them makes the two differ, and so does a new version of nft, which costs one
+/// replacement.
+const SEAL: &str = "sealed-";
+
+/// The same, where there is a table of IPv6 too.
+const SEAL_OF_BOTH: &str = "sealed6-";
+
+/// Lists our tables in the calling thread's namespace.
+pub(super) fn list(nft: &Path) -> io::Result<NatActual> {
+    let ipv4 = match list_table(nft, Family::Ipv4) {
+        Ok(listing) => listing,
+        // nft does not say in a way to rely on that a table is not there.
+        Err(error) => {
+            let there = families_there(nft)?;
+            return match there.is_empty() {
+                true => Ok(NatActual::Absent),
+                false if there.contains(&Family::Ipv4) => Err(error),
+                false => Ok(NatActual::Altered),
+            };
+        }
+    };
+    let ipv6 = match seal_in(&ipv4) {
+        Some(seal) if seal.starts_with(SEAL_OF_BOTH) => match list_table(nft, Family::Ipv6) {
+            Ok(listing) => listing,
+            Err(error) if families_there(nft)?.contains(&Family::Ipv6) => return Err(error),
+            Err(_) => return Ok(NatActual::Altered),
+        },
+        _ => String::new(),
+    };
+    Ok(recognise(&(ipv4 + &ipv6)))
+}
+
+/// Replaces our tables in the calling thread's namespace.
+pub(super) fn replace(nft: &Path, nat: &Nat) -> io::Result<()> {
+    let ipv6 = nat.rules.as_ref().is_some_and(|rules| rules.ipv6);
+    let ipv6_too = ipv6 || families_there(nft)?.contains(&Family::Ipv6);
+    let script = script(nat, ipv6_too);
+    if let Err(error) = run(nft, &["--file", "-"], &script) {
+        // Neither every kernel nor every nft knows it, and a translation that is less random is better than none.
+        let fallback = script.replace(" fully-random\n", " random\n");
+        if fallback == script || run(nft, &["--file", "-"], &fallback).is_err() {
+            return Err(error);
+        }
+    }
+    let Some(rules) = &nat.rules else {
+        return Ok(());
+    };
+    let mut listing = list_table(nft, Family::Ipv4)?;
+    if ipv6 {
+        listing += &list_table(nft, Family::Ipv6)?;
+    }
+    let seal = if ipv6 { SEAL_OF_BOTH } else { SEAL };
+    let seal = format!("{seal}{}-{}", rules.digest, digest_of(&without_seal(&listing).0));
+    run(nft, &["--file", "-"], &format!("add chain ip {TABLE} {seal}\n")).map(drop)
+}
+
+fn list_table(nft: &Path, family: Family) -> io::Result<String> {
+    run(nft, &["--stateless", "--numeric", "list", "table", keyword(family), TABLE], "")
+}
+
+/// Returns for which families there is a table of ours.
+fn families_there(nft: &Path) -> io::Result<Vec<Family>> {
+    let tables = run(nft, &["list", "tables"], "")?;
+    let mut families = vec![Family::Ipv4, Family::Ipv6];
+    families.retain(|family| {
+        let ours = format!("table {} {TABLE}", keyword(*family));
+        tables.lines().any(|line| line.trim() == ours)
+    });
+    Ok(families)
+}
+
+fn recognise(listing: &str) -> NatActual {
+    let (listing, seal) = without_seal(listing);
+    let digests = seal.and_then(|seal| seal.split_once('-')).map(|(_, digests)| digests);
+    match digests.and_then(|digests| digests.split_once('-')) {
+        Some((text, listed)) if listed == digest_of(&listing) => {
+            NatActual::Intact(NatDigest(text.to_owned()))
+        }
+        _ => NatActual::Altered,
+    }
+}
+
+fn seal_in(listing: &str) -> Option<&str> {
+    listing.lines().find_map(seal_of_line)
+}
+
+fn seal_of_line(line: &str) -> Option<&str> {
+    let name = line.trim().strip_prefix("chain ")?.strip_suffix(" {")?;
+    (name.starts_with(SEAL) || name.starts_with(SEAL_OF_BOTH)).then_some(name)
+}
+
+/// Returns a listing without the seal and without empty lines, and what the seal says.
+fn without_seal(listing: &str) -> (String, Option<&str>) {
+    let mut seal = None;
+    let mut rest = String::with_capacity(listing.len());
+    let mut lines = listing.lines().filter(|line| !line.trim().is_empty());
+    while let Some(line) = lines.next() {
+        match seal_of_line(line) {
+            Some(name) => {
+                seal = Some(name);
+                // An empty chain closes on the next line; a rule in it would be somebody else's, and is kept.
+                if let Some(next) = lines.next().filter(|next| next.trim() != "}") {
+                    rest += next;
+                }
+            }
+            None => {
+                rest += line;
+                rest.push('\n');
+            }
+        }
+    }
+    (rest, seal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn altered_listing_is_told_from_the_sealed_one() {
+        let text = digest_of("the text");
+        let listing = format!("table ip {TABLE} {{\n\tchain translate {{\n\t\tsnat\n\t}}\n}}\n");
+        let close = listing.len() - "}\n".len();
+        for seal in [SEAL, SEAL_OF_BOTH] {
+            let seal = format!("{seal}{text}-{}", digest_of(&listing));
+            let sealed = format!("{}\n\tchain {seal} {{\n\t}}\n}}\n", &listing[..close]);
+
+            let cases = [
+                ("as it was", &sealed, true),
+                ("no seal", &listing, false),
+                ("a rule less", &sealed.replace("\t\tsnat\n", ""), false),
+                ("a rule in the seal", &sealed.replace("{\n\t}\n}", "{\n\t\tdrop\n\t}\n}"), false),
+            ];
+            for (case, listing, expected) in cases {
+                let intact = recognise(listing) == NatActual::Intact(NatDigest(text.clone()));
+                assert_eq!(intact, expected, "{case}:\n{listing}");
+            }
+        }
+    }
+}
