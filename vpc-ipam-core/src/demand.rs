@@ -77,11 +77,14 @@ pub fn demand(target: WarmTarget, kind: Ipv4Kind, stock: Stock, slots: u16) -> D
         WarmTarget::Batch { batch, buffer_percent } => {
             return batches(batch.max(1), buffer_percent, kind, stock);
         }
-        // Asked for whole prefixes where none are in use, a unit of 1 address leaves the target's meaning as it is.
         WarmTarget::Prefixes(prefixes) => Units { size: PREFIX_SIZE, keep: prefixes },
         WarmTarget::Enis(enis) => Units { size: u32::from(slots.max(1)), keep: enis },
     };
     match kind {
+        // Where no prefix can be had, addresses stand in for as many as the target keeps free, and no more.
+        Ipv4Kind::Addresses if matches!(target, WarmTarget::Prefixes(_)) => {
+            short((bounds.free_min() - stock.free()).max(0))
+        }
         Ipv4Kind::Addresses => units_of_addresses(bounds, stock),
         Ipv4Kind::Prefixes => units_of_prefixes(bounds, stock),
     }

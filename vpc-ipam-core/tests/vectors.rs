@@ -19,8 +19,8 @@ use vpc_ipam_core::sim::{
 use vpc_ipam_core::{
     Action, AttachNetworkInterface, Card, CardChoice, Config, Cooling, Demand, DeviceIndex,
     Ec2Action, EniConfig, EniId, Failure, FailureKind, HostAction, Hypervisor, InterfaceType,
-    Ipv4Amount, Ipv4Kind, Issued, Lease, LeasedInterface, Limits, Outcome, Pod, PodKey, Record,
-    Stage, SubnetId, Timestamp, WarmTarget,
+    Ipv4Amount, Ipv4Kind, Issued, Lease, LeasedInterface, Limits, Observation, Outcome, Pod,
+    PodKey, Record, Scope, Source, Stage, SubnetId, Timestamp, WarmTarget,
 };
 
 #[test]
@@ -299,6 +299,10 @@ impl Situation {
         world.now = NOW;
         world.ipam.handle_timeout(NOW);
         world.run();
+        // No ENI was left unattached from before; without provisioning that was not asked.
+        let scope = Scope::Unattached;
+        let none = Observation { as_of: NOW, source: Source::Ec2, scope, enis: Vec::new() };
+        world.ipam.observe(&none, NOW);
         world.ipam.handle_schedulable(!row.has("nonsched"), NOW);
         if row.has("terminating") {
             world.ipam.handle_terminating(NOW);
@@ -388,8 +392,7 @@ impl Situation {
             let carried = world.cloud.interface(&id).unwrap().clone();
             records.extend(leases(&carried, &eni, now));
             if seen > START {
-                let scope = vpc_ipam_core::Scope::Attached;
-                let source = vpc_ipam_core::Source::Ec2;
+                let (scope, source) = (Scope::Attached, Source::Ec2);
                 let observation = world.cloud.observe(instance, source, &scope, made).unwrap();
                 world.ipam.restore(core::mem::take(&mut records), START);
                 world.ipam.observe(&observation, made);

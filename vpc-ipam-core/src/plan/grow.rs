@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
+use crate::backoff::Culprit;
 use crate::demand::PREFIX_SIZE;
 use crate::pool::{Eni, Stage};
 use crate::{
-    Action, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, Ipv4Amount,
-    Ipv4Kind, Planned, WarmTarget, tags,
+    Action, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, Ec2Operation,
+    Ipv4Amount, Ipv4Kind, Planned, WarmTarget, tags,
 };
 
 impl Planner<'_> {
@@ -19,6 +20,14 @@ impl Planner<'_> {
         let wanted = Wanted::Addresses { card };
         if let Some(gate) = self.growth_gate() {
             self.hold(wanted, gate);
+            return;
+        }
+        // Which ENIs may be filled depends on their subnets' tags. Where EC2 does not list subnets, it goes without.
+        let listing = Culprit::Operation(Ec2Operation::DescribeSubnets);
+        if self.constraints.reads.subnets.answered.is_none()
+            && self.constraints.backoff.until(listing, self.now).is_none()
+        {
+            self.hold(wanted, WaitingOn::Subnets);
             return;
         }
         let Some(mut missing) = self.within_max_pods(on, short) else {
@@ -99,6 +108,11 @@ impl Planner<'_> {
         let wanted = Wanted::Eni { card };
         if let Some(gate) = self.growth_gate() {
             self.hold(wanted, gate);
+            return;
+        }
+        // One that was left from before a restart would do.
+        if self.config.ec2_reads && self.constraints.reads.unattached.answered.is_none() {
+            self.hold(wanted, WaitingOn::FirstObservation);
             return;
         }
         for amount in amounts {

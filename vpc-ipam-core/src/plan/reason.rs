@@ -133,7 +133,7 @@ impl fmt::Display for Stock {
             write!(f, ", {} cooling", self.cooling)?;
         }
         if self.waiting > 0 {
-            write!(f, ", {} pods waiting", self.waiting)?;
+            write!(f, ", {} pod{} waiting", self.waiting, plural(self.waiting))?;
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl WaitingOn {
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FirstObservation => f.write_str("EC2 was not heard yet"),
+            Self::FirstObservation => f.write_str("EC2 has not said yet what there is"),
             Self::Outcome(id) => write!(f, "action {id} is under way"),
             Self::StepBefore(eni) => write!(f, "another step of {eni} comes first"),
             Self::Observation { eni, cause } => {

@@ -119,12 +119,19 @@ impl Planner<'_> {
     fn release_blocks(&mut self, on: CardDemand, mut enis: Vec<&Eni>, mut over: u32) {
         enis.sort_by_key(|eni| (eni.is_primary(), eni.assigned(), Reverse((eni.device, eni.id))));
         let mut releases = Vec::new();
-        let short = matches!(on.demand, Demand::Short(_));
+        // While something is missing, what is left of the other mode may still help out, unless it takes the room.
+        let mut in_the_way = match on.demand {
+            Demand::Short(_) if self.has_room(on.card, &enis) => 0,
+            Demand::Short(missing) => missing as usize,
+            Demand::Met | Demand::Over(_) => usize::MAX,
+        };
         for eni in enis {
             let serves = self.serving.takes_pods(eni);
-            // While something is missing, what is left of the other mode may still help out.
-            let mut nets: Vec<IpNet> =
-                if serves && short { Vec::new() } else { self.useless_blocks(eni).collect() };
+            let most = if serves { in_the_way } else { usize::MAX };
+            let mut nets: Vec<IpNet> = self.useless_blocks(eni).take(most).collect();
+            if serves {
+                in_the_way -= nets.len();
+            }
             let mut because = if serves { Because::OtherKind } else { Because::Excluded };
             if over > 0 && serves {
                 // The highest addresses go, so that those that stay are together.
@@ -179,6 +186,12 @@ impl Planner<'_> {
                 !trunk && (!kept_for_pods || other_kind) && self.is_idle(block)
             })
             .map(Block::net)
+    }
+
+    /// Returns whether a card has room for another block, on an ENI that is there or on a new one.
+    fn has_room(&self, card: Card, enis: &[&Eni]) -> bool {
+        enis.iter().any(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
+            || self.eni_room(card).is_ok()
     }
 
     fn is_idle(&self, block: &Block) -> bool {
