@@ -267,13 +267,28 @@ impl fmt::Display for Ec2Action {
                 write!(f, "assign {} to {}", call.amount, call.eni)
             }
             Self::AssignIpv6Addresses(call) => {
-                write!(f, "assign {} IPv6 prefixes to {}", call.prefixes, call.eni)
+                write!(
+                    f,
+                    "assign {} IPv6 {} to {}",
+                    call.prefixes,
+                    prefixes(call.prefixes),
+                    call.eni
+                )
             }
             Self::UnassignPrivateIpAddresses(call) => {
-                write!(f, "give {} blocks of {} back", call.blocks.len(), call.eni)
+                let (count, eni) = (call.blocks.len(), call.eni);
+                let single = call.blocks.iter().all(|block| block.prefix_len() == 32);
+                let whole = call.blocks.iter().all(|block| block.prefix_len() < 32);
+                match (single, whole) {
+                    (true, _) if count == 1 => write!(f, "give 1 address of {eni} back"),
+                    (true, _) => write!(f, "give {count} addresses of {eni} back"),
+                    (_, true) => write!(f, "give {count} {} of {eni} back", prefixes(count as u16)),
+                    _ => write!(f, "give {count} addresses and prefixes of {eni} back"),
+                }
             }
             Self::UnassignIpv6Addresses(call) => {
-                write!(f, "give {} IPv6 prefixes of {} back", call.prefixes.len(), call.eni)
+                let count = call.prefixes.len();
+                write!(f, "give {count} IPv6 {} of {} back", prefixes(count as u16), call.eni)
             }
             Self::DetachNetworkInterface(call) => write!(f, "detach {}", call.eni),
             Self::DeleteNetworkInterface(call) => write!(f, "delete {}", call.eni),
@@ -291,6 +306,10 @@ impl fmt::Display for Ec2Action {
             Self::ReadMetadata => f.write_str("read the instance's metadata"),
         }
     }
+}
+
+fn prefixes(count: u16) -> &'static str {
+    if count == 1 { "prefix" } else { "prefixes" }
 }
 
 impl fmt::Display for HostAction {

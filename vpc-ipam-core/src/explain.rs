@@ -4,10 +4,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::{
-    Card, CardDemand, DeviceIndex, Doubt, EniId, Held, InstanceId, InstanceType, Ipam, Issued,
-    Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp, WaitingOn, Wake,
-    Wanted,
+    BlockState, Card, CardDemand, DeviceIndex, Doubt, EniId, Held, InstanceId, InstanceType, Ipam,
+    Issued, Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp, WaitingOn,
+    Wake, Wanted,
 };
 
 /// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
@@ -61,14 +63,26 @@ pub struct EniAccount {
     pub excluded: bool,
     /// Whether what we believe of it needs EC2's word.
     pub doubt: Option<Doubt>,
-    /// Addresses for pods that it carries.
-    pub addresses: u32,
+    /// IPv4 addresses for pods that it carries.
+    pub ipv4: AddressCount,
+    /// IPv6 addresses for pods that it carries; of a /80 prefix as many as we keep track of.
+    pub ipv6: AddressCount,
+}
+
+/// How many addresses of one family an ENI carries for pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AddressCount {
+    /// In all.
+    pub total: u32,
     /// Of these, addresses that pods hold.
     pub assigned: u32,
     /// Of these, addresses that rest.
     pub cooling: u32,
     /// Of these, addresses that somebody uses whom we do not know.
     pub quarantined: u32,
+    /// Of these, addresses that nobody gets because a source did not show them, or because they are being given back.
+    pub withheld: u32,
 }
 
 /// A pod that waits for an address.
@@ -88,8 +102,22 @@ impl Ipam {
         let node = &self.constraints().node;
         let cooldown = self.config().cooldown;
         let enis = self.pool().enis().iter().map(|eni| {
-            let sum = |count: fn(&crate::Block) -> u32| eni.blocks().iter().map(count).sum();
-            let cooling = |block: &crate::Block| block.cooling(now, cooldown, Duration::ZERO);
+            let (mut ipv4, mut ipv6) = (AddressCount::default(), AddressCount::default());
+            for block in eni.blocks() {
+                let count = match block.net() {
+                    IpNet::V4(_) => &mut ipv4,
+                    IpNet::V6(_) => &mut ipv6,
+                };
+                count.total += block.capacity();
+                count.assigned += block.assigned();
+                let cooling = block.cooling(now, cooldown, Duration::ZERO);
+                count.cooling += cooling;
+                count.quarantined += block.quarantined();
+                if block.state() != BlockState::Confirmed {
+                    let taken = block.assigned() + block.quarantined() + cooling;
+                    count.withheld += block.capacity() - taken;
+                }
+            }
             EniAccount {
                 eni: eni.id,
                 card: eni.card,
@@ -98,10 +126,8 @@ impl Ipam {
                 management: eni.management,
                 excluded: eni.excluded,
                 doubt: eni.doubt,
-                addresses: sum(crate::Block::capacity),
-                assigned: eni.assigned(),
-                cooling: eni.blocks().iter().map(cooling).sum(),
-                quarantined: sum(crate::Block::quarantined),
+                ipv4,
+                ipv6,
             }
         });
         let doing = self.in_flight().map(|(id, Planned { action, because })| Issued {
@@ -132,7 +158,18 @@ impl fmt::Display for Explanation {
     /// Writes a line for each fact: what kind of fact it is, then the fact.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, instance, instance_type, readiness, .. } = self;
-        writeln!(f, "{instance} ({instance_type}) at {at}: {readiness}")?;
+        write!(f, "{instance} ({instance_type}) at {at}: ")?;
+        match readiness {
+            Readiness::Ready | Readiness::Soon { .. } => writeln!(f, "{readiness}")?,
+            Readiness::NotReady(error) => {
+                writeln!(f, "not ready")?;
+                write!(f, "  refuses  {error}")?;
+                match error.retry_at() {
+                    Some(at) => writeln!(f, "; may change at {at}")?,
+                    None => writeln!(f)?,
+                }
+            }
+        }
         for eni in &self.enis {
             writeln!(f, "  holds    {eni}")?;
         }
@@ -160,7 +197,20 @@ impl fmt::Display for Explanation {
             writeln!(f, "  waiting  {key} until {deadline}")?;
         }
         if let Some((due, why)) = self.due {
-            writeln!(f, "  due      {due}: {why}")?;
+            write!(f, "  due      {due}: ")?;
+            let for_what = |waiting_on| {
+                let held = self.held.iter().find(|held| held.waiting_on == waiting_on)?;
+                Some(held.wanted)
+            };
+            match why {
+                Wake::Due(waiting_on) => match for_what(waiting_on) {
+                    Some(wanted) => writeln!(f, "{wanted}")?,
+                    None => writeln!(f, "{waiting_on}")?,
+                },
+                Wake::Changed => writeln!(f, "plan anew")?,
+                Wake::Deadline => writeln!(f, "answer a pod that waits")?,
+                Wake::Cooled => writeln!(f, "give a rested address to a pod that waits")?,
+            }
         }
         Ok(())
     }
@@ -169,16 +219,25 @@ impl fmt::Display for Explanation {
 impl fmt::Display for EniAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { eni, card, device, stage, .. } = self;
-        write!(f, "{eni} ({card} {device}) {stage}")?;
+        match *device {
+            DeviceIndex(u8::MAX) => write!(f, "{eni} {stage}")?,
+            _ => write!(f, "{eni} ({card} {device}) {stage}")?,
+        }
         if self.management != Management::Managed {
             return write!(f, ", {}", self.management);
         }
-        write!(f, ", {} addresses, {} assigned", self.addresses, self.assigned)?;
-        if self.cooling > 0 {
-            write!(f, ", {} cooling", self.cooling)?;
-        }
-        if self.quarantined > 0 {
-            write!(f, ", {} used by somebody unknown", self.quarantined)?;
+        for (family, count) in [("IPv4", self.ipv4), ("IPv6", self.ipv6)] {
+            if count.total > 0 {
+                write!(f, ", {} {family}, {} assigned", count.total, count.assigned)?;
+            }
+            let besides = [
+                (count.cooling, "cooling"),
+                (count.quarantined, "used by somebody unknown"),
+                (count.withheld, "withheld"),
+            ];
+            for (count, what) in besides.into_iter().filter(|(count, _)| *count > 0) {
+                write!(f, ", {count} {what}")?;
+            }
         }
         if self.excluded {
             f.write_str(", its subnet is out of use")?;
@@ -187,17 +246,6 @@ impl fmt::Display for EniAccount {
             write!(f, ", in doubt since {}: {}", doubt.since, doubt.cause)?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Wake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Changed => f.write_str("something changed"),
-            Self::Due(waiting_on) => write!(f, "{waiting_on}"),
-            Self::Deadline => f.write_str("a pod has waited long enough"),
-            Self::Cooled => f.write_str("an address has rested"),
-        }
     }
 }
 

@@ -181,7 +181,7 @@ pub use config::{
 pub use constraints::Constraints;
 pub use demand::{Demand, Stock, demand};
 pub use event::Event;
-pub use explain::{EniAccount, Explanation, WaitingPod};
+pub use explain::{AddressCount, EniAccount, Explanation, WaitingPod};
 pub use id::{
     AttachmentId, Card, DeviceIndex, EmptyKeyError, EniId, InstanceId, InstanceType, Mac,
     ParseIdError, ParseMacError, PodKey, SecurityGroupId, SubnetId, VpcId, Zone,

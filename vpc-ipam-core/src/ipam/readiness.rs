@@ -186,6 +186,8 @@ impl Ipam {
             prefixes: a.prefixes + b.prefixes,
             prefixes_free: a.prefixes_free + b.prefixes_free,
         });
+        // The pod knows that it waits.
+        let stock = stock.map(|stock| Stock { waiting: stock.waiting.saturating_sub(1), ..stock });
         AssignError::NoAddress { stock, causes, retry_at }
     }
 
