@@ -1,13 +1,14 @@
 //! What survives a restart of the daemon: a redb file in the runtime directory.
 //!
-//! The file belongs to one boot of the kernel, whose id it carries: after a reboot no pod of before exists. A file that
-//! cannot be read is put aside, never deleted, and the daemon starts from what EC2 and the kernel show.
+//! The file belongs to one boot of the kernel, whose id it carries: after a reboot no pod of before exists. A damaged file
+//! is put aside, never deleted.
 
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
 use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -23,12 +24,14 @@ const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const FORMAT: &str = "vpc-ipam/1";
 /// Of a database of a few hundred rows; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 256 << 10;
-/// Longer than any cool-down; older releases are forgotten when the file is opened.
+/// Longer than any rest of an address; what was released before is forgotten when the file is opened.
 const RELEASED_KEPT: Duration = Duration::from_secs(86_400);
 
 /// The durable state of one node.
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// None after a failure, until the next write: redb answers nothing any more then.
+    database: Option<Database>,
 }
 
 /// What was found when a store was opened.
@@ -73,9 +76,9 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
-    /// A new file could not be set up.
-    #[error("set up {path}")]
-    SetUp {
+    /// The file could not be read or written, which is no damage of its contents: it is as it was.
+    #[error("use {path}")]
+    Use {
         /// The file.
         path: String,
         /// Why.
@@ -96,40 +99,49 @@ impl Store {
             move |source| OpenError::Make { path, source }
         };
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(make(directory))?;
+            // Names of pods are nobody else's business.
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(directory).map_err(make(directory))?;
         }
         let existed = path.exists();
-        let why = match Self::open_file(path) {
-            Ok(store) => match store.read(boot, now) {
-                Ok(Some(records)) => return Ok((store, Found::Records(records))),
-                Ok(None) => {
-                    store.clear(boot).map_err(|source| set_up(path, source))?;
-                    let found = if existed { Found::OtherBoot } else { Found::Nothing };
-                    return Ok((store, found));
-                }
-                Err(why) => why,
-            },
-            Err(redb::Error::DatabaseAlreadyOpen) => {
+        let why = match Self::open_file(path, boot, now) {
+            Ok((store, Some(records))) => return Ok((store, Found::Records(records))),
+            Ok((store, None)) => {
+                let found = if existed { Found::OtherBoot } else { Found::Nothing };
+                return Ok((store, found));
+            }
+            Err(Unusable::InUse) => {
                 return Err(OpenError::InUse { path: path.display().to_string() });
             }
-            Err(error) if existed => error.to_string(),
-            Err(error) => return Err(set_up(path, error)),
+            Err(Unusable::Failed(source)) => return Err(unusable(path, source)),
+            Err(Unusable::Damaged(why)) => why,
         };
         let aside = format!("{}.damaged-{}", path.display(), now.as_nanos());
         let moved_to = PathBuf::from(aside);
         fs::rename(path, &moved_to).map_err(make(path))?;
-        let store = Self::open_file(path).map_err(|source| set_up(path, source))?;
-        store.clear(boot).map_err(|source| set_up(path, source))?;
-        Ok((store, Found::Damaged { moved_to, why }))
+        match Self::open_file(path, boot, now) {
+            Ok((store, _)) => Ok((store, Found::Damaged { moved_to, why })),
+            Err(Unusable::InUse) => Err(OpenError::InUse { path: path.display().to_string() }),
+            Err(Unusable::Failed(source)) => Err(unusable(path, source)),
+            Err(Unusable::Damaged(why)) => Err(unusable(path, to_redb(why))),
+        }
     }
 
-    /// Makes records durable, all or none.
-    pub fn write(&self, records: &[Record]) -> Result<(), WriteError> {
-        self.try_write(records).map_err(|error| WriteError(Box::new(error)))
+    /// Makes records durable, all or none. After a failure the file is opened anew with the next call.
+    pub fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        let result = self.try_write(records);
+        if result.is_err() {
+            self.database = None;
+        }
+        result.map_err(|error| WriteError(Box::new(error)))
     }
 
-    fn try_write(&self, records: &[Record]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+    fn try_write(&mut self, records: &[Record]) -> Result<(), redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_database(&self.path)?,
+        };
+        let transaction = self.database.insert(database).begin_write()?;
         {
             let mut leases = transaction.open_table(LEASES)?;
             let mut released = transaction.open_table(RELEASED)?;
@@ -155,67 +167,127 @@ impl Store {
         Ok(())
     }
 
-    fn open_file(path: &Path) -> Result<Self, redb::Error> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-        Ok(Self { database })
-    }
-
-    /// Returns the records of this boot, `None` if the file is of another one or new, or what is wrong with it.
-    fn read(&self, boot: &str, now: Timestamp) -> Result<Option<Vec<Record>>, String> {
-        let read = || -> Result<Result<Option<Vec<Record>>, String>, redb::Error> {
-            let transaction = self.database.begin_read()?;
-            let meta = match transaction.open_table(META) {
-                Ok(meta) => meta,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Ok(None)),
-                Err(error) => return Err(error.into()),
-            };
-            let format = meta.get("format")?.map(|value| value.value().to_string());
-            if format.as_deref() != Some(FORMAT) {
-                return Ok(Err(format!("its format is {format:?}, not {FORMAT:?}")));
-            }
-            if meta.get("boot")?.is_none_or(|value| value.value() != boot) {
-                return Ok(Ok(None));
-            }
-            let mut records = Vec::new();
-            for row in transaction.open_table(LEASES)?.iter()? {
-                let (_, value) = row?;
-                match serde_json::from_slice::<Lease>(value.value()) {
-                    Ok(lease) => records.push(Record::Leased(lease)),
-                    Err(error) => return Ok(Err(format!("a lease cannot be read: {error}"))),
-                }
-            }
-            for row in transaction.open_table(RELEASED)?.iter()? {
-                let (address, at) = row?;
-                let Ok(address) = address.value().parse::<IpAddr>() else {
-                    return Ok(Err(format!("{:?} is no address", address.value())));
-                };
-                let at = Timestamp::from_nanos(at.value());
-                if now.since(at) <= RELEASED_KEPT {
-                    // Who held it no longer matters.
-                    let key = PodKey::new("-", "-", "-").map_err(|e| to_redb(e.to_string()))?;
-                    records.push(Record::Released { key, addresses: vec![address], at });
-                }
-            }
-            Ok(Ok(Some(records)))
-        };
-        read().unwrap_or_else(|error| Err(error.to_string()))
-    }
-
-    /// Makes the file that of this boot, without any record.
-    fn clear(&self, boot: &str) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.delete_table(LEASES)?;
-        transaction.delete_table(RELEASED)?;
-        {
-            transaction.open_table(LEASES)?;
-            transaction.open_table(RELEASED)?;
-            let mut meta = transaction.open_table(META)?;
-            meta.insert("format", FORMAT)?;
-            meta.insert("boot", boot)?;
+    /// Opens a file, new or not, and returns what of this boot is in it; `None` if there was nothing.
+    fn open_file(
+        path: &Path,
+        boot: &str,
+        now: Timestamp,
+    ) -> Result<(Self, Option<Vec<Record>>), Unusable> {
+        let database = open_database(path)?;
+        let records = read(&database, boot, now)?;
+        match records {
+            Some(_) => forget(&database, now)?,
+            None => clear(&database, boot)?,
         }
-        transaction.commit()?;
-        Ok(())
+        Ok((Self { path: path.to_path_buf(), database: Some(database) }, records))
     }
+}
+
+/// Why a file cannot be used.
+enum Unusable {
+    /// Another process has it open.
+    InUse,
+    /// Reading or writing failed.
+    Failed(redb::Error),
+    /// What is in it cannot be.
+    Damaged(String),
+}
+
+impl<E: Into<redb::Error>> From<E> for Unusable {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            // So redb says that a file is none of its own, or was cut short.
+            redb::Error::Io(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Self::Damaged(error.to_string())
+            }
+            error @ (redb::Error::Io(_) | redb::Error::PreviousIo) => Self::Failed(error),
+            error => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database, redb::Error> {
+    // Made by hand, so that nobody else can read it; redb takes an empty file for a new one.
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    let mut builder = Database::builder();
+    // Reading what a damaged file says could end the process otherwise.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    Ok(builder.create(path)?)
+}
+
+/// Returns the records of this boot; `None` if the file is new or of another one.
+fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Vec<Record>>, Unusable> {
+    let transaction = database.begin_read()?;
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let format = meta.get("format")?.map(|value| value.value().to_string());
+    if format.as_deref() != Some(FORMAT) {
+        return Err(Unusable::Damaged(format!("its format is {format:?}, not {FORMAT:?}")));
+    }
+    if meta.get("boot")?.is_none_or(|value| value.value() != boot) {
+        return Ok(None);
+    }
+    let mut records = Vec::new();
+    for row in transaction.open_table(LEASES)?.iter()? {
+        let (_, value) = row?;
+        let lease = serde_json::from_slice::<Lease>(value.value())
+            .map_err(|error| Unusable::Damaged(format!("a lease cannot be read: {error}")))?;
+        records.push(Record::Leased(lease));
+    }
+    for row in transaction.open_table(RELEASED)?.iter()? {
+        let (address, at) = row?;
+        let address = address
+            .value()
+            .parse::<IpAddr>()
+            .map_err(|_| Unusable::Damaged(format!("{:?} is no address", address.value())))?;
+        let at = Timestamp::from_nanos(at.value());
+        if is_remembered(at, now) {
+            // Who held it no longer matters.
+            let key = PodKey::new("-", "-", "-").expect("no part is empty");
+            records.push(Record::Released { key, addresses: vec![address], at });
+        }
+    }
+    Ok(Some(records))
+}
+
+fn is_remembered(released: Timestamp, now: Timestamp) -> bool {
+    now.since(released) <= RELEASED_KEPT
+}
+
+/// Removes the releases that are too old to matter.
+fn forget(database: &Database, now: Timestamp) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction
+        .open_table(RELEASED)?
+        .retain(|_, at| is_remembered(Timestamp::from_nanos(at), now))?;
+    Ok(transaction.commit()?)
+}
+
+/// Makes the file that of this boot, without any record.
+fn clear(database: &Database, boot: &str) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.delete_table(LEASES)?;
+    transaction.delete_table(RELEASED)?;
+    {
+        transaction.open_table(LEASES)?;
+        transaction.open_table(RELEASED)?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("format", FORMAT)?;
+        meta.insert("boot", boot)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// Returns the id of this boot of the kernel.
@@ -223,8 +295,8 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
 }
 
-fn set_up(path: &Path, source: redb::Error) -> OpenError {
-    OpenError::SetUp { path: path.display().to_string(), source: Box::new(source) }
+fn unusable(path: &Path, source: redb::Error) -> OpenError {
+    OpenError::Use { path: path.display().to_string(), source: Box::new(source) }
 }
 
 fn key_text(key: &PodKey) -> Result<String, redb::Error> {
@@ -278,7 +350,7 @@ mod tests {
         let path = folder.path().join("deep/state.redb");
         let (first, second) = (lease("a", "10.0.0.5"), lease("b", "10.0.0.6"));
 
-        let (store, found) = Store::open(&path, "boot-1", NOW).unwrap();
+        let (mut store, found) = Store::open(&path, "boot-1", NOW).unwrap();
         assert_eq!(found, Found::Nothing);
         store.write(&[Record::Leased(first.clone()), Record::Leased(second.clone())]).unwrap();
         let addresses: Vec<IpAddr> = first.addresses().collect();
@@ -301,13 +373,75 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.redb");
         fs::write(&path, b"not a database").unwrap();
-        let (store, found) = Store::open(&path, "boot-1", NOW).unwrap();
+        let (mut store, found) = Store::open(&path, "boot-1", NOW).unwrap();
         let Found::Damaged { moved_to, .. } = found else { panic!("{found:?}") };
         assert_eq!(fs::read(moved_to).unwrap(), b"not a database");
         store.write(&[Record::Leased(lease("a", "10.0.0.5"))]).unwrap();
         drop(store);
         let (_, found) = Store::open(&path, "boot-1", NOW).unwrap();
         assert_eq!(leased(found).len(), 1);
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_a_file_it_can_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        let leases: Vec<Lease> = (1..=50).map(|n| lease(&n.to_string(), "10.0.0.5")).collect();
+        store.write(&leases.iter().cloned().map(Record::Leased).collect::<Vec<_>>()).unwrap();
+        drop(store);
+        let whole = fs::read(&path).unwrap();
+        let written: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] != 0).collect();
+
+        let mut damaged = 0;
+        let spoilt = written.iter().step_by(written.len() / 100).map(|at| {
+            let mut bytes = whole.clone();
+            bytes[*at] ^= 0xff;
+            bytes
+        });
+        let cut =
+            [0, 1, 100, 4096, whole.len() / 2, whole.len() - 1].map(|end| whole[..end].to_vec());
+        for bytes in spoilt.chain(cut) {
+            fs::write(&path, &bytes).unwrap();
+            let (_, found) = Store::open(&path, "boot-1", NOW).unwrap();
+            match found {
+                Found::Damaged { .. } => damaged += 1,
+                // What was spoilt did not matter, or was a copy of what is there twice.
+                Found::Records(_) => assert_eq!(leased(found).len(), 50),
+                // Of a file of no length, and of one spoilt where it names the boot.
+                Found::Nothing | Found::OtherBoot => {}
+            }
+        }
+        assert!(damaged > 30, "{damaged}");
+    }
+
+    #[test]
+    fn nobody_else_can_read_the_names_of_pods() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vpc-ipam/state.redb");
+        let _open = Store::open(&path, "boot-1", NOW).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+    }
+
+    #[test]
+    fn releases_are_forgotten_after_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        let lease = lease("a", "10.0.0.5");
+        let addresses = lease.addresses().collect();
+        store.write(&[Record::Released { key: lease.key, addresses, at: NOW }]).unwrap();
+        drop(store);
+        for (days, expected) in [(1, 1), (2, 0), (1, 0)] {
+            let now = NOW + Duration::from_secs(days * 86_400);
+            let (_, found) = Store::open(&path, "boot-1", now).unwrap();
+            let Found::Records(records) = found else { panic!("{found:?}") };
+            assert_eq!(records.len(), expected, "after {days} days");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) struct Writer(Sender<Vec<Record>>);
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(store: Store, inputs: mpsc::Sender<Input>) -> Self {
+    pub(super) fn start(mut store: Store, inputs: mpsc::Sender<Input>) -> Self {
         let (batches, queue) = channel::<Vec<Record>>();
         let work = move || {
             while let Ok(records) = queue.recv() {
