@@ -194,7 +194,9 @@ pub async fn run(
     };
     daemon.notice(Notice::HostReady { changed });
     let result = daemon.run(queue, shutdown).await;
-    server.stop();
+    // Who still waits hears that the daemon stops.
+    drop(daemon);
+    server.stop().await;
     result
 }
 
@@ -267,7 +269,7 @@ struct Loop {
 /// Something to be made durable, and who is answered then.
 enum Write {
     Grant(Uncommitted, Vec<oneshot::Sender<Answer>>),
-    Release(Record, Answer, Option<oneshot::Sender<Answer>>),
+    Release(Record, Answer, Vec<oneshot::Sender<Answer>>),
 }
 
 impl Write {
@@ -319,13 +321,22 @@ impl Loop {
         const PATIENCE: Duration = Duration::from_secs(2);
         let finished = tokio::time::timeout(PATIENCE, async {
             while !self.being_written.is_empty() || !self.unwritten.is_empty() {
-                if self.drain().is_err() {
+                if self.write().is_err() {
                     break;
                 }
-                match queue.recv().await {
-                    Some(input @ Input::Written(_)) => self.on_input(input),
-                    Some(_) => {}
-                    None => break,
+                let again = async {
+                    match self.write_at {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => core::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    input = queue.recv() => match input {
+                        Some(input @ Input::Written(_)) => self.on_input(input),
+                        Some(_) => {}
+                        None => break,
+                    },
+                    () = again => {}
                 }
             }
         });
@@ -355,9 +366,16 @@ impl Loop {
             log(&event);
             self.notice(Notice::Happened(self.clock.now(), event));
         }
-        let pausing = self.write_at.is_some_and(|at| at > tokio::time::Instant::now());
-        if self.being_written.is_empty() && !self.unwritten.is_empty() && !pausing {
-            self.write_at = None;
+        self.write()
+    }
+
+    /// Has the writer make durable what is to be, unless it is at work or a failure was a moment ago.
+    fn write(&mut self) -> Result<(), DaemonError> {
+        if self.write_at.is_some_and(|at| at > tokio::time::Instant::now()) {
+            return Ok(());
+        }
+        self.write_at = None;
+        if self.being_written.is_empty() && !self.unwritten.is_empty() {
             self.being_written = core::mem::take(&mut self.unwritten);
             let records = self.being_written.iter().map(Write::record).collect();
             self.writer.write(records).map_err(|_| DaemonError::Ended("store thread"))?;
@@ -440,13 +458,25 @@ impl Loop {
                 match self.ipam.release(&key, now) {
                     Released::Lease { lease, record } => {
                         let lease = self.lease(lease);
-                        self.unwritten.push(Write::Release(record, lease, Some(caller)));
+                        self.unwritten.push(Write::Release(record, lease, vec![caller]));
                     }
-                    Released::WasWaiting | Released::Unknown => answer(caller, Answer::Unknown),
+                    Released::WasWaiting | Released::Unknown => match self.release_of(&key) {
+                        // Asked again: the pod is gone for good once that is durable.
+                        Some(callers) => callers.push(caller),
+                        None => answer(caller, Answer::Unknown),
+                    },
                 }
             }
             Request::Status => answer(caller, Answer::Status(status::of(&self.ipam, now))),
         }
+    }
+
+    /// Returns who waits until the release of a pod is durable, if it is not yet.
+    fn release_of(&mut self, of: &PodKey) -> Option<&mut Vec<oneshot::Sender<Answer>>> {
+        self.being_written.iter_mut().chain(&mut self.unwritten).find_map(|write| match write {
+            Write::Release(Record::Released { key, .. }, _, callers) if key == of => Some(callers),
+            _ => None,
+        })
     }
 
     fn on_written(&mut self, result: Result<(), String>, now: Timestamp) {
@@ -464,9 +494,9 @@ impl Loop {
                                 answer(caller, said.clone());
                             }
                         }
-                        Write::Release(_, said, caller) => {
-                            if let Some(caller) = caller {
-                                answer(caller, said);
+                        Write::Release(_, said, callers) => {
+                            for caller in callers {
+                                answer(caller, said.clone());
                             }
                         }
                     }
@@ -491,11 +521,11 @@ impl Loop {
                     }
                 }
                 // The pod is gone whatever the file says; it is written with the next that can be.
-                Write::Release(record, said, caller) => {
-                    if let Some(caller) = caller {
+                Write::Release(record, said, callers) => {
+                    for caller in callers {
                         answer(caller, refused("make the release of the pod's address durable"));
                     }
-                    again.push(Write::Release(record, said, None));
+                    again.push(Write::Release(record, said, Vec::new()));
                 }
             }
         }

@@ -3,13 +3,15 @@
 use core::time::Duration;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
@@ -17,23 +19,32 @@ use super::Input;
 use crate::cni::Code;
 use crate::protocol::{Answer, DOCUMENT_MAX, Request};
 
-/// How many callers are heard at once; further ones wait in the kernel's queue.
+/// How many callers are heard at once, those who wait for an address aside, whom core bounds; further ones wait in the
+/// kernel's queue.
 const CALLERS_MAX: usize = 256;
 /// How long a caller may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long callers may take to read their answers when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket that is served until it is stopped.
 pub(super) struct Server {
     task: JoinHandle<()>,
+    /// Closes when the last conversation has ended.
+    conversations: mpsc::Receiver<()>,
     path: PathBuf,
 }
 
 impl Server {
-    /// Stops listening and removes the socket.
-    pub(super) fn stop(self) {
+    /// Stops listening, removes the socket, and lets those who were heard read their answers.
+    pub(super) async fn stop(mut self) {
         self.task.abort();
         // A newer daemon may have replaced it already.
         let _ = fs::remove_file(&self.path);
+        let ended = tokio::time::timeout(STOP_PATIENCE, self.conversations.recv());
+        if ended.await.is_err() {
+            warn!("callers did not read their answers");
+        }
     }
 }
 
@@ -42,18 +53,30 @@ pub(super) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Ser
     if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match fs::symlink_metadata(path) {
+        // Of a daemon that was killed.
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => {
+            let what = "there is something else than a socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let own_uid = fs::metadata(path)?.uid();
-    let task = tokio::spawn(serve(listener, own_uid, inputs));
-    Ok(Server { task, path: path.to_path_buf() })
+    let (conversation, conversations) = mpsc::channel(1);
+    let task = tokio::spawn(serve(listener, own_uid, inputs, conversation));
+    Ok(Server { task, conversations, path: path.to_path_buf() })
 }
 
-async fn serve(listener: UnixListener, own_uid: u32, inputs: mpsc::Sender<Input>) {
+async fn serve(
+    listener: UnixListener,
+    own_uid: u32,
+    inputs: mpsc::Sender<Input>,
+    conversation: mpsc::Sender<()>,
+) {
     let places = Arc::new(Semaphore::new(CALLERS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -73,24 +96,33 @@ async fn serve(listener: UnixListener, own_uid: u32, inputs: mpsc::Sender<Input>
                 continue;
             }
         }
-        let inputs = inputs.clone();
+        let (inputs, conversation) = (inputs.clone(), conversation.clone());
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, &inputs).await {
+            if let Err(error) = converse(stream, &inputs, place).await {
                 debug!(%error, "a caller hung up");
             }
-            drop(place);
+            drop(conversation);
         });
     }
 }
 
-async fn converse(mut stream: UnixStream, inputs: &mpsc::Sender<Input>) -> io::Result<()> {
+async fn converse(
+    mut stream: UnixStream,
+    inputs: &mpsc::Sender<Input>,
+    place: OwnedSemaphorePermit,
+) -> io::Result<()> {
     let mut document = Vec::new();
     let mut limited = (&mut stream).take(DOCUMENT_MAX);
     tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
     let answer = match serde_json::from_slice::<Request>(&document) {
+        Ok(request @ Request::Assign(_)) => {
+            // It may wait, and those who give addresses back must not wait for it.
+            drop(place);
+            ask(request, inputs).await
+        }
         Ok(request) => ask(request, inputs).await,
         Err(error) => Answer::Refused {
-            code: Code::Decoding,
+            code: Code::Daemon,
             message: "read the request".to_string(),
             details: format!("{error}: are the caller and the daemon of the same version?"),
         },

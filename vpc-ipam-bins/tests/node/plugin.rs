@@ -228,6 +228,69 @@ fn add_without_a_daemon_says_so_and_leaves_nothing() {
     node.stop().unwrap();
 }
 
+/// The folder of a node in a box, on a file system of a few megabytes.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: PathBuf) -> Self {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=4m,mode=0700", "vil-small"];
+        let status = Command::new("mount").args(mount).arg(&folder).status().unwrap();
+        assert!(status.success(), "mount {}", folder.display());
+        Self(folder)
+    }
+
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filling")).unwrap();
+        while file.write(&[1; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("filling")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn full_disk_refuses_pods_until_there_is_room_and_loses_nothing() {
+    let plan = plan("m5.large");
+    let disk = SmallDisk::mount(vpc_ipam_bins::lab::folder(&plan.name));
+    let node = start(&plan);
+    let pods = ["a", "b"].map(|name| pod(&node, name));
+    let [add_a, add_b] = ["a", "b"].map(|name| {
+        let at = if name == "a" { 0 } else { 1 };
+        Call::new(&node, "ADD", name, &pods[at].path)
+    });
+    add_a.succeed(&node);
+    let with_a = settled_state(&node);
+
+    disk.fill();
+    let error = add_b.fail(&node);
+    assert_eq!(error["code"], 5, "{error}");
+    assert!(error["details"].as_str().unwrap().contains("full"), "{error}");
+    assert_eq!(kernel_state(&node), with_a);
+    let del_a = Call::new(&node, "DEL", "a", &pods[0].path);
+    for _ in 0..2 {
+        let error = del_a.fail(&node);
+        assert_eq!(error["code"], 5, "a release that is not durable is no release: {error}");
+    }
+
+    disk.free();
+    crate::support::wait_until("an ADD once there is room", || {
+        let output = add_b.output(&node);
+        if output.status.success() { Ok(()) } else { Err(printed(&output)) }
+    });
+    del_a.succeed(&node);
+    drop(pods);
+    node.stop().unwrap();
+}
+
 /// A t3.nano has two ENIs of two addresses, the first of which is each ENI's own.
 #[test]
 fn add_on_a_full_node_is_refused_until_a_pod_goes() {
