@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The place of the rule that leads what an ENI's own address sends to the ENI's table.
-const PRIORITY_ENI: u32 = 32765;
+pub(crate) const PRIORITY_ENI: u32 = 32765;
 
 /// Returns the route table of an ENI: main for the primary, the device's number and one on the first network card, and the
 /// numbers that Amazon Linux gives (ec2-net-utils) on others.
@@ -69,7 +69,7 @@ pub fn table_among(eni: &EniLink, rules: &[Rule]) -> (Table, bool) {
     rules.iter().find(leads).map_or((own, false), |rule| (rule.table, true))
 }
 
-fn own_addresses(eni: &EniLink) -> Vec<IpAddr> {
+pub(crate) fn own_addresses(eni: &EniLink) -> Vec<IpAddr> {
     let ipv4 = eni.primary_ipv4.map(IpAddr::V4);
     ipv4.into_iter().chain(eni.primary_ipv6.map(IpAddr::V6)).collect()
 }

@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod commands;
 mod config;
 pub mod eni;
 mod execute;
@@ -65,21 +66,26 @@ mod nat;
 mod netlink;
 mod netns;
 mod nft;
+mod node;
 mod object;
+mod peer;
 pub mod pod;
 mod state;
 mod sysctl;
 
 pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
+pub use commands::commands;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use eni::{EniError, LinkMissingError, link_by_mac};
 pub use execute::execute;
 pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
+pub use node::{AbsentLink, Event, Extent, Node, NodeDifferences, Repaired};
 pub use object::{
     Address, Family, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route, Rule,
     Scope, Table,
 };
+pub use peer::PeerNat;
 pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};
 pub use sysctl::{Sysctl, SysctlKey};

@@ -9,7 +9,7 @@ use std::io;
 
 use crate::{
     Address, Change, Effect, Family, Link, LinkIndex, NamespaceError, NatActual, Neighbour,
-    Refusal, Route, Rule, SysctlKey,
+    PeerNat, Refusal, Route, Rule, SysctlKey,
 };
 
 pub use kernel::KernelNetlink;
@@ -31,6 +31,24 @@ pub trait Netlink {
     /// Returns the unicast routes over a link alone, in whichever table; a link that is gone has none.
     fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError>;
 
+    /// Returns the addresses of every link.
+    fn all_addresses(&mut self) -> Result<Vec<(LinkIndex, Address)>, NetlinkError> {
+        let mut all = Vec::new();
+        for Link { id, .. } in self.links()? {
+            all.extend(self.addresses(id.index)?.into_iter().map(|address| (id.index, address)));
+        }
+        Ok(all)
+    }
+
+    /// Returns the unicast routes of every link that are over it alone, in whichever table.
+    fn all_routes(&mut self) -> Result<Vec<(LinkIndex, Route)>, NetlinkError> {
+        let mut all = Vec::new();
+        for Link { id, .. } in self.links()? {
+            all.extend(self.routes(id.index)?.into_iter().map(|route| (id.index, route)));
+        }
+        Ok(all)
+    }
+
     /// Returns the route that the node itself takes to an address, as the table holds it, and its link.
     fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError>;
 
@@ -45,6 +63,11 @@ pub trait Netlink {
 
     /// Returns what is there of our address translation.
     fn nat(&mut self) -> Result<NatActual, NetlinkError>;
+
+    /// Returns what another program, amazon-vpc-cni-k8s, left of its address translation.
+    fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
+        Ok(PeerNat::default())
+    }
 
     /// Makes changes in order, and returns what came of each.
     ///
@@ -111,6 +134,12 @@ pub enum NetlinkError {
     /// Neither nft nor iptables could be run, or what was run failed.
     #[error("list the rules of address translation")]
     Nat {
+        /// Why.
+        source: io::Error,
+    },
+    /// What the peer left could not be listed.
+    #[error("list the rules that amazon-vpc-cni-k8s left")]
+    PeerNat {
         /// Why.
         source: io::Error,
     },

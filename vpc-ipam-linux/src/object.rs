@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use vpc_ipam_core::Mac;
 
-use crate::{Nat, Sysctl};
+use crate::{Nat, PeerNat, Sysctl};
 
 /// The index of a link within its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -353,6 +353,8 @@ pub enum Object {
     Sysctl(Sysctl),
     /// The address translation of the node.
     Nat(Nat),
+    /// The address translation that the peer left; there is only its removal.
+    PeerNat(PeerNat),
 }
 
 impl fmt::Display for Object {
@@ -369,6 +371,7 @@ impl fmt::Display for Object {
             Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Sysctl(sysctl) => write!(f, "sysctl {sysctl}"),
             Self::Nat(nat) => write!(f, "{nat}"),
+            Self::PeerNat(peer) => write!(f, "{peer}"),
         }
     }
 }

@@ -101,7 +101,7 @@ pub enum PodError {
 }
 
 /// The place of the rule by which the node reaches the pod.
-const PRIORITY_TO_POD: u32 = 512;
+pub(crate) const PRIORITY_TO_POD: u32 = 512;
 
 /// The place of the rule that leads what the pod sends to the table of its ENI.
 pub(crate) const PRIORITY_FROM_POD: u32 = 1536;
@@ -205,7 +205,7 @@ impl PodInterface {
         State { wanted, claims }
     }
 
-    fn rules(&self, address: IpAddr) -> impl Iterator<Item = Rule> {
+    pub(crate) fn rules(&self, address: IpAddr) -> impl Iterator<Item = Rule> {
         let family = Family::of(address);
         let to = Rule::new(family, PRIORITY_TO_POD, Table::MAIN).to(address);
         let from = Rule::new(family, PRIORITY_FROM_POD, self.table).from(address);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::change::is_so_already;
 use crate::{
     Address, Change, Family, Link, LinkId, LinkIndex, NatActual, Neighbour, Netlink, NetlinkError,
-    Object, Protocol, Refused, Route, Rule, Scope, SysctlKey,
+    Object, PeerNat, Protocol, Refused, Route, Rule, Scope, SysctlKey,
 };
 
 /// What a namespace should hold: the objects that should be there, and the ones that should not unless they are among
@@ -20,6 +20,18 @@ pub struct State {
 }
 
 impl State {
+    /// Returns the state without a claim to anything that the peer made.
+    #[must_use]
+    pub fn without_adoption(mut self) -> Self {
+        self.claims.retain_mut(|claim| {
+            if let Claim::Rules(rule) = claim {
+                *claim = Claim::OurRules(rule.clone());
+            }
+            *claim != Claim::PeerNat
+        });
+        self
+    }
+
     /// Adds what another state says.
     pub fn append(&mut self, other: Self) {
         self.wanted.extend(other.wanted);
@@ -55,6 +67,8 @@ pub enum Claim {
     Rules(Rule),
     /// This very rule, although it is the kernel's.
     KernelRule(Rule),
+    /// The address translation that the peer left.
+    PeerNat,
 }
 
 /// What a namespace holds, as far as a state has to do with it.
@@ -74,6 +88,8 @@ pub struct Actual {
     pub sysctls: BTreeMap<SysctlKey, Option<String>>,
     /// The address translation.
     pub nat: Option<NatActual>,
+    /// The address translation that the peer left.
+    pub peer_nat: PeerNat,
 }
 
 impl Actual {
@@ -103,6 +119,9 @@ impl Actual {
         if scope.nat {
             actual.nat = Some(netlink.nat()?);
         }
+        if scope.peer_nat {
+            actual.peer_nat = netlink.peer_nat()?;
+        }
         Ok(actual)
     }
 }
@@ -117,6 +136,7 @@ struct ToRead {
     rules: BTreeSet<Family>,
     sysctls: Vec<SysctlKey>,
     nat: bool,
+    peer_nat: bool,
 }
 
 impl ToRead {
@@ -141,6 +161,7 @@ impl ToRead {
                 }
                 Object::Sysctl(sysctl) => scope.sysctls.push(sysctl.key.clone()),
                 Object::Nat(_) => scope.nat = true,
+                Object::PeerNat(_) => scope.peer_nat = true,
             }
         }
         for claim in &state.claims {
@@ -154,6 +175,7 @@ impl ToRead {
                 Claim::OurRules(rule) | Claim::Rules(rule) | Claim::KernelRule(rule) => {
                     scope.rules.insert(rule.family);
                 }
+                Claim::PeerNat => scope.peer_nat = true,
             }
         }
         scope
@@ -238,6 +260,7 @@ fn difference_of(wanted: &Object, actual: &Actual) -> Option<Difference> {
             Some(NatActual::Intact(_)) => return different("another".to_owned()),
             Some(NatActual::Absent) | None => false,
         },
+        Object::PeerNat(peer) => actual.peer_nat == *peer,
     };
     if is_there { None } else { missing() }
 }
@@ -290,6 +313,8 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
             Claim::KernelRule(rule) => {
                 found.extend(rules_like(rule, actual, |candidate| candidate == rule));
             }
+            Claim::PeerNat if actual.peer_nat == PeerNat::default() => {}
+            Claim::PeerNat => found.push(Object::PeerNat(actual.peer_nat.clone())),
         }
     }
     // Two claims may be to the same object.
@@ -379,7 +404,7 @@ pub fn remove(netlink: &mut dyn Netlink, state: &State) -> Result<Applied, Apply
         Object::Address { .. } | Object::Route { .. } | Object::Neighbour { .. } => {
             difference_of(object, &actual).is_none()
         }
-        Object::Rule(_) => difference_of(object, &actual).is_none(),
+        Object::Rule(_) | Object::PeerNat(_) => difference_of(object, &actual).is_none(),
     });
     let mut differences: Vec<_> = unclaimed.cloned().map(Difference::Unwanted).collect();
     for difference in diff(&absent, &actual) {

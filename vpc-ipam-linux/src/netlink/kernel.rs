@@ -15,7 +15,7 @@ use super::{Netlink, NetlinkError, wire};
 use crate::nat::Backend;
 use crate::{
     Address, Change, Effect, Family, Link, LinkIndex, Namespace, NamespaceError, Nat, NatActual,
-    NatPrograms, Neighbour, Object, Refusal, Route, Rule, SysctlKey, sysctl,
+    NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, Rule, SysctlKey, peer, sysctl,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -160,14 +160,27 @@ impl Netlink for KernelNetlink {
     }
 
     fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.list_of_link("addresses", &wire::list_addresses(link), link, wire::address)
+        self.list_of_link("addresses", &wire::list_addresses(Some(link)), link, wire::address)
     }
 
     fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
-            let request = wire::list_routes(family, link);
+            let request = wire::list_routes(family, Some(link));
             routes.extend(self.list_of_link("routes", &request, link, wire::route)?);
+        }
+        Ok(routes)
+    }
+
+    fn all_addresses(&mut self) -> Result<Vec<(LinkIndex, Address)>, NetlinkError> {
+        self.exchange.dump("addresses", &wire::list_addresses(None), wire::address)
+    }
+
+    fn all_routes(&mut self) -> Result<Vec<(LinkIndex, Route)>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let request = wire::list_routes(family, None);
+            routes.extend(self.exchange.dump("routes", &request, wire::route)?);
         }
         Ok(routes)
     }
@@ -200,6 +213,11 @@ impl Netlink for KernelNetlink {
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
         self.list_nat()?.map_err(|source| NetlinkError::Nat { source })
+    }
+
+    fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
+        let listed = self.namespace.run(|| peer::list(&self.nat_programs.nft))?;
+        listed.map_err(|source| NetlinkError::PeerNat { source })
     }
 
     fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
@@ -248,6 +266,12 @@ impl Netlink for KernelNetlink {
                     let result = self.replace_nat(&Nat::none())?;
                     results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
                 }
+                Change::Remove(Object::PeerNat(peer)) => {
+                    self.send(&mut gathered, &mut results)?;
+                    let result =
+                        self.namespace.run(|| peer::remove(&self.nat_programs.nft, peer))?;
+                    results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
+                }
                 Change::Set(object) => gathered.extend(set(object).map(|request| (place, request))),
                 Change::Remove(object) => {
                     gathered.extend(remove(object).map(|request| (place, request)));
@@ -266,7 +290,7 @@ fn set(object: &Object) -> Option<Request> {
         Object::Route { link, route } => Some(wire::set_route(link.index, route)),
         Object::Neighbour { link, neighbour } => Some(wire::set_neighbour(link.index, *neighbour)),
         Object::Rule(rule) => Some(wire::set_rule(rule)),
-        Object::Sysctl(_) | Object::Nat(_) => None,
+        Object::Sysctl(_) | Object::Nat(_) | Object::PeerNat(_) => None,
     }
 }
 
@@ -278,7 +302,7 @@ fn remove(object: &Object) -> Option<Request> {
             Some(wire::remove_neighbour(link.index, *neighbour))
         }
         Object::Rule(rule) => Some(wire::remove_rule(rule)),
-        Object::Link { .. } | Object::Sysctl(_) | Object::Nat(_) => None,
+        Object::Link { .. } | Object::Sysctl(_) | Object::Nat(_) | Object::PeerNat(_) => None,
     }
 }
 

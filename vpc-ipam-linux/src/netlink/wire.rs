@@ -145,9 +145,10 @@ pub(super) fn remove_address(link: LinkIndex, address: Address) -> Request {
     Request { message: Message::DelAddress(address_message(link, address)), flags: 0 }
 }
 
-pub(super) fn list_addresses(link: LinkIndex) -> Message {
+/// Lists the addresses of one link or of all.
+pub(super) fn list_addresses(link: Option<LinkIndex>) -> Message {
     let mut message = AddressMessage::default();
-    message.header.index = link.0;
+    message.header.index = link.map_or(0, |link| link.0);
     Message::GetAddress(message)
 }
 
@@ -194,10 +195,11 @@ pub(super) fn remove_route(link: LinkIndex, route: &Route) -> Request {
     Request { message: Message::DelRoute(route_message(link, route)), flags: 0 }
 }
 
-pub(super) fn list_routes(family: Family, link: LinkIndex) -> Message {
+/// Lists the routes over one link or over any.
+pub(super) fn list_routes(family: Family, link: Option<LinkIndex>) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = af(family);
-    message.attributes = vec![RouteAttribute::Oif(link.0)];
+    message.attributes = link.map(|link| RouteAttribute::Oif(link.0)).into_iter().collect();
     Message::GetRoute(message)
 }
 

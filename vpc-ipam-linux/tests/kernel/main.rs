@@ -5,12 +5,14 @@
 #![expect(unreachable_pub, reason = "the modules of a test are nobody's library")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
+mod adopt;
 mod bridge;
 mod eni;
 mod faults;
 mod host;
 mod iptables;
 mod netns;
+mod node;
 mod pod;
 mod services;
 mod support;

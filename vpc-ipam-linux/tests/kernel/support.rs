@@ -64,6 +64,12 @@ impl Netns {
         run("ip", &all).unwrap_or_else(|says| panic!("{program} {arguments:?}: {says}"))
     }
 
+    /// Runs a line of shell inside.
+    pub fn shell(&self, line: &str) -> String {
+        let arguments = ["netns", "exec", &self.name, "sh", "-ec", line];
+        run("ip", &arguments).unwrap_or_else(|says| panic!("{line}: {says}"))
+    }
+
     /// Runs an nft script inside.
     pub fn nft(&self, script: &str) {
         run("ip", &["netns", "exec", &self.name, "nft", script]).unwrap();

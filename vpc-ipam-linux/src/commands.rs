@@ -1,0 +1,205 @@
+//! Changes as the commands by which a person would make them.
+
+use core::fmt::Write as _;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use crate::{
+    Address, Change, Family, LinkId, Mark, Neighbour, Object, Protocol, Route, Rule, Scope, Table,
+};
+
+/// Writes changes as the commands of iproute2, sysctl, nft and iptables that make the same changes, one a line; scripts for
+/// standard input follow theirs as here-documents.
+///
+/// ```
+/// use vpc_ipam_linux::{Change, LinkId, LinkIndex, Object, Route, Table, commands};
+///
+/// let link = LinkId::new(LinkIndex(3), "eth1");
+/// let route = Route::default_by(Table(2), "10.0.0.1".parse()?);
+/// let change = Change::Set(Object::Route { link, route });
+/// assert_eq!(
+///     commands(&[change]),
+///     ["ip route replace default via 10.0.0.1 dev eth1 table 2 proto 86 scope global"]
+/// );
+/// # Ok::<(), core::net::AddrParseError>(())
+/// ```
+pub fn commands(changes: &[Change]) -> Vec<String> {
+    changes.iter().flat_map(of_change).collect()
+}
+
+fn of_change(change: &Change) -> Vec<String> {
+    match change {
+        Change::Set(object) => set(object),
+        Change::Remove(object) => remove(object),
+        Change::RemoveLink { name } => vec![format!("ip link delete dev {name}")],
+        Change::Join { port, bridge } => vec![
+            format!("ip link set dev {port} master {bridge}"),
+            format!("ip link set dev {port} type bridge_slave isolated on"),
+        ],
+        Change::AddBridge(bridge) => vec![
+            format!(
+                "ip link add {} address {} mtu {} type bridge stp_state 0 mcast_snooping 0",
+                bridge.name, bridge.mac, bridge.mtu
+            ),
+            format!("ip link set dev {} up", bridge.name),
+        ],
+        Change::AddRoute { link, route } => {
+            let family = Family::of(route.destination.addr());
+            vec![format!("ip{} route add {}", option(family), of_route(link, route))]
+        }
+        Change::AddVlan(vlan) => vec![format!(
+            "ip link add {} link {} address {} mtu {} type vlan id {}",
+            vlan.name, vlan.trunk, vlan.mac, vlan.mtu, vlan.id
+        )],
+        Change::AddVeth(veth) => vec![
+            format!(
+                "ip link add {} address {} mtu {mtu} type veth peer name {} address {} mtu {mtu} netns {}",
+                veth.name,
+                veth.mac,
+                veth.peer.name,
+                veth.peer.mac,
+                veth.peer.namespace.path().display(),
+                mtu = veth.mtu,
+            ),
+            format!("ip link set dev {} up", veth.name),
+        ],
+    }
+}
+
+fn set(object: &Object) -> Vec<String> {
+    match object {
+        Object::Link { link, mtu, up } => {
+            vec![format!("ip link set dev {link} mtu {mtu} {}", if *up { "up" } else { "down" })]
+        }
+        Object::Address { link, address } => {
+            let mut how = String::new();
+            if address.net.prefix_len() < address.net.max_prefix_len() {
+                how.push_str(" noprefixroute");
+            }
+            match address.net {
+                IpNet::V4(net) if net.prefix_len() < 31 => how.push_str(" broadcast +"),
+                IpNet::V4(_) => {}
+                IpNet::V6(_) => how.push_str(" nodad"),
+            }
+            vec![format!("ip address replace {}{how}", of_address(link, address))]
+        }
+        Object::Route { link, route } => {
+            let family = Family::of(route.destination.addr());
+            vec![format!("ip{} route replace {}", option(family), of_route(link, route))]
+        }
+        Object::Neighbour { link, neighbour: Neighbour { address, mac } } => {
+            vec![format!("ip neigh replace {address} lladdr {mac} dev {link} nud permanent")]
+        }
+        Object::Rule(rule) => {
+            vec![format!("ip{} rule add {}", option(rule.family), of_rule(rule))]
+        }
+        Object::Sysctl(sysctl) => vec![format!("sysctl -w {sysctl}")],
+        Object::Nat(nat) => vec![here_document("nft --file -", &nat.script())],
+        Object::PeerNat(_) => Vec::new(),
+    }
+}
+
+fn remove(object: &Object) -> Vec<String> {
+    match object {
+        Object::Address { link, address } => {
+            vec![format!("ip address delete {}", of_address(link, address))]
+        }
+        Object::Route { link, route } => {
+            let family = Family::of(route.destination.addr());
+            vec![format!("ip{} route delete {}", option(family), of_route(link, route))]
+        }
+        Object::Neighbour { link, neighbour } => {
+            vec![format!("ip neigh delete {} dev {link}", neighbour.address)]
+        }
+        Object::Rule(rule) => {
+            vec![format!("ip{} rule delete {}", option(rule.family), of_rule(rule))]
+        }
+        Object::Nat(_) => vec![here_document("nft --file -", &crate::Nat::none().script())],
+        Object::PeerNat(peer) => {
+            let removal = peer.removal(Path::new("nft")).into_iter();
+            removal
+                .map(|(program, arguments, script)| {
+                    let command = format!("{} {}", program.display(), arguments.join(" "));
+                    here_document(&command, &script)
+                })
+                .collect()
+        }
+        Object::Link { .. } | Object::Sysctl(_) => Vec::new(),
+    }
+}
+
+fn of_address(link: &LinkId, address: &Address) -> String {
+    let scope = match address.scope {
+        Scope::Global => String::new(),
+        scope => format!(" scope {}", scope_name(scope)),
+    };
+    format!("{} dev {link}{scope}", address.net)
+}
+
+fn of_route(link: &LinkId, route: &Route) -> String {
+    let destination = match route.destination.prefix_len() {
+        0 => "default".to_owned(),
+        _ => route.destination.to_string(),
+    };
+    let gateway = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    let mut text = format!("{destination}{gateway} dev {link} table {}", route.table);
+    // Writing to a String cannot fail.
+    let _ = write!(text, " proto {}", route.protocol.0);
+    if Family::of(route.destination.addr()) == Family::Ipv4 {
+        let _ = write!(text, " scope {}", scope_name(route.scope));
+    }
+    if let Some(source) = route.source {
+        let _ = write!(text, " src {source}");
+    }
+    if route.metric > 0 {
+        let _ = write!(text, " metric {}", route.metric);
+    }
+    text
+}
+
+fn of_rule(rule: &Rule) -> String {
+    let mut text = format!("priority {}", rule.priority);
+    let all = || "all".to_owned();
+    // Writing to a String cannot fail.
+    let _ = write!(text, " from {}", rule.source.map_or_else(all, |net| net.to_string()));
+    if let Some(destination) = rule.destination {
+        let _ = write!(text, " to {destination}");
+    }
+    if let Some(Mark { value, mask }) = rule.mark {
+        let _ = write!(text, " fwmark {value:#x}/{mask:#x}");
+    }
+    if let Some(input) = &rule.input {
+        let _ = write!(text, " iif {input}");
+    }
+    if let Some(protocol) = rule.carries {
+        let _ = write!(text, " ipproto {protocol}");
+    }
+    if rule.table != Table::UNSPECIFIED {
+        let _ = write!(text, " lookup {}", rule.table);
+    }
+    if rule.protocol != Protocol::UNSPECIFIED {
+        let _ = write!(text, " protocol {}", rule.protocol.0);
+    }
+    text
+}
+
+fn scope_name(scope: Scope) -> String {
+    match scope {
+        Scope::Global => "global".to_owned(),
+        Scope::Link => "link".to_owned(),
+        Scope::Host => "host".to_owned(),
+        Scope::Other(number) => number.to_string(),
+    }
+}
+
+fn option(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "",
+        Family::Ipv6 => " -6",
+    }
+}
+
+fn here_document(command: &str, script: &str) -> String {
+    format!("{command} <<'END'\n{script}END")
+}
