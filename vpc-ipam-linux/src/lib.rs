@@ -72,6 +72,8 @@ mod peer;
 pub mod pod;
 mod state;
 mod sysctl;
+#[cfg(feature = "watch")]
+mod watch;
 
 pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
 pub use commands::commands;
@@ -89,3 +91,5 @@ pub use object::{
 pub use peer::PeerNat;
 pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};
 pub use sysctl::{Sysctl, SysctlKey};
+#[cfg(feature = "watch")]
+pub use watch::{Pace, Watch, WatchError};

@@ -1,5 +1,7 @@
 //! How this crate reads and changes a network namespace.
 
+#[cfg(feature = "watch")]
+mod event;
 mod exchange;
 mod kernel;
 mod wire;
@@ -12,6 +14,9 @@ use crate::{
     PeerNat, Refusal, Route, Rule, SysctlKey,
 };
 
+#[cfg(feature = "watch")]
+pub(crate) use event::{nft_events, routing_events};
+pub(crate) use exchange::{Framed, frames};
 pub use kernel::KernelNetlink;
 
 /// One network namespace, to be read and changed.

@@ -184,12 +184,12 @@ impl<W: Wire> Exchange<W> {
     }
 }
 
-/// One message of an answer.
-struct Message<'a> {
-    kind: u16,
+/// One message of a datagram.
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl Message<'_> {
@@ -217,7 +217,7 @@ impl Message<'_> {
     }
 }
 
-fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, NetlinkError>> {
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, NetlinkError>> {
     let mut rest = datagram;
     core::iter::from_fn(move || {
         if rest.is_empty() {
@@ -236,6 +236,33 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Netlink
         let len = (buffer.length() as usize).next_multiple_of(4);
         rest = rest.get(len..).unwrap_or_default();
         Some(Ok(message))
+    })
+}
+
+/// One message of a datagram of another protocol than rtnetlink.
+pub(crate) enum Framed<'a> {
+    /// A list is at its end, or what was asked is done.
+    Done,
+    /// The kernel refused.
+    Refused(io::Error),
+    /// Anything else, without its header.
+    Message(&'a [u8]),
+}
+
+/// Returns the messages of a datagram up to the first that is cut short.
+pub(crate) fn frames(datagram: &[u8]) -> impl Iterator<Item = Framed<'_>> {
+    messages(datagram).map_while(Result::ok).filter_map(|message| {
+        Some(match message.kind {
+            NLMSG_NOOP => return None,
+            NLMSG_ERROR | NLMSG_DONE => match message.refusal() {
+                Ok(None) => Framed::Done,
+                Ok(Some(refusal)) => {
+                    Framed::Refused(io::Error::from_raw_os_error(refusal.errno.unwrap_or_default()))
+                }
+                Err(error) => Framed::Refused(io::Error::other(error)),
+            },
+            _ => Framed::Message(message.payload),
+        })
     })
 }
 

@@ -17,3 +17,5 @@ mod pod;
 mod services;
 mod support;
 mod traffic;
+#[cfg(feature = "watch")]
+mod watch;
