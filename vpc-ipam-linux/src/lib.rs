@@ -57,6 +57,7 @@
 mod change;
 mod commands;
 mod config;
+mod conntrack;
 pub mod eni;
 mod execute;
 pub mod host;
@@ -78,6 +79,7 @@ mod watch;
 pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
 pub use commands::commands;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
+pub use conntrack::{ConntrackError, flush_conntrack};
 pub use eni::{EniError, LinkMissingError, link_by_mac};
 pub use execute::execute;
 pub use nat::{Nat, NatActual, NatDigest, NatPrograms};

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod bridge;
+mod conntrack;
 mod eni;
 mod faults;
 mod host;
