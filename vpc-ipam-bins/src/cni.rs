@@ -389,7 +389,7 @@ pub enum Code {
     UnknownContainer,
     /// 4: variables are missing or malformed.
     InvalidEnvironment,
-    /// 5: reading or writing failed; the daemon cannot be reached.
+    /// 5: reading or writing failed.
     Io,
     /// 6: the configuration is not JSON.
     Decoding,
@@ -397,7 +397,7 @@ pub enum Code {
     InvalidConfig,
     /// 8: the namespace is the plugin's own.
     InvalidNetns,
-    /// 11: no address at present.
+    /// 11: no address at present, or no answer of the daemon.
     TryAgainLater,
     /// 100: the kernel refused.
     Kernel,

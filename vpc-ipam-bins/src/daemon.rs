@@ -153,6 +153,9 @@ pub async fn run(
     let changed = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
     info!(changed = changed.len(), "node network is set up");
 
+    for note in options.config.notes_on(&limits) {
+        warn!("{note}");
+    }
     let (store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     // The time tells one start from another.
     let seed = clock.now().as_nanos();

@@ -1,6 +1,5 @@
 //! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs [`daemon`].
 
-use core::time::Duration;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,11 +11,12 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions};
 use vpc_ipam_core::{Budget, Config};
-use vpc_ipam_linux::{HostConfig, Namespace, NamespaceError};
+use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use crate::cni::chain;
 use crate::daemon::{self, DaemonError, Options};
 use crate::protocol::SOCKET;
+use crate::settings::{LogLevel, Settings};
 use crate::store;
 
 /// Manages the ENIs and addresses of this node, and gives addresses to pods.
@@ -43,6 +43,9 @@ struct Args {
     /// Region, instead of asking the metadata service [env: AWS_REGION]
     #[arg(long)]
     region: Option<String>,
+    /// The most pods that this node runs, as kubelet reports it; no more addresses than that are held
+    #[arg(long, value_name = "N")]
+    max_pods: Option<u32>,
     /// Write log lines as JSON
     #[arg(long)]
     log_json: bool,
@@ -68,10 +71,14 @@ enum Failure {
 /// Runs until SIGTERM or SIGINT.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.log_json);
+    let (settings, notes) = Settings::from_vars(std::env::vars());
+    start_log(settings.log_level, args.log_json);
+    for note in notes {
+        warn!("{note}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(args)),
+        Ok(runtime) => runtime.block_on(run(args, settings)),
         Err(error) => Err(Failure::Runtime(error)),
     };
     match result {
@@ -83,20 +90,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<(), Failure> {
-    let (config, mut notes) = Config::from_vars(std::env::vars());
-    let (host_config, more) = HostConfig::from_vars(std::env::vars());
-    notes.extend(more);
-    for note in notes {
-        warn!("{note}");
-    }
+async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
     let netns = match &args.netns {
         Some(path) => Namespace::open(path)?,
         None => Namespace::current()?,
     };
     let options = Options {
-        config,
-        host_config,
+        config: Config { pods_max: args.max_pods, ..settings.config },
+        host_config: settings.host,
         budget: Budget::default(),
         netns,
         socket: args.socket,
@@ -104,14 +105,12 @@ async fn run(args: Args) -> Result<(), Failure> {
         boot: store::boot_id().map_err(Failure::Boot)?,
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    // The peer's default and floor.
-    let timeout = var("HTTP_TIMEOUT").and_then(|secs| secs.parse().ok()).unwrap_or(10).max(10);
     let api = SdkEc2::connect(SdkOptions {
         region: args.region.or_else(|| var("AWS_REGION")),
         ec2_endpoint: args.ec2_endpoint.or_else(|| var("AWS_EC2_ENDPOINT")),
         imds_endpoint: args.imds_endpoint.or_else(|| var("AWS_EC2_METADATA_SERVICE_ENDPOINT")),
         credentials: Credentials::Chain,
-        timeout: Duration::from_secs(timeout),
+        timeout: settings.http_timeout,
     })
     .await?;
 
@@ -126,15 +125,11 @@ async fn run(args: Args) -> Result<(), Failure> {
     Ok(daemon::run(options, Arc::new(api), None, shutdown).await?)
 }
 
-/// The peer's log level variable decides, in its words; `off` and anything unknown mean debug there.
-fn start_log(json: bool) {
-    let level = match std::env::var("AWS_VPC_K8S_CNI_LOGLEVEL").unwrap_or_default().to_lowercase() {
-        level if ["trace", "debug", "info", "warn", "error"].contains(&level.as_str()) => level,
-        level if ["critical", "fatal"].contains(&level.as_str()) => "error".to_string(),
-        level if level == "off" => "off".to_string(),
-        _ => "info".to_string(),
-    };
-    let filter = EnvFilter::new(format!("{level},hyper=warn,aws_config=warn,aws_smithy=warn"));
+fn start_log(level: LogLevel, json: bool) {
+    let level = level.as_str();
+    let filter = EnvFilter::new(format!(
+        "{level},hyper=warn,aws_config=warn,aws_smithy=warn,aws_sdk=warn,aws_runtime=warn"
+    ));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -18,16 +18,17 @@ use tokio::sync::oneshot;
 use vpc_ipam_aws::{Ec2Api, EmulatedEc2, SharedCloud};
 use vpc_ipam_core::sim::{Cloud, CloudError, CreateSubnet, RunInstance};
 use vpc_ipam_core::{
-    Budget, Config, InstanceId, InstanceType, Limits, Note, Timing, UnknownInstanceTypeError,
+    Budget, InstanceId, InstanceType, Limits, Note, Timing, UnknownInstanceTypeError,
 };
 use vpc_ipam_linux::lab::{
     self, BuildError, ChangeError, LabName, Layout, LayoutError, PlaceError, RemoveLabError,
     SourceCheckError,
 };
-use vpc_ipam_linux::{HostConfig, Namespace, NamespaceError};
+use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use crate::cni::chain;
 use crate::daemon::{self, Clock, DaemonError, Notice, Options};
+use crate::settings::Settings;
 use crate::store;
 
 #[cfg(feature = "aws")]
@@ -239,9 +240,8 @@ impl LabNode {
     }
 
     fn start_daemon(&mut self, plan: &Plan, netns: Namespace, api: Api) -> Result<(), StartError> {
-        let (mut config, mut notes) = Config::from_vars(plan.vars.iter().cloned());
-        let (host_config, more) = HostConfig::from_vars(plan.vars.iter().cloned());
-        notes.extend(more);
+        let (Settings { mut config, host: host_config, .. }, notes) =
+            Settings::from_vars(plan.vars.iter().cloned());
         if let Some(timing) = plan.timing {
             config.timing = timing;
         }

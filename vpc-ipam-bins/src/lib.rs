@@ -1,7 +1,7 @@
 //! What the programs `vpc-ipamd`, `vpc-cni` and `vpc-ipam` consist of; each `main` only calls in here.
 //!
 //! * [`plugin`] is the CNI plugin: [`cni`] is its language, [`protocol`] is how it asks the daemon.
-//! * [`daemon`] manages the addresses of a node and keeps what must survive in [`store`].
+//! * [`daemon`] manages the addresses of a node as [`settings`] say, and keeps what must survive in [`store`].
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -19,5 +19,7 @@ pub mod ipamd;
 pub mod lab;
 pub mod plugin;
 pub mod protocol;
+#[cfg(feature = "daemon")]
+pub mod settings;
 #[cfg(feature = "daemon")]
 pub mod store;

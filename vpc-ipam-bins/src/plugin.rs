@@ -62,11 +62,11 @@ fn add(call: &Call) -> Result<AddResult, Error> {
         AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: CardChoice::Any };
     let socket = socket(call);
     let (lease, settings) = match ask(socket, &Request::Assign(request))? {
-        Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)?),
+        Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)),
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
         other @ (Answer::Unknown | Answer::Status(_)) => return Err(unexpected(&other)),
     };
-    match wire(&lease, &settings, &netns) {
+    match settings.and_then(|settings| wire(&lease, &settings, &netns)) {
         Ok(network) => Ok(result(&network, &path)),
         Err(mut error) => {
             if let Err(also) = ask(socket, &Request::Release(key)) {
@@ -191,11 +191,18 @@ fn socket(call: &Call) -> &Path {
     call.config.socket.as_deref().unwrap_or(Path::new(SOCKET))
 }
 
-/// Returns how the pod's link is to be made: as the network configuration says, else as the daemon does.
+/// Returns how the pod's link is to be made: with the daemon's prefix, which its translation rules know, and with the MTU
+/// of the network configuration or else the daemon's.
 fn settings(call: &Call, veth_prefix: String, mtu: u16) -> Result<PodSettings, Error> {
-    let prefix = call.config.veth_prefix.clone().unwrap_or(veth_prefix);
-    let veth_prefix = prefix.parse::<VethPrefix>().map_err(|error| {
-        Error::new(Code::InvalidConfig, format!("vethPrefix {prefix:?}")).because(error)
+    if let Some(other) = call.config.veth_prefix.as_ref().filter(|other| **other != veth_prefix) {
+        let what = format!("vethPrefix {other:?} is not the daemon's, which is {veth_prefix:?}");
+        let mut error = Error::new(Code::InvalidConfig, what);
+        error.details =
+            "leave it out, and set AWS_VPC_K8S_CNI_VETHPREFIX for vpc-ipamd".to_string();
+        return Err(error);
+    }
+    let veth_prefix = veth_prefix.parse::<VethPrefix>().map_err(|error| {
+        Error::new(Code::Daemon, format!("use vethPrefix {veth_prefix:?}")).because(error)
     })?;
     Ok(PodSettings { veth_prefix, mtu: call.config.mtu.unwrap_or(mtu) })
 }

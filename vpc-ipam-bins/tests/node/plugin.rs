@@ -196,11 +196,29 @@ fn what_is_asked_wrongly_is_refused_with_the_code_for_it() {
         assert!(!there.links().contains("eth0"), "{case}");
     }
 
-    let status = serde_json::to_value(node_status(&node)).unwrap();
-    let assigned =
-        status["enis"].as_array().unwrap().iter().map(|eni| eni["assigned"].as_u64().unwrap());
-    assert_eq!(assigned.sum::<u64>(), 0, "no refused call keeps an address: {status}");
+    assert_eq!(assigned(&node), 0, "no refused call keeps an address");
     node.stop().unwrap();
+}
+
+#[test]
+fn add_that_fails_once_it_has_an_address_gives_it_back() {
+    let node = start(&plan("m5.large"));
+    let pod = pod(&node, "a");
+    let add = Call::new(&node, "ADD", "a", &pod.path);
+    let mut config: Value = serde_json::from_str(&add.stdin).unwrap();
+    config["vethPrefix"] = "cali".into();
+
+    let error = add.stdin(&config.to_string()).fail(&node);
+
+    assert_eq!(error["code"], 7, "{error}");
+    assert!(error["details"].as_str().unwrap().contains("AWS_VPC_K8S_CNI_VETHPREFIX"), "{error}");
+    assert_eq!(assigned(&node), 0);
+    assert!(!pod.links().contains("eth0"));
+    node.stop().unwrap();
+}
+
+fn assigned(node: &LabNode) -> u32 {
+    node_status(node).enis.iter().map(|eni| eni.assigned).sum()
 }
 
 fn node_status(node: &LabNode) -> vpc_ipam_bins::protocol::Status {
