@@ -1,12 +1,13 @@
 //! What bears on a plan besides the pool, the configuration and the limits.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::backoff::Backoff;
 use crate::budget::Spent;
 use crate::{
     ActionId, Budget, EniConfig, Node, ObservedSubnet, RecentFailure, SecurityGroupId, SubnetId,
-    Timestamp,
+    SubnetRanges, Timestamp,
 };
 
 /// What bears on a plan besides the pool, the configuration and the limits: the node's state, what failed lately, what
@@ -45,6 +46,8 @@ pub struct Constraints {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Subnets {
     pub(crate) list: Vec<ObservedSubnet>,
+    /// Of those of the node's ENIs, as IMDS tells them.
+    pub(crate) ranges: BTreeMap<SubnetId, SubnetRanges>,
 }
 
 /// What was asked when, and what is being asked.
@@ -93,8 +96,18 @@ impl Constraints {
         self.backoff.recent(now)
     }
 
-    /// Returns a subnet as last seen.
-    pub(crate) fn subnet(&self, id: SubnetId) -> Option<&ObservedSubnet> {
+    /// Returns the ranges of a subnet as last seen.
+    pub(crate) fn ranges(&self, id: SubnetId) -> Option<SubnetRanges> {
+        match self.subnet(id) {
+            Some(subnet) => {
+                Some(SubnetRanges { ipv4: Some(subnet.ipv4_cidr), ipv6: subnet.ipv6_cidr })
+            }
+            None => self.subnets.ranges.get(&id).copied(),
+        }
+    }
+
+    /// Returns a subnet as EC2 listed it.
+    fn subnet(&self, id: SubnetId) -> Option<&ObservedSubnet> {
         self.subnets.list.iter().find(|subnet| subnet.id == id)
     }
 }

@@ -172,7 +172,8 @@ impl Ipam {
     ) -> Result<Self, UnusableConfigError> {
         usable(&config, &limits)?;
         let mut constraints = Constraints::new(node, budget, seed);
-        constraints.reads.metadata.answered = Some(now);
+        // Where EC2 may not be asked, they are all there is.
+        constraints.reads.metadata.answered = config.ec2_reads.then_some(now);
         Ok(Self {
             constraints,
             config,

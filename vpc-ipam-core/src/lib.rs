@@ -24,7 +24,7 @@
 //! };
 //! # use vpc_ipam_core::{
 //! #     AttachmentStatus, Card, DeviceIndex, InterfaceType, Mac, Node, Observation,
-//! #     ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source,
+//! #     ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source, SubnetRanges,
 //! # };
 //! # // A cloud with one instance that has its primary ENI and nothing else.
 //! # struct Cloud { node: Node, addresses: Vec<ipnet::IpNet> }
@@ -193,7 +193,7 @@ pub use lease::{AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record,
 pub use limits::{Hypervisor, Limits, UnknownInstanceTypeError};
 pub use observation::{
     AttachmentStatus, InterfaceType, Metadata, Node, Observation, ObservedAttachment, ObservedEni,
-    ObservedSubnet, Scope, Source,
+    ObservedSubnet, Scope, Source, SubnetRanges,
 };
 pub use outcome::{Effect, Failure, FailureKind, Outcome};
 pub use plan::{Because, CardDemand, EniLimit, Held, Plan, Planned, WaitingOn, Wanted, plan};

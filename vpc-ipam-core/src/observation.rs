@@ -185,4 +185,16 @@ pub struct Metadata {
     pub vpc_ipv4_cidrs: Vec<Ipv4Net>,
     /// The IPv6 ranges of the VPC.
     pub vpc_ipv6_cidrs: Vec<Ipv6Net>,
+    /// The ranges of the subnets of its ENIs: enough to set their links up where EC2 does not list subnets.
+    pub subnets: BTreeMap<SubnetId, SubnetRanges>,
+}
+
+/// The ranges of a subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SubnetRanges {
+    /// Its IPv4 range.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 range.
+    pub ipv6: Option<Ipv6Net>,
 }

@@ -273,7 +273,7 @@ impl Planner<'_> {
 
     /// Returns the link of an ENI as the node needs to know it, unless its subnet was not seen yet.
     fn link(&self, eni: &Eni) -> Option<EniLink> {
-        let subnet = self.constraints.subnet(eni.subnet)?;
+        let subnet = self.constraints.ranges(eni.subnet)?;
         Some(EniLink {
             eni: eni.id,
             mac: eni.mac,
@@ -282,8 +282,8 @@ impl Planner<'_> {
             trunk: eni.interface_type == crate::InterfaceType::Trunk,
             primary_ipv4: eni.primary_ipv4,
             primary_ipv6: eni.primary_ipv6,
-            subnet_ipv4: Some(subnet.ipv4_cidr),
-            subnet_ipv6: subnet.ipv6_cidr,
+            subnet_ipv4: subnet.ipv4,
+            subnet_ipv6: subnet.ipv6,
             mtu: self.config.eni_mtu,
         })
     }

@@ -2,7 +2,7 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use aws_config::imds::Client;
@@ -10,7 +10,7 @@ use aws_config::imds::client::error::ImdsError;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
     AttachmentStatus, Card, DeviceIndex, FailureKind, InstanceId, InterfaceType, Mac, Metadata,
-    Node, Observation, ObservedAttachment, ObservedEni, Scope, Source, Timestamp,
+    Node, Observation, ObservedAttachment, ObservedEni, Scope, Source, SubnetRanges, Timestamp,
 };
 
 use crate::Ec2Error;
@@ -49,9 +49,13 @@ impl Imds {
         };
 
         let mut enis = Vec::new();
+        let mut subnets = BTreeMap::new();
         for entry in lines(&self.get(MACS).await?.ok_or_else(|| missing(MACS))?) {
             let mac = parse(MACS, entry.trim_end_matches('/'))?;
-            enis.extend(self.eni(instance, mac).await?);
+            if let Some((eni, ranges)) = self.eni(instance, mac).await? {
+                subnets.insert(eni.subnet, ranges);
+                enis.push(eni);
+            }
         }
         Ok(Metadata {
             node,
@@ -64,11 +68,16 @@ impl Imds {
             primary_ipv4: self.list("local-ipv4").await?.first().copied(),
             vpc_ipv4_cidrs: self.list(&format!("{primary}vpc-ipv4-cidr-blocks")).await?,
             vpc_ipv6_cidrs: self.list(&format!("{primary}vpc-ipv6-cidr-blocks")).await?,
+            subnets,
         })
     }
 
-    /// Reads one ENI; `None` if it went since it was listed.
-    async fn eni(&self, instance: InstanceId, mac: Mac) -> Result<Option<ObservedEni>, Ec2Error> {
+    /// Reads one ENI and the ranges of its subnet; `None` if it went since it was listed.
+    async fn eni(
+        &self,
+        instance: InstanceId,
+        mac: Mac,
+    ) -> Result<Option<(ObservedEni, SubnetRanges)>, Ec2Error> {
         let dir = self.eni_dir(mac);
         let Some(names) = self.get(&dir).await? else {
             return Ok(None);
@@ -83,7 +92,11 @@ impl Imds {
         let ipv6_prefixes: Vec<Ipv6Net> = dir.list("ipv6-prefix").await?;
         // The first address is the ENI's own.
         let secondary = ipv4.iter().skip(1).map(|address| Ipv4Net::from(*address));
-        Ok(Some(ObservedEni {
+        let ranges = SubnetRanges {
+            ipv4: dir.list("subnet-ipv4-cidr-block").await?.first().copied(),
+            ipv6: dir.list("subnet-ipv6-cidr-blocks").await?.first().copied(),
+        };
+        let eni = ObservedEni {
             id: self.value(&format!("{}interface-id", dir.path)).await?,
             mac,
             subnet: self.value(&format!("{}subnet-id", dir.path)).await?,
@@ -103,7 +116,8 @@ impl Imds {
                 .collect(),
             security_groups: dir.list("security-group-ids").await?,
             tags: None,
-        }))
+        };
+        Ok(Some((eni, ranges)))
     }
 
     fn eni_dir(&self, mac: Mac) -> String {

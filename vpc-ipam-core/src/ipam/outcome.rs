@@ -78,6 +78,7 @@ impl Ipam {
             }
             (Ec2Action::ReadMetadata, Effect::Metadata(metadata)) => {
                 self.constraints.backoff.on_success(Culprit::Metadata);
+                self.constraints.subnets.ranges = metadata.subnets;
                 self.on_observation(&metadata.observation, now);
             }
             (_, effect) => {

@@ -5,12 +5,11 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
-use crate::backoff::Culprit;
 use crate::demand::PREFIX_SIZE;
 use crate::pool::{Eni, Stage};
 use crate::{
-    Action, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, Ec2Operation,
-    Ipv4Amount, Ipv4Kind, Planned, WarmTarget, tags,
+    Action, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, Ipv4Amount,
+    Ipv4Kind, Planned, WarmTarget, tags,
 };
 
 impl Planner<'_> {
@@ -23,10 +22,7 @@ impl Planner<'_> {
             return;
         }
         // Which ENIs may be filled depends on their subnets' tags. Where EC2 does not list subnets, it goes without.
-        let listing = Culprit::Operation(Ec2Operation::DescribeSubnets);
-        if self.constraints.reads.subnets.answered.is_none()
-            && self.constraints.backoff.until(listing, self.now).is_none()
-        {
+        if self.constraints.reads.subnets.answered.is_none() && !self.subnets_fail() {
             self.hold(wanted, WaitingOn::Subnets);
             return;
         }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::{Because, Planner, WaitingOn, Wanted};
 use crate::backoff::Culprit;
 use crate::constraints::Read;
-use crate::{Action, Ec2Action, EniId, Planned, Scope, Source, Timestamp};
+use crate::{Action, Ec2Action, Ec2Operation, EniId, Planned, Scope, Source, Timestamp};
 
 impl Planner<'_> {
     pub(super) fn reads(&mut self) {
@@ -14,8 +14,8 @@ impl Planner<'_> {
             self.read_attached();
             self.read_unattached();
             self.read_doubtful();
+            self.read_subnets();
         }
-        self.read_subnets();
     }
 
     fn read_metadata(&mut self) {
@@ -26,7 +26,13 @@ impl Planner<'_> {
             return;
         }
         let timing = &self.config.timing;
-        let due = read.answered.map_or(self.now, |at| at + timing.imds_every);
+        // Where EC2 does not list subnets, IMDS tells the ranges that links need.
+        let every = if self.lacks_ranges() && self.subnets_fail() {
+            timing.describe_spacing
+        } else {
+            timing.imds_every
+        };
+        let due = read.answered.map_or(self.now, |at| at + every);
         if self.is_due(wanted, read, due) {
             let because = match read.answered {
                 None => Because::Start,
@@ -97,19 +103,26 @@ impl Planner<'_> {
     /// an ENI is made if that was long ago; see [`Planner::subnets_are_old`].
     fn read_subnets(&mut self) {
         let read = self.constraints.reads.subnets;
-        let unknown = self
-            .pool
-            .enis()
-            .iter()
-            .any(|eni| eni.is_managed() && self.constraints.subnet(eni.subnet).is_none());
         let due = match read.answered {
             None => self.now,
-            Some(at) if unknown => at + self.config.timing.describe_spacing,
+            Some(at) if self.lacks_ranges() => at + self.config.timing.describe_spacing,
             Some(_) => return,
         };
         if self.is_due(Wanted::Subnets, read, due) {
             self.call(Ec2Action::DescribeSubnets, None, Wanted::Subnets, Because::SubnetsNeeded);
         }
+    }
+
+    /// Returns whether the ranges of an ENI's subnet are not known.
+    fn lacks_ranges(&self) -> bool {
+        let mut enis = self.pool.enis().iter();
+        enis.any(|eni| eni.is_managed() && self.constraints.ranges(eni.subnet).is_none())
+    }
+
+    /// Returns whether EC2 does not list subnets, for now or because it may not be asked.
+    pub(super) fn subnets_fail(&self) -> bool {
+        let listing = Culprit::Operation(Ec2Operation::DescribeSubnets);
+        !self.config.ec2_reads || self.constraints.backoff.until(listing, self.now).is_some()
     }
 
     /// Lists the subnets again if the list is old and an ENI is about to be made; that ENI is not held up by it.

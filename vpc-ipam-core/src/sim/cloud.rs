@@ -17,7 +17,7 @@ use crate::{
     AttachNetworkInterface, AttachmentId, AttachmentStatus, Card, CreateNetworkInterface,
     DeviceIndex, EniAttribute, EniId, InstanceId, InstanceType, InterfaceType, Ipv4Amount, Limits,
     Mac, Metadata, Node, Observation, ObservedAttachment, ObservedEni, ObservedSubnet, Scope,
-    SecurityGroupId, Source, SubnetId, Timestamp, UnassignIpv6Addresses,
+    SecurityGroupId, Source, SubnetId, SubnetRanges, Timestamp, UnassignIpv6Addresses,
     UnassignPrivateIpAddresses, VpcId, Zone,
 };
 
@@ -914,6 +914,13 @@ impl Cloud {
             primary_ipv4: self.enis[&node.primary].primary_ipv4,
             vpc_ipv4_cidrs: vpc.ipv4_cidrs.clone(),
             vpc_ipv6_cidrs: vpc.ipv6_cidrs.clone(),
+            subnets: (observation.enis.iter())
+                .map(|eni| {
+                    let subnet = &self.subnets[&eni.subnet];
+                    let ipv6 = subnet.ipv6.as_ref().map(Ipv6Space::net);
+                    (subnet.id, SubnetRanges { ipv4: Some(subnet.ipv4.net()), ipv6 })
+                })
+                .collect(),
             node,
             observation,
         })
