@@ -124,13 +124,7 @@ impl Namespace {
             return Ok(function());
         }
         let path = || self.path.to_path_buf();
-        let inside = || {
-            rustix::thread::move_into_link_name_space(
-                self.file.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )
-            .map(|()| function())
-        };
+        let inside = || self.enter().map(|()| function());
         thread::scope(|scope| {
             let thread = thread::Builder::new()
                 .spawn_scoped(scope, inside)
@@ -144,6 +138,44 @@ impl Namespace {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+
+    /// Runs a function inside the namespace on the calling thread itself, which is back where it was afterwards.
+    ///
+    /// For programs that have one thread and end soon, to which another is the dearest part: elsewhere, whoever looks for
+    /// the namespace of the process meanwhile may find this one, so [`Namespace::run`] is the one to take. Who may not
+    /// return to where they are does get a thread.
+    ///
+    /// Ends the process if the way back is barred all the same: what the thread does next would hit the wrong network.
+    pub fn visit<R: Send>(&self, function: impl FnOnce() -> R + Send) -> Result<R, NamespaceError> {
+        /// Brings the thread back also where the function panics.
+        struct Back(Namespace);
+
+        impl Drop for Back {
+            fn drop(&mut self) {
+                if self.0.enter().is_err() {
+                    std::process::abort();
+                }
+            }
+        }
+
+        let own = Self::current()?;
+        if own == *self || own.enter().is_err() {
+            return self.run(function);
+        }
+        let enter = |errno: rustix::io::Errno| NamespaceError::Enter {
+            path: self.path.to_path_buf(),
+            source: errno.into(),
+        };
+        self.enter().map_err(enter)?;
+        let _back = Back(own);
+        Ok(function())
+    }
+
+    /// Moves the calling thread.
+    fn enter(&self) -> rustix::io::Result<()> {
+        let network = Some(LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(self.file.as_fd(), network)
     }
 
     /// Opens a netlink socket inside the namespace, usable from any thread.

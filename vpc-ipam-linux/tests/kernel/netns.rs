@@ -40,6 +40,26 @@ fn namespaces_of_ip_netns_are_the_same() {
     assert!(!String::from_utf8_lossy(&list.stdout).contains(&name));
 }
 
+#[test]
+fn visitor_is_back_afterwards() {
+    let name = format!("vit-{}-visit", std::process::id());
+    let _removed = Removed(&name);
+    let abroad = Namespace::create(&name).unwrap();
+    let home = Namespace::current().unwrap();
+    let here = std::thread::current().id();
+
+    let visit = abroad.visit(|| (std::thread::current().id(), Namespace::current().unwrap()));
+    assert_eq!(visit.unwrap(), (here, abroad.clone()));
+    assert_eq!(Namespace::current().unwrap(), home);
+
+    // It needs no way there.
+    assert_eq!(home.visit(|| std::thread::current().id()).unwrap(), here);
+
+    let visit = std::panic::catch_unwind(|| abroad.visit(|| panic!("on the way")).unwrap());
+    assert!(visit.is_err());
+    assert_eq!(Namespace::current().unwrap(), home);
+}
+
 struct Removed<'a>(&'a str);
 
 impl Drop for Removed<'_> {
