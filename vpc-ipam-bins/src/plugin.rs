@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{KernelNetlink, Namespace, NamespaceError, VethPrefix};
+use vpc_ipam_linux::{KernelNetlink, Namespace, NamespaceError, NetlinkError, VethPrefix};
 
 use crate::cni::{AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain};
-use crate::protocol::{self, Answer, Request, SOCKET};
+use crate::protocol::{self, Answer, AskError, Asked, Request, SOCKET};
 
 /// The longest configuration that is read, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -61,12 +61,15 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     let request =
         AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: CardChoice::Any };
     let socket = socket(call);
-    let (lease, settings) = match ask(socket, &Request::Assign(request))? {
+    let asked = Asked::send(socket, &Request::Assign(request)).map_err(not_asked)?;
+    // While the daemon makes the grant durable.
+    let sockets = Sockets::open(&netns);
+    let (lease, settings) = match asked.answer().map_err(not_asked)? {
         Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)),
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
         other @ (Answer::Unknown | Answer::Status(_)) => return Err(unexpected(&other)),
     };
-    match settings.and_then(|settings| wire(&lease, &settings, &netns)) {
+    match settings.and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?)) {
         Ok(network) => Ok(result(&network, &path)),
         Err(mut error) => {
             if let Err(also) = ask(socket, &Request::Release(key)) {
@@ -77,20 +80,39 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     }
 }
 
-fn wire(lease: &Lease, settings: &PodSettings, netns: &Namespace) -> Result<PodNetwork, Error> {
-    let kernel = |what: &str, error: &dyn core::error::Error| Error {
-        code: Code::Kernel,
-        message: what.to_string(),
-        details: chain(error),
-    };
+/// What a pod is wired by.
+struct Sockets {
+    host: KernelNetlink,
+    pod: KernelNetlink,
+}
+
+impl Sockets {
+    fn open(netns: &Namespace) -> Result<Self, Error> {
+        let pod = netns.visit(|| netns.netlink()).map_err(NetlinkError::from).flatten();
+        let pod = pod.map_err(|error| kernel("open the pod's network", &error))?;
+        Ok(Self { host: open_host()?, pod })
+    }
+}
+
+fn open_host() -> Result<KernelNetlink, Error> {
+    KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))
+}
+
+fn wire(
+    lease: &Lease,
+    settings: &PodSettings,
+    netns: &Namespace,
+    sockets: &mut Sockets,
+) -> Result<PodNetwork, Error> {
     let network = pod::desired(lease, settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
-    let mut host =
-        KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))?;
-    let mut inside = netns.netlink().map_err(|error| kernel("open the pod's network", &error))?;
-    pod::add(&mut host, &mut inside, netns, &network)
+    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network)
         .map_err(|error| kernel("wire the pod", &error))?;
     Ok(network)
+}
+
+fn kernel(what: &str, error: &dyn core::error::Error) -> Error {
+    Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
 }
 
 /// Takes the pod's routes and rules away first, and gives its addresses up then: interrupted in between, a repeated DEL
@@ -105,16 +127,9 @@ fn del(call: &Call) -> Result<(), Error> {
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
         other @ Answer::Status(_) => return Err(unexpected(&other)),
     };
-    let kernel = |what: &str, error: &dyn core::error::Error| Error {
-        code: Code::Kernel,
-        message: what.to_string(),
-        details: chain(error),
-    };
     let network = pod::desired(&lease, &settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
-    let mut host =
-        KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))?;
-    pod::remove(&mut host, &network)
+    pod::remove(&mut open_host()?, &network)
         .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
     release(socket, key)
 }
@@ -128,15 +143,17 @@ fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
 }
 
 fn ask(socket: &Path, request: &Request) -> Result<Answer, Error> {
-    protocol::ask(socket, request).map_err(|error| {
-        let code = match &error {
-            protocol::AskError::Decode(_) => Code::Daemon,
-            _ => Code::TryAgainLater,
-        };
-        let mut refused = Error::new(code, "ask vpc-ipamd").because(error);
-        refused.details.push_str("; is vpc-ipamd running?");
-        refused
-    })
+    protocol::ask(socket, request).map_err(not_asked)
+}
+
+fn not_asked(error: AskError) -> Error {
+    let code = match &error {
+        AskError::Decode(_) => Code::Daemon,
+        _ => Code::TryAgainLater,
+    };
+    let mut refused = Error::new(code, "ask vpc-ipamd").because(error);
+    refused.details.push_str("; is vpc-ipamd running?");
+    refused
 }
 
 fn unexpected(answer: &Answer) -> Error {

@@ -120,23 +120,39 @@ pub enum AskError {
 
 /// Asks the daemon and waits for its answer.
 pub fn ask(socket: &Path, request: &Request) -> Result<Answer, AskError> {
-    let mut stream = UnixStream::connect(socket)
-        .map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
-    let exchange = |stream: &mut UnixStream| -> io::Result<Vec<u8>> {
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.write_all(&serde_json::to_vec(request)?)?;
-        stream.shutdown(std::net::Shutdown::Write)?;
-        let mut answer = Vec::new();
-        stream.take(DOCUMENT_MAX).read_to_end(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = exchange(&mut stream).map_err(AskError::Exchange)?;
-    if answer.is_empty() {
-        let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
-        return Err(AskError::Exchange(closed));
+    Asked::send(socket, request)?.answer()
+}
+
+/// A question that the daemon was asked and has yet to answer.
+#[derive(Debug)]
+pub struct Asked(UnixStream);
+
+impl Asked {
+    /// Asks the daemon, and does not wait: a grant takes the daemon a while, in which the caller has things to do too.
+    pub fn send(socket: &Path, request: &Request) -> Result<Self, AskError> {
+        let mut stream = UnixStream::connect(socket)
+            .map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
+        let mut send = || -> io::Result<()> {
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+            stream.write_all(&serde_json::to_vec(request)?)?;
+            stream.shutdown(std::net::Shutdown::Write)
+        };
+        send().map_err(AskError::Exchange)?;
+        Ok(Self(stream))
     }
-    serde_json::from_slice(&answer).map_err(AskError::Decode)
+
+    /// Waits for the answer.
+    pub fn answer(self) -> Result<Answer, AskError> {
+        // As long as the answers are that the plugin gets.
+        let mut answer = Vec::with_capacity(2048);
+        self.0.take(DOCUMENT_MAX).read_to_end(&mut answer).map_err(AskError::Exchange)?;
+        if answer.is_empty() {
+            let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+            return Err(AskError::Exchange(closed));
+        }
+        serde_json::from_slice(&answer).map_err(AskError::Decode)
+    }
 }
 
 #[cfg(test)]
