@@ -109,6 +109,20 @@ ec2_ids! {
     Zone
 }
 
+impl InstanceType {
+    /// Returns the family: `m5` of `m5.large`.
+    ///
+    /// ```
+    /// use vpc_ipam_core::InstanceType;
+    ///
+    /// assert_eq!("u-6tb1.metal".parse::<InstanceType>()?.family(), "u-6tb1");
+    /// # Ok::<(), vpc_ipam_core::ParseIdError>(())
+    /// ```
+    pub fn family(&self) -> &str {
+        self.as_str().split_once('.').map_or(self.as_str(), |(family, _)| family)
+    }
+}
+
 /// The MAC address of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);

@@ -158,6 +158,7 @@ mod lease;
 mod limits;
 mod observation;
 mod outcome;
+mod overrides;
 mod plan;
 mod pool;
 #[cfg(feature = "sim")]
@@ -190,12 +191,13 @@ pub use ipam::{
     AssignError, Assigned, Grant, Ipam, Issued, Readiness, Released, UnusableConfigError, Wake,
 };
 pub use lease::{AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record, Uncommitted};
-pub use limits::{Hypervisor, Limits, UnknownInstanceTypeError};
+pub use limits::{Hypervisor, KnownLimits, Limits, LimitsSource, UnknownInstanceTypeError};
 pub use observation::{
     AttachmentStatus, InterfaceType, Metadata, Node, Observation, ObservedAttachment, ObservedEni,
     ObservedSubnet, Scope, Source, SubnetRanges,
 };
 pub use outcome::{Effect, Failure, FailureKind, Outcome};
+pub use overrides::{ConfigChange, NodeSelector, Override};
 pub use plan::{Because, CardDemand, EniLimit, Held, Plan, Planned, WaitingOn, Wanted, plan};
 pub use pool::{Block, BlockState, Doubt, DoubtCause, Eni, Leaving, Management, Pool, Stage};
 pub use time::Timestamp;

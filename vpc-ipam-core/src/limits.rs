@@ -22,31 +22,39 @@ use crate::{Card, InstanceType};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Limits {
     /// The type.
     pub instance_type: InstanceType,
     /// How many ENIs each network card takes; the index is the card's.
     pub enis_per_card: Cow<'static, [u8]>,
     /// The card that carries the primary ENI; 0 for every type known.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub default_card: Card,
     /// How many IPv4 addresses an ENI takes, its own included. A /28 prefix takes one place.
     pub ipv4_per_eni: u16,
     /// How many IPv6 addresses an ENI takes, 0 without IPv6. A /80 prefix takes one place.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub ipv6_per_eni: u16,
     /// What it runs on.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub hypervisor: Hypervisor,
     /// Whether it is a whole machine; such a type has no hypervisor, and every feature of Nitro.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub bare_metal: bool,
     /// Virtual CPUs, as launched by default.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub vcpus: u16,
     /// Memory in MiB.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub memory_mib: u32,
     /// How many branch ENIs a trunk carries, 0 if the type takes no trunk, `None` if that is not known: EC2 does not tell.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub branch_enis: Option<u16>,
 }
 
 /// What an instance runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Hypervisor {
@@ -55,7 +63,89 @@ pub enum Hypervisor {
     /// The older one, without prefixes.
     Xen,
     /// EC2 does not say, as for bare metal.
+    #[default]
     Unknown,
+}
+
+/// What is known of instance types besides the built-in table, and whom to believe first.
+///
+/// ```
+/// use vpc_ipam_core::{KnownLimits, Limits, LimitsSource};
+///
+/// let m5_large = "m5.large".parse()?;
+/// let fewer = Limits { ipv4_per_eni: 6, ..Limits::lookup(m5_large)? };
+/// let known = KnownLimits { overrides: vec![fewer], ..KnownLimits::default() };
+/// let (limits, source) = known.find(m5_large)?;
+/// assert_eq!((limits.ipv4_per_eni, source), (6, LimitsSource::Override));
+///
+/// // The table knows m4.large, so EC2 need not be asked; nobody knows m99.large.
+/// assert!(!known.needs_ec2("m4.large".parse()?));
+/// assert!(known.needs_ec2("m99.large".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownLimits {
+    /// Who is believed, the first first; who is missing is not believed at all. By default the operator, then the table,
+    /// then EC2, so that EC2 is asked only about types that are newer than the table.
+    pub trust: Vec<LimitsSource>,
+    /// What the operator says: of two entries for one type the later counts.
+    pub overrides: Vec<Limits>,
+    /// What EC2 answered to DescribeInstanceTypes.
+    pub ec2: Vec<Limits>,
+}
+
+/// Who says what an instance type can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum LimitsSource {
+    /// The operator, in an override file.
+    Override,
+    /// The table that ships with this crate.
+    Table,
+    /// EC2, in its answer to DescribeInstanceTypes.
+    Ec2,
+}
+
+impl Default for KnownLimits {
+    fn default() -> Self {
+        let trust = alloc::vec![LimitsSource::Override, LimitsSource::Table, LimitsSource::Ec2];
+        Self { trust, overrides: Vec::new(), ec2: Vec::new() }
+    }
+}
+
+impl KnownLimits {
+    /// Returns the limits of a type and who says so: the first who is believed and knows it.
+    pub fn find(
+        &self,
+        instance_type: InstanceType,
+    ) -> Result<(Limits, LimitsSource), UnknownInstanceTypeError> {
+        let known = |source| Some((self.of(source, instance_type)?, source));
+        let found = self.trust.iter().copied().find_map(known);
+        found.ok_or(UnknownInstanceTypeError { instance_type })
+    }
+
+    /// Returns whether EC2's word on a type would count and is missing: ask for it, add the answer to `ec2`, then
+    /// [find](Self::find).
+    pub fn needs_ec2(&self, instance_type: InstanceType) -> bool {
+        let before =
+            self.trust.iter().copied().take_while(|source| *source != LimitsSource::Ec2).count();
+        let ec2 = LimitsSource::Ec2;
+        before < self.trust.len()
+            && self.of(ec2, instance_type).is_none()
+            && self.trust[..before].iter().all(|source| self.of(*source, instance_type).is_none())
+    }
+
+    fn of(&self, source: LimitsSource, instance_type: InstanceType) -> Option<Limits> {
+        let among = |list: &[Limits]| {
+            list.iter().rev().find(|limits| limits.instance_type == instance_type).cloned()
+        };
+        match source {
+            LimitsSource::Override => among(&self.overrides),
+            LimitsSource::Table => Limits::lookup(instance_type).ok(),
+            LimitsSource::Ec2 => among(&self.ec2),
+        }
+    }
 }
 
 /// An instance type that the table does not know.
@@ -197,6 +287,64 @@ mod tests {
             let limits = Limits::lookup(name.parse().unwrap()).unwrap();
             assert_eq!(limits.branch_enis, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn limits_come_from_who_is_trusted_first() {
+        use LimitsSource::{Ec2, Override, Table};
+        let m5_large = Limits::lookup("m5.large".parse().unwrap()).unwrap();
+        let says = |enis: u8, name: &str| Limits {
+            instance_type: name.parse().unwrap(),
+            enis_per_card: alloc::vec![enis].into(),
+            ..m5_large.clone()
+        };
+        // Trust, type, ENIs and source; the operator says 5 or 6, EC2 7, the table 3 of m5.large.
+        let overrides = alloc::vec![says(4, "m5.large"), says(5, "m5.large"), says(6, "m98.large")];
+        let ec2 = alloc::vec![says(7, "m5.large"), says(7, "m99.large")];
+        let default = KnownLimits::default().trust;
+        let cases: [(&[LimitsSource], &str, Option<(u8, LimitsSource)>); 9] = [
+            (&default, "m5.large", Some((5, Override))),
+            (&default, "m98.large", Some((6, Override))),
+            (&default, "m99.large", Some((7, Ec2))),
+            (&default, "m97.large", None),
+            (&default, "m4.4xlarge", Some((8, Table))),
+            (&[Ec2, Table, Override], "m5.large", Some((7, Ec2))),
+            (&[Table, Ec2], "m5.large", Some((3, Table))),
+            (&[Table, Ec2], "m98.large", None),
+            (&[], "m5.large", None),
+        ];
+        for (trust, name, expected) in cases {
+            let known = KnownLimits {
+                trust: trust.to_vec(),
+                overrides: overrides.clone(),
+                ec2: ec2.clone(),
+            };
+            let found = known.find(name.parse().unwrap()).ok();
+            let actual = found.map(|(limits, source)| (limits.enis(Card(0)), source));
+            assert_eq!(actual, expected, "{trust:?} {name}");
+        }
+        let asks = |trust: &[LimitsSource], name: &str| {
+            let known = KnownLimits { trust: trust.to_vec(), ..KnownLimits::default() };
+            known.needs_ec2(name.parse().unwrap())
+        };
+        assert!(!asks(&default, "m5.large"));
+        assert!(asks(&default, "m99.large"));
+        assert!(asks(&[Ec2, Table], "m5.large"));
+        assert!(!asks(&[Table], "m99.large"));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn an_override_needs_only_what_decides_and_knows_no_other_words() {
+        let small = r#"{"instance_type": "m99.large", "enis_per_card": [3], "ipv4_per_eni": 10}"#;
+        let limits: Limits = serde_json::from_str(small).unwrap();
+        assert_eq!((limits.enis(Card(0)), limits.ipv4_slots(), limits.prefixes()), (3, 9, false));
+        for bad in [r#"{"instance_type": "m99.large"}"#, &small.replace("ipv4_per_eni", "ipv4")] {
+            assert!(serde_json::from_str::<Limits>(bad).is_err(), "{bad}");
+        }
+        let m5_large = Limits::lookup("m5.large".parse().unwrap()).unwrap();
+        let text = serde_json::to_string(&m5_large).unwrap();
+        assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), m5_large);
     }
 
     #[test]
