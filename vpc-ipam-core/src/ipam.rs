@@ -270,14 +270,10 @@ impl Ipam {
     }
 
     /// Takes in that somebody we do not know uses an address of ours, or no longer does. Such an address is neither
-    /// handed out nor given back.
+    /// handed out nor given back, also if its ENI is seen only later.
     pub fn handle_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
         let tape = self.tape(|| Input::UnknownOwner { address, in_use });
-        for eni in self.pool.enis_mut() {
-            for block in eni.blocks_mut().filter(|block| block.net().contains(&address)) {
-                block.on_quarantined(address, in_use, now);
-            }
-        }
+        self.pool.on_unknown_owner(address, in_use, now);
         self.replan(now);
         self.record(tape, Some(now));
     }

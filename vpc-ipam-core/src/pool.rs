@@ -4,7 +4,7 @@ mod block;
 mod eni;
 mod reconcile;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -34,6 +34,8 @@ pub struct Pool {
     leases: BTreeMap<PodKey, HeldLease>,
     /// When addresses were last released that no block covers, remembered from before a restart.
     released_before: BTreeMap<IpAddr, Timestamp>,
+    /// Addresses that somebody we do not know uses, covered by a block or not.
+    unknown: BTreeSet<IpAddr>,
     /// ENIs that are being made, by the action that makes them.
     creations: BTreeMap<ActionId, Creation>,
     /// Blocks that EC2 took back, and when: a late observation does not bring them back.
@@ -209,9 +211,22 @@ impl Pool {
         self.adopt_leases();
     }
 
-    /// Marks the addresses of blocks that leases name but that were not covered until now, and those that rest.
+    /// Records that somebody we do not know uses an address, or no longer does.
+    pub(crate) fn on_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
+        if in_use {
+            self.unknown.insert(address);
+            self.adopt_leases();
+        } else if self.unknown.remove(&address) {
+            for block in self.enis.iter_mut().flat_map(Eni::blocks_mut) {
+                block.on_unquarantined(address, now);
+            }
+        }
+    }
+
+    /// Marks the addresses of blocks that leases name but that were not covered until now, those of unknown owners, and
+    /// those that rest.
     pub(crate) fn adopt_leases(&mut self) {
-        let Self { enis, leases, released_before, .. } = self;
+        let Self { enis, leases, released_before, unknown, .. } = self;
         for held in leases.values_mut() {
             let HeldLease { lease: Lease { first, more, .. }, .. } = held;
             for interface in core::iter::once(first).chain(more) {
@@ -223,6 +238,11 @@ impl Pool {
                     let (ipv4, ipv6) = (interface.ipv4, interface.ipv6);
                     *interface = LeasedInterface { ipv4, ipv6, ..eni.interface() };
                 }
+            }
+        }
+        for address in &*unknown {
+            for block in enis.iter_mut().flat_map(Eni::blocks_mut) {
+                block.on_quarantined(*address);
             }
         }
         released_before.retain(|address, at| {

@@ -195,6 +195,30 @@ fn a_lease_whose_eni_shows_up_late_keeps_its_address_from_others() {
     assert_eq!(owners.map(|lease| lease.key.container()).collect::<Vec<_>>(), ["pod-3"]);
 }
 
+/// #972, #1123: the store is lost and the pods still run.
+#[test]
+fn an_address_whose_owner_is_not_known_is_kept_for_it_before_its_eni_is_seen() {
+    let mut node = Node::settled("t3.small", &[("WARM_ENI_TARGET", "0")]);
+    node.add(names("pod", 0..4));
+    let used: Vec<_> = (0..4).map(|n| node.address(&format!("pod-{n}")).unwrap()).collect();
+    node.stored.clear();
+    node.restart();
+    for address in &used {
+        node.ipam.handle_unknown_owner(*address, true, node.now);
+    }
+
+    node.run_for(60);
+    node.add(names("new", 0..2));
+    node.run_for(300);
+
+    let given: Vec<_> = (0..2).map(|n| node.address(&format!("new-{n}")).unwrap()).collect();
+    assert!(given.iter().all(|address| !used.contains(address)), "{given:?} of {used:?}");
+    node.ipam.handle_unknown_owner(used[0], false, node.now);
+    node.run_for(60);
+    node.add(["late"]);
+    assert_eq!(node.address("late"), Some(used[0]), "all others are in use");
+}
+
 /// bug 9, vector V502
 #[test]
 fn a_duplicate_in_the_store_is_reported_and_stops_nothing() {

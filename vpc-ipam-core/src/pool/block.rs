@@ -199,18 +199,19 @@ impl Block {
         }
     }
 
-    /// Records that somebody we do not know uses an address, or no longer does.
-    pub(crate) fn on_quarantined(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
-        match (self.slot_mut(address), in_use) {
-            (Some(slot @ Slot::Free { .. }), true) => {
-                *slot = Slot::Quarantined;
-                self.quarantined += 1;
-            }
-            (Some(slot @ Slot::Quarantined), false) => {
-                *slot = Slot::Free { released_at: Some(now) };
-                self.quarantined -= 1;
-            }
-            _ => {}
+    /// Records that somebody we do not know uses an address.
+    pub(crate) fn on_quarantined(&mut self, address: IpAddr) {
+        if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
+            *slot = Slot::Quarantined;
+            self.quarantined += 1;
+        }
+    }
+
+    /// Records that whoever used an address no longer does; it rests.
+    pub(crate) fn on_unquarantined(&mut self, address: IpAddr, now: Timestamp) {
+        if let Some(slot @ Slot::Quarantined) = self.slot_mut(address) {
+            *slot = Slot::Free { released_at: Some(now) };
+            self.quarantined -= 1;
         }
     }
 
