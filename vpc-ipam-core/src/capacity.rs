@@ -79,8 +79,14 @@ pub enum Bound {
     InstanceType,
     /// `MAX_ENI`.
     MaxEni,
-    /// The ENIs that are kept for something else.
+    /// The ENIs that are kept for something else: of several reasons, or because the caller said so.
     ReservedEnis,
+    /// The primary ENI, which custom networking keeps from pods.
+    CustomNetworking,
+    /// The ENI that is kept for a trunk.
+    Trunk,
+    /// The addresses of an IPv6 prefix that are kept track of; one prefix serves the node.
+    Ipv6Prefix,
     /// The cap.
     Cap,
     /// The type has no ENI left for pods.
@@ -93,6 +99,9 @@ impl fmt::Display for Bound {
             Self::InstanceType => "addresses of the instance type",
             Self::MaxEni => "MAX_ENI",
             Self::ReservedEnis => "ENIs kept for other uses",
+            Self::CustomNetworking => "custom networking, which keeps the primary ENI from pods",
+            Self::Trunk => "the ENI kept for a trunk",
+            Self::Ipv6Prefix => "addresses of an IPv6 prefix that are kept track of",
             Self::Cap => "cap",
             Self::NoEniForPods => "no ENI left for pods",
         })
@@ -123,15 +132,18 @@ pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
     let of_type = u32::from(limits.enis(limits.default_card));
     let allowed = shape.enis_max.map_or(of_type, |most| of_type.min(most.into()));
     let takes_trunk = limits.branch_enis != Some(0);
-    let kept = u32::from(shape.enis_reserved)
-        + u32::from(shape.custom_networking)
-        + u32::from(shape.trunk && takes_trunk);
+    let kept_for = [
+        (Bound::ReservedEnis, u32::from(shape.enis_reserved)),
+        (Bound::CustomNetworking, u32::from(shape.custom_networking)),
+        (Bound::Trunk, u32::from(shape.trunk && takes_trunk)),
+    ];
+    let kept = kept_for.iter().map(|(_, enis)| enis).sum::<u32>();
     let enis = allowed.saturating_sub(kept);
     let slots = u32::from(limits.ipv4_slots());
     let addresses = match shape.families {
-        _ if enis == 0 => 0,
-        // One prefix serves the node; of its 2^48 addresses as many are used as the pool keeps track of.
+        // One prefix of the primary ENI serves the node; of its 2^48 addresses as many are used as the pool keeps track of.
         Families::Ipv6 => 65_536,
+        _ if enis == 0 => 0,
         Families::Ipv4(Ipv4Kind::Prefixes) | Families::Dual(Ipv4Kind::Prefixes)
             if limits.prefixes() =>
         {
@@ -147,14 +159,20 @@ pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
     };
     let bound_by = if cap < by_addresses {
         Bound::Cap
+    } else if shape.families == Families::Ipv6 {
+        Bound::Ipv6Prefix
     } else if enis == 0 {
         Bound::NoEniForPods
-    } else if kept > 0 {
-        Bound::ReservedEnis
-    } else if allowed < of_type {
-        Bound::MaxEni
     } else {
-        Bound::InstanceType
+        // What would bring most if it were not there; what is kept, where that is as much.
+        let mut keepers = kept_for.iter().filter(|(_, enis)| *enis > 0);
+        match (keepers.next(), keepers.next()) {
+            (None, _) if allowed < of_type => Bound::MaxEni,
+            (None, _) => Bound::InstanceType,
+            _ if of_type - allowed > kept => Bound::MaxEni,
+            (Some((bound, _)), None) => *bound,
+            (Some(_), Some(_)) => Bound::ReservedEnis,
+        }
     };
     Capacity {
         by_addresses,
@@ -278,7 +296,51 @@ mod tests {
         let plain = Shape::default();
         let prefixes = Shape { families: Families::Ipv4(Ipv4Kind::Prefixes), ..plain };
         let cases = [
-            ("m5.large", Shape { custom_networking: true, ..plain }, 20, Bound::ReservedEnis),
+            ("m5.large", Shape { custom_networking: true, ..plain }, 20, Bound::CustomNetworking),
+            (
+                "m5.large",
+                Shape { custom_networking: true, ..prefixes },
+                290,
+                Bound::CustomNetworking,
+            ),
+            ("m5.large", Shape { trunk: true, ..plain }, 20, Bound::Trunk),
+            // The t family takes no trunk, so no ENI is kept for one.
+            ("t3.large", Shape { trunk: true, ..plain }, 35, Bound::InstanceType),
+            (
+                "m5.large",
+                Shape { trunk: true, custom_networking: true, ..plain },
+                11,
+                Bound::ReservedEnis,
+            ),
+            ("m5.4xlarge", Shape { enis_reserved: 2, ..plain }, 176, Bound::ReservedEnis),
+            (
+                "m5.4xlarge",
+                Shape { enis_max: Some(4), custom_networking: true, ..plain },
+                89,
+                Bound::MaxEni,
+            ),
+            (
+                "m5.4xlarge",
+                Shape { enis_max: Some(20), custom_networking: true, ..plain },
+                205,
+                Bound::CustomNetworking,
+            ),
+            ("p5.48xlarge", Shape { enis_reserved: 1, ..plain }, 51, Bound::ReservedEnis),
+            ("m5.large", Shape { host_network_pods: 0, ..plain }, 27, Bound::InstanceType),
+            ("m5.large", Shape { cap: Cap::Fixed(29), ..plain }, 29, Bound::InstanceType),
+            (
+                "c5.large",
+                Shape { families: Families::Dual(Ipv4Kind::Addresses), ..plain },
+                29,
+                Bound::InstanceType,
+            ),
+            ("m5.large", Shape { families: Families::Ipv6, ..plain }, 65_538, Bound::Ipv6Prefix),
+            (
+                "hpc6id.32xlarge",
+                Shape { families: Families::Ipv6, trunk: true, cap: Cap::ByVcpus, ..plain },
+                250,
+                Bound::Cap,
+            ),
             ("m5.large", Shape { enis_max: Some(2), ..plain }, 20, Bound::MaxEni),
             ("m5.large", Shape { cap: Cap::Fixed(10), ..plain }, 10, Bound::Cap),
             ("m5.large", Shape { cap: Cap::ByVcpus, ..prefixes }, 110, Bound::Cap),
@@ -299,6 +361,20 @@ mod tests {
         for (name, shape, pods, bound) in cases {
             let actual = max_pods(&limits(name), &shape);
             assert_eq!((actual.max_pods, actual.bound_by), (pods, bound), "{name} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn pods_with_branch_enis_are_among_the_others() {
+        let shape = Shape { trunk: true, ..Shape::default() };
+        for (name, expected) in [
+            ("m5.large", Some(9)),
+            ("c5.4xlarge", Some(54)),
+            ("m5.4xlarge", None),
+            ("t3.large", None),
+        ] {
+            assert_eq!(max_pods(&limits(name), &shape).branch_enis, expected, "{name}");
+            assert_eq!(max_pods(&limits(name), &Shape::default()).branch_enis, None, "{name}");
         }
     }
 

@@ -255,15 +255,26 @@ impl Row {
 }
 
 impl Row {
-    /// Returns how many branch ENIs a trunk of the type carries, as far as AWS's documents tell: the guide to security
-    /// groups for pods wants Nitro and excludes the t family, and the EKS best practices name 9 for m5.large.
+    /// Returns how many branch ENIs a trunk of the type carries, as far as that is published: the guide to security groups
+    /// for pods wants Nitro and excludes the t family, the EKS best practices name 9 for m5.large, and the numbers of the
+    /// families below are those that amazon-vpc-resource-controller-k8s goes by (October 2025).
     fn branch_enis(&self) -> Option<u16> {
-        let (family, _) = self.name.split_once('.').unwrap_or((self.name, ""));
+        let (family, size) = self.name.split_once('.').unwrap_or((self.name, ""));
         let burstable =
             family.starts_with('t') && family[1..].starts_with(|c: char| c.is_ascii_digit());
-        match self.name {
+        match (family, size) {
             _ if burstable || self.hypervisor == Hypervisor::Xen => Some(0),
-            "m5.large" => Some(9),
+            ("m5", "large") => Some(9),
+            ("a1" | "c5" | "c5a" | "c5ad", size) => match size {
+                "medium" => Some(10),
+                "large" => Some(9),
+                "xlarge" => Some(18),
+                "2xlarge" => Some(38),
+                "4xlarge" | "8xlarge" | "9xlarge" | "12xlarge" => Some(54),
+                "16xlarge" | "18xlarge" | "24xlarge" => Some(107),
+                "metal" => Some(if family == "a1" { 54 } else { 107 }),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -282,6 +293,10 @@ mod tests {
             ("t3.large", Some(0)),
             ("trn1.32xlarge", None),
             ("m5.large", Some(9)),
+            ("a1.metal", Some(54)),
+            ("c5.metal", Some(107)),
+            ("c5a.8xlarge", Some(54)),
+            ("m5.xlarge", None),
         ];
         for (name, expected) in cases {
             let limits = Limits::lookup(name.parse().unwrap()).unwrap();

@@ -118,6 +118,45 @@ mod tests {
         }
     }
 
+    /// The table of what each tool says, worked out by hand from their sources.
+    #[test]
+    fn tools_say_what_they_say() {
+        let plain = KarpenterOptions::default();
+        let reserved = KarpenterOptions { reserved_enis: 1, ..plain };
+        // Type, file, nodeadm, Karpenter by default and with RESERVED_ENIS=1.
+        let cases = [
+            ("m5.large", 29, 29, 29, 20),
+            ("m5.4xlarge", 234, 234, 234, 205),
+            ("m5.24xlarge", 737, 737, 737, 688),
+            ("c7g.medium", 8, 8, 8, 5),
+            ("p5.48xlarge", 100, 100, 100, 51),
+            ("t3.nano", 4, 4, 4, 3),
+            ("hpc6id.32xlarge", 51, 51, 51, 0),
+        ];
+        for (name, file, nodeadm_says, karpenter_says, with_reserved) in cases {
+            let limits = limits(name);
+            assert_eq!(eni_max_pods_file(&limits), file, "{name}");
+            assert_eq!(nodeadm(Some(&limits)), nodeadm_says, "{name}");
+            assert_eq!(karpenter(&limits, &plain), karpenter_says, "{name}");
+            assert_eq!(karpenter(&limits, &reserved), with_reserved, "{name}");
+        }
+        let p5 = limits("p5.48xlarge");
+        let efa_only = KarpenterOptions { efa_only: 1, ..plain };
+        assert_eq!(karpenter(&p5, &efa_only), 51);
+        let set = KarpenterOptions { max_pods: Some(60), pods_per_core: Some(1), ..plain };
+        assert_eq!(karpenter(&p5, &set), 60);
+        assert_eq!(karpenter(&limits("m5.large"), &set), 2);
+    }
+
+    /// The formula is that of our own numbers, so the file's lines are theirs for every type.
+    #[test]
+    fn the_file_is_the_plain_formula_for_every_type() {
+        for limits in Limits::all() {
+            let ours = crate::capacity::max_pods(&limits, &crate::capacity::Shape::default());
+            assert_eq!(eni_max_pods_file(&limits), ours.max_pods, "{}", limits.instance_type);
+        }
+    }
+
     #[test]
     fn others_know_no_prefixes() {
         let m5_large = limits("m5.large");
