@@ -207,12 +207,13 @@ pub struct Claims {
     pub at_boot: Claim,
     /// With as many pods as asked for.
     pub at_pods: Claim,
-    /// At most, whatever comes and goes.
+    /// At most, whatever comes and goes. Addresses that rest are held besides those in use, and pods that end at once
+    /// after they began make any number rest, so nothing but [`Config::pods_max`] and the type's limits bounds it.
     pub worst: Claim,
 }
 
-/// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address, and at worst with
-/// `max_pods`.
+/// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address but at most `max_pods`, and
+/// at worst.
 ///
 /// ```
 /// use vpc_ipam_core::capacity::address_claim;
@@ -225,13 +226,18 @@ pub struct Claims {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn address_claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claims {
-    let at_pods = claim(limits, config, pods, max_pods);
-    // Whatever comes and goes, no more is acquired than full load asks for; pods that end leave it held for a while.
-    let worst = claim(limits, config, max_pods, max_pods);
-    Claims { at_boot: claim(limits, config, 0, max_pods), at_pods, worst }
+    let mut worst = claim(limits, config, u32::MAX / 2);
+    if limits.prefixes() && config.families.ipv4() == Some(Ipv4Kind::Prefixes) {
+        // Where single addresses stand in for prefixes they take sixteen times the places.
+        let singles = Config { families: Families::Ipv4(Ipv4Kind::Addresses), ..config.clone() };
+        worst.enis = worst.enis.max(claim(limits, &singles, u32::MAX / 2).enis);
+        worst.in_all = worst.for_pods + worst.enis;
+    }
+    let at_pods = claim(limits, config, pods.min(max_pods));
+    Claims { at_boot: claim(limits, config, 0), at_pods, worst }
 }
 
-fn claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claim {
+fn claim(limits: &Limits, config: &Config, pods: u32) -> Claim {
     let of_type = u32::from(limits.enis(Card(0)));
     let enis_max = config.enis_max.map_or(of_type, |most| of_type.min(most.into()));
     let for_trunk = u32::from(config.trunk && limits.branch_enis != Some(0));
@@ -246,7 +252,7 @@ fn claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claim {
         Ipv4Kind::Addresses => 1,
         Ipv4Kind::Prefixes => PREFIX_SIZE,
     };
-    let stock = Stock { waiting: pods.min(max_pods), ..Stock::default() };
+    let stock = Stock { waiting: pods, ..Stock::default() };
     let wanted = match demand(config.target, kind, stock, limits.ipv4_slots()) {
         Demand::Short(blocks) => blocks,
         Demand::Met | Demand::Over(_) => 0,
