@@ -1,6 +1,7 @@
 //! `vpc-ipam limits`, `max-pods` and `claim`.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
@@ -9,14 +10,39 @@ use vpc_ipam_core::capacity::compat::{
     karpenter, nodeadm,
 };
 use vpc_ipam_core::capacity::{Cap, Claim, Shape, address_claim, max_pods as capacity};
-use vpc_ipam_core::{Config, Families, Ipv4Kind, Limits};
+use vpc_ipam_core::{Config, Families, Ipv4Kind, KnownLimits, Limits, LimitsSource};
 
 use super::Failure;
+use crate::limits_file;
+
+/// What limits are taken from besides the built-in table.
+#[derive(Debug, Args)]
+struct Known {
+    /// A file with limits that come before the table's: JSON objects as `vpc-ipam limits --json` prints them, of which
+    /// instance_type, enis_per_card and ipv4_per_eni are needed
+    #[arg(long, value_name = "FILE")]
+    limits: Option<PathBuf>,
+}
+
+impl Known {
+    fn find(&self, name: &str) -> Result<Limits, Failure> {
+        let trust = vec![LimitsSource::Override, LimitsSource::Table];
+        let known = KnownLimits { trust, overrides: self.overrides()?, ec2: Vec::new() };
+        Ok(known.find(name.parse()?)?.0)
+    }
+
+    fn overrides(&self) -> Result<Vec<Limits>, Failure> {
+        let Some(path) = &self.limits else { return Ok(Vec::new()) };
+        Ok(limits_file::read(path)?)
+    }
+}
 
 #[derive(Debug, Args)]
 pub(super) struct LimitsArgs {
     /// Types, such as m5.large; none shows all
     types: Vec<String>,
+    #[command(flatten)]
+    known: Known,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -24,9 +50,16 @@ pub(super) struct LimitsArgs {
 
 pub(super) fn limits(args: &LimitsArgs) -> Result<(), Failure> {
     let all: Vec<Limits> = if args.types.is_empty() {
-        Limits::all().collect()
+        let overrides = args.known.overrides()?;
+        let stays = |limits: &Limits| {
+            !overrides.iter().any(|other| other.instance_type == limits.instance_type)
+        };
+        let mut all: Vec<Limits> = Limits::all().filter(stays).collect();
+        all.extend(overrides);
+        all.sort_by_key(|limits| limits.instance_type);
+        all
     } else {
-        args.types.iter().map(|name| lookup(name)).collect::<Result<_, _>>()?
+        args.types.iter().map(|name| args.known.find(name)).collect::<Result<_, _>>()?
     };
     let mut out = io::stdout().lock();
     let written = (|| {
@@ -86,10 +119,6 @@ fn unless_closed(written: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-fn lookup(name: &str) -> Result<Limits, Failure> {
-    Ok(Limits::lookup(name.parse()?)?)
-}
-
 #[derive(Debug, Args)]
 pub(super) struct MaxPodsArgs {
     /// The instance type, such as m5.large
@@ -122,6 +151,8 @@ pub(super) struct MaxPodsArgs {
     /// A bound besides addresses: none, aws (110 up to 30 vCPUs, 250 above) or a number
     #[arg(long, value_name = "CAP", default_value = "none", value_parser = parse_cap)]
     cap: Cap,
+    #[command(flatten)]
+    known: Known,
     /// Show what other tools say for the same node
     #[arg(long)]
     compare: bool,
@@ -142,7 +173,7 @@ fn parse_cap(text: &str) -> Result<Cap, String> {
 }
 
 pub(super) fn max_pods(args: &MaxPodsArgs) -> Result<(), Failure> {
-    let limits = lookup(&args.instance_type)?;
+    let limits = args.known.find(&args.instance_type)?;
     let kind = if args.prefix_delegation { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };
     if args.ipv6 && !limits.prefixes() {
         return Err(format!("{} takes no prefixes, which IPv6 needs", limits.instance_type).into());
@@ -163,8 +194,8 @@ pub(super) fn max_pods(args: &MaxPodsArgs) -> Result<(), Failure> {
         if args.json {
             let mut document = json!({ "instance_type": limits.instance_type, "capacity": ours });
             if args.compare {
-                document["others"] =
-                    others.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
+                let pods = |other: &Other| (other.tool.to_string(), json!(other.pods));
+                document["others"] = others.iter().map(pods).collect();
             }
             return writeln!(out, "{document}");
         }
@@ -181,9 +212,12 @@ pub(super) fn max_pods(args: &MaxPodsArgs) -> Result<(), Failure> {
         }
         if args.compare {
             writeln!(out)?;
-            for (tool, pods) in &others {
-                let differs = if *pods == ours.max_pods { "" } else { "  differs" };
-                writeln!(out, "{tool:<26} {pods:>6}{differs}")?;
+            for Other { tool, pods, why } in &others {
+                let difference = i64::from(*pods) - i64::from(ours.max_pods);
+                match difference {
+                    0 => writeln!(out, "{tool:<26} {pods:>6}")?,
+                    _ => writeln!(out, "{tool:<26} {pods:>6} {difference:>+7}  {why}")?,
+                }
             }
         }
         Ok(())
@@ -191,8 +225,15 @@ pub(super) fn max_pods(args: &MaxPodsArgs) -> Result<(), Failure> {
     unless_closed(written)
 }
 
+/// What another tool says, and why that may differ.
+struct Other {
+    tool: &'static str,
+    pods: u32,
+    why: &'static str,
+}
+
 /// What other tools say, given the options that they have.
-fn others(args: &MaxPodsArgs, limits: &Limits) -> Vec<(&'static str, u32)> {
+fn others(args: &MaxPodsArgs, limits: &Limits) -> Vec<Other> {
     let calculator = CalculatorOptions {
         custom_networking: args.custom_networking,
         prefix_delegation: args.prefix_delegation,
@@ -205,12 +246,21 @@ fn others(args: &MaxPodsArgs, limits: &Limits) -> Vec<(&'static str, u32)> {
         efa_only: args.efa_only,
         ..KarpenterOptions::default()
     };
+    let other = |tool, pods, why| Other { tool, pods, why };
     vec![
-        ("eni-max-pods.txt, pluto", eni_max_pods_file(limits)),
-        ("max-pods-calculator.sh", calculator_sh(limits, &calculator)),
-        ("nodeadm", nodeadm(Some(limits))),
-        ("Karpenter", karpenter(limits, &karpenter_options)),
-        ("cluster-autoscaler from 0", cluster_autoscaler(None)),
+        other("eni-max-pods.txt, pluto", eni_max_pods_file(limits), "knows the type alone"),
+        other(
+            "max-pods-calculator.sh",
+            calculator_sh(limits, &calculator),
+            "caps at 110 up to 30 vCPUs and at 250 above, and gives bare metal no prefixes",
+        ),
+        other("nodeadm", nodeadm(Some(limits)), "knows the type alone"),
+        other(
+            "Karpenter",
+            karpenter(limits, &karpenter_options),
+            "knows RESERVED_ENIS, but no prefixes, IPv6, MAX_ENI or cap",
+        ),
+        other("cluster-autoscaler from 0", cluster_autoscaler(None), "takes 110 for every type"),
     ]
 }
 
@@ -228,6 +278,8 @@ pub(super) struct ClaimArgs {
     /// A variable of the node, such as WARM_IP_TARGET=5; may be repeated
     #[arg(long = "env", value_name = "K=V", value_parser = parse_var)]
     vars: Vec<(String, String)>,
+    #[command(flatten)]
+    known: Known,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -242,9 +294,9 @@ pub(super) fn parse_var(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
-    let limits = lookup(&args.instance_type)?;
+    let limits = args.known.find(&args.instance_type)?;
     let (mut config, notes) = Config::from_vars(args.vars.iter().cloned());
-    for note in notes {
+    for note in notes.into_iter().chain(config.notes_on(&limits)) {
         eprintln!("vpc-ipam: {note}");
     }
     config.pods_max = args.max_pods;
