@@ -19,6 +19,8 @@ test)
 	want conntrack conntrack
 	want containerd containerd
 	want runc runc
+	want setpriv util-linux
+	want unshare util-linux
 	want python3 python3
 	# The applet is a static program, so that it runs in an otherwise empty root file system.
 	busybox=$(command -v busybox || true)

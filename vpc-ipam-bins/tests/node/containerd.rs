@@ -8,12 +8,13 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::Signal;
 use vpc_ipam_bins::lab::LabNode;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::INTERNET;
 
 use crate::support::{
-    assigned_by_ec2, kernel_state, plan, printed, start, wait_for_state, wait_until,
+    assigned_by_ec2, kernel_state, plan, printed, signal, start, wait_for_state, wait_until,
 };
 
 const CONTAINERS: usize = 20;
@@ -260,8 +261,7 @@ impl Drop for Containerd {
                 let _ = self.ctr().args(["task", "delete", "--force", name]).output();
             }
         }
-        let pid = self.process.id().to_string();
-        let _ = Command::new("kill").arg(pid).status();
+        signal(self.process.id(), Signal::TERM);
         let _ = self.process.wait();
         for folder in &self.made {
             let _ = fs::remove_dir(folder);

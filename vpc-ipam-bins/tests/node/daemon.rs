@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
 use vpc_ipam_bins::lab::{LabNode, PluginCall};
 use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
 
-use crate::support::{kernel_state, plan, settled_state, start, wait_until};
+use crate::support::{kernel_state, plan, settled_state, signal, start, wait_until};
 
 /// A process of vpc-ipamd; killed when the test is done with it.
 struct Ipamd {
@@ -63,8 +64,7 @@ impl Ipamd {
     }
 
     fn terminate(mut self) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        signal(self.process.id(), Signal::TERM);
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.said());
     }

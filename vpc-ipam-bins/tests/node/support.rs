@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::process::{Command, Output};
 use std::time::Instant;
 
+use rustix::process::{Pid, Signal};
 use vpc_ipam_bins::lab::{LabNode, Plan, quick};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
@@ -43,19 +44,22 @@ pub(crate) fn start(plan: &Plan) -> LabNode {
 /// Returns everything that the kernel holds for the node: links, addresses, routes, rules, neighbours that stay, NAT.
 pub(crate) fn kernel_state(node: &LabNode) -> String {
     let netns = Namespace::named(&node.address.node_netns).unwrap();
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 6] = [
         &["ip", "-o", "link"],
         &["ip", "-o", "-4", "address"],
         &["ip", "-4", "route", "show", "table", "all"],
         &["ip", "rule"],
         &["ip", "neighbour", "show", "nud", "permanent"],
         &["nft", "--stateless", "list", "ruleset"],
-        &["sysctl", "net.ipv4.conf.all.rp_filter", "net.ipv4.ip_forward"],
     ];
-    commands
-        .iter()
-        .map(|command| format!("$ {}\n{}", command.join(" "), run(&netns, command)))
-        .collect()
+    let printed =
+        commands.map(|command| format!("$ {}\n{}", command.join(" "), run(&netns, command)));
+    let variables = ["conf/all/rp_filter", "ip_forward"].map(|name| {
+        let file = format!("/proc/sys/net/ipv4/{name}");
+        let value = netns.run(|| std::fs::read_to_string(&file)).unwrap().unwrap();
+        format!("{file}: {value}")
+    });
+    printed.concat() + &variables.concat()
 }
 
 /// Returns what the kernel holds once nothing about it changes any more.
@@ -79,6 +83,12 @@ pub(crate) fn run(netns: &Namespace, command: &[&str]) -> String {
     let output = output.unwrap_or_else(|error| panic!("run {}: {error}", command[0]));
     assert!(output.status.success(), "{command:?}: {}", printed(&output));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Sends a signal to a process that a test started.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// Returns what a program printed, on both ways.
