@@ -48,6 +48,8 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "clap",
             "ipnet",
             "redb",
+            // Processes and user namespaces of labs.
+            "rustix",
             "serde",
             "serde_json",
             "thiserror",

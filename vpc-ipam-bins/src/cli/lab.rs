@@ -1,18 +1,24 @@
 //! `vpc-ipam lab`.
 
 mod demo;
+mod keeper;
 mod print;
 mod supervise;
+mod user_namespace;
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
+use rustix::process::geteuid;
 use vpc_ipam_core::InstanceType;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName, Place};
 
+use self::keeper::Folder;
 use super::Failure;
 use super::capacity::parse_var;
 use crate::cni::chain;
@@ -105,19 +111,6 @@ enum PodCommand {
     },
 }
 
-impl LabCommand {
-    fn lab(&self) -> Option<&LabName> {
-        match self {
-            Self::Run(_) => None,
-            Self::Up(args) => Some(&args.which.name),
-            Self::Down { which } | Self::Exec { which, .. } => Some(&which.name),
-            Self::Pod(PodCommand::Add { which, .. } | PodCommand::Del { which, .. }) => {
-                Some(&which.name)
-            }
-        }
-    }
-}
-
 pub(super) fn main(args: LabArgs) -> ExitCode {
     match dispatch(&args.command) {
         Ok(code) => code,
@@ -138,27 +131,20 @@ fn dispatch(command: &LabCommand) -> Result<ExitCode, Failure> {
             supervise::Role::Done(code) => Ok(code),
             supervise::Role::Inner(name) => up(args, name),
         },
-        other => {
-            // The lab of somebody who is not root is in a namespace of its own, and so must the command be.
-            if let Some(code) = other.lab().and_then(supervise::enter) {
-                return Ok(code);
-            }
-            within(other)
-        }
-    }
-}
-
-fn within(command: &LabCommand) -> Result<ExitCode, Failure> {
-    match command {
-        LabCommand::Down { which } => down(&which.name)?,
+        LabCommand::Down { which } => down(&which.name).map(|()| ExitCode::SUCCESS),
         LabCommand::Pod(PodCommand::Add { which, pod, json }) => {
-            add_pod(&which.name, pod, *json)?;
+            supervise::enter(&which.name)?;
+            add_pod(&which.name, pod, *json).map(|()| ExitCode::SUCCESS)
         }
-        LabCommand::Pod(PodCommand::Del { which, pod }) => del_pod(&which.name, pod)?,
-        LabCommand::Exec { which, place, command } => return exec(&which.name, place, command),
-        LabCommand::Run(_) | LabCommand::Up(_) => {}
+        LabCommand::Pod(PodCommand::Del { which, pod }) => {
+            supervise::enter(&which.name)?;
+            del_pod(&which.name, pod).map(|()| ExitCode::SUCCESS)
+        }
+        LabCommand::Exec { which, place, command } => {
+            supervise::enter(&which.name)?;
+            exec(&which.name, place, command)
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn plan(name: LabName, args: &NodeArgs) -> Plan {
@@ -179,14 +165,16 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     for note in &node.notes {
         eprintln!("vpc-ipam: {note}");
     }
+    let folder = Folder::open(&folder(&plan.name))?;
+    let Some(mut held) = folder.hold(ADDRESS)? else {
+        return Err(format!("another process keeps lab {}", plan.name).into());
+    };
     let address = node.address.clone();
-    let file = address_file(&args.which.name);
-    fs::write(&file, serde_json::to_vec(&address)?)
-        .map_err(|error| format!("write {}: {error}", file.display()))?;
+    held.write(&serde_json::to_vec(&address)?)?;
     if args.json {
-        println!("{}", serde_json::to_string(&address)?);
+        print::say(&serde_json::to_string(&address)?);
     } else {
-        print::address(&args.which.name, &address);
+        print::address(&plan.name, &address);
     }
     let notices = core::mem::replace(&mut node.notices, std::sync::mpsc::channel().1);
     let printer = print::follow(print::Stopwatch::start(), notices, std::io::stderr());
@@ -199,21 +187,28 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
 }
 
 fn down(name: &LabName) -> Result<(), Failure> {
-    if let Ok(address) = address(name) {
-        supervise::end(address.pid);
-    }
-    let removed = lab::remove_all(name)?;
+    let kept = match supervise::keeper(name)? {
+        Some(keeper) => {
+            keeper.end()?;
+            true
+        }
+        None => false,
+    };
+    // What a killed process left. The kernel removes what those who are not root had.
+    let removed = if geteuid().is_root() { lab::remove_all(name)? } else { Vec::new() };
     let folder = folder(name);
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+    let folder_removed = match geteuid().is_root().then(|| fs::remove_dir_all(&folder)) {
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(format!("remove {}: {error}", folder.display()).into());
         }
-        _ => {}
-    }
-    match removed.len() {
-        0 => println!("lab {name} is gone"),
-        count => println!("lab {name} is gone; {count} namespaces that it had left were removed"),
-    }
+        Some(Ok(())) => true,
+        Some(Err(_)) | None => false,
+    };
+    print::say(&match removed.len() {
+        0 if kept || folder_removed => format!("lab {name} is gone"),
+        0 => format!("there is no lab {name}"),
+        count => format!("lab {name} is gone; {count} namespaces that it had left were removed"),
+    });
     Ok(())
 }
 
@@ -232,10 +227,10 @@ fn add_pod(name: &LabName, pod: &str, json: bool) -> Result<(), Failure> {
         }
     };
     if json {
-        println!("{result}");
+        print::say(&result.to_string());
     } else {
         let got = result["ips"][0]["address"].as_str().unwrap_or("no address");
-        println!("{pod} has {got}; namespace {}", netns.path().display());
+        print::say(&format!("{pod} has {got}; namespace {}", netns.path().display()));
     }
     Ok(())
 }
@@ -252,16 +247,25 @@ fn del_pod(name: &LabName, pod: &str) -> Result<(), Failure> {
 }
 
 fn exec(name: &LabName, place: &str, command: &[String]) -> Result<ExitCode, Failure> {
-    let place = match place {
+    let where_to = match place {
         "node" => Place::Node,
         "host2" => Place::OtherHost,
         "internet" => Place::Internet,
         "router" => Place::Router,
         pod => Place::Pod(pod.to_string()),
     };
-    let netns = Namespace::named(&name.namespace(&place)).map_err(|error| {
-        format!("{}; is lab {name} up, and has it such a place?", chain(&error))
-    })?;
+    let names = Namespace::names()?;
+    if !names.contains(&name.namespace(&Place::Router)) {
+        return Err(supervise::not_up(name));
+    }
+    if !names.contains(&name.namespace(&where_to)) {
+        return Err(format!(
+            "lab {name} has no {place}: there are node, host2, internet, router, and its pods: {}",
+            lab::pods(name)?.join(", ")
+        )
+        .into());
+    }
+    let netns = Namespace::named(&name.namespace(&where_to))?;
     let [program, arguments @ ..] = command else { return Ok(ExitCode::SUCCESS) };
     let status = netns
         .run(|| Command::new(program).args(arguments).status())?
@@ -269,19 +273,26 @@ fn exec(name: &LabName, place: &str, command: &[String]) -> Result<ExitCode, Fai
     Ok(supervise::code(status))
 }
 
-fn address_file(name: &LabName) -> PathBuf {
-    folder(name).join("lab.json")
-}
+/// The file in a lab's folder that says where everything is; the process that keeps the lab holds it.
+const ADDRESS: &str = "lab.json";
 
 fn address(name: &LabName) -> Result<LabAddress, Failure> {
-    let file = address_file(name);
-    let text = fs::read(&file).map_err(|error| not_up(name, &file, &error))?;
+    let file = folder(name).join(ADDRESS);
+    let text = fs::read(&file).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => supervise::not_up(name),
+        _ => format!("read {}: {error}", file.display()).into(),
+    })?;
     Ok(serde_json::from_slice(&text)
         .map_err(|error| format!("read {}: {error}", file.display()))?)
 }
 
-fn not_up(name: &LabName, file: &Path, error: &std::io::Error) -> String {
-    format!("lab {name} is not up: read {}: {error}; `vpc-ipam lab up` starts one", file.display())
+/// Returns where to look for programs: what configures networks is often not in the `PATH` of who is not root.
+fn path() -> OsString {
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let given = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&given).filter(|folder| !folder.as_os_str().is_empty());
+    // None that came out of a list has a colon.
+    env::join_paths(folders.chain(more)).unwrap_or(given)
 }
 
 /// Times for the demonstration, and the cool-down that goes with them unless the caller has another.

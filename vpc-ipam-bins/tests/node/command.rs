@@ -1,24 +1,34 @@
 //! `vpc-ipam lab` as one types it.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 use vpc_ipam_linux::lab::LabName;
 
-use crate::support::{VPC_IPAM, left_of, printed, unused_name, wait_until};
+use crate::support::{VPC_IPAM, left_of, printed, signal, unused_name, wait_until};
 
 /// A `vpc-ipam lab up`; ended by a signal, if only at the end of the test.
-struct Up {
+struct Up<'a> {
     process: Child,
     ready: Value,
     name: LabName,
+    user: Option<&'a User>,
 }
 
-impl Up {
+impl<'a> Up<'a> {
     fn start() -> Self {
+        Self::start_by(None)
+    }
+
+    fn start_by(user: Option<&'a User>) -> Self {
         let name = unused_name();
-        let mut process = Command::new(VPC_IPAM)
+        let mut process = vpc_ipam(user)
             .args(["lab", "up", "--json", "--name", &name.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -27,26 +37,77 @@ impl Up {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        Self { process, ready, name }
+        Self { process, ready, name, user }
     }
 
-    fn signal(&self, signal: &str, pid: u32) {
-        let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
-        assert!(status.unwrap().success());
+    /// The process that keeps the lab.
+    fn keeper(&self) -> u32 {
+        u32::try_from(self.ready["pid"].as_u64().unwrap()).unwrap()
     }
 
     /// Runs another command on this lab; `rest` follows the name.
     fn lab(&self, command: &[&str], rest: &[&str]) -> Output {
         let name = self.name.to_string();
-        let mut all = Command::new(VPC_IPAM);
+        let mut all = vpc_ipam(self.user);
         all.arg("lab").args(command).args(["--name", &name]).args(rest).output().unwrap()
     }
 }
 
-impl Drop for Up {
+impl Drop for Up<'_> {
     fn drop(&mut self) {
-        self.signal("TERM", self.process.id());
+        // Until it is waited for, the number is nobody else's.
+        if let Ok(None) = self.process.try_wait() {
+            signal(self.process.id(), Signal::TERM);
+        }
         let _ = self.process.wait();
+    }
+}
+
+/// Returns a call of the program as root, or as a user who is not.
+fn vpc_ipam(user: Option<&User>) -> Command {
+    user.map_or_else(|| Command::new(VPC_IPAM), User::vpc_ipam)
+}
+
+/// A user who is not root: nobody, with folders of their own.
+struct User {
+    folder: TempDir,
+}
+
+impl User {
+    const UID: u32 = 65534;
+
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        for program in ["vpc-ipam", "vpc-cni"] {
+            let from = Path::new(VPC_IPAM).with_file_name(program);
+            fs::copy(from, folder.path().join(program)).unwrap();
+        }
+        let user = Self { folder };
+        fs::create_dir(user.runtime()).unwrap();
+        chown(user.runtime(), Some(Self::UID), Some(Self::UID)).unwrap();
+        user
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.folder.path().join("runtime")
+    }
+
+    /// Returns where the user's labs are written down.
+    fn labs(&self) -> PathBuf {
+        self.runtime().join("vpc-ipam-lab")
+    }
+
+    fn vpc_ipam(&self) -> Command {
+        let id = Self::UID.to_string();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"])
+            .arg(self.folder.path().join("vpc-ipam"))
+            .current_dir("/")
+            .env("PATH", "/usr/bin:/bin")
+            .env("XDG_RUNTIME_DIR", self.runtime());
+        command
     }
 }
 
@@ -85,26 +146,162 @@ fn lab_run_passes_through_the_sdk_and_http() {
     );
 }
 
-/// What a user who is not root gets; the tests' own user is mapped to nobody for that.
 #[test]
 fn lab_run_needs_no_root_where_user_namespaces_are_allowed() {
-    let folder = tempfile::tempdir().unwrap();
-    for program in ["vpc-ipam", "vpc-cni"] {
-        let from = std::path::Path::new(VPC_IPAM).with_file_name(program);
-        std::fs::copy(from, folder.path().join(program)).unwrap();
-    }
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), open).unwrap();
-    let output = Command::new("setpriv")
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
-        .arg(folder.path().join("vpc-ipam"))
-        .args(["lab", "run"])
-        .current_dir("/")
-        .output()
-        .unwrap();
+    let output = User::new().vpc_ipam().args(["lab", "run"]).output().unwrap();
     let said = printed(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("in a user namespace") && said.contains("all passed"), "{said}");
+}
+
+#[test]
+fn users_lab_takes_commands_and_goes() {
+    let user = User::new();
+    let up = Up::start_by(Some(&user));
+    let added = up.lab(&["pod", "add"], &["web", "--json"]);
+    assert!(added.status.success(), "{}", printed(&added));
+    let result: Value = serde_json::from_slice(&added.stdout).unwrap();
+    let address = result["ips"][0]["address"].as_str().unwrap();
+    let inside = up.lab(&["exec"], &["web", "--", "ip", "-o", "-4", "address", "show", "eth0"]);
+    assert!(printed(&inside).contains(address), "{address}: {}", printed(&inside));
+    let failed = up.lab(&["exec"], &["node", "--", "sh", "-c", "nft list ruleset && exit 7"]);
+    assert_eq!(failed.status.code(), Some(7), "{}", printed(&failed));
+    let second = up.lab(&["up"], &[]);
+    assert!(printed(&second).contains("is there already"), "{}", printed(&second));
+    let deleted = up.lab(&["pod", "del"], &["web"]);
+    assert!(deleted.status.success(), "{}", printed(&deleted));
+
+    let down = up.lab(&["down"], &[]);
+    assert!(printed(&down).contains("is gone"), "{}", printed(&down));
+    assert!(!Path::new(&format!("/proc/{}", up.keeper())).exists(), "it is gone when it says so");
+    assert_eq!(fs::read_dir(user.labs()).unwrap().count(), 0);
+    let again = up.lab(&["exec"], &["node", "--", "true"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(printed(&again).contains("is not up"), "{}", printed(&again));
+}
+
+#[test]
+fn users_lab_goes_whichever_process_ends_however() {
+    let user = User::new();
+    for (with, inner) in signals_to_both() {
+        let mut up = Up::start_by(Some(&user));
+        let keeper = up.keeper();
+        signal(if inner { keeper } else { up.process.id() }, with);
+        up.process.wait().unwrap();
+        wait_until("the end of the process that kept the lab", || {
+            match Path::new(&format!("/proc/{keeper}")).exists() {
+                true => Err(format!("process {keeper}, {with:?}, inner {inner}")),
+                false => Ok(()),
+            }
+        });
+        let exec = up.lab(&["exec"], &["node", "--", "true"]);
+        assert!(printed(&exec).contains("is not up"), "{with:?} {inner}: {}", printed(&exec));
+        let down = up.lab(&["down"], &[]);
+        assert!(down.status.success(), "{with:?} {inner}: {}", printed(&down));
+        assert_eq!(fs::read_dir(user.labs()).unwrap().count(), 0, "{with:?} {inner}");
+    }
+}
+
+#[test]
+fn name_of_a_users_lab_is_free_after_a_kill() {
+    let user = User::new();
+    let mut up = Up::start_by(Some(&user));
+    signal(up.process.id(), Signal::KILL);
+    up.process.wait().unwrap();
+    assert!(user.labs().join(up.name.to_string()).exists(), "a killed process removes no file");
+
+    let mut again = user.vpc_ipam();
+    again.args(["lab", "up", "--json", "--name", &up.name.to_string()]);
+    let mut again = again.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(again.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("node_netns"), "{line:?}");
+    let down = up.lab(&["down"], &[]);
+    assert!(printed(&down).contains("is gone"), "{}", printed(&down));
+    again.wait().unwrap();
+}
+
+/// What runs in there is the user's to choose.
+#[test]
+fn root_enters_no_namespace_of_a_user() {
+    let user = User::new();
+    let up = Up::start_by(Some(&user));
+    for command in
+        [&["exec", "node", "--", "true"][..], &["pod", "add", "web"], &["pod", "del", "web"]]
+    {
+        let (command, rest) = command.split_at(if command[0] == "pod" { 2 } else { 1 });
+        let output = Command::new(VPC_IPAM)
+            .arg("lab")
+            .args(command)
+            .args(["--name", &up.name.to_string()])
+            .args(rest)
+            .env("XDG_RUNTIME_DIR", user.runtime())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {}", printed(&output));
+        assert!(printed(&output).contains("is not up"), "{command:?}: {}", printed(&output));
+    }
+}
+
+#[test]
+fn what_others_could_have_written_is_not_trusted() {
+    type Plant = fn(&User);
+    let cases: [(&str, Plant, &str); 5] = [
+        (
+            "somebody else's folder",
+            |user| fs::create_dir(user.labs()).unwrap(),
+            "not this user's alone",
+        ),
+        (
+            "a folder for everyone",
+            |user| {
+                fs::create_dir(user.labs()).unwrap();
+                chown(user.labs(), Some(User::UID), None).unwrap();
+                fs::set_permissions(user.labs(), Permissions::from_mode(0o777)).unwrap();
+            },
+            "not this user's alone",
+        ),
+        ("a link to a folder", |user| symlink(user.runtime(), user.labs()).unwrap(), "open "),
+        (
+            "somebody else's file",
+            |user| {
+                own_folder(user);
+                fs::write(user.labs().join("planted"), r#"{"pid":1}"#).unwrap();
+                fs::set_permissions(user.labs().join("planted"), Permissions::from_mode(0o666))
+                    .unwrap();
+            },
+            "not this user's alone",
+        ),
+        (
+            "a link to a file",
+            |user| {
+                own_folder(user);
+                fs::write(user.runtime().join("precious"), "precious").unwrap();
+                chown(user.runtime().join("precious"), Some(User::UID), None).unwrap();
+                symlink(user.runtime().join("precious"), user.labs().join("planted")).unwrap();
+            },
+            "open ",
+        ),
+    ];
+    for (case, plant, expected) in cases {
+        let user = User::new();
+        plant(&user);
+        for command in
+            [&["exec", "--name", "planted", "node", "--", "true"][..], &["up", "--name", "planted"]]
+        {
+            let output = user.vpc_ipam().arg("lab").args(command).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{case}: {}", printed(&output));
+            assert!(printed(&output).contains(expected), "{case}: {}", printed(&output));
+        }
+        if let Ok(precious) = fs::read_to_string(user.runtime().join("precious")) {
+            assert_eq!(precious, "precious", "{case}");
+        }
+    }
+
+    fn own_folder(user: &User) {
+        fs::create_dir(user.labs()).unwrap();
+        chown(user.labs(), Some(User::UID), None).unwrap();
+    }
 }
 
 #[test]
@@ -131,17 +328,15 @@ fn lab_up_tells_where_it_is_and_takes_pods() {
     assert_eq!(failed.status.code(), Some(7));
     let nowhere = up.lab(&["exec"], &["nowhere", "--", "true"]);
     assert_eq!(nowhere.status.code(), Some(1));
-    assert!(printed(&nowhere).contains("has it such a place?"), "{}", printed(&nowhere));
+    assert!(printed(&nowhere).contains("has no nowhere"), "{}", printed(&nowhere));
 
     let again = up.lab(&["pod", "add"], &["web"]);
     assert!(!again.status.success(), "{}", printed(&again));
     let deleted = up.lab(&["pod", "del"], &["web"]);
     assert!(deleted.status.success(), "{}", printed(&deleted));
-    let name = up.name.clone();
     let down = up.lab(&["down"], &[]);
     assert!(down.status.success(), "{}", printed(&down));
-    assert_eq!(left_of(&name), [""; 0]);
-    drop(up);
+    assert_eq!(left_of(&up.name), [""; 0]);
 }
 
 #[test]
@@ -153,22 +348,51 @@ fn second_lab_of_a_name_is_refused_and_the_first_stays() {
     assert!(up.lab(&["exec"], &["node", "--", "true"]).status.success());
 }
 
-/// The process that was started, and the one that it keeps the lab with.
+/// Which signal, and whether the process that keeps the lab gets it, or the one that was started.
+fn signals_to_both() -> impl Iterator<Item = (Signal, bool)> {
+    let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL];
+    signals.into_iter().flat_map(|signal| [(signal, false), (signal, true)])
+}
+
 #[test]
 fn nothing_is_left_whichever_process_ends_however() {
-    for signal in ["INT", "TERM", "HUP", "KILL"] {
-        for inner in [false, true] {
-            let mut up = Up::start();
-            assert_ne!(left_of(&up.name), [""; 0]);
-            let keeper = u32::try_from(up.ready["pid"].as_u64().unwrap()).unwrap();
-            up.signal(signal, if inner { keeper } else { up.process.id() });
-            let _ = up.process.wait().unwrap();
-            wait_until_gone(&up.name);
-            let name = up.name.clone();
-            core::mem::forget(up);
-            assert_eq!(left_of(&name), [""; 0], "{signal} inner {inner}");
-        }
+    for (with, inner) in signals_to_both() {
+        let mut up = Up::start();
+        assert_ne!(left_of(&up.name), [""; 0]);
+        signal(if inner { up.keeper() } else { up.process.id() }, with);
+        up.process.wait().unwrap();
+        wait_until_gone(&up.name);
     }
+}
+
+#[test]
+fn lab_of_which_both_processes_were_killed_is_removed_by_down() {
+    let mut up = Up::start();
+    signal(up.process.id(), Signal::STOP);
+    signal(up.keeper(), Signal::KILL);
+    signal(up.process.id(), Signal::KILL);
+    up.process.wait().unwrap();
+    assert_ne!(left_of(&up.name), [""; 0]);
+    let exec = up.lab(&["up"], &[]);
+    assert!(printed(&exec).contains("is there already"), "{}", printed(&exec));
+
+    let down = up.lab(&["down"], &[]);
+    assert!(down.status.success(), "{}", printed(&down));
+    assert!(printed(&down).contains("namespaces that it had left"), "{}", printed(&down));
+    assert_eq!(left_of(&up.name), [""; 0]);
+}
+
+#[test]
+fn lab_whose_keeper_does_not_end_is_left_alone() {
+    let up = Up::start();
+    let before = left_of(&up.name);
+    signal(up.keeper(), Signal::STOP);
+    let down = up.lab(&["down"], &[]);
+    let after = left_of(&up.name);
+    signal(up.keeper(), Signal::CONT);
+    assert_eq!(down.status.code(), Some(1), "{}", printed(&down));
+    assert!(printed(&down).contains("kill -9"), "{}", printed(&down));
+    assert_eq!(after, before);
 }
 
 #[test]

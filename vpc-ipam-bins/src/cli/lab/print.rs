@@ -35,6 +35,11 @@ fn print_line(out: &mut dyn Write, at: Duration, who: &str, what: &str) {
     let _ = writeln!(out, "{:>7.3}  {who:<6} {what}", at.as_secs_f64());
 }
 
+/// Prints a line. Who does not read on is not waited for, and nothing fails by it.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Prints what the daemon does, until it ends.
 pub(super) fn follow(
     watch: Stopwatch,
@@ -97,18 +102,27 @@ fn describe(event: &Event) -> Option<String> {
 /// Says where a lab is and how to use it.
 pub(super) fn address(name: &LabName, address: &LabAddress) {
     let LabAddress { node_netns, socket, cni_bin_dir, cni_conf_dir, instance_id, .. } = address;
-    println!("lab {name} is up; Ctrl-C removes it");
-    println!("  instance       {instance_id}");
-    println!("  namespace      /run/netns/{node_netns}");
-    println!("  daemon         {}", socket.display());
-    println!("  CNI plugin     {}", cni_bin_dir.join("vpc-cni").display());
-    println!("  CNI conflist   {}", cni_conf_dir.join("10-vpc-ipam.conflist").display());
+    say(&format!("lab {name} is up; Ctrl-C removes it"));
+    say(&format!("  instance       {instance_id}"));
+    say(&format!("  namespace      /run/netns/{node_netns}"));
+    say(&format!("  daemon         {}", socket.display()));
+    say(&format!("  CNI plugin     {}", cni_bin_dir.join("vpc-cni").display()));
+    say(&format!("  CNI conflist   {}", cni_conf_dir.join("10-vpc-ipam.conflist").display()));
     if let (Some(ec2), Some(imds)) = (&address.ec2_endpoint, &address.imds_endpoint) {
-        println!("  EC2            {ec2}");
-        println!("  IMDS           {imds}");
+        say(&format!("  EC2            {ec2}"));
+        say(&format!("  IMDS           {imds}"));
     }
-    println!("In another terminal:");
-    println!("  vpc-ipam lab pod add web");
-    println!("  vpc-ipam lab exec web -- ip addr");
-    println!("  vpc-ipam lab exec node -- ip rule");
+    if super::user_namespace::is_inside() {
+        say("These paths are the lab's own: only what `lab exec` runs finds them.");
+    }
+    // As it was typed, since it need not be where a shell looks.
+    let program = std::env::args().next().unwrap_or_else(|| "vpc-ipam".to_string());
+    let which = match name.to_string().as_str() {
+        "lab" => String::new(),
+        other => format!(" --name {other}"),
+    };
+    say("In another terminal:");
+    say(&format!("  {program} lab pod add{which} web"));
+    say(&format!("  {program} lab exec{which} web -- ip addr"));
+    say(&format!("  {program} lab exec{which} node -- ip rule"));
 }

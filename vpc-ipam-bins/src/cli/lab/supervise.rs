@@ -6,16 +6,18 @@
 use std::env;
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use rustix::process::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName, Place};
 
-use super::Failure;
+use super::keeper::{Folder, Keeper};
+use super::user_namespace::{restart_in_own, restart_in_that_of};
+use super::{ADDRESS, Failure, path};
 use crate::cni::chain;
 use crate::lab::folder;
 
@@ -33,94 +35,74 @@ pub(super) enum Role {
 /// Returns what this process is to do. The outer process waits here until the inner one has ended.
 pub(super) fn role(name: Option<&LabName>) -> Result<Role, Failure> {
     if let Ok(name) = env::var(INNER) {
+        if !geteuid().is_root() {
+            return Err(restart_in_own().into());
+        }
+        lab::requirements()?;
         return Ok(Role::Inner(name.parse()?));
     }
     let name = match name {
         Some(name) => name.clone(),
         None => format!("run{}", std::process::id()).parse()?,
     };
-    let in_user_namespace = match lab::requirements() {
-        Ok(()) => false,
-        Err(unmet) if unmet.is_met_in_a_user_namespace() => true,
-        Err(unmet) => return Err(unmet.into()),
-    };
-    watch(&name, in_user_namespace).map(Role::Done)
+    let code = if geteuid().is_root() { watch_as_root(&name) } else { watch_as_user(&name) };
+    code.map(Role::Done)
 }
 
-fn watch(name: &LabName, in_user_namespace: bool) -> Result<ExitCode, Failure> {
+/// Root's labs are found by everyone: by the names of their namespaces.
+fn watch_as_root(name: &LabName) -> Result<ExitCode, Failure> {
     // What is there is not ours to clean up.
-    let router = name.namespace(&Place::Router);
-    if Namespace::names()?.contains(&router) || pointer(name).exists() {
-        return Err(format!(
-            "lab {name} is there already; use it, remove it with `vpc-ipam lab down --name {name}`, or take another name"
-        )
-        .into());
+    if Namespace::names()?.contains(&name.namespace(&Place::Router)) {
+        return Err(there_already(name));
     }
-    let mut command = inner(in_user_namespace)?;
-    let mut child = command
+    let status = watch(name, |_| Ok(()))?;
+    let left = lab::remove_all(name)?;
+    if !left.is_empty() {
+        eprintln!("vpc-ipam: removed what was left: {}", left.join(", "));
+    }
+    let _ = fs::remove_dir_all(folder(name));
+    Ok(code(status))
+}
+
+/// Those of others are in a user namespace, and all of it goes with the last process there.
+fn watch_as_user(name: &LabName) -> Result<ExitCode, Failure> {
+    let folder = Folder::of_user()?;
+    let Some(mut held) = folder.hold(&name.to_string())? else { return Err(there_already(name)) };
+    eprintln!("vpc-ipam: not root: building the lab in a user namespace");
+    Ok(code(watch(name, |pid| held.name_keeper(pid))?))
+}
+
+fn there_already(name: &LabName) -> Failure {
+    format!(
+        "lab {name} is there already; use it, remove it with `vpc-ipam lab down --name {name}`, or take another name"
+    )
+    .into()
+}
+
+/// Starts the inner process and waits until it has ended.
+fn watch(
+    name: &LabName,
+    started: impl FnOnce(u32) -> Result<(), Failure>,
+) -> Result<ExitStatus, Failure> {
+    let signals = signals()?;
+    let mut child = Command::new(env::current_exe()?)
+        .args(env::args_os().skip(1))
+        .env("PATH", path())
         .env(INNER, name.to_string())
         .stdin(Stdio::piped())
         .spawn()
         .map_err(|error| format!("start the lab's own process: {error}"))?;
     // The pipe ends when this process ends, however it does.
     let pipe = child.stdin.take();
-    let pointer = in_user_namespace.then(|| pointer(name));
-    if let Some(pointer) = &pointer {
-        fs::write(pointer, child.id().to_string())?;
-    }
+    let started = started(child.id());
+    let pipe = started.is_ok().then_some(pipe);
     // A signal reaches both where it comes from the terminal; otherwise the end of the pipe tells.
-    let signals = signals()?;
     thread::spawn(move || {
         let _ = signals.recv();
         drop(pipe);
     });
     let status = child.wait()?;
-    match pointer {
-        // Its namespaces went with the user namespace.
-        Some(pointer) => {
-            let _ = fs::remove_file(pointer);
-            if !status.success() {
-                explain(status);
-            }
-        }
-        None => {
-            let left = lab::remove_all(name)?;
-            if !left.is_empty() {
-                eprintln!("vpc-ipam: removed what was left: {}", left.join(", "));
-            }
-            let _ = fs::remove_dir_all(folder(name));
-        }
-    }
-    Ok(code(status))
-}
-
-fn inner(in_user_namespace: bool) -> Result<Command, Failure> {
-    let program = env::current_exe()?;
-    // Without root, what configures networks is often not in PATH.
-    let path = env::var("PATH").unwrap_or_default();
-    let path = format!("{path}:/usr/sbin:/sbin");
-    let mut command = if in_user_namespace {
-        eprintln!("vpc-ipam: not root: building the lab in a user namespace");
-        let mut command = Command::new("unshare");
-        // The lab names its namespaces below /run, which has to be its own for that.
-        let script = "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\"";
-        command.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", script]);
-        command.arg(program);
-        command
-    } else {
-        Command::new(program)
-    };
-    command.args(env::args_os().skip(1)).env("PATH", path);
-    Ok(command)
-}
-
-/// Says what may be the matter when the inner process failed without being able to say it.
-fn explain(status: ExitStatus) {
-    if status.code() == Some(1)
-        && fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|n| n.trim() == "0")
-    {
-        eprintln!("vpc-ipam: this system allows no user namespaces: run it as root");
-    }
+    started.map(|()| status)
 }
 
 /// Returns a channel on which a word comes, or which closes, when the lab is to be removed: a signal came, or the outer
@@ -142,11 +124,13 @@ pub(super) fn stop_requests(remove: Option<&LabName>) -> io::Result<Receiver<()>
     let (never, forever) = channel();
     thread::spawn(move || {
         let _ = requests.recv();
-        eprintln!("vpc-ipam: stopped; removing the lab");
-        if let Err(error) = lab::remove_all(&name) {
-            eprintln!("vpc-ipam: {}", chain(&error));
-        }
+        let removed = lab::remove_all(&name);
         let _ = fs::remove_dir_all(folder(&name));
+        // Only then: who reads what we say may have stopped to.
+        match removed {
+            Ok(_) => eprintln!("vpc-ipam: stopped; the lab is removed"),
+            Err(error) => eprintln!("vpc-ipam: stopped; {}", chain(&error)),
+        }
         // As a shell reports a program that Ctrl-C ended.
         drop(never);
         std::process::exit(130);
@@ -177,46 +161,38 @@ fn signals() -> io::Result<Receiver<()>> {
     Ok(receiver)
 }
 
-/// Where the outer process of somebody who is not root says which process keeps a lab.
-fn pointer(name: &LabName) -> PathBuf {
-    let user = env::var("USER").unwrap_or_else(|_| "user".to_string());
-    env::temp_dir().join(format!("vpc-ipam-lab-{user}-{name}.pid"))
-}
-
-/// Runs this command again within the user namespace of a lab, if the lab is in one. Returns how it ended.
-pub(super) fn enter(name: &LabName) -> Option<ExitCode> {
-    if folder(name).exists() {
-        return None;
+/// Goes on within the user namespace of the lab, if the lab is in one: then this returns only if that failed.
+///
+/// Root's labs never are, and root follows no file into a namespace.
+pub(super) fn enter(name: &LabName) -> Result<(), Failure> {
+    if geteuid().is_root() {
+        return Ok(());
     }
-    let pid = fs::read_to_string(pointer(name)).ok()?;
-    let program = env::current_exe().ok()?;
-    let status = Command::new("nsenter")
-        .args(["--target", pid.trim(), "--user", "--mount", "--net", "--preserve-credentials"])
-        .arg(program)
-        .args(env::args_os().skip(1))
-        .status();
-    match status {
-        Ok(status) => Some(code(status)),
-        Err(error) => {
-            eprintln!("vpc-ipam: run nsenter: {error}");
-            Some(ExitCode::FAILURE)
+    match Folder::of_user()?.keeper(&name.to_string())? {
+        Some(keeper) => Err(restart_in_that_of(&keeper).into()),
+        None if folder(name).exists() => {
+            Err(format!("lab {name} is root's: run this as root").into())
         }
+        None => Err(not_up(name)),
     }
 }
 
-/// Asks the process that keeps a lab to end, and waits until it has.
-pub(super) fn end(pid: u32) {
-    let alive = || PathBuf::from(format!("/proc/{pid}")).exists();
-    if !alive() {
-        return;
+/// Says that there is no such lab.
+pub(super) fn not_up(name: &LabName) -> Failure {
+    let named = match name.to_string().as_str() {
+        "lab" => String::new(),
+        other => format!(" --name {other}"),
+    };
+    format!("lab {name} is not up; `vpc-ipam lab up{named}` starts one").into()
+}
+
+/// Returns the process that keeps a lab.
+pub(super) fn keeper(name: &LabName) -> Result<Option<Keeper>, Failure> {
+    if !geteuid().is_root() {
+        return Folder::of_user()?.keeper(&name.to_string());
     }
-    let _ = Command::new("kill").arg(pid.to_string()).status();
-    for _ in 0..100 {
-        if !alive() {
-            return;
-        }
-        thread::sleep(core::time::Duration::from_millis(100));
-    }
+    let folder = folder(name);
+    if folder.exists() { Folder::open(&folder)?.keeper(ADDRESS) } else { Ok(None) }
 }
 
 /// Returns how a command ended, as a shell does.
