@@ -255,7 +255,7 @@ impl Bench {
     fn in_process(&self, route_table: u8) -> Result<[Times; 2], Failure> {
         let sandbox = &self.sandboxes[0];
         let lease = lease_of(sandbox, route_table)?;
-        let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+        let settings = PodSettings::new(VethPrefix::default(), 9001);
         let bare_pod = BarePod { address: sandbox.bare, table: route_table };
         let mut inside = sandbox.netns.netlink()?;
         let mut bare_inside = sandbox.netns.run(bare::Netlink::open)??;

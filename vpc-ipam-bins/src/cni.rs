@@ -90,6 +90,8 @@ pub struct NetConfig {
     pub mtu: Option<u16>,
     /// What an earlier ADD printed, if the runtime tells.
     pub prev_result: Option<serde_json::Value>,
+    /// The pod's annotations, if the runtime tells.
+    pub pod_annotations: BTreeMap<String, String>,
 }
 
 /// The configuration as it is written; unknown keys are left alone.
@@ -105,6 +107,15 @@ struct RawConfig {
     /// The peer writes it as text.
     mtu: Option<serde_json::Value>,
     prev_result: Option<serde_json::Value>,
+    #[serde(default)]
+    runtime_config: RuntimeConfig,
+}
+
+/// What the runtime adds for the capabilities that a configuration declares.
+#[derive(Default, Deserialize)]
+struct RuntimeConfig {
+    #[serde(default, rename = "io.kubernetes.cri.pod-annotations")]
+    pod_annotations: BTreeMap<String, String>,
 }
 
 impl Call {
@@ -220,6 +231,7 @@ impl NetConfig {
             veth_prefix: raw.veth_prefix.filter(|prefix| !prefix.is_empty()),
             mtu,
             prev_result: raw.prev_result,
+            pod_annotations: raw.runtime_config.pod_annotations,
         })
     }
 
@@ -240,6 +252,7 @@ impl NetConfig {
             veth_prefix: None,
             mtu: None,
             prev_result: None,
+            pod_annotations: BTreeMap::new(),
         })
     }
 }

@@ -22,14 +22,15 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, Event, Grant, Ipam, Issued,
-    Limits, Metadata, Outcome, PodKey, Record, Released, Timestamp, Uncommitted,
+    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant, Ipam,
+    Issued, Limits, Metadata, Outcome, PodKey, Record, Released, Timestamp, Uncommitted,
     UnusableConfigError,
 };
-use vpc_ipam_linux::{HostConfig, Namespace};
+use vpc_ipam_linux::host::egress;
+use vpc_ipam_linux::{Family, HostConfig, Namespace, Table};
 
 use crate::cni::{Code, chain};
-use crate::protocol::{Answer, Request};
+use crate::protocol::{Answer, PodLinks, Request};
 use crate::store::{Found, OpenError, Store};
 
 pub use self::clock::Clock;
@@ -128,6 +129,8 @@ enum Input {
     Outcome(ActionId, Outcome),
     Written(Result<(), String>),
     HostSetUp(Result<Vec<String>, String>),
+    /// An ENI has a route table that does not follow from its place.
+    Table(EniId, Table),
 }
 
 /// Manages the addresses of the node until `shutdown` completes.
@@ -142,7 +145,6 @@ pub async fn run(
     let limits = limits(&*api, &metadata).await?;
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
 
-    let mtu = options.config.eni_mtu;
     let host = HostThread::start(
         options.netns.clone(),
         options.host_config.clone(),
@@ -187,8 +189,7 @@ pub async fn run(
         writer: Writer::start(store, inputs.clone()),
         inputs,
         notices,
-        veth_prefix: options.host_config.veth_prefix.to_string(),
-        mtu,
+        links: links(&options.config, &options.host_config, &metadata),
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
         callers: BTreeMap::new(),
         unwritten: Vec::new(),
@@ -201,6 +202,19 @@ pub async fn run(
     drop(daemon);
     server.stop().await;
     result
+}
+
+/// Returns how the links of pods are to be made on this node.
+fn links(config: &Config, host_config: &HostConfig, metadata: &Metadata) -> PodLinks {
+    let egress = egress(host_config, config, metadata);
+    PodLinks {
+        veth_prefix: host_config.veth_prefix.to_string(),
+        mtu: host_config.pod_mtu.unwrap_or(config.eni_mtu),
+        ipv4_egress: egress == Some(Family::Ipv4),
+        ipv6_egress: egress == Some(Family::Ipv6),
+        ipv6_disabled: !host_config.pod_ipv6 && egress != Some(Family::Ipv6),
+        tables: BTreeMap::new(),
+    }
 }
 
 async fn metadata(api: &dyn Ec2Api, clock: &Clock) -> Result<Metadata, DaemonError> {
@@ -256,8 +270,8 @@ struct Loop {
     writer: Writer,
     inputs: mpsc::Sender<Input>,
     notices: Option<std::sync::mpsc::Sender<Notice>>,
-    veth_prefix: String,
-    mtu: u16,
+    /// How the links of pods are to be made.
+    links: PodLinks,
     vpc_ipv4_cidrs: Vec<ipnet::Ipv4Net>,
     /// Who waits for the address of a pod.
     callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
@@ -420,6 +434,9 @@ impl Loop {
                 self.ipam.handle_outcome(id, outcome, now);
             }
             Input::Written(result) => self.on_written(result, now),
+            Input::Table(eni, table) => {
+                self.links.tables.insert(eni, table.0);
+            }
             Input::HostSetUp(Ok(changed)) => {
                 if !changed.is_empty() {
                     info!(?changed, "node network was put right");
@@ -549,7 +566,7 @@ impl Loop {
     }
 
     fn lease(&self, lease: vpc_ipam_core::Lease) -> Answer {
-        Answer::Lease { lease, veth_prefix: self.veth_prefix.clone(), mtu: self.mtu }
+        Answer::Lease { lease, links: self.links.clone() }
     }
 
     fn notice(&self, notice: Notice) {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{KernelNetlink, Namespace, NamespaceError, NetlinkError, VethPrefix};
+use vpc_ipam_linux::{
+    Family, KernelNetlink, Namespace, NamespaceError, NetlinkError, Table, VethPrefix,
+};
 
 use crate::cni::{AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain};
-use crate::protocol::{self, Answer, AskError, Asked, Request, SOCKET};
+use crate::protocol::{self, Answer, AskError, Asked, PodLinks, Request, SOCKET};
 
 /// The longest configuration that is read, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -59,13 +61,13 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     let (netns, path) = sandbox(call)?;
     let key = key(call)?;
     let request =
-        AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: CardChoice::Any };
+        AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: cards(call) };
     let socket = socket(call);
     let asked = Asked::send(socket, &Request::Assign(request)).map_err(not_asked)?;
     // While the daemon makes the grant durable.
     let sockets = Sockets::open(&netns);
     let (lease, settings) = match asked.answer().map_err(not_asked)? {
-        Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)),
+        Answer::Lease { lease, links } => (lease, settings(call, links)),
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
         other @ (Answer::Unknown | Answer::Status(_)) => return Err(unexpected(&other)),
     };
@@ -121,7 +123,7 @@ fn del(call: &Call) -> Result<(), Error> {
     let key = key(call)?;
     let socket = socket(call);
     let (lease, settings) = match ask(socket, &Request::Find(key.clone()))? {
-        Answer::Lease { lease, veth_prefix, mtu } => (lease, settings(call, veth_prefix, mtu)?),
+        Answer::Lease { lease, links } => (lease, settings(call, links)?),
         // It may be waiting for an address, which it no longer should.
         Answer::Unknown => return release(socket, key),
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
@@ -204,13 +206,23 @@ fn pod_of(call: &Call) -> Pod {
     }
 }
 
+/// Returns on which network cards the pod wants an interface, as its annotation says.
+fn cards(call: &Call) -> CardChoice {
+    let choice = call.config.pod_annotations.get("k8s.amazonaws.com/nicConfig");
+    match choice.map(String::as_str) {
+        Some("multi-nic-attachment") => CardChoice::Every,
+        Some(_) | None => CardChoice::Any,
+    }
+}
+
 fn socket(call: &Call) -> &Path {
     call.config.socket.as_deref().unwrap_or(Path::new(SOCKET))
 }
 
 /// Returns how the pod's link is to be made: with the daemon's prefix, which its translation rules know, and with the MTU
 /// of the network configuration or else the daemon's.
-fn settings(call: &Call, veth_prefix: String, mtu: u16) -> Result<PodSettings, Error> {
+fn settings(call: &Call, links: PodLinks) -> Result<PodSettings, Error> {
+    let PodLinks { veth_prefix, mtu, ipv4_egress, ipv6_egress, ipv6_disabled, tables } = links;
     if let Some(other) = call.config.veth_prefix.as_ref().filter(|other| **other != veth_prefix) {
         let what = format!("vethPrefix {other:?} is not the daemon's, which is {veth_prefix:?}");
         let mut error = Error::new(Code::InvalidConfig, what);
@@ -221,7 +233,18 @@ fn settings(call: &Call, veth_prefix: String, mtu: u16) -> Result<PodSettings, E
     let veth_prefix = veth_prefix.parse::<VethPrefix>().map_err(|error| {
         Error::new(Code::Daemon, format!("use vethPrefix {veth_prefix:?}")).because(error)
     })?;
-    Ok(PodSettings { veth_prefix, mtu: call.config.mtu.unwrap_or(mtu) })
+    let egress = match (ipv4_egress, ipv6_egress) {
+        (true, _) => Some(Family::Ipv4),
+        (false, true) => Some(Family::Ipv6),
+        (false, false) => None,
+    };
+    Ok(PodSettings {
+        veth_prefix,
+        mtu: call.config.mtu.unwrap_or(mtu),
+        egress,
+        ipv6_disabled,
+        tables: tables.into_iter().map(|(eni, table)| (eni, Table(table))).collect(),
+    })
 }
 
 fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {

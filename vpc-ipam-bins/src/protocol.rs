@@ -4,12 +4,13 @@
 //! heard.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vpc_ipam_core::{AddressRequest, Lease, PodKey};
+use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
 
 use crate::cni;
 
@@ -38,14 +39,12 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// A pod's addresses, and what the node's configuration says of its links.
+    /// A pod's addresses, and how its links are to be made.
     Lease {
         /// The addresses.
         lease: Lease,
-        /// The prefix of host veth names.
-        veth_prefix: String,
-        /// The MTU of the pod's link in bytes.
-        mtu: u16,
+        /// What the node's configuration says of links.
+        links: PodLinks,
     },
     /// The pod is not known.
     Unknown,
@@ -60,6 +59,23 @@ pub enum Answer {
         /// Why it failed, and what helps.
         details: String,
     },
+}
+
+/// What all pods of a node have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodLinks {
+    /// The prefix of host veth names.
+    pub veth_prefix: String,
+    /// The MTU in bytes.
+    pub mtu: u16,
+    /// Whether pods without an IPv4 address reach IPv4 through the node.
+    pub ipv4_egress: bool,
+    /// Whether pods without an IPv6 address reach IPv6 through the node.
+    pub ipv6_egress: bool,
+    /// Whether pods without an IPv6 address have no IPv6 at all.
+    pub ipv6_disabled: bool,
+    /// The route tables of ENIs for which they do not follow from the place.
+    pub tables: BTreeMap<EniId, u32>,
 }
 
 /// How a node stands.

@@ -5,7 +5,7 @@ use std::io;
 
 use vpc_ipam_core::Mac;
 
-use crate::{LinkId, LinkIndex, Namespace, Object, Route};
+use crate::{LinkId, LinkIndex, Namespace, Neighbour, Object, Route};
 
 /// One change to a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,13 @@ pub enum Change {
         /// The route.
         route: Route,
     },
+    /// Tells the kernel a neighbour's MAC address before it asks; it goes on to find out by itself whether that stays so.
+    Introduce {
+        /// The link.
+        link: LinkId,
+        /// The neighbour.
+        neighbour: Neighbour,
+    },
     /// Makes the object be there and be as it says.
     Set(Object),
     /// Makes the object not be there. The settings of a link and kernel variables have no absence: nothing happens.
@@ -53,6 +60,9 @@ impl fmt::Display for Change {
             ),
             Self::AddVlan(vlan) => {
                 write!(f, "add vlan {} with id {} on {}", vlan.name, vlan.id, vlan.trunk)
+            }
+            Self::Introduce { link, neighbour: Neighbour { address, mac } } => {
+                write!(f, "introduce {address} lladdr {mac} dev {link}")
             }
             Self::AddRoute { link, route } => write!(f, "add route {route} dev {link}"),
             Self::AddBridge(bridge) => write!(f, "add bridge {}", bridge.name),
@@ -184,6 +194,7 @@ pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
         | Change::AddVlan(_)
         | Change::AddBridge(_)
         | Change::AddRoute { .. }
+        | Change::Introduce { .. }
         | Change::Join { .. } => false,
         Change::RemoveLink { .. } => refusal.is(&[Errno::NODEV]),
         Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),

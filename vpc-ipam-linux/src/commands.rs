@@ -48,6 +48,9 @@ fn of_change(change: &Change) -> Vec<String> {
             let family = Family::of(route.destination.addr());
             vec![format!("ip{} route add {}", option(family), of_route(link, route))]
         }
+        Change::Introduce { link, neighbour: Neighbour { address, mac } } => {
+            vec![format!("ip neigh replace {address} lladdr {mac} dev {link} nud reachable")]
+        }
         Change::AddVlan(vlan) => vec![format!(
             "ip link add {} link {} address {} mtu {} type vlan id {}",
             vlan.name, vlan.trunk, vlan.mac, vlan.mtu, vlan.id
@@ -74,7 +77,8 @@ fn set(object: &Object) -> Vec<String> {
         }
         Object::Address { link, address } => {
             let mut how = String::new();
-            if address.net.prefix_len() < address.net.max_prefix_len() {
+            let net = address.net;
+            if address.scope == Scope::Global && net.prefix_len() < net.max_prefix_len() {
                 how.push_str(" noprefixroute");
             }
             match address.net {

@@ -278,6 +278,11 @@ fn go_integer(text: &str) -> Option<u64> {
 }
 
 impl VethPrefix {
+    /// Returns what pods on branch ENIs have in strict mode, and no others may.
+    pub(crate) fn for_strict_branches() -> Self {
+        Self("vlan".into())
+    }
+
     /// Returns the prefix.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -145,7 +145,7 @@ fn rule(address: IpAddr, table: Table) -> Rule {
 pub(crate) const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0xec2, 0, 0, 0, 0, 0, 1);
 
 /// The router of a subnet is the first address after its base, whatever octet that carries into.
-fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
+pub(crate) fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from_bits(subnet.network().to_bits().wrapping_add(1))
 }
 

@@ -54,11 +54,7 @@ impl HostFacts {
 
     /// Returns the family that pods have no address of in the VPC and reach through the node.
     pub fn egress(&self, config: &HostConfig) -> Option<Family> {
-        match self.families {
-            Families::Ipv4(_) if config.ipv6_egress => self.primary_ipv6.and(Some(Family::Ipv6)),
-            Families::Ipv6 if config.ipv4_egress => self.primary_ipv4.and(Some(Family::Ipv4)),
-            Families::Ipv4(_) | Families::Ipv6 | Families::Dual(_) => None,
-        }
+        egress_by(config, self.families, self.primary_ipv4, self.primary_ipv6)
     }
 
     /// Returns the families of which pods have addresses in the VPC.
@@ -67,6 +63,33 @@ impl HostFacts {
         let ipv6 = self.families.ipv6().then_some(Family::Ipv6);
         ipv4.into_iter().chain(ipv6)
     }
+}
+
+/// Returns the family that pods of a node have no address of in the VPC and reach through the node.
+pub fn egress(config: &HostConfig, pool: &Config, metadata: &Metadata) -> Option<Family> {
+    let (ipv4, ipv6) = own_addresses(metadata);
+    egress_by(config, pool.families, ipv4, ipv6)
+}
+
+fn egress_by(
+    config: &HostConfig,
+    families: Families,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+) -> Option<Family> {
+    match families {
+        Families::Ipv4(_) if config.ipv6_egress => ipv6.and(Some(Family::Ipv6)),
+        Families::Ipv6 if config.ipv4_egress => ipv4.and(Some(Family::Ipv4)),
+        Families::Ipv4(_) | Families::Ipv6 | Families::Dual(_) => None,
+    }
+}
+
+/// Returns the primary ENI's own addresses.
+fn own_addresses(metadata: &Metadata) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let mut enis = metadata.observation.enis.iter();
+    let primary = enis.find(|eni| eni.id == metadata.node.primary);
+    let ipv4 = metadata.primary_ipv4.or_else(|| primary?.primary_ipv4);
+    (ipv4, primary.and_then(|primary| primary.primary_ipv6))
 }
 
 /// The ranges of the VPC are not known, and without them every packet would be translated.
@@ -220,10 +243,11 @@ pub fn facts(
     let eni = metadata.observation.enis.iter().find(|eni| eni.id == id);
     let eni = eni.ok_or(HostError::NoAddress { eni: id })?;
     let links = netlink.links()?;
+    let (primary_ipv4, primary_ipv6) = own_addresses(metadata);
     let facts = HostFacts {
         primary: link_by_mac(&links, eni.mac)?.clone(),
-        primary_ipv4: metadata.primary_ipv4.or(eni.primary_ipv4),
-        primary_ipv6: eni.primary_ipv6,
+        primary_ipv4,
+        primary_ipv6,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
         mtu: pool.eni_mtu,
         families: pool.families,

@@ -36,7 +36,7 @@
 //!     },
 //!     more: Vec::new(),
 //! };
-//! let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+//! let settings = PodSettings::new(VethPrefix::default(), 9001);
 //!
 //! let network = pod::desired(&lease, &settings)?;
 //!

@@ -1,21 +1,28 @@
 //! Pods: each is joined to the node by a veth, and reaches everything through it.
 
-use core::fmt::Write as _;
-use core::net::{IpAddr, Ipv4Addr};
+mod branch;
+mod egress;
 
-use ipnet::IpNet;
+use core::fmt::Write as _;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv6Net};
 use sha1::{Digest as _, Sha1};
 use vpc_ipam_core::{EniId, Lease, LeasedInterface, Mac, Pod, PodKey};
 
+use self::branch::{MakeError, Whose};
 use crate::state::{
     Actual, ApplyError, Claim, Difference, State, apply, carry_out, changes, diff, in_words,
     refused,
 };
 use crate::{
-    Address, Change, Effect, Family, Link, LinkId, LinkIndex, Namespace, Neighbour, Netlink,
-    NetlinkError, Object, Protocol, Refusal, Refused, Route, Rule, Scope, Sysctl, SysctlKey, Table,
-    Veth, VethPeer, VethPrefix, eni,
+    Address, BranchMode, Change, Effect, Family, Link, LinkId, LinkIndex, LinkMissingError,
+    Namespace, Neighbour, Netlink, NetlinkError, Object, Protocol, Refusal, Refused, Route, Rule,
+    Scope, Sysctl, SysctlKey, Table, Veth, VethPeer, VethPrefix, eni,
 };
+
+pub use branch::{Branch, BranchEni, VlanId, VlanIdError, desired_on_branch};
 
 /// What all pods of a node have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +31,21 @@ pub struct PodSettings {
     pub veth_prefix: VethPrefix,
     /// The MTU of their links in bytes.
     pub mtu: u16,
+    /// The family that they have no address of in the VPC and reach through the node: [`HostFacts::egress`].
+    ///
+    /// [`HostFacts::egress`]: crate::host::HostFacts::egress
+    pub egress: Option<Family>,
+    /// Whether those without an IPv6 address may not have link-local ones either.
+    pub ipv6_disabled: bool,
+    /// The route tables of ENIs for which they do not follow from the place: [`eni::table_here`].
+    pub tables: BTreeMap<EniId, Table>,
+}
+
+impl PodSettings {
+    /// Describes pods of which nothing else is to be known.
+    pub fn new(veth_prefix: VethPrefix, mtu: u16) -> Self {
+        Self { veth_prefix, mtu, egress: None, ipv6_disabled: false, tables: BTreeMap::new() }
+    }
 }
 
 /// The network of one pod, as it should be. It is all that a CNI result tells.
@@ -48,6 +70,12 @@ pub struct PodInterface {
     pub table: Table,
     /// The route table in the pod: main for the first interface, a table of its own for each other.
     pub pod_table: Table,
+    /// The family of which it gets an address that only the node knows, once it is there.
+    pub egress: Option<Family>,
+    /// Whether IPv6 is switched off in the pod.
+    pub ipv6_disabled: bool,
+    /// The branch ENI that it is on, if it is on one.
+    pub branch: Option<Branch>,
 }
 
 /// One end of the veth of a pod.
@@ -66,6 +94,8 @@ pub struct PodAddress {
     pub address: IpAddr,
     /// The next hop: on no network, known to the pod as the host's end of the veth.
     pub gateway: IpAddr,
+    /// Whether nobody but the node knows the address; it translates what is sent from it.
+    pub only_on_node: bool,
 }
 
 impl PodAddress {
@@ -81,15 +111,9 @@ impl PodAddress {
 #[non_exhaustive]
 pub enum PodError {
     /// An interface has no address.
-    #[error("the lease has no IPv4 address on {eni}")]
+    #[error("the lease has no address on {eni}")]
     NoAddress {
         /// The ENI that should carry it.
-        eni: EniId,
-    },
-    /// An interface has an IPv6 address.
-    #[error("the lease has an IPv6 address on {eni}, and pods get IPv4 addresses only")]
-    Ipv6 {
-        /// The ENI that carries it.
         eni: EniId,
     },
     /// There are more interfaces than any instance has network cards.
@@ -128,56 +152,69 @@ impl PodInterface {
         leased: &LeasedInterface,
         settings: &PodSettings,
     ) -> Result<Self, PodError> {
-        if leased.ipv6.is_some() {
-            return Err(PodError::Ipv6 { eni: leased.eni });
-        }
-        let address = leased.ipv4.ok_or(PodError::NoAddress { eni: leased.eni })?;
-        let container_name = match number {
-            0 => lease.key.ifname().to_owned(),
-            number => format!("mNicIf{number}"),
+        let address = |address| PodAddress {
+            address,
+            gateway: gateway(Family::of(address), number),
+            only_on_node: false,
         };
+        let addresses: Vec<_> = leased.addresses().map(address).collect();
+        if addresses.is_empty() {
+            return Err(PodError::NoAddress { eni: leased.eni });
+        }
+        let (host, container) = veth_ends(&lease.key, &lease.pod, number, &settings.veth_prefix);
+        let has = |family| addresses.iter().any(|it| Family::of(it.address) == family);
+        let table = settings.tables.get(&leased.eni).copied();
         Ok(Self {
-            host: VethEnd {
-                name: host_name(&settings.veth_prefix, &lease.pod, number),
-                mac: derived_mac(&lease.key, number, "host"),
-            },
-            container: VethEnd {
-                name: container_name,
-                mac: derived_mac(&lease.key, number, "pod"),
-            },
+            host,
+            container,
             mtu: settings.mtu,
-            addresses: vec![PodAddress {
-                address: address.into(),
-                gateway: Ipv4Addr::new(169, 254, 1, number + 1).into(),
-            }],
-            table: eni::table(leased.card, leased.device),
+            table: table.unwrap_or_else(|| eni::table(leased.card, leased.device)),
             pod_table: match number {
                 0 => Table::MAIN,
                 number => Table(number.into()),
             },
+            egress: settings.egress.filter(|family| number == 0 && !has(*family)),
+            ipv6_disabled: settings.ipv6_disabled && !has(Family::Ipv6),
+            branch: None,
+            addresses,
         })
     }
 
     /// Returns what the host should hold for the interface, once its end of the veth has an index.
     pub fn on_host(&self, link: LinkIndex) -> State {
         let link = LinkId::new(link, &self.host.name);
-        // A pod that advertises itself as a router must not steer the node.
-        let ipv6 = [("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0")];
-        let sysctls = ipv6.map(|(name, value)| {
-            Object::Sysctl(Sysctl {
-                key: SysctlKey::ipv6_of_link(&self.host.name, name),
-                value: value.to_owned(),
-                optional: true,
-            })
-        });
-        let mut wanted = Vec::from(sysctls);
+        let [quiet @ .., loose] = branch::quiet(&link.name);
+        let mut wanted: Vec<_> = quiet.into_iter().map(Object::Sysctl).collect();
+        if self.strict_branch().is_some() {
+            wanted.push(Object::Sysctl(loose));
+        }
+        if self.has(Family::Ipv6) {
+            wanted.push(Object::Sysctl(no_own_address(&self.host.name)));
+        }
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
-        let mut claims = vec![Claim::OurRoutes { link: link.clone() }];
-        for PodAddress { address, .. } in &self.addresses {
-            let route = Route::on_link(Table::MAIN, *address);
+        if self.has(Family::Ipv6) {
+            // From an address of the link the host asks for the pod's MAC address.
+            let net = gateway(Family::Ipv6, self.number()).into();
+            let address = Address { net, scope: Scope::Link };
+            wanted.push(Object::Address { link: link.clone(), address });
+        }
+        let mut claims = Vec::new();
+        if self.egress.is_none() {
+            claims.push(Claim::OurRoutes { link: link.clone() });
+        }
+        for &PodAddress { address, only_on_node, .. } in &self.addresses {
+            let route = Route::on_link(self.table_to_pod(), address);
             wanted.push(Object::Route { link: link.clone(), route });
-            wanted.extend(self.rules(*address).map(Object::Rule));
-            claims.extend(any_rules(*address).map(Claim::Rules));
+            if only_on_node {
+                continue;
+            }
+            wanted.extend(self.rules(address).map(Object::Rule));
+            claims.extend(any_rules(address).map(Claim::Rules));
+            if let Some(branch) = &self.branch {
+                let (rule, claimed) = branch.rules_by(Family::of(address), &self.host.name);
+                wanted.extend(rule.map(Object::Rule));
+                claims.extend(claimed);
+            }
         }
         State { wanted, claims }
     }
@@ -185,9 +222,17 @@ impl PodInterface {
     /// Returns what the pod should hold for the interface, once its end of the veth has an index.
     pub fn in_pod(&self, link: LinkIndex) -> State {
         let link = LinkId::new(link, &self.container.name);
-        let mut wanted = vec![Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true }];
-        let mut claims = vec![Claim::OurRoutes { link: link.clone() }];
-        for PodAddress { address, gateway } in &self.addresses {
+        let mut wanted: Vec<_> = self.sysctls_in_pod().map(Object::Sysctl).collect();
+        wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
+        if self.has(Family::Ipv6) {
+            let address = link_local(self.container.mac);
+            wanted.push(Object::Address { link: link.clone(), address });
+        }
+        let mut claims = Vec::new();
+        if self.egress.is_none() {
+            claims.push(Claim::OurRoutes { link: link.clone() });
+        }
+        for PodAddress { address, gateway, .. } in &self.addresses {
             let family = Family::of(*address);
             let route = |route| Object::Route { link: link.clone(), route };
             wanted.push(route(Route::on_link(self.pod_table, *gateway)));
@@ -205,12 +250,53 @@ impl PodInterface {
         State { wanted, claims }
     }
 
+    /// Returns the variables of the pod's namespace, to be set before the link is up.
+    fn sysctls_in_pod(&self) -> impl Iterator<Item = Sysctl> {
+        let set = |link: &str, value: &str, optional| Sysctl {
+            key: SysctlKey::ipv6_of_link(link, "disable_ipv6"),
+            value: value.to_owned(),
+            optional,
+        };
+        let name = &self.container.name;
+        let on = self.has(Family::Ipv6).then(|| {
+            // A runtime may have switched IPv6 off.
+            [set(name, "0", false), set("lo", "0", false), no_own_address(name)]
+        });
+        let off = self.ipv6_disabled.then(|| ["all", "default", "lo"].map(|it| set(it, "1", true)));
+        on.into_iter().chain(off).flatten()
+    }
+
+    /// Returns whether it has, or gets, an address of a family.
+    fn has(&self, family: Family) -> bool {
+        let has = |it: &PodAddress| Family::of(it.address) == family;
+        self.egress == Some(family) || self.addresses.iter().any(has)
+    }
+
+    /// Returns its place among the interfaces of the pod.
+    fn number(&self) -> u8 {
+        // Tables in the pod are numbered from 1, after main for the first interface.
+        match self.pod_table {
+            Table::MAIN => 0,
+            Table(number) => number as u8,
+        }
+    }
+
+    fn strict_branch(&self) -> Option<&Branch> {
+        self.branch.as_ref().filter(|branch| branch.mode == BranchMode::Strict)
+    }
+
+    /// Returns the table by which the host reaches the pod. In strict mode it does by the VPC alone.
+    fn table_to_pod(&self) -> Table {
+        if self.strict_branch().is_some() { self.table } else { Table::MAIN }
+    }
+
     pub(crate) fn rules(&self, address: IpAddr) -> impl Iterator<Item = Rule> {
         let family = Family::of(address);
         let to = Rule::new(family, PRIORITY_TO_POD, Table::MAIN).to(address);
         let from = Rule::new(family, PRIORITY_FROM_POD, self.table).from(address);
         let from = (self.table != Table::MAIN).then_some(from);
-        core::iter::once(to).chain(from)
+        let both = self.strict_branch().is_none().then_some((to, from));
+        both.into_iter().flat_map(|(to, from)| core::iter::once(to).chain(from))
     }
 
     fn rule_in_pod(&self, address: IpAddr) -> Option<Rule> {
@@ -230,6 +316,44 @@ impl PodInterface {
             },
         }
     }
+}
+
+/// Returns the names and MAC addresses of the veth of an interface.
+fn veth_ends(key: &PodKey, pod: &Pod, number: u8, prefix: &VethPrefix) -> (VethEnd, VethEnd) {
+    let name = match number {
+        0 => key.ifname().to_owned(),
+        number => format!("mNicIf{number}"),
+    };
+    let host = host_name(prefix, pod, number);
+    (
+        VethEnd { name: host, mac: derived_mac(key, number, "host") },
+        VethEnd { name, mac: derived_mac(key, number, "pod") },
+    )
+}
+
+/// Returns the next hop of an interface: on no network, the same in every pod.
+fn gateway(family: Family, number: u8) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::new(169, 254, 1, number + 1).into(),
+        Family::Ipv6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(number) + 1).into(),
+    }
+}
+
+/// Keeps the kernel from giving a link a link-local address, which it would some time after the link is up, and let be used
+/// some time after that. (Linux before 4.11 cannot be kept from it.)
+fn no_own_address(link: &str) -> Sysctl {
+    Sysctl {
+        key: SysctlKey::ipv6_of_link(link, "addr_gen_mode"),
+        value: "1".to_owned(),
+        optional: true,
+    }
+}
+
+/// Returns the link-local address that follows from a MAC address, as the kernel would make it (EUI-64).
+fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Address {
+    let [ab, cx, xd, ef] = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
+    let address = Ipv6Addr::new(0xfe80, 0, 0, 0, ab, cx, xd, ef);
+    Address { net: Ipv6Net::new_assert(address, 64).into(), scope: Scope::Link }
 }
 
 /// Returns patterns of the rules of an address, whatever their tables and whoever made them.
@@ -299,6 +423,9 @@ pub enum AddFailure {
         /// Its name.
         ifname: String,
     },
+    /// The trunk ENI of the pod's branch ENI has no link.
+    #[error("find the trunk ENI of the pod's branch ENI")]
+    Trunk(#[source] LinkMissingError),
     /// The kernel refused, or could not be talked to.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -326,8 +453,8 @@ fn left_in_words(left_behind: &[ApplyError]) -> String {
 
 /// Gives a pod its network.
 ///
-/// In three sends, none of which waits for what the host holds already: the veth; route and rules on the host; everything
-/// in the pod. Where a link of that name is found, it is kept if it is this pod's own from an earlier ADD, which is then
+/// In four sends, none of which waits for what the host holds already: the veth; route and rules on the host; everything
+/// in the pod; and a question that makes the host see that the pod's end is up. Where a link of that name is found, it is kept if it is this pod's own from an earlier ADD, which is then
 /// put right where it differs, and replaced if it is of an earlier pod of the same name. A failure leaves nothing behind.
 ///
 /// `pod` is opened in `namespace`.
@@ -348,15 +475,26 @@ fn try_add(
     network: &PodNetwork,
 ) -> Result<(), AddFailure> {
     let veths = make_veths(host, pod, namespace, network)?;
+    let mut interfaces = Vec::with_capacity(network.interfaces.len());
+    for (interface, veth) in network.interfaces.iter().zip(&veths) {
+        let link = LinkId::new(veth.link, &interface.host.name);
+        interfaces.push(egress::with_address(host, interface, &link)?);
+    }
+    let network = &PodNetwork { interfaces };
     let (mut on_host, mut in_pod) = (State::default(), State::default());
     for (interface, veth) in network.interfaces.iter().zip(&veths) {
+        if let Some(branch) = &interface.branch {
+            let link = make_vlan(host, branch, interface.mtu)?;
+            on_host.append(branch.on_host(link, interface.mtu));
+        }
         on_host.append(interface.on_host(veth.link));
         in_pod.append(interface.in_pod(veth.peer));
     }
-    if veths.iter().any(|veth| veth.kept) {
+    let on_branch = network.interfaces.iter().any(|interface| interface.branch.is_some());
+    if on_branch || veths.iter().any(|veth| veth.kept) {
         apply(host, &on_host)?;
         apply(pod, &in_pod)?;
-        return Ok(());
+        return make_known(host, network, &veths);
     }
 
     let actual = |up: bool, link: fn(&(&PodInterface, &MadeVeth)) -> LinkId| {
@@ -376,6 +514,30 @@ fn try_add(
     send_on_host(host, network, &on_host, &host_actual)?;
     let changes = changes(&diff(&in_pod, &pod_actual), &pod_actual);
     carry_out(pod, &changes)?;
+    make_known(host, network, &veths)
+}
+
+/// Lets the host's ends take note that the pod's are up, and of what is there.
+///
+/// The kernel does both in its own time, up to a second later on a busy node, and loses what is sent until then. To be asked
+/// about a link it takes note of it first (since Linux 6.13); and a pod answers for an IPv6 address only some time after it
+/// has it.
+fn make_known(
+    host: &mut dyn Netlink,
+    network: &PodNetwork,
+    veths: &[MadeVeth],
+) -> Result<(), AddFailure> {
+    let mut introductions = Vec::new();
+    for (interface, veth) in network.interfaces.iter().zip(veths) {
+        let link = LinkId::new(veth.link, &interface.host.name);
+        let ipv6 = interface.addresses.iter().filter(|it| it.address.is_ipv6());
+        introductions.extend(ipv6.map(|it| Change::Introduce {
+            link: link.clone(),
+            neighbour: Neighbour { address: it.address, mac: interface.container.mac },
+        }));
+        host.link(&interface.host.name)?;
+    }
+    carry_out(host, &introductions)?;
     Ok(())
 }
 
@@ -407,6 +569,19 @@ fn make_veths(
         });
     }
     Ok(made)
+}
+
+/// Makes the link of the VLAN of a branch ENI, unless it is there.
+fn make_vlan(host: &mut dyn Netlink, branch: &Branch, mtu: u16) -> Result<LinkIndex, AddFailure> {
+    let changes = branch.make(host, mtu).map_err(|error| match error {
+        MakeError::Netlink(error) => error.into(),
+        MakeError::Trunk(error) => AddFailure::Trunk(error),
+    })?;
+    carry_out(host, &changes)?;
+    match host.link(&branch.vlan.link_name())? {
+        Some(link) => Ok(link.id.index),
+        None => Err(NetlinkError::Decode { what: "VLAN without a link" }.into()),
+    }
 }
 
 /// Decides whose link it is that has the name of the new one.
@@ -460,6 +635,7 @@ fn send_on_host(
     actual: &Actual,
 ) -> Result<(), ApplyError> {
     let addresses = network.interfaces.iter().flat_map(|interface| &interface.addresses);
+    let addresses = addresses.filter(|it| !it.only_on_node);
     let stale = addresses.map(|it| any_rules(it.address)[1].clone());
     let stale: Vec<_> = stale.map(|rule| Change::Remove(Object::Rule(rule))).collect();
     let mut all = changes(&diff(desired, actual), actual);
@@ -488,6 +664,13 @@ fn undo(host: &mut dyn Netlink, pod: &mut dyn Netlink, network: &PodNetwork) -> 
             on_host.extend(rules.map(Change::Remove));
             let rules = interface.rule_in_pod(*address).map(Object::Rule);
             in_pod.extend(rules.map(Change::Remove));
+        }
+        if let Some(branch) = &interface.branch
+            && let Ok(Whose::Ours(link)) = branch.link(host)
+        {
+            on_host.push(Change::RemoveLink { name: link.id.name.to_string() });
+            let rules = branch.any_rules().into_iter().flat_map(|rule| [rule.clone(), rule]);
+            on_host.extend(rules.map(|rule| Change::Remove(Object::Rule(rule))));
         }
         // Its routes go with the link, and the other end with its own too.
         on_host.push(Change::RemoveLink { name: interface.host.name.clone() });
@@ -533,24 +716,45 @@ fn remove_interface(
     interface: &PodInterface,
     spared: &mut Vec<IpAddr>,
 ) -> Result<(), ApplyError> {
-    // The name alone does not tell: a new pod of the same name has it too.
-    let ours = host.link(&interface.host.name)?.filter(|it| it.mac == Some(interface.host.mac));
+    let mut ours = with_mac(host, &interface.host)?;
     let mut changes = Vec::new();
+    if let Some(branch) = &interface.branch {
+        match branch.link(host)? {
+            Whose::Others => {
+                spared.extend(interface.addresses.iter().map(|it| it.address));
+                return Ok(());
+            }
+            Whose::Ours(link) => {
+                changes.push(Change::RemoveLink { name: link.id.name.to_string() });
+            }
+            Whose::Nobodys => {}
+        }
+        changes.extend(branch.any_rules().into_iter().map(|it| Change::Remove(Object::Rule(it))));
+        if let Some(ours) = &ours {
+            // Where strict mode has it. The mode may be another than when the pod was added.
+            changes.extend(interface.addresses.iter().map(|it| {
+                let route = Route::on_link(interface.table, it.address);
+                Change::Remove(Object::Route { link: ours.id.clone(), route })
+            }));
+        }
+    }
     for PodAddress { address, .. } in &interface.addresses {
         let own = Route::on_link(Table::MAIN, *address);
         let there = host
             .route_to(*address)?
             .filter(|(_, route)| (route.table, route.destination) == (own.table, own.destination));
-        match there {
-            Some((link, _)) if ours.as_ref().is_some_and(|ours| ours.id.index == link) => {
-                let link = LinkId::new(link, &interface.host.name);
-                changes.push(Change::Remove(Object::Route { link, route: own }));
+        if there.is_some() && ours.is_none() {
+            ours = with_mac_by_any_name(host, &interface.host)?;
+        }
+        match (there, &ours) {
+            (Some((link, _)), Some(ours)) if ours.id.index == link => {
+                changes.push(Change::Remove(Object::Route { link: ours.id.clone(), route: own }));
             }
-            Some(_) => {
+            (Some(_), _) => {
                 spared.push(*address);
                 continue;
             }
-            None => {}
+            (None, _) => {}
         }
         changes.extend(any_rules(*address).map(|rule| Change::Remove(Object::Rule(rule))));
     }
@@ -587,8 +791,24 @@ pub fn check(
 ) -> Result<Vec<Difference>, NetlinkError> {
     let mut differences = Vec::new();
     for interface in &network.interfaces {
-        let outside = link_with_mac(host, &interface.host)?;
-        let inside = link_with_mac(pod, &interface.container)?;
+        let outside = match with_mac(host, &interface.host)? {
+            Some(link) => Some(link),
+            None => with_mac_by_any_name(host, &interface.host)?,
+        };
+        let mut interface = interface.clone();
+        if let Some(link) = &outside {
+            interface.host.name = link.id.name.to_string();
+            interface = egress::with_present_address(host, &interface, &link.id)?;
+        }
+        let index = |link: Option<Link>| link.map_or(NO_LINK, |link| link.id.index);
+        if let Some(branch) = &interface.branch {
+            let link = match branch.link(host)? {
+                Whose::Ours(link) => link.id.index,
+                Whose::Others | Whose::Nobodys => NO_LINK,
+            };
+            differences.extend(differences_of(host, link, &branch.on_host(link, interface.mtu))?);
+        }
+        let (outside, inside) = (index(outside), index(with_mac(pod, &interface.container)?));
         differences.extend(differences_of(host, outside, &interface.on_host(outside))?);
         differences.extend(differences_of(pod, inside, &interface.in_pod(inside))?);
     }
@@ -611,10 +831,22 @@ fn differences_of(
 /// The kernel counts links from 1.
 const NO_LINK: LinkIndex = LinkIndex(0);
 
-/// Returns the index of an end of a veth, if there is one with that MAC address.
-fn link_with_mac(netlink: &mut dyn Netlink, end: &VethEnd) -> Result<LinkIndex, NetlinkError> {
-    let link = netlink.link(&end.name)?.filter(|link| link.mac == Some(end.mac));
-    Ok(link.map_or(NO_LINK, |link| link.id.index))
+/// Returns an end of a veth, if it is there. The name alone does not tell: a new pod of the same name has it too.
+fn with_mac(netlink: &mut dyn Netlink, end: &VethEnd) -> Result<Option<Link>, NetlinkError> {
+    Ok(netlink.link(&end.name)?.filter(|link| link.mac == Some(end.mac)))
+}
+
+/// Returns the host's end of a veth that was made when names began otherwise.
+fn with_mac_by_any_name(
+    host: &mut dyn Netlink,
+    end: &VethEnd,
+) -> Result<Option<Link>, NetlinkError> {
+    let expected = parts_of_host_name(&end.name).map(|(_, digits)| digits);
+    let is_it = |link: &Link| {
+        let digits = parts_of_host_name(&link.id.name).map(|(_, digits)| digits);
+        link.mac == Some(end.mac) && digits == expected
+    };
+    Ok(host.links()?.into_iter().find(is_it))
 }
 
 #[cfg(test)]
@@ -625,7 +857,7 @@ mod tests {
     use crate::netlink::MockNetlink;
 
     #[test]
-    fn pod_is_added_in_three_sends_that_ask_nothing() {
+    fn pod_is_added_in_four_sends_that_list_nothing() {
         let network = desired(&lease(), &settings()).unwrap();
         let mut host = MockNetlink::new();
         let mut sequence = mockall::Sequence::new();
@@ -648,23 +880,17 @@ mod tests {
             .times(1)
             .in_sequence(&mut sequence)
             .returning(|changes| Ok(vec![Ok(Effect::Done); changes.len()]));
+        host.expect_link().times(1).in_sequence(&mut sequence).returning(|_| Ok(None));
 
         // What is not expected panics: lists, above all.
         add(&mut host, &mut inside, &Namespace::current().unwrap(), &network).unwrap();
     }
 
     #[test]
-    fn lease_without_a_usable_address_is_refused() {
-        let ipv6 = Some("2001:db8::1".parse().unwrap());
-        let eni = lease().first.eni;
-        let cases = [
-            (LeasedInterface { ipv4: None, ..lease().first }, PodError::NoAddress { eni }),
-            (LeasedInterface { ipv6, ..lease().first }, PodError::Ipv6 { eni }),
-        ];
-        for (first, expected) in cases {
-            let lease = Lease { first, ..lease() };
-            assert_eq!(desired(&lease, &settings()), Err(expected));
-        }
+    fn lease_without_an_address_is_refused() {
+        let lease = Lease { first: LeasedInterface { ipv4: None, ..lease().first }, ..lease() };
+        let expected = Err(PodError::NoAddress { eni: lease.first.eni });
+        assert_eq!(desired(&lease, &settings()), expected);
     }
 
     #[test]
@@ -698,6 +924,6 @@ mod tests {
     }
 
     fn settings() -> PodSettings {
-        PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 }
+        PodSettings::new(VethPrefix::default(), 9001)
     }
 }

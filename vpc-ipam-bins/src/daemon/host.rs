@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, facts, set_up};
-use vpc_ipam_linux::{HostConfig, KernelNetlink, Namespace, NetlinkError, execute};
+use vpc_ipam_linux::{HostConfig, KernelNetlink, Namespace, NetlinkError, eni, execute};
 
 use super::Input;
 use crate::cni::chain;
@@ -88,6 +88,12 @@ fn work(
         let heard = match job {
             Job::Execute(id, action) => {
                 let outcome = execute(&mut netlink, &action);
+                // Before the outcome, which may serve a pod that waits for the ENI.
+                if let Some(table) = table_of_its_own(&mut netlink, &action)
+                    && inputs.blocking_send(table).is_err()
+                {
+                    break;
+                }
                 inputs.blocking_send(Input::Outcome(id, outcome))
             }
             Job::SetUp(metadata, reply) => {
@@ -113,6 +119,14 @@ fn work(
             break;
         }
     }
+}
+
+/// Returns the route table of an ENI if it does not follow from its place.
+fn table_of_its_own(netlink: &mut KernelNetlink, action: &HostAction) -> Option<Input> {
+    let HostAction::SetUpEni(link) = action else { return None };
+    // What cannot be read now could not be set up either.
+    let table = eni::table_here(netlink, link).ok()?;
+    (table != eni::table(link.card, link.device)).then_some(Input::Table(link.eni, table))
 }
 
 /// Tells of kernel variables that cannot be written, of each once, and goes on without them.

@@ -234,6 +234,9 @@ impl Netlink for KernelNetlink {
                 Change::AddRoute { link, route } => {
                     gathered.push((place, wire::add_route(link.index, route)));
                 }
+                Change::Introduce { link, neighbour } => {
+                    gathered.push((place, wire::introduce(link.index, *neighbour)));
+                }
                 Change::AddBridge(bridge) => gathered.push((place, wire::add_bridge(bridge))),
                 Change::Join { port, bridge } => {
                     gathered.push((place, wire::join(port.index, bridge.index)));

@@ -161,7 +161,7 @@ fn address_message(link: LinkIndex, Address { net, scope }: Address) -> AddressM
     message.attributes =
         vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
     let mut flags = AddressFlags::empty();
-    if net.prefix_len() < net.max_prefix_len() {
+    if scope == Scope::Global && net.prefix_len() < net.max_prefix_len() {
         // The subnet's route in main belongs to the primary ENI; another one would only have to be removed again, each
         // time that the link comes up.
         flags |= AddressFlags::Noprefixroute;
@@ -208,7 +208,11 @@ pub(super) fn get_route(address: IpAddr) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = af(Family::of(address));
     message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
-    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
+    message.header.flags = match address {
+        IpAddr::V4(_) => RouteFlags::FibMatch | RouteFlags::LookupTable,
+        // The answer tells the table anyway, and to ask for it is refused.
+        IpAddr::V6(_) => RouteFlags::FibMatch,
+    };
     message.attributes = vec![RouteAttribute::Destination(route_address(address))];
     Request { message: Message::GetRoute(message), flags: 0 }
 }
@@ -286,6 +290,13 @@ fn rule_message(rule: &Rule) -> RuleMessage {
 pub(super) fn set_neighbour(link: LinkIndex, neighbour: Neighbour) -> Request {
     let message = Message::NewNeighbour(neighbour_message(link, neighbour));
     Request { message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+}
+
+/// Sets a neighbour that may turn out to be another.
+pub(super) fn introduce(link: LinkIndex, neighbour: Neighbour) -> Request {
+    let mut message = neighbour_message(link, neighbour);
+    message.header.state = NeighbourState::Reachable;
+    Request { message: Message::NewNeighbour(message), flags: NLM_F_CREATE | NLM_F_REPLACE }
 }
 
 pub(super) fn remove_neighbour(link: LinkIndex, neighbour: Neighbour) -> Request {

@@ -7,11 +7,14 @@
 
 mod adopt;
 mod bridge;
+mod cards;
 mod conntrack;
+mod egress;
 mod eni;
 mod faults;
 mod host;
 mod iptables;
+mod ipv6;
 mod netns;
 mod node;
 mod pod;

@@ -205,7 +205,7 @@ fn pod_of_another_prefix_and_mtu_keeps_them() {
     let odd = {
         let lease = crate::support::lease("odd", "odd", 0, 1, "10.0.0.103");
         let prefix = "pod".parse().unwrap();
-        let settings = vpc_ipam_linux::pod::PodSettings { veth_prefix: prefix, mtu: 1400 };
+        let settings = vpc_ipam_linux::pod::PodSettings::new(prefix, 1400);
         vpc_ipam_linux::pod::desired(&lease, &settings).unwrap()
     };
     let inside = add(&vpc.node, &odd);

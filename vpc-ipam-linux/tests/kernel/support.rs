@@ -124,8 +124,10 @@ impl Netns {
             "-4 -o addr",
             "-4 rule",
             "-6 rule",
+            "-6 -o addr show scope global",
             "-4 route show table all",
-            "-4 neigh show nud permanent",
+            "-6 route show table all proto 86",
+            "neigh show nud permanent",
         ];
         let links = self.json("link").into_iter().map(|link| {
             let up =
@@ -183,6 +185,35 @@ impl Vpc {
         vpc
     }
 
+    /// Gives everything an IPv6 half: 2001:db8:a::/64 and 2001:db8:b::/64 are the subnets, 2001:db8:f::10 the internet.
+    pub fn with_ipv6() -> Self {
+        let vpc = Self::new();
+        // The links of a real node are older than its pods; here nothing should wait until the kernel trusts the addresses
+        // that it gave them.
+        for netns in [&vpc.node, &vpc.fabric] {
+            netns.exec("sysctl -qw net.ipv6.conf.default.accept_dad=0");
+            for link in link_names(&mut netns.netlink()) {
+                for setting in ["accept_dad=0", "disable_ipv6=1", "disable_ipv6=0"] {
+                    netns.exec(&format!("sysctl -qw net.ipv6.conf.{link}.{setting}"));
+                }
+            }
+        }
+        vpc.fabric.exec("sysctl -qw net.ipv6.conf.all.forwarding=1");
+        for (bridge, address) in [("subnet1", "2001:db8:a::1/64"), ("subnet2", "2001:db8:b::1/64")]
+        {
+            for address in [address, "fe80:ec2::1/64"] {
+                vpc.fabric.ip(&format!("addr add {address} dev {bridge} nodad"));
+            }
+        }
+        vpc.fabric.ip("addr add 2001:db8:a::30/128 dev subnet1 nodad");
+        vpc.fabric.ip("addr add 2001:db8:f::10/128 dev lo");
+        let addresses = ["2001:db8:a::10", "2001:db8:a:0:1::2", "2001:db8:a:0:1::3"];
+        vpc.deliver("eth0", PRIMARY_MAC, "subnet1", &addresses);
+        vpc.node.ip("addr add 2001:db8:a::10/64 dev eth0 nodad");
+        vpc.node.ip("route add default via fe80:ec2::1 dev eth0");
+        vpc
+    }
+
     /// Plugs an ENI in: a link with its MAC address appears in the node, down and bare. The fabric delivers the addresses
     /// to it, and drops what comes from it with any other source.
     pub fn plug(&self, name: &str, mac: Mac, subnet: &str, addresses: &[&str]) {
@@ -191,22 +222,32 @@ impl Vpc {
             "link add {name} netns {fabric} mtu 9001 type veth peer name {name} netns {node} address {mac} mtu 9001"
         ));
         self.fabric.ip(&format!("link set {name} master {subnet} up"));
+        let table = check_of(name);
+        self.fabric.nft(&format!(
+            "table netdev {table} {{ set ipv4 {{ type ipv4_addr; }}; set ipv6 {{ type ipv6_addr; }}; \
+             chain c {{ type filter hook ingress device \"{name}\" priority 0; \
+             ip saddr != @ipv4 counter drop; ip6 saddr fe80::/10 accept; ip6 saddr :: accept; \
+             ip6 saddr != @ipv6 counter drop; }}; }}"
+        ));
+        self.deliver(name, mac, subnet, addresses);
+    }
+
+    /// Gives addresses to an ENI.
+    pub fn deliver(&self, name: &str, mac: Mac, subnet: &str, addresses: &[&str]) {
         for address in addresses {
+            let set = if address.contains(':') { "ipv6" } else { "ipv4" };
             self.fabric
                 .ip(&format!("neigh replace {address} lladdr {mac} dev {subnet} nud permanent"));
+            self.fabric
+                .nft(&format!("add element netdev {} {set} {{ {address} }}", check_of(name)));
         }
-        let addresses = addresses.join(", ");
-        self.fabric.nft(&format!(
-            "table netdev check_{name} {{ chain c {{ type filter hook ingress device \"{name}\" priority 0; \
-             ip saddr != {{ {addresses} }} counter drop; }}; }}"
-        ));
     }
 
     /// Returns how many packets the check of the source dropped.
     pub fn drops(&self, name: &str) -> u64 {
-        let table = self.fabric.exec(&format!("nft list table netdev check_{name}"));
-        let count = table.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
-        count.and_then(|count| count.parse().ok()).unwrap()
+        let table = self.fabric.exec(&format!("nft list table netdev {}", check_of(name)));
+        let counts = table.split("packets ").skip(1);
+        counts.map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     pub fn host_facts(&self) -> host::HostFacts {
@@ -224,6 +265,10 @@ impl Vpc {
     pub fn nat(&self) -> Option<String> {
         self.node.try_exec("nft list table ip vpc-ipam").ok()
     }
+}
+
+fn check_of(name: &str) -> String {
+    format!("check_{}", name.replace('.', "_"))
 }
 
 /// Returns the ENI of device 1 in the first subnet, or of device 2 in the second.
@@ -273,14 +318,27 @@ pub fn leased(card: u8, device: u8, address: &str) -> LeasedInterface {
     }
 }
 
+/// Returns the lease of the pod `default/NAME` with an address of either family, or both.
+pub fn lease_with(name: &str, device: u8, ipv4: Option<&str>, ipv6: Option<&str>) -> Lease {
+    let first = LeasedInterface {
+        ipv4: ipv4.map(|address| address.parse().unwrap()),
+        ipv6: ipv6.map(|address| address.parse().unwrap()),
+        ..leased(0, device, "0.0.0.0")
+    };
+    Lease { first, ..lease(name, name, 0, device, "0.0.0.0") }
+}
+
 /// Returns the network of the pod `default/NAME` whose container has the same name.
 pub fn network(name: &str, device: u8, address: &str) -> PodNetwork {
     network_of(&lease(name, name, 0, device, address))
 }
 
 pub fn network_of(lease: &Lease) -> PodNetwork {
-    let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
-    pod::desired(lease, &settings).unwrap()
+    pod::desired(lease, &settings()).unwrap()
+}
+
+pub fn settings() -> PodSettings {
+    PodSettings::new(VethPrefix::default(), 9001)
 }
 
 /// Adds a pod to a node in a namespace of its own.
@@ -342,9 +400,10 @@ pub fn source_seen_by(
 ) -> Option<String> {
     let listener = server.run(|| listen(listens_on)).unwrap();
     let to: SocketAddr = to.parse().unwrap();
-    let stream =
-        client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500))).unwrap();
-    let _stream = stream.ok()?;
+    // A link that has just come up may lose what is sent first, and TCP sends again only after a second.
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(300));
+    let stream = client.run(|| (0..3).find_map(|_| connect().ok())).unwrap();
+    let _stream = stream?;
     listener.accept().ok().map(|(_, peer)| peer.ip().to_string())
 }
 

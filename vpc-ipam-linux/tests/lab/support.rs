@@ -130,7 +130,7 @@ impl World {
             },
             more: Vec::new(),
         };
-        let settings = PodSettings { veth_prefix: VethPrefix::default(), mtu: 9001 };
+        let settings = PodSettings::new(VethPrefix::default(), 9001);
         let network = pod::desired(&lease, &settings).unwrap();
         let namespace = lab::add_pod(self.lab.name(), name).unwrap();
         let (mut node, mut inside) =

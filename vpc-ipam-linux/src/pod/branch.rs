@@ -1,0 +1,241 @@
+//! Pods on branch ENIs: an ENI of the pod's own, with security groups of its own, behind a VLAN of the node's trunk ENI.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use vpc_ipam_core::{EniId, Mac, Pod, PodKey};
+
+use super::{PodAddress, PodError, PodInterface, PodNetwork, PodSettings, gateway, veth_ends};
+use crate::eni::{GATEWAY_IPV6, link_by_mac};
+use crate::host::PRIORITY_BRANCH;
+use crate::state::{Claim, State};
+use crate::{
+    BranchMode, Change, Family, Link, LinkId, LinkIndex, LinkMissingError, Netlink, NetlinkError,
+    Object, Protocol, Route, Rule, Sysctl, SysctlKey, Table, VethPrefix, Vlan,
+};
+
+/// A branch ENI and the pod's addresses on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchEni {
+    /// The ENI.
+    pub eni: EniId,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its VLAN.
+    pub vlan: VlanId,
+    /// The MAC address of the trunk ENI.
+    pub trunk: Mac,
+    /// The IPv4 address and the range of its subnet.
+    pub ipv4: Option<(Ipv4Addr, Ipv4Net)>,
+    /// The IPv6 address and the range of its subnet.
+    pub ipv6: Option<(Ipv6Addr, Ipv6Net)>,
+}
+
+/// The number of a VLAN: 1 to 4094.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VlanId(u16);
+
+/// A number that no VLAN has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no VLAN has the number {0}: expected 1 to 4094")]
+pub struct VlanIdError(u16);
+
+impl TryFrom<u16> for VlanId {
+    type Error = VlanIdError;
+
+    fn try_from(number: u16) -> Result<Self, VlanIdError> {
+        if (1..=4094).contains(&number) { Ok(Self(number)) } else { Err(VlanIdError(number)) }
+    }
+}
+
+impl VlanId {
+    /// Returns the number.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the name of the VLAN's link on the node, which the peer gives it too.
+    pub fn link_name(self) -> String {
+        format!("vlan.eth.{}", self.0)
+    }
+
+    /// Returns the route table of the branch ENI.
+    pub fn table(self) -> Table {
+        Table(100 + u32::from(self.0))
+    }
+}
+
+/// What an interface on a branch ENI has besides the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The VLAN.
+    pub vlan: VlanId,
+    /// The MAC address of its link: the branch ENI's.
+    pub mac: Mac,
+    /// The MAC address of the trunk ENI.
+    pub trunk: Mac,
+    /// The router of the subnet, for each family.
+    pub gateways: Vec<IpAddr>,
+    /// How the pod's packets find their way.
+    pub mode: BranchMode,
+}
+
+/// Returns the network of a pod on a branch ENI.
+pub fn desired_on_branch(
+    key: &PodKey,
+    pod: &Pod,
+    branch: &BranchEni,
+    mode: BranchMode,
+    settings: &PodSettings,
+) -> Result<PodNetwork, PodError> {
+    let ipv4 = branch.ipv4.map(|(address, _)| IpAddr::V4(address));
+    let ipv6 = branch.ipv6.map(|(address, _)| IpAddr::V6(address));
+    let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
+    if addresses.is_empty() {
+        return Err(PodError::NoAddress { eni: branch.eni });
+    }
+    // What the node sends to outside of the VPC it translates, unless it leaves by a link whose name begins so.
+    let prefix = match mode {
+        BranchMode::Strict => VethPrefix::for_strict_branches(),
+        BranchMode::Standard => settings.veth_prefix.clone(),
+    };
+    let (host, container) = veth_ends(key, pod, 0, &prefix);
+    let router = |net: Ipv4Net| IpAddr::V4(crate::eni::gateway(net));
+    let gateways = branch.ipv4.map(|(_, subnet)| router(subnet)).into_iter();
+    let gateways = gateways.chain(branch.ipv6.map(|_| GATEWAY_IPV6.into())).collect();
+    let address = |address| PodAddress {
+        address,
+        gateway: gateway(Family::of(address), 0),
+        only_on_node: false,
+    };
+    Ok(PodNetwork {
+        interfaces: vec![PodInterface {
+            host,
+            container,
+            mtu: settings.mtu,
+            addresses: addresses.into_iter().map(address).collect(),
+            table: branch.vlan.table(),
+            pod_table: Table::MAIN,
+            egress: None,
+            ipv6_disabled: settings.ipv6_disabled && branch.ipv6.is_none(),
+            branch: Some(Branch {
+                vlan: branch.vlan,
+                mac: branch.mac,
+                trunk: branch.trunk,
+                gateways,
+                mode,
+            }),
+        }],
+    })
+}
+
+impl Branch {
+    /// Returns what the host should hold for the VLAN, once it has a link.
+    pub fn on_host(&self, link: LinkIndex, mtu: u16) -> State {
+        let link = LinkId::new(link, &self.vlan.link_name());
+        let table = self.vlan.table();
+        let mut wanted: Vec<_> = quiet(&link.name).into_iter().map(Object::Sysctl).collect();
+        wanted.push(Object::Link { link: link.clone(), mtu: mtu.into(), up: true });
+        let mut claims = vec![Claim::OurRoutes { link: link.clone() }];
+        for &gateway in &self.gateways {
+            let route = |route| Object::Route { link: link.clone(), route };
+            wanted.push(route(Route::on_link(table, gateway)));
+            wanted.push(route(Route::default_by(table, gateway)));
+            claims.extend(self.rules_by(Family::of(gateway), &link.name).1);
+            wanted.extend(self.rules_by(Family::of(gateway), &link.name).0.map(Object::Rule));
+        }
+        State { wanted, claims }
+    }
+
+    /// Returns the rule that leads what comes in by a link to the branch ENI, and a claim to any other for that link: the pod
+    /// that had a link of that name before may have left one.
+    pub(super) fn rules_by(&self, family: Family, link: &str) -> (Option<Rule>, [Claim; 1]) {
+        let by = |table| Rule {
+            input: Some(link.to_owned()),
+            ..Rule::new(family, PRIORITY_BRANCH, table)
+        };
+        let rule = (self.mode == BranchMode::Strict).then(|| by(self.vlan.table()));
+        let any = Rule { protocol: Protocol::UNSPECIFIED, ..by(Table::UNSPECIFIED) };
+        (rule, [Claim::Rules(any)])
+    }
+
+    /// Returns patterns of the rules that lead to the branch ENI.
+    pub(super) fn any_rules(&self) -> Vec<Rule> {
+        let any = |gateway: &IpAddr| Rule {
+            protocol: Protocol::UNSPECIFIED,
+            ..Rule::new(Family::of(*gateway), PRIORITY_BRANCH, self.vlan.table())
+        };
+        self.gateways.iter().map(any).collect()
+    }
+
+    /// Returns the link of the VLAN, if it is there and is this ENI's.
+    pub(super) fn link(&self, host: &mut dyn Netlink) -> Result<Whose, NetlinkError> {
+        Ok(match host.link(&self.vlan.link_name())? {
+            Some(link) if link.mac == Some(self.mac) => Whose::Ours(link),
+            Some(_) => Whose::Others,
+            None => Whose::Nobodys,
+        })
+    }
+
+    /// Returns the changes after which the VLAN has a link.
+    pub(super) fn make(&self, host: &mut dyn Netlink, mtu: u16) -> Result<Vec<Change>, MakeError> {
+        let links = host.links()?;
+        let trunk = link_by_mac(&links, self.trunk)?.id.clone();
+        let name = self.vlan.link_name();
+        let there = links.iter().find(|link| *link.id.name == *name);
+        if there.is_some_and(|link| link.mac == Some(self.mac)) {
+            return Ok(Vec::new());
+        }
+        let old = there.map(|_| Change::RemoveLink { name: name.clone() });
+        let id = self.vlan.number();
+        let add = Change::AddVlan(Vlan { name, mac: self.mac, mtu: mtu.into(), id, trunk });
+        Ok(old.into_iter().chain([add]).collect())
+    }
+}
+
+/// Whose the link of a VLAN is.
+pub(super) enum Whose {
+    /// The branch ENI's.
+    Ours(Link),
+    /// A later branch ENI's, that got the same VLAN.
+    Others,
+    /// There is none.
+    Nobodys,
+}
+
+/// Why a VLAN cannot get a link.
+pub(super) enum MakeError {
+    Netlink(NetlinkError),
+    Trunk(LinkMissingError),
+}
+
+impl From<NetlinkError> for MakeError {
+    fn from(error: NetlinkError) -> Self {
+        Self::Netlink(error)
+    }
+}
+
+impl From<LinkMissingError> for MakeError {
+    fn from(error: LinkMissingError) -> Self {
+        Self::Trunk(error)
+    }
+}
+
+/// Returns the variables of a link whose neighbour must not steer the node: it may not advertise itself as a router.
+///
+/// For IPv4 the link takes what comes in whatever the way back is: rules that look at where a packet came in are not asked for
+/// that, so a strict check would refuse all.
+pub(super) fn quiet(link: &str) -> [Sysctl; 4] {
+    let ipv6 = [("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0")];
+    let [ra, redirects, forwarding] = ipv6.map(|(name, value)| Sysctl {
+        key: SysctlKey::ipv6_of_link(link, name),
+        value: value.to_owned(),
+        optional: true,
+    });
+    let loose = Sysctl {
+        key: SysctlKey::ipv4_of_link(link, "rp_filter"),
+        value: "2".to_owned(),
+        optional: false,
+    };
+    [ra, redirects, forwarding, loose]
+}
