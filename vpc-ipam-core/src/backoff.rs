@@ -65,6 +65,11 @@ impl Backoff {
         self.delays.get(&culprit).map(|delay| delay.until).filter(|until| *until > now)
     }
 
+    /// Returns whether something failed last, whether it is left alone or not.
+    pub(crate) fn has_failed(&self, culprit: Culprit) -> bool {
+        self.delays.contains_key(&culprit)
+    }
+
     /// Returns what has to be waited for because of something that failed, if it is left alone.
     pub(crate) fn wait(&self, culprit: Culprit, now: Timestamp) -> Option<WaitingOn> {
         let Delay { until, last, .. } = self.delays.get(&culprit)?;

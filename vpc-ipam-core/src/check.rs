@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::pool::Eni;
-use crate::{Card, DeviceIndex, EniId, Ipam, PodKey};
+use crate::{Card, DeviceIndex, EniId, Ipam, PodKey, Stage};
 
 /// A breach of what must hold of a node's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,14 +55,14 @@ pub enum Violation {
         /// The other.
         second: IpNet,
     },
-    /// An ENI has more blocks of IPv4 than the instance type allows, calls under way included.
+    /// An ENI has more blocks of IPv4 than the instance type allows.
     TooManyBlocks {
         /// Which.
         eni: EniId,
         /// How many.
         blocks: u32,
     },
-    /// A network card has more ENIs of ours than allowed, calls under way included.
+    /// A network card has more ENIs attached than the instance type allows.
     TooManyEnis {
         /// Which.
         card: Card,
@@ -186,12 +186,18 @@ impl Ipam {
             {
                 violations.push(Violation::WrongCount { eni: eni.id });
             }
-            let blocks = eni.ipv4_slots_used();
+            // One that is being released may be gone already.
+            let ipv4 = eni
+                .blocks()
+                .iter()
+                .filter(|block| matches!(block.net(), IpNet::V4(_)) && !block.is_releasing());
+            // An ENI has at most 64 addresses.
+            let blocks = ipv4.count() as u32;
             if eni.is_managed() && blocks > u32::from(self.limits().ipv4_slots()) {
                 violations.push(Violation::TooManyBlocks { eni: eni.id, blocks });
             }
             let given_back =
-                eni.is_leaving() && eni.stage != crate::Stage::Leaving(crate::Leaving::Vanished);
+                eni.is_leaving() && eni.stage != Stage::Leaving(crate::Leaving::Vanished);
             if given_back && eni.assigned() > 0 {
                 let pods = eni.assigned();
                 violations.push(Violation::LeavingWithPods { eni: eni.id, pods });
@@ -206,21 +212,27 @@ impl Ipam {
         self.check_places(violations);
     }
 
+    /// Checks the places of ENIs. Somebody else may attach theirs where ours was about to go: that is no breach, as EC2
+    /// refuses the second.
     fn check_places(&self, violations: &mut Vec<Violation>) {
-        let held = self.pool().enis().iter().filter(|eni: &&Eni| eni.occupies_slot());
-        let coming = self.pool().creations().values().map(|c| (c.card, c.device));
-        let mut places: Vec<(Card, DeviceIndex)> = held
-            .map(|eni| (eni.card, eni.device))
-            .filter(|(_, device)| *device != DeviceIndex(u8::MAX))
-            .chain(coming)
+        let place = |eni: &Eni| (eni.card, eni.device);
+        let held = || self.pool().enis().iter().filter(|eni| eni.occupies_slot());
+        let attached: Vec<_> =
+            held().filter(|eni| eni.stage != Stage::Available).map(place).collect();
+        let coming: Vec<_> = held()
+            .filter(|eni| eni.stage == Stage::Available && eni.is_placed())
+            .map(place)
+            .chain(self.pool().creations().values().map(|c| (c.card, c.device)))
             .collect();
-        places.sort_unstable();
-        for pair in places.windows(2).filter(|pair| pair[0] == pair[1]) {
-            let (card, device) = pair[0];
-            violations.push(Violation::SharedDeviceIndex { card, device });
+        for mut places in [attached.clone(), coming] {
+            places.sort_unstable();
+            for pair in places.windows(2).filter(|pair| pair[0] == pair[1]) {
+                let (card, device) = pair[0];
+                violations.push(Violation::SharedDeviceIndex { card, device });
+            }
         }
         for card in self.limits().cards() {
-            let enis = places.iter().filter(|(c, _)| *c == card).count();
+            let enis = attached.iter().filter(|(c, _)| *c == card).count();
             if enis > usize::from(self.limits().enis(card)) {
                 violations.push(Violation::TooManyEnis { card, enis });
             }

@@ -66,7 +66,8 @@ pub enum Event {
         /// How.
         cause: DoubtCause,
     },
-    /// An answer was put aside because it cannot be whole: it lacks the primary ENI.
+    /// An answer was put aside: it cannot be whole, as it lacks the primary ENI, or took longer than
+    /// [`Timing::settle`](crate::Timing::settle) to arrive.
     ObservationPutAside {
         /// Whose.
         source: Source,

@@ -240,6 +240,7 @@ impl Ipam {
         usable(&config, &self.limits)?;
         let tape = self.tape(|| Input::Config(Box::new(config.clone())));
         self.config = config;
+        self.mark_excluded();
         self.replan(now);
         self.record(tape, Some(now));
         Ok(())
@@ -249,6 +250,7 @@ impl Ipam {
     pub fn handle_eni_config(&mut self, eni_config: Option<EniConfig>, now: Timestamp) {
         let tape = self.tape(|| Input::EniConfig(eni_config.clone()));
         self.constraints.eni_config = eni_config;
+        self.mark_excluded();
         self.replan(now);
         self.record(tape, Some(now));
     }
@@ -463,6 +465,7 @@ impl Ipam {
     fn replan(&mut self, now: Timestamp) {
         self.changed_at = None;
         self.pool.prune(&self.config, now);
+        self.pool.yield_places();
         self.constraints.backoff.prune(now);
         self.serve_waiting(now);
         let Plan { actions, held, .. } = self.plan(now);
@@ -530,6 +533,14 @@ impl Ipam {
     }
 
     fn on_observation(&mut self, observation: &Observation, now: Timestamp) {
+        let Observation { as_of, source, ref enis, .. } = *observation;
+        // What it would have to be held against is no longer remembered, see `Pool::prune`.
+        if now.since(as_of) > self.config.timing.settle {
+            self.event(Event::ObservationPutAside { source, as_of, enis: enis.len() });
+            return;
+        }
+        // From before the clock was set back: it knows no more than one asked for now.
+        let observation = &Observation { as_of: as_of.min(now), ..observation.clone() };
         let finding =
             self.pool.on_observation(observation, &self.constraints.node, &self.config, now);
         for event in finding.events {
@@ -566,13 +577,16 @@ impl Ipam {
         self.mark_excluded();
     }
 
-    /// Marks the ENIs whose subnets were taken out of use, and those whose subnets are back in use.
+    /// Marks the ENIs whose subnets were taken out of use, and those whose subnets are back in use. A subnet that an
+    /// ENIConfig names is in use, whatever its tags say: under custom networking no subnet is discovered by tags.
     fn mark_excluded(&mut self) {
         let cluster = self.config.cluster.as_deref();
+        let named = self.constraints.eni_config.as_ref().filter(|_| self.config.custom_networking);
+        let named = named.map(|eni_config| eni_config.subnet);
         for eni in self.pool.enis_mut() {
             if let Some(subnet) = self.constraints.subnets.list.iter().find(|s| s.id == eni.subnet)
             {
-                eni.excluded = is_excluded(subnet, cluster);
+                eni.excluded = named != Some(eni.subnet) && is_excluded(subnet, cluster);
             }
         }
     }
@@ -734,8 +748,8 @@ fn usable(config: &Config, limits: &Limits) -> Result<(), UnusableConfigError> {
     Ok(())
 }
 
-/// Returns the culprits of a failed call, for the module of outcomes.
-fn culprits_of(action: &Ec2Action) -> (Option<Culprit>, Option<EniId>) {
+/// Returns the culprits of a failed call: its operation, and the ENI that it is about.
+pub(crate) fn culprits_of(action: &Ec2Action) -> (Option<Culprit>, Option<EniId>) {
     let eni = match action {
         Ec2Action::AttachNetworkInterface(call) => Some(call.eni),
         Ec2Action::ModifyNetworkInterfaceAttribute(call) => Some(call.eni),

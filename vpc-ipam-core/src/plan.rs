@@ -251,7 +251,7 @@ impl Planner<'_> {
         let of_type = self.limits.enis(card);
         let most = self.config.enis_max.map_or(of_type, |most| most.min(of_type));
         let enis = || self.pool.enis().iter().filter(|eni| eni.card == card);
-        let held = enis().filter(|eni| eni.occupies_slot() && eni.device != DeviceIndex(u8::MAX));
+        let held = enis().filter(|eni| eni.occupies_slot() && eni.is_placed());
         let coming =
             self.pool.creations().values().filter(|creation| creation.card == card).count()
                 + self.created.iter().filter(|(c, _)| *c == card).count();

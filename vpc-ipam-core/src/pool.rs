@@ -32,7 +32,7 @@ pub struct Pool {
     /// Sorted by card, device index, id.
     enis: Vec<Eni>,
     leases: BTreeMap<PodKey, HeldLease>,
-    /// When addresses were last released that no block covers, remembered from before a restart.
+    /// When addresses were last released that no block covers: from before a restart, or of blocks that went.
     released_before: BTreeMap<IpAddr, Timestamp>,
     /// Addresses that somebody we do not know uses, covered by a block or not.
     unknown: BTreeSet<IpAddr>,
@@ -51,6 +51,13 @@ pub(crate) struct HeldLease {
     pub(crate) durable: bool,
     /// How many [`crate::Uncommitted`] of it are out.
     pub(crate) uncommitted: u32,
+}
+
+impl HeldLease {
+    /// Returns whether it is the lease that somebody was given, not a later one of the same pod.
+    fn is(&self, lease: &Lease) -> bool {
+        self.lease.since == lease.since && self.lease.addresses().eq(lease.addresses())
+    }
 }
 
 /// An ENI that is being made.
@@ -157,6 +164,23 @@ impl Pool {
         self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
     }
 
+    /// Takes the places of ENIs that wait to be attached, where somebody else's is there meanwhile: they get others.
+    pub(crate) fn yield_places(&mut self) {
+        let attached: Vec<(Card, DeviceIndex)> = self
+            .enis
+            .iter()
+            .filter(|eni| eni.occupies_slot() && eni.stage != Stage::Available)
+            .map(|eni| (eni.card, eni.device))
+            .collect();
+        for eni in self.enis.iter_mut().filter(|eni| eni.stage == Stage::Available) {
+            // A call under way may have its place yet.
+            if eni.ec2_call.is_none() && attached.contains(&(eni.card, eni.device)) {
+                eni.device = Eni::UNPLACED;
+            }
+        }
+        self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
+    }
+
     pub(crate) fn creations(&self) -> &BTreeMap<ActionId, Creation> {
         &self.creations
     }
@@ -173,8 +197,16 @@ impl Pool {
         self.enis.iter_mut()
     }
 
-    /// Adds an ENI and lets it take up the leases that were waiting for it.
-    pub(crate) fn insert(&mut self, eni: Eni) {
+    /// Adds an ENI and lets it take up the leases that were waiting for it. It has the blocks that no other ENI was shown to
+    /// have within the time that EC2 takes to settle; `None` if EC2 just made it, so that there is nothing to settle.
+    pub(crate) fn insert(&mut self, mut eni: Eni, settle: Option<Duration>) {
+        let nets: Vec<IpNet> = eni.blocks().iter().map(Block::net).collect();
+        let settled = settle.map(|settle| (eni.confirmed_at, settle));
+        for net in nets {
+            if !self.claim(eni.id, net, settled) {
+                eni.on_block_gone(net);
+            }
+        }
         let key = |eni: &Eni| (eni.card, eni.device, eni.id);
         let index = self.enis.partition_point(|other| key(other) < key(&eni));
         self.enis_gone.remove(&eni.id);
@@ -185,9 +217,50 @@ impl Pool {
     /// Forgets an ENI that EC2 no longer has. Leases on it stay until their pods give them up.
     pub(crate) fn remove(&mut self, id: EniId, now: Timestamp) {
         if let Some(index) = self.enis.iter().position(|eni| eni.id == id) {
-            self.enis.remove(index);
+            let eni = self.enis.remove(index);
+            self.released_before.extend(eni.blocks().iter().flat_map(Block::released));
             self.enis_gone.insert(id, now);
         }
+    }
+
+    /// Records that EC2 just assigned blocks to an ENI.
+    pub(crate) fn on_blocks_assigned(&mut self, id: EniId, nets: &[IpNet], now: Timestamp) {
+        for net in nets {
+            self.claim(id, *net, None);
+            if let Some(eni) = self.eni_mut(id) {
+                eni.on_block_confirmed(*net, now);
+            }
+        }
+        self.adopt_leases();
+    }
+
+    /// Forgets a block that an ENI no longer has. Its addresses go on resting, should they come back.
+    pub(crate) fn forget_block(&mut self, id: EniId, net: IpNet) {
+        if let Some(block) = self.eni_mut(id).and_then(|eni| eni.on_block_gone(net)) {
+            self.released_before.extend(block.released());
+        }
+    }
+
+    /// Settles that a block is on one ENI alone, as EC2 just said, or as an answer of some age shows. Returns false if
+    /// another ENI was shown to have it too short a while ago for the answer to know; otherwise others lose it.
+    fn claim(&mut self, by: EniId, net: IpNet, shown: Option<(Timestamp, Duration)>) -> bool {
+        let overlap = |block: &&Block| block.net().contains(&net) || net.contains(&block.net());
+        let enis = self.enis.iter();
+        let rivals: Vec<(EniId, IpNet, Timestamp)> = enis
+            .flat_map(|eni| eni.blocks().iter().filter(overlap).map(move |block| (eni.id, block)))
+            .filter(|(eni, block)| (*eni, block.net()) != (by, net))
+            .map(|(eni, block)| (eni, block.net(), block.confirmed_at()))
+            .collect();
+        let unsettled = |(as_of, settle): (Timestamp, Duration)| {
+            rivals.iter().any(|(_, _, confirmed_at)| as_of < *confirmed_at + settle)
+        };
+        if shown.is_some_and(unsettled) {
+            return false;
+        }
+        for (eni, net, _) in rivals {
+            self.forget_block(eni, net);
+        }
+        true
     }
 
     /// Adds a lease from before a restart. Returns false if one of its addresses is another pod's.
@@ -216,9 +289,16 @@ impl Pool {
         if in_use {
             self.unknown.insert(address);
             self.adopt_leases();
+            for eni in self.enis.iter_mut().filter(|eni| eni.block(address).is_some()) {
+                eni.on_stay();
+            }
         } else if self.unknown.remove(&address) {
-            for block in self.enis.iter_mut().flat_map(Eni::blocks_mut) {
-                block.on_unquarantined(address, now);
+            let mut blocks = self.enis.iter_mut().flat_map(Eni::blocks_mut);
+            match blocks.find(|block| block.net().contains(&address)) {
+                Some(block) => block.on_unquarantined(address, now),
+                None => {
+                    self.released_before.insert(address, now);
+                }
             }
         }
     }
@@ -235,6 +315,11 @@ impl Pool {
                         continue;
                     };
                     eni.on_assigned(address);
+                    if !eni.is_placed() {
+                        // Somebody detached it with its pods: it goes back to the card that they are on.
+                        eni.card = interface.card;
+                        continue;
+                    }
                     let (ipv4, ipv6) = (interface.ipv4, interface.ipv6);
                     *interface = LeasedInterface { ipv4, ipv6, ..eni.interface() };
                 }
@@ -322,8 +407,7 @@ impl Pool {
 
     /// Records that a lease is durable. Returns it, unless the pod gave it up meanwhile.
     pub(crate) fn on_committed(&mut self, lease: &Lease) -> Option<Lease> {
-        let held =
-            self.leases.get_mut(&lease.key).filter(|held| held.lease.since == lease.since)?;
+        let held = self.leases.get_mut(&lease.key).filter(|held| held.is(lease))?;
         held.durable = true;
         held.uncommitted = held.uncommitted.saturating_sub(1);
         Some(held.lease.clone())
@@ -332,9 +416,7 @@ impl Pool {
     /// Records that a lease could not be made durable: unless it was before, the addresses are free again at once, since
     /// nobody was told of them.
     pub(crate) fn on_abandoned(&mut self, lease: &Lease) {
-        let Some(held) =
-            self.leases.get_mut(&lease.key).filter(|held| held.lease.since == lease.since)
-        else {
+        let Some(held) = self.leases.get_mut(&lease.key).filter(|held| held.is(lease)) else {
             return;
         };
         held.uncommitted = held.uncommitted.saturating_sub(1);

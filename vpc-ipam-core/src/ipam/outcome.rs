@@ -107,7 +107,7 @@ impl Ipam {
                 card: creation.card,
                 device: creation.device,
             });
-            self.pool.insert(eni);
+            self.pool.insert(eni, None);
             self.mark_excluded();
         }
     }
@@ -124,32 +124,24 @@ impl Ipam {
         let subnet = eni.subnet;
         match (kind, effect) {
             (Ec2CallKind::Attach, Effect::Attached(attachment)) => {
-                eni.on_attachment_seen(Some(attachment), AttachmentStatus::Attaching);
+                eni.on_attachment_seen(Some(attachment), AttachmentStatus::Attaching, now);
                 eni.confirmed_at = now;
             }
             (Ec2CallKind::MarkDeleteOnTermination, _) => eni.delete_on_termination = true,
             (Ec2CallKind::SetGroups(groups), _) => eni.security_groups = groups,
             (Ec2CallKind::Tag(tags), _) => eni.tags.extend(tags),
             (Ec2CallKind::AssignIpv4 { prefixes, .. }, Effect::Assigned(blocks)) => {
-                for net in &blocks {
-                    eni.on_block_confirmed(*net, now);
-                }
-                self.pool.adopt_leases();
+                self.pool.on_blocks_assigned(id, &blocks, now);
                 self.on_addresses_had(subnet, prefixes);
                 self.event(Event::BlocksAdded { eni: id, blocks });
             }
             (Ec2CallKind::AssignIpv6, Effect::Assigned(blocks)) => {
-                for net in &blocks {
-                    eni.on_block_confirmed(*net, now);
-                }
-                self.pool.adopt_leases();
+                self.pool.on_blocks_assigned(id, &blocks, now);
                 self.event(Event::BlocksAdded { eni: id, blocks });
             }
             (Ec2CallKind::Unassign(nets), _) => {
                 for net in &nets {
-                    eni.on_block_gone(*net);
-                }
-                for net in &nets {
+                    self.pool.forget_block(id, *net);
                     self.pool.remember_block_gone(*net, now);
                 }
                 self.event(Event::BlocksRemoved { eni: id, blocks: nets });
@@ -248,6 +240,7 @@ impl Ipam {
         failed: FailureKind,
         now: Timestamp,
     ) {
+        let settle = self.config.timing.settle;
         let Some(eni) = self.pool.eni_mut(id) else {
             return;
         };
@@ -262,8 +255,12 @@ impl Ipam {
                 self.event(Event::EniRemoved { eni: id });
             }
             (Ec2CallKind::Detach, FailureKind::NotFound) => eni.on_detached(now),
-            // Detaching still goes on, or was undone by somebody: after a wait the call is repeated.
-            (Ec2CallKind::Delete, FailureKind::InUse) => {}
+            // Detaching still goes on, or was undone by somebody: after a wait the call is repeated, until the first is
+            // past believing.
+            (Ec2CallKind::Delete, FailureKind::InUse) if !eni.knows_attachment(now, settle) => {}
+            (Ec2CallKind::Delete, FailureKind::InUse) => {
+                eni.on_doubt(DoubtCause::Contradicted, now);
+            }
             // The instance takes no further ENI, so this one is of no use.
             (Ec2CallKind::Attach, FailureKind::EniLimit) => eni.on_leave(),
             (Ec2CallKind::Unassign(nets), FailureKind::Throttled | FailureKind::Denied) => {
@@ -271,13 +268,24 @@ impl Ipam {
                     block.on_release_refused();
                 }
             }
+            (Ec2CallKind::Unassign(nets), failed) => {
+                for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
+                    block.on_release_asked(now);
+                }
+                eni.on_doubt(
+                    match failed {
+                        FailureKind::Unanswered => DoubtCause::Unanswered,
+                        _ => DoubtCause::Contradicted,
+                    },
+                    now,
+                );
+            }
             // Nobody knows whether it took effect; the blocks stay unusable until EC2 tells.
             (_, FailureKind::Unanswered) => eni.on_doubt(DoubtCause::Unanswered, now),
             (
                 Ec2CallKind::Attach
                 | Ec2CallKind::AssignIpv4 { .. }
                 | Ec2CallKind::AssignIpv6
-                | Ec2CallKind::Unassign(_)
                 | Ec2CallKind::Detach,
                 FailureKind::NotFound
                 | FailureKind::AddressLimit

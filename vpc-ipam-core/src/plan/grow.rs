@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
+use crate::backoff::Culprit;
 use crate::demand::PREFIX_SIZE;
-use crate::pool::{Eni, Stage};
+use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
-    Action, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, Ipv4Amount,
-    Ipv4Kind, Planned, WarmTarget, tags,
+    Action, ActionId, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, EniId,
+    Ipv4Amount, Ipv4Kind, Planned, SubnetId, WarmTarget, tags,
 };
 
 impl Planner<'_> {
@@ -29,6 +30,11 @@ impl Planner<'_> {
         let Some(mut missing) = self.within_max_pods(on, short) else {
             return;
         };
+        let most = self.places_for_stand_ins(on);
+        if most < missing {
+            missing = most;
+            self.hold_for_prefixes(card, wanted);
+        }
         let because =
             Because::OffTarget { card, target: on.target, stock: on.stock, demand: on.demand };
         self.fill(card, kind, &mut missing, because);
@@ -39,12 +45,37 @@ impl Planner<'_> {
         let whole = matches!(on.target, WarmTarget::Enis(_)) && self.config.pods_max.is_none();
         let mut amounts = Vec::new();
         while missing > 0 && slots > 0 {
-            let blocks = if whole { slots } else { missing.min(slots) };
+            let blocks = if whole { slots.min(most) } else { missing.min(slots) };
             missing = missing.saturating_sub(blocks);
             // An ENI takes at most 64 blocks.
             amounts.push(amount(kind, blocks as u16));
         }
         self.create_enis(card, &amounts, because);
+    }
+
+    /// Returns how many single addresses may stand in for prefixes: those that pods wait for, and all that leave one place
+    /// free, so that a prefix can be tried again without giving any of them up.
+    fn places_for_stand_ins(&self, on: CardDemand) -> u32 {
+        if on.kind == Ipv4Kind::Prefixes || self.serving.ipv4 != Some(Ipv4Kind::Prefixes) {
+            return u32::MAX;
+        }
+        let enis = self.pool.enis().iter().filter(|eni| eni.card == on.card);
+        let serving = enis.filter(|eni| self.serving.takes_pods(eni));
+        let new = self.eni_room(on.card).unwrap_or(0) * u32::from(self.limits.ipv4_slots());
+        let room = serving.map(|eni| self.room(eni)).sum::<u32>() + new;
+        let awaited = u32::try_from(-on.stock.free()).unwrap_or(0);
+        room.saturating_sub(1).max(awaited)
+    }
+
+    /// Notes that more addresses have to wait until a subnet has a free prefix.
+    fn hold_for_prefixes(&mut self, card: Card, wanted: Wanted) {
+        let of_enis = self.pool.enis().iter().filter(|eni| eni.card == card).map(|eni| eni.subnet);
+        let subnets = of_enis.chain(self.subnets_for_enis());
+        let waits: Vec<_> =
+            subnets.filter_map(|subnet| self.subnet_backoff(subnet, true)).collect();
+        if let Some(wait) = waits.into_iter().min_by_key(WaitingOn::until) {
+            self.hold(wanted, wait);
+        }
     }
 
     /// Returns how much of a shortage stays below the number of pods that the node may run, rounded up to whole blocks.
@@ -88,6 +119,10 @@ impl Planner<'_> {
                 self.hold(wanted, WaitingOn::StepBefore(eni.id));
             } else if let Some(waiting_on) = self.waits_for(eni) {
                 self.hold(wanted, waiting_on);
+            } else if self.is_on_trial(eni.subnet, kind == Ipv4Kind::Prefixes) {
+                if let Some(call) = self.call_into(eni.subnet) {
+                    self.hold(wanted, WaitingOn::Outcome(call));
+                }
             } else {
                 let action = Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses {
                     eni: eni.id,
@@ -124,6 +159,12 @@ impl Planner<'_> {
                     return;
                 }
             };
+            if self.is_on_trial(subnet, prefixes) {
+                if let Some(call) = self.call_into(subnet) {
+                    self.hold(wanted, WaitingOn::Outcome(call));
+                }
+                return;
+            }
             let Some(device) = self.place_for_eni(card) else {
                 let limit = EniLimit::InstanceType(self.limits.enis(card));
                 self.hold(wanted, WaitingOn::EniLimit(limit));
@@ -138,7 +179,39 @@ impl Planner<'_> {
         }
     }
 
-    fn creation(&self, subnet: crate::SubnetId, ipv4: Ipv4Amount) -> CreateNetworkInterface {
+    /// Returns whether a subnet ran out of addresses when it was asked last, and one call is finding out, in this plan or
+    /// under way, whether it has some again. Others would fail with it.
+    fn is_on_trial(&self, subnet: SubnetId, prefixes: bool) -> bool {
+        let backoff = &self.constraints.backoff;
+        let failed = backoff.has_failed(Culprit::Subnet(subnet))
+            || prefixes && backoff.has_failed(Culprit::SubnetPrefixes(subnet));
+        let subnet_of = |eni: EniId| self.pool.eni(eni).map(|eni| eni.subnet);
+        let planned = || {
+            self.plan.actions.iter().any(|planned| match &planned.action {
+                Action::Ec2(Ec2Action::CreateNetworkInterface(call)) => call.subnet == subnet,
+                Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) => {
+                    subnet_of(call.eni) == Some(subnet)
+                }
+                _ => false,
+            })
+        };
+        failed && (self.call_into(subnet).is_some() || planned())
+    }
+
+    /// Returns a call under way that asks for addresses of a subnet.
+    fn call_into(&self, subnet: SubnetId) -> Option<ActionId> {
+        let mut creations = self.pool.creations().iter();
+        let created = creations.find(|(_, creation)| creation.request.subnet == subnet);
+        let mut enis = self.pool.enis().iter().filter(|eni| eni.subnet == subnet);
+        created.map(|(id, _)| *id).or_else(|| {
+            enis.find_map(|eni| match &eni.ec2_call {
+                Some(Ec2Call { id, kind: Ec2CallKind::AssignIpv4 { .. } }) => Some(*id),
+                _ => None,
+            })
+        })
+    }
+
+    fn creation(&self, subnet: SubnetId, ipv4: Ipv4Amount) -> CreateNetworkInterface {
         let node = &self.constraints.node;
         let groups = match &self.constraints.eni_config {
             Some(config) if self.config.custom_networking && !config.security_groups.is_empty() => {

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{Because, Planner, WaitingOn, Wanted, is_ready};
+use super::{Because, EniLimit, Planner, WaitingOn, Wanted, is_ready};
 use crate::pool::{Eni, Leaving, Stage};
 use crate::{
     AssignIpv6Addresses, AttachNetworkInterface, Card, CreateTags, DeleteNetworkInterface,
@@ -89,6 +89,12 @@ impl Planner<'_> {
         tags: &BTreeMap<alloc::string::String, alloc::string::String>,
     ) -> Option<(Ec2Action, Because)> {
         let id = eni.id;
+        if matches!(eni.stage, Stage::Leaving(Leaving::Detach | Leaving::Delete { .. }))
+            && let Some(waiting_on) = self.user_of(eni)
+        {
+            self.hold(Wanted::NextStep(id), waiting_on);
+            return None;
+        }
         match eni.stage {
             Stage::Available => return self.attach_or_wait(eni),
             Stage::Attached | Stage::Ready => {}
@@ -149,6 +155,15 @@ impl Planner<'_> {
         None
     }
 
+    /// Returns what has to be over before an ENI can go, if it came up after the decision to give it back.
+    fn user_of(&self, eni: &Eni) -> Option<WaitingOn> {
+        match self.cooled_at(eni) {
+            Some(until) => Some(WaitingOn::Cooling { until }),
+            None if eni.is_idle(self.now, self.serving.cooldown) => None,
+            None => Some(WaitingOn::UnknownOwner(eni.id)),
+        }
+    }
+
     /// An ENI that was made is attached. One that was left from before a restart has no place yet: it gets one if there
     /// is room, and goes if not.
     fn attach_or_wait(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
@@ -156,12 +171,22 @@ impl Planner<'_> {
             self.hold(Wanted::NextStep(eni.id), gate);
             return None;
         }
-        let device = if eni.device != DeviceIndex(u8::MAX) {
+        let device = if eni.is_placed() {
             eni.device
+        } else if let Some((id, _)) = self.pool.creations().iter().find(|(_, c)| c.called) {
+            // It may be what that call makes.
+            self.hold(Wanted::NextStep(eni.id), WaitingOn::Outcome(*id));
+            return None;
         } else if self.eni_room(eni.card).is_ok()
             && let Some(device) = self.place_for_eni(eni.card)
         {
             device
+        } else if !eni.is_idle(self.now, self.serving.cooldown) {
+            // It was detached with its pods: it waits for a place, or for the pods to go.
+            let limit = EniLimit::InstanceType(self.limits.enis(eni.card));
+            let limit = self.eni_room(eni.card).err().unwrap_or(limit);
+            self.hold(Wanted::NextStep(eni.id), WaitingOn::EniLimit(limit));
+            return None;
         } else {
             let action = Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: eni.id });
             return Some((action, Because::NoPlace));

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Because, CardDemand, Planner, WaitingOn, Wanted, is_ready};
 use crate::backoff::Culprit;
-use crate::pool::{Block, Eni};
+use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni};
 use crate::{
     Card, Demand, Ec2Action, EniId, HostAction, InterfaceType, Ipv4Kind, Stock,
     UnassignIpv6Addresses, UnassignPrivateIpAddresses, WarmTarget, demand,
@@ -58,7 +58,7 @@ impl Planner<'_> {
                 continue;
             };
             let wanted = Wanted::FreeEni(eni.id);
-            if let Some(waiting_on) = self.keeps_from_freeing(eni) {
+            if let Some(waiting_on) = self.keeps_from_freeing(on.card, eni) {
                 self.hold(wanted, waiting_on);
                 continue;
             }
@@ -87,7 +87,9 @@ impl Planner<'_> {
         // Whole ENIs are the unit of this target, so it has no surplus of single blocks to be held against.
         let within_surplus = match on.target {
             WarmTarget::Enis(_) => true,
-            _ => self.countable(on.kind, eni).count() as u32 <= now.blocks,
+            _ => {
+                self.counted(on.kind, eni).map(|b| blocks_of(on.kind, b)).sum::<u32>() <= now.blocks
+            }
         };
         !matches!(on.demand, Demand::Short(_))
             && !last_of_card
@@ -95,7 +97,7 @@ impl Planner<'_> {
             && met(after.stock)
     }
 
-    fn keeps_from_freeing(&self, eni: &Eni) -> Option<WaitingOn> {
+    fn keeps_from_freeing(&self, card: Card, eni: &Eni) -> Option<WaitingOn> {
         let old_enough = eni.since + self.config.timing.eni_life_min;
         if self.constraints.terminating {
             Some(WaitingOn::Terminating)
@@ -110,8 +112,23 @@ impl Planner<'_> {
         } else if !eni.is_idle(self.now, self.serving.cooldown) {
             Some(WaitingOn::UnknownOwner(eni.id))
         } else {
-            self.waits_for(eni)
+            self.waits_for(eni).or_else(|| self.coming(card).filter(|_| !eni.excluded))
         }
+    }
+
+    /// Returns what a card waits for that its stock counts already. Nothing goes on the strength of what may not come.
+    fn coming(&self, card: Card) -> Option<WaitingOn> {
+        let created = self.pool.creations().iter().find(|(_, creation)| creation.card == card);
+        let of_enis = || {
+            let enis = self.pool.enis().iter().filter(|eni| eni.card == card);
+            enis.filter(|eni| self.serving.takes_pods(eni)).find_map(|eni| match &eni.ec2_call {
+                Some(Ec2Call { id, kind: Ec2CallKind::AssignIpv4 { .. } }) => {
+                    Some(WaitingOn::Outcome(*id))
+                }
+                _ => (!is_ready(eni)).then_some(WaitingOn::StepBefore(eni.id)),
+            })
+        };
+        created.map(|(id, _)| WaitingOn::Outcome(*id)).or_else(of_enis)
     }
 
     /// Releases single blocks: `over` of the kind that counts, from the emptiest secondary ENI first and the primary
@@ -119,9 +136,13 @@ impl Planner<'_> {
     fn release_blocks(&mut self, on: CardDemand, mut enis: Vec<&Eni>, mut over: u32) {
         enis.sort_by_key(|eni| (eni.is_primary(), eni.assigned(), Reverse((eni.device, eni.id))));
         let mut releases = Vec::new();
-        // While something is missing, what is left of the other mode may still help out, unless it takes the room.
+        // While something is missing or has yet to come, what is left of the other mode may still help out, unless it takes
+        // the room.
         let mut in_the_way = match on.demand {
+            _ if self.coming(on.card).is_some() => 0,
             Demand::Short(_) if self.has_room(on.card, &enis) => 0,
+            // One place is enough to find out whether a prefix can be had.
+            Demand::Short(_) if enis.iter().any(|eni| self.lacked_prefixes(eni)) => 1,
             Demand::Short(missing) => missing as usize,
             Demand::Met | Demand::Over(_) => usize::MAX,
         };
@@ -188,6 +209,11 @@ impl Planner<'_> {
             .map(Block::net)
     }
 
+    /// Returns whether the subnet of an ENI had no free prefix when it was asked last.
+    fn lacked_prefixes(&self, eni: &Eni) -> bool {
+        self.constraints.backoff.has_failed(Culprit::SubnetPrefixes(eni.subnet))
+    }
+
     /// Returns whether a card has room for another block, on an ENI that is there or on a new one.
     fn has_room(&self, card: Card, enis: &[&Eni]) -> bool {
         enis.iter().any(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
@@ -198,12 +224,28 @@ impl Planner<'_> {
         block.is_idle(self.now, self.serving.cooldown)
     }
 
-    fn cooled_at(&self, eni: &Eni) -> Option<crate::Timestamp> {
+    pub(super) fn cooled_at(&self, eni: &Eni) -> Option<crate::Timestamp> {
         let ends = eni.blocks().iter().map(|b| b.cooled_at(self.now, self.serving.cooldown));
         ends.flatten().max()
     }
 
-    /// Returns the blocks of an ENI that count in the stock of a card.
+    /// Returns the blocks of an ENI that count in the stock of a card: of one kind, or of both where single addresses stand
+    /// in for prefixes.
+    fn counted<'e>(
+        &self,
+        kind: Ipv4Kind,
+        eni: &'e Eni,
+    ) -> impl Iterator<Item = &'e Block> + use<'e> {
+        let both_kinds = self.serving.ipv4 != Some(kind);
+        let prefixes = kind == Ipv4Kind::Prefixes;
+        eni.blocks().iter().filter(move |block| {
+            matches!(block.net(), IpNet::V4(_))
+                && !block.is_releasing()
+                && (both_kinds || block.is_prefix() == prefixes)
+        })
+    }
+
+    /// Returns the blocks of an ENI that may go when a card has too many of a kind.
     fn countable<'e>(
         &self,
         kind: Ipv4Kind,
@@ -220,13 +262,13 @@ impl Planner<'_> {
     /// Returns what is left of a surplus when an ENI without pods goes.
     fn without(&self, kind: Ipv4Kind, surplus: Surplus, eni: &Eni) -> Surplus {
         let Surplus { mut stock, mut blocks } = surplus;
-        for block in self.countable(kind, eni) {
+        for block in self.counted(kind, eni) {
             stock.total -= block.capacity().min(stock.total);
             if block.is_prefix() {
                 stock.prefixes = stock.prefixes.saturating_sub(1);
                 stock.prefixes_free = stock.prefixes_free.saturating_sub(1);
             }
-            blocks = blocks.saturating_sub(1);
+            blocks = blocks.saturating_sub(blocks_of(kind, block));
         }
         Surplus { stock, blocks }
     }
@@ -239,16 +281,27 @@ struct Surplus {
     blocks: u32,
 }
 
+/// Returns how many blocks of a kind a block stands for.
+fn blocks_of(kind: Ipv4Kind, block: &Block) -> u32 {
+    match kind {
+        Ipv4Kind::Addresses => block.capacity(),
+        Ipv4Kind::Prefixes => 1,
+    }
+}
+
 fn because_off_target(on: CardDemand) -> Because {
     let CardDemand { card, target, stock, demand, .. } = on;
     Because::OffTarget { card, target, stock, demand }
 }
 
-/// One call for each ENI at a time: of two families the second follows in the next plan.
-fn unassign(eni: EniId, nets: Vec<IpNet>) -> Ec2Action {
+/// One call for each ENI at a time, and one kind of block for each call, since EC2 does not say what it makes of two: the
+/// others follow in a later plan.
+fn unassign(eni: EniId, mut nets: Vec<IpNet>) -> Ec2Action {
+    nets.sort_unstable();
+    let length = nets.first().map(IpNet::prefix_len);
     let mut ipv4: Vec<Ipv4Net> = Vec::new();
     let mut ipv6: Vec<Ipv6Net> = Vec::new();
-    for net in nets {
+    for net in nets.into_iter().filter(|net| Some(net.prefix_len()) == length) {
         match net {
             IpNet::V4(net) => ipv4.push(net),
             IpNet::V6(net) => ipv6.push(net),
@@ -257,7 +310,6 @@ fn unassign(eni: EniId, nets: Vec<IpNet>) -> Ec2Action {
     if ipv4.is_empty() {
         Ec2Action::UnassignIpv6Addresses(UnassignIpv6Addresses { eni, prefixes: ipv6 })
     } else {
-        ipv4.sort_unstable();
         Ec2Action::UnassignPrivateIpAddresses(UnassignPrivateIpAddresses { eni, blocks: ipv4 })
     }
 }

@@ -125,6 +125,14 @@ impl Block {
         self.slots.iter().filter(resting).count() as u32
     }
 
+    /// Returns the free addresses that pods had, and when they were last released.
+    pub(crate) fn released(&self) -> impl Iterator<Item = (IpAddr, Timestamp)> {
+        self.slots.iter().enumerate().filter_map(|(offset, slot)| match slot {
+            Slot::Free { released_at: Some(at) } => Some((self.address(offset), *at)),
+            Slot::Free { .. } | Slot::Assigned | Slot::Quarantined => None,
+        })
+    }
+
     /// Returns when the first of its resting addresses is ready, if any rests.
     pub(crate) fn cooled_at(&self, now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
         let ends = self.slots.iter().filter_map(|slot| match slot {

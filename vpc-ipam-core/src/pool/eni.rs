@@ -58,6 +58,8 @@ pub struct Eni {
     pub(crate) host_call: Option<ActionId>,
     /// When EC2 last showed it.
     pub(crate) confirmed_at: Timestamp,
+    /// Since when it is known to be attached: an answer that does not know yet says nothing of its attachment.
+    pub(crate) attached_at: Timestamp,
     /// Sorted by address.
     blocks: Vec<Block>,
     assigned: u32,
@@ -202,6 +204,7 @@ impl Eni {
             ec2_call: None,
             host_call: None,
             confirmed_at: as_of,
+            attached_at: Timestamp::EPOCH,
             blocks: Vec::new(),
             assigned: 0,
         };
@@ -210,7 +213,7 @@ impl Eni {
         }
         if let Some(attachment) = &observed.attachment {
             eni.delete_on_termination = attachment.delete_on_termination.unwrap_or(false);
-            eni.on_attachment_seen(attachment.id, attachment.status);
+            eni.on_attachment_seen(attachment.id, attachment.status, as_of);
         }
         eni
     }
@@ -223,6 +226,14 @@ impl Eni {
     /// Returns whether we manage it.
     pub fn is_managed(&self) -> bool {
         self.management == Management::Managed
+    }
+
+    /// The device index of an ENI that is attached to nothing and has no place chosen for it; no card takes as many.
+    pub(crate) const UNPLACED: DeviceIndex = DeviceIndex(u8::MAX);
+
+    /// Returns whether it has a place on a card, or one is chosen for it.
+    pub(crate) fn is_placed(&self) -> bool {
+        self.device != Self::UNPLACED
     }
 
     /// Returns whether it occupies a device index of the instance, or is about to.
@@ -330,14 +341,25 @@ impl Eni {
         &mut self,
         id: Option<AttachmentId>,
         status: AttachmentStatus,
+        at: Timestamp,
     ) {
         if id.is_some() {
             self.attachment = id;
         }
         self.stage = match (self.stage, status) {
-            (Stage::Available, AttachmentStatus::Attaching | AttachmentStatus::Attached) => {
+            // EC2 may have missed it in an answer before.
+            (
+                Stage::Available | Stage::Leaving(Leaving::Vanished),
+                AttachmentStatus::Attaching | AttachmentStatus::Attached,
+            ) => {
+                self.attached_at = at;
                 Stage::Attached
             }
+            // What was detached was another attachment.
+            (
+                Stage::Leaving(Leaving::Delete { .. }),
+                AttachmentStatus::Attaching | AttachmentStatus::Attached,
+            ) => Stage::Leaving(Leaving::Detach),
             // Somebody else detaches it, or we did before a restart.
             (
                 Stage::Available | Stage::Attached | Stage::Ready,
@@ -363,6 +385,14 @@ impl Eni {
         };
     }
 
+    /// Records that somebody uses it after all, so that it stays if nothing was done in EC2 yet.
+    pub(crate) fn on_stay(&mut self) {
+        let untouched = matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach));
+        if untouched && self.ec2_call.is_none() {
+            self.stage = Stage::Attached;
+        }
+    }
+
     /// Records that the node removed what it had set up. Returns whether nothing is left to do for it.
     pub(crate) fn on_host_removed(&mut self) -> bool {
         match self.stage {
@@ -372,6 +402,14 @@ impl Eni {
             }
             Stage::Leaving(Leaving::Vanished) => true,
             _ => false,
+        }
+    }
+
+    /// Returns whether an answer of this age knows of its last attachment or detachment.
+    pub(crate) fn knows_attachment(&self, as_of: Timestamp, settle: Duration) -> bool {
+        match self.stage {
+            Stage::Leaving(Leaving::Delete { not_before }) => as_of > not_before + settle,
+            _ => as_of > self.attached_at + settle,
         }
     }
 
@@ -394,6 +432,17 @@ impl Eni {
         match self.blocks.binary_search_by_key(&net, Block::net) {
             Ok(index) => self.blocks[index].on_confirmed(as_of),
             Err(index) => self.blocks.insert(index, Block::new(net, as_of)),
+        }
+    }
+
+    /// Records that a block was shown before the answer to the call that asked for it: fewer are still to come.
+    pub(crate) fn on_block_came(&mut self, net: IpNet) {
+        if let Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) =
+            &mut self.ec2_call
+            && matches!(net, IpNet::V4(_))
+            && *prefixes == (net.prefix_len() < net.max_prefix_len())
+        {
+            *blocks = blocks.saturating_sub(1);
         }
     }
 

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 
 use super::{BlockState, DoubtCause, Eni, Leaving, Management, Pool, Stage};
 use crate::{
-    AttachmentStatus, Card, Config, DeviceIndex, EniId, Event, InterfaceType, Node, Observation,
-    ObservedEni, PodKey, Scope, Source, Timestamp, tags,
+    AttachmentStatus, Card, Config, EniId, Event, InterfaceType, Node, Observation, ObservedEni,
+    PodKey, Scope, Source, Timestamp, tags,
 };
 
 /// What an observation leads to, besides the changes of the pool.
@@ -96,7 +96,7 @@ impl Pool {
             }
             let (card, device) = match &observed.attachment {
                 Some(attachment) => (attachment.card, attachment.device),
-                None => (Card(0), DeviceIndex(u8::MAX)),
+                None => (Card(0), Eni::UNPLACED),
             };
             let mut eni = Eni::new(observed, card, device, as_of, now);
             eni.management = management(&eni, config, node);
@@ -105,15 +105,16 @@ impl Pool {
                 eni.on_set_up();
             }
             finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
-            self.insert(eni);
+            self.insert(eni, Some(settle));
             return;
         }
 
         let Some(eni) = self.eni_mut(observed.id) else {
             return;
         };
-        if going && !eni.is_leaving() {
-            self.on_eni_gone(observed.id, finding);
+        let knows = eni.knows_attachment(as_of, settle) || eni.attachment.is_none();
+        if going && knows && !eni.is_leaving() {
+            self.on_eni_gone(observed.id, now, finding);
             return;
         }
         if as_of < eni.confirmed_at {
@@ -129,14 +130,17 @@ impl Pool {
         }
         eni.management = management(eni, config, node);
         let position = (eni.card, eni.device);
-        if let Some(attachment) = &observed.attachment {
+        if let Some(attachment) = observed.attachment.as_ref().filter(|_| knows) {
             eni.delete_on_termination |= attachment.delete_on_termination.unwrap_or(false);
             eni.card = attachment.card;
             eni.device = attachment.device;
-            eni.on_attachment_seen(attachment.id, attachment.status);
-        } else if matches!(eni.stage, Stage::Attached | Stage::Ready) && eni.ec2_call.is_none() {
+            eni.on_attachment_seen(attachment.id, attachment.status, as_of);
+        } else if knows
+            && matches!(eni.stage, Stage::Attached | Stage::Ready)
+            && eni.ec2_call.is_none()
+        {
             // It is there, but no longer attached: somebody detached it.
-            self.on_eni_gone(observed.id, finding);
+            self.on_eni_gone(observed.id, now, finding);
             return;
         }
         if eni.doubt.is_some_and(|doubt| doubt.since <= as_of) {
@@ -158,6 +162,13 @@ impl Pool {
         now: Timestamp,
         finding: &mut Finding,
     ) {
+        // What moved here from another ENI is taken from that one first.
+        let claimed: Vec<IpNet> = observed
+            .blocks
+            .iter()
+            .map(IpNet::trunc)
+            .filter(|net| self.claim(observed.id, *net, Some((as_of, settle))))
+            .collect();
         let Self { enis, leases, blocks_gone, .. } = self;
         let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
             return;
@@ -165,7 +176,7 @@ impl Pool {
 
         let mut added = Vec::new();
         let idle = eni.ec2_call.is_none();
-        for net in observed.blocks.iter().map(IpNet::trunc) {
+        for net in claimed {
             if eni.block_of_net(net).is_some() {
                 eni.on_block_confirmed(net, as_of);
                 for block in eni.blocks_mut().filter(|block| block.net() == net) {
@@ -176,6 +187,7 @@ impl Pool {
             } else if !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle)) {
                 blocks_gone.remove(&net);
                 eni.on_block_confirmed(net, as_of);
+                eni.on_block_came(net);
                 added.push(net);
             }
         }
@@ -216,7 +228,6 @@ impl Pool {
                         .push(Event::AddressLost { key: held.lease.key.clone(), address });
                 }
             }
-            eni.on_block_gone(net);
             removed.push(net);
         }
         if in_use_denied {
@@ -224,8 +235,11 @@ impl Pool {
             eni.on_doubt(cause, now);
             finding.events.push(Event::SourcesDisagree { eni: eni.id, cause });
         }
+        for net in &removed {
+            self.forget_block(observed.id, *net);
+        }
         if !removed.is_empty() {
-            finding.events.push(Event::BlocksRemoved { eni: eni.id, blocks: removed });
+            finding.events.push(Event::BlocksRemoved { eni: observed.id, blocks: removed });
         }
     }
 
@@ -311,7 +325,7 @@ impl Pool {
                 matches!(doubt.cause, DoubtCause::Missing(by) if by == Source::Imds || doubt.since < as_of)
             });
             if authority && (!in_use || denied_before) {
-                self.on_eni_gone(id, finding);
+                self.on_eni_gone(id, now, finding);
             } else if eni.doubt.is_none_or(|doubt| doubt.cause != cause) {
                 eni.doubt = None;
                 eni.on_doubt(cause, now);
@@ -321,18 +335,24 @@ impl Pool {
     }
 
     /// EC2 no longer has an ENI on this instance. Pods on it keep their leases; the node removes what it set up.
-    pub(crate) fn on_eni_gone(&mut self, id: EniId, finding: &mut Finding) {
+    fn on_eni_gone(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
         let pods: Vec<PodKey> = self
             .leases()
             .filter(|lease| lease.interfaces().any(|interface| interface.eni == id))
             .map(|lease| lease.key.clone())
             .collect();
-        if let Some(eni) = self.eni_mut(id) {
-            let by_us = eni.is_leaving();
+        let Some(eni) = self.eni_mut(id) else {
+            return;
+        };
+        let by_us = eni.is_leaving();
+        if eni.is_managed() {
             eni.on_vanished();
-            if !by_us {
-                finding.events.push(Event::EniVanished { eni: id, pods });
-            }
+        } else {
+            // Nothing was set up for it.
+            self.remove(id, now);
+        }
+        if !by_us {
+            finding.events.push(Event::EniVanished { eni: id, pods });
         }
     }
 

@@ -164,9 +164,9 @@ impl Past {
 }
 
 impl Cloud {
-    /// Keeps what was, so that [`Fault::Stale`] can show it, for this long; by default nothing is kept.
+    /// Keeps what was from now on, so that [`Fault::Stale`] can show it, for this long; by default nothing is kept.
     pub fn remember(&mut self, reach: Duration) {
-        self.past.reach = reach;
+        self.past = Past { reach, ended: VecDeque::new() };
     }
 
     /// Carries out an action of a node with a fault, at once. A fault that does not [fit](Fault::fits) the action is none.
