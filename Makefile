@@ -1,6 +1,6 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test test-deps lab-deps lint build bench fuzz limits
+.PHONY: help lab test test-deps lab-deps lint build bench fuzz fuzz-long limits
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
@@ -14,7 +14,8 @@ help:
 	@echo 'make lint         formatting, clippy, documentation, dependencies'
 	@echo 'make build        release binaries; vpc-cni static'
 	@echo 'make bench        figures beside their references'
-	@echo 'make fuzz         fuzz the core for a minute'
+	@echo 'make fuzz         fuzz the core for a minute (SECONDS=600 for ten)'
+	@echo 'make fuzz-long    run 100,000 scenarios that a seed decides (CASES=, SEED=)'
 	@echo 'make limits       regenerate the table of instance types'
 
 lab: lab-deps
@@ -49,6 +50,13 @@ build:
 bench: lab-deps
 	@command -v strace >/dev/null || echo 'strace is not installed: system calls will not be counted (apt-get install strace)'
 	scripts/bench.sh
+
+fuzz:
+	scripts/fuzz.sh $(or $(SECONDS),60)
+
+fuzz-long:
+	@mkdir -p fuzz/artifacts
+	cargo run --quiet --locked --profile proof -p vpc-ipam-fuzz -- --cases $(or $(CASES),100000) $(if $(SEED),--seed $(SEED)) --keep fuzz/artifacts
 
 limits:
 	pip download --quiet --no-deps --dest target/moto moto==5.2.5

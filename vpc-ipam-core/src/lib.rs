@@ -164,6 +164,8 @@ mod pool;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod tags;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod time;
 mod vars;
 

@@ -1,0 +1,171 @@
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use core::time::Duration;
+
+use ipnet::IpNet;
+
+use super::rule::{Breach, Rule, hold};
+use crate::{
+    Budget, Ec2Operation, EniId, Lease, Node, Observation, PodKey, Record, Scope, Source, Timestamp,
+};
+
+/// What an attentive bystander knows: who holds what, what EC2 said, what was called when. It knows nothing of plans.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    /// The durable store: what a restart finds.
+    pub(super) leases: BTreeMap<PodKey, Lease>,
+    /// When addresses were released, by the clock that core is told and by one that is never set back.
+    pub(super) released: BTreeMap<IpAddr, (PodKey, Timestamp, Timestamp)>,
+    /// Leases that were granted and are not durable.
+    pub(super) granted: BTreeMap<PodKey, Lease>,
+    /// Addresses that somebody unknown uses.
+    pub(super) unknown: BTreeSet<IpAddr>,
+    /// Every block that EC2 ever showed on an ENI.
+    shown: BTreeSet<(EniId, IpNet)>,
+    /// Who did not show an ENI since EC2 last did, and when that was asked.
+    denied: BTreeMap<EniId, BTreeSet<(Source, Timestamp)>>,
+    /// ENIs whose links the kernel has set up.
+    pub(super) links: BTreeSet<EniId>,
+    /// ENIs that are nobody's business.
+    pub(super) foreign: BTreeSet<EniId>,
+    /// Whether somebody took something away, so that what EC2 confirmed need not be true any more.
+    pub(super) meddled: bool,
+    calls: BTreeMap<Ec2Operation, Vec<Timestamp>>,
+    pub(super) tokens: BTreeSet<alloc::string::String>,
+    /// Since when this process knows of an ENI.
+    pub(super) known_since: BTreeMap<EniId, Timestamp>,
+}
+
+impl Model {
+    /// Returns who holds an address, durably or not.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<&PodKey> {
+        let held = self.leases.values().chain(self.granted.values());
+        held.filter(|lease| lease.addresses().any(|a| a == address)).map(|lease| &lease.key).next()
+    }
+
+    /// Returns whether an address rests, in real time.
+    pub(super) fn rests(&self, address: IpAddr, cooldown: Duration, real: Timestamp) -> bool {
+        self.released.get(&address).is_some_and(|(_, _, at)| real.since(*at) <= cooldown)
+    }
+
+    /// Returns whether an address rests, by the clock that core is told.
+    pub(super) fn seems_to_rest(&self, address: IpAddr, rest: Duration, now: Timestamp) -> bool {
+        self.released.get(&address).is_some_and(|(_, at, _)| now.since(*at) <= rest)
+    }
+
+    /// Returns every address that is held by a pod.
+    pub(super) fn held(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
+        let held = self.leases.values().chain(self.granted.values());
+        held.flat_map(|lease| lease.addresses().map(move |address| (address, lease)))
+    }
+
+    /// Returns the records of the durable store.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let leased = self.leases.values().cloned().map(Record::Leased);
+        let released = self.released.iter().map(|(address, (key, at, _))| Record::Released {
+            key: key.clone(),
+            addresses: [*address].into(),
+            at: *at,
+        });
+        leased.chain(released).collect()
+    }
+
+    /// Takes in that a lease became durable.
+    pub(super) fn on_durable(&mut self, lease: Lease) {
+        for address in lease.addresses() {
+            self.released.remove(&address);
+        }
+        self.granted.remove(&lease.key);
+        self.leases.insert(lease.key.clone(), lease);
+    }
+
+    /// Takes in that a pod is gone. What it held rests from now on.
+    pub(super) fn on_del(&mut self, key: &PodKey, now: Timestamp, real: Timestamp) {
+        let durable = self.leases.remove(key);
+        let granted = self.granted.remove(key);
+        for lease in durable.iter().chain(&granted) {
+            for address in lease.addresses() {
+                self.released.insert(address, (key.clone(), now, real));
+            }
+        }
+    }
+
+    /// Takes in blocks that EC2 confirmed.
+    pub(super) fn on_shown(&mut self, eni: EniId, blocks: &[IpNet]) {
+        self.shown.extend(blocks.iter().map(|block| (eni, block.trunc())));
+    }
+
+    /// Takes in an observation before core does; `known` are the ENIs that core knows.
+    pub(super) fn on_observation(
+        &mut self,
+        observation: &Observation,
+        known: &[EniId],
+        authority: bool,
+        node: &Node,
+    ) {
+        let Observation { as_of, source, scope, enis } = observation;
+        for eni in enis.iter().filter(|_| authority) {
+            self.on_shown(eni.id, &eni.blocks);
+            self.denied.remove(&eni.id);
+        }
+        let whole = *scope != Scope::Attached || enis.iter().any(|eni| eni.id == node.primary);
+        let asked = |id: &EniId| match scope {
+            Scope::Attached => true,
+            Scope::Unattached => false,
+            Scope::Only(ids) => ids.contains(id),
+        };
+        for id in known.iter().filter(|id| whole && asked(id)) {
+            if !enis.iter().any(|eni| eni.id == *id) {
+                self.denied.entry(*id).or_default().insert((*source, *as_of));
+            }
+        }
+    }
+
+    /// Returns whether enough speaks for an ENI's being gone: EC2 twice, or EC2 and IMDS.
+    pub(super) fn is_denied(&self, eni: EniId, authority: Source) -> bool {
+        self.denied
+            .get(&eni)
+            .is_some_and(|by| by.len() >= 2 && by.iter().any(|(source, _)| *source == authority))
+    }
+
+    /// Returns whether EC2 ever showed an address on an ENI.
+    pub(super) fn was_shown(&self, eni: EniId, address: IpAddr) -> bool {
+        self.shown.iter().any(|(on, block)| *on == eni && block.contains(&address))
+    }
+
+    /// Takes in a call, and checks that it stays within the budget.
+    pub(super) fn on_call(
+        &mut self,
+        operation: Ec2Operation,
+        budget: &Budget,
+        now: Timestamp,
+    ) -> Result<(), Breach> {
+        let rate = budget.rates.get(&operation).unwrap_or(&budget.default);
+        let calls = self.calls.entry(operation).or_default();
+        calls.push(now);
+        for (before, first) in calls.iter().rev().enumerate() {
+            let window = now.since(*first);
+            let refilled = window.as_nanos() / rate.interval.as_nanos().max(1);
+            hold!(
+                (before as u128) < u128::from(rate.burst) + refilled,
+                Budget,
+                "{} calls of {operation} within {window:?}",
+                before + 1
+            );
+        }
+        // What is older than a full bucket's time cannot bind any more.
+        let full = rate.interval * (rate.burst + 1);
+        calls.retain(|at| now.since(*at) <= full);
+        Ok(())
+    }
+
+    /// Forgets what only one process knows.
+    pub(super) fn on_restart(&mut self) {
+        self.granted.clear();
+        self.unknown.clear();
+        self.calls.clear();
+        self.known_since.clear();
+        self.denied.clear();
+    }
+}

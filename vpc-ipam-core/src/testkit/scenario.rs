@@ -1,0 +1,63 @@
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::driver::Driver;
+use super::rule::{Breach, Broken};
+use super::setup::{SETUP_BYTES, Setup};
+use super::step::{STEP_BYTES, Step};
+
+/// A setup and what happens to it: any bytes are one, so that fuzzers can make them, and a corpus can keep them.
+///
+/// ```
+/// use vpc_ipam_core::testkit::Scenario;
+///
+/// let scenario = Scenario::decode(b"whatever the fuzzer thought of");
+/// scenario.run().map_err(|broken| format!("{broken}\n{}", scenario.transcript()))?;
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Where it starts.
+    pub setup: Setup,
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// The most steps of one scenario: bytes beyond are not read.
+    pub const STEPS_MAX: usize = 400;
+
+    /// Makes a scenario of any bytes: 16 for the setup, where 0 is the simplest choice of each, then 3 for each step.
+    pub fn decode(bytes: &[u8]) -> Self {
+        let (setup, steps) = bytes.split_at(bytes.len().min(SETUP_BYTES));
+        let (steps, _) = steps.as_chunks::<STEP_BYTES>();
+        let steps = steps.iter().take(Self::STEPS_MAX).map(|bytes| Step::decode(*bytes)).collect();
+        Self { setup: Setup::decode(setup), steps }
+    }
+
+    /// Runs it, checks the rules after every step, then lets the node come to rest, and checks that it does.
+    pub fn run(&self) -> Result<(), Broken> {
+        self.drive(&mut Driver::new(&self.setup))
+    }
+
+    /// Runs it and returns what happened, a line for each input, action, outcome and event, until a rule did not hold.
+    pub fn transcript(&self) -> String {
+        let mut driver = Driver::new(&self.setup);
+        driver.keep_log();
+        let result = self.drive(&mut driver);
+        let mut log = format!("{:#?}\n{}", self.setup, driver.into_log());
+        if let Err(broken) = result {
+            log.push_str(&format!("{broken}\n"));
+        }
+        log
+    }
+
+    fn drive(&self, driver: &mut Driver) -> Result<(), Broken> {
+        let broken = |step| move |Breach(rule, what)| Broken { step, rule, what };
+        for (step, what) in (1..).zip(&self.steps) {
+            driver.step(*what).map_err(broken(step))?;
+        }
+        driver.settle().map_err(broken(self.steps.len() + 1))
+    }
+}

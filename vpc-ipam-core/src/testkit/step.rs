@@ -1,0 +1,206 @@
+use core::time::Duration;
+
+use super::setup::pick;
+use crate::Source;
+use crate::sim::Fault;
+
+/// One thing that happens to a node. Every step is legal in every state: one that has nothing to act on does nothing.
+///
+/// Indexes count what there is and wrap around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Time passes until something is due, or for 5 minutes if nothing is.
+    UntilDue,
+    /// Time passes.
+    Wait(Duration),
+    /// A pod asks for an address; again, if it has one.
+    Add {
+        /// Which.
+        pod: u8,
+        /// Whether on every network card.
+        every_card: bool,
+    },
+    /// A pod goes.
+    Del {
+        /// Which.
+        pod: u8,
+    },
+    /// From now on the store of leases is prompt, slow or broken.
+    Store(Store),
+    /// The slow store has written the oldest lease, or failed to.
+    Written {
+        /// Whether it was written.
+        durable: bool,
+    },
+    /// An action is carried out and its answer arrives.
+    Answer {
+        /// Which of those that were not carried out.
+        which: u8,
+        /// What goes wrong.
+        fault: Option<Fault>,
+    },
+    /// An action is carried out; the answer is on its way.
+    Execute {
+        /// Which of those that were not carried out.
+        which: u8,
+        /// What goes wrong.
+        fault: Option<Fault>,
+    },
+    /// An answer arrives.
+    Deliver {
+        /// Which of those on their way.
+        which: u8,
+    },
+    /// All that was asked for is carried out, and what follows from it.
+    Cooperate,
+    /// A source is asked by somebody; the answer arrives at once.
+    Observe {
+        /// Which.
+        source: Source,
+        /// What goes wrong.
+        fault: Option<Fault>,
+    },
+    /// A source is asked by somebody; the answer is on its way.
+    Photograph {
+        /// Which.
+        source: Source,
+        /// What goes wrong.
+        fault: Option<Fault>,
+    },
+    /// An answer that somebody asked for arrives.
+    Show {
+        /// Which of those on their way.
+        which: u8,
+    },
+    /// The process dies; another starts with what was durable.
+    Crash,
+    /// The clock is set back.
+    ClockBack(Duration),
+    /// The operator wants something else.
+    Configure {
+        /// What, as in the setup.
+        bytes: [u8; 2],
+    },
+    /// Pods may no longer be scheduled, or may again.
+    Cordon(bool),
+    /// The node is going away.
+    Terminate,
+    /// Somebody unknown uses an address of ours, or no longer does.
+    UnknownOwner {
+        /// Which.
+        which: u8,
+        /// Whether it is in use.
+        in_use: bool,
+    },
+    /// Somebody else changes the node's ENIs.
+    Meddle {
+        /// How.
+        how: Meddling,
+        /// Which ENI or block.
+        which: u8,
+    },
+    /// Others take addresses of the primary subnet.
+    Crowd {
+        /// How many.
+        addresses: u8,
+    },
+    /// Others give back what they took last.
+    Disperse,
+    /// The kernel refuses what it is asked for until further notice, or no longer.
+    Kernel {
+        /// Whether it does as it is asked.
+        works: bool,
+    },
+}
+
+/// How the store of leases is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// A lease is durable at once.
+    Prompt,
+    /// A lease is durable when [`Step::Written`] says so.
+    Slow,
+    /// No lease becomes durable.
+    Broken,
+}
+
+/// What somebody else may do to a node's ENIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meddling {
+    /// Detaches a secondary ENI.
+    Detach,
+    /// Takes a block away.
+    Unassign,
+    /// Adds an address to an ENI.
+    Assign,
+    /// Attaches an ENI of their own.
+    Attach,
+    /// Gives the primary ENI another security group.
+    Groups,
+}
+
+/// How many bytes one step takes.
+pub(super) const STEP_BYTES: usize = 3;
+
+/// The staleness that address management must bear: [`crate::Timing::settle`].
+const STALE: [u64; 6] = [1, 10, 30, 45, 55, 59];
+const WAITS: [u64; 12] = [0, 1, 5, 10, 29, 30, 31, 60, 61, 121, 301, 1801];
+const BACK: [u64; 4] = [1, 31, 301, 3601];
+
+impl Step {
+    /// Makes a step of any three bytes.
+    pub(super) fn decode([op, a, b]: [u8; STEP_BYTES]) -> Self {
+        let source = if a & 1 == 0 { Source::Ec2 } else { Source::Imds };
+        match op % 64 {
+            0..=5 => Self::UntilDue,
+            6..=8 => Self::Wait(Duration::from_secs(pick(&WAITS, a))),
+            9..=15 => Self::Add { pod: a % 64, every_card: b % 8 == 7 },
+            16..=19 => Self::Del { pod: a % 64 },
+            20 => Self::Store(pick(&[Store::Prompt, Store::Slow, Store::Broken], a)),
+            21 => Self::Written { durable: b % 4 != 3 },
+            22..=30 => Self::Answer { which: a, fault: fault(b) },
+            31..=33 => Self::Execute { which: a, fault: fault(b) },
+            34..=36 => Self::Deliver { which: a },
+            37..=43 => Self::Cooperate,
+            44..=46 => Self::Observe { source, fault: fault(b) },
+            47 => Self::Photograph { source, fault: fault(b) },
+            48 => Self::Show { which: a },
+            49..=50 => Self::Crash,
+            51 => Self::ClockBack(Duration::from_secs(pick(&BACK, a))),
+            52..=53 => Self::Configure { bytes: [a, b] },
+            54 => Self::Cordon(a % 2 == 0),
+            55 if a % 4 == 0 => Self::Terminate,
+            55..=56 => Self::UnknownOwner { which: a, in_use: b % 2 == 0 },
+            57..=58 => Self::Meddle {
+                how: pick(
+                    &[
+                        Meddling::Detach,
+                        Meddling::Unassign,
+                        Meddling::Assign,
+                        Meddling::Attach,
+                        Meddling::Groups,
+                    ],
+                    b,
+                ),
+                which: a,
+            },
+            59 => Self::Crowd { addresses: a % 64 + 1 },
+            60 => Self::Disperse,
+            61 => Self::Kernel { works: a % 2 == 0 },
+            _ => Self::UntilDue,
+        }
+    }
+}
+
+fn fault(byte: u8) -> Option<Fault> {
+    match byte % 16 {
+        0..=8 => None,
+        9 => Some(Fault::Throttled),
+        10 => Some(Fault::CallLost),
+        11 => Some(Fault::AnswerLost),
+        12 => Some(Fault::Partial),
+        13 => Some(Fault::Stale(Duration::from_secs(pick(&STALE, byte / 16)))),
+        14 => Some(Fault::Empty),
+        _ => Some(Fault::Reordered),
+    }
+}
