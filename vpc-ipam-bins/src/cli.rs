@@ -51,3 +51,11 @@ pub fn main() -> ExitCode {
         }
     }
 }
+
+/// Reads `NAME=VALUE`.
+pub(crate) fn parse_var(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
+        _ => Err("expected NAME=VALUE".to_string()),
+    }
+}

@@ -22,9 +22,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant, Ipam,
-    Issued, Limits, Metadata, Outcome, PodKey, Record, Released, Timestamp, Uncommitted,
-    UnusableConfigError,
+    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant,
+    InstanceType, Ipam, Issued, KnownLimits, Limits, Metadata, Outcome, Override, PodKey, Record,
+    Released, Timestamp, Uncommitted, UnknownInstanceTypeError, UnusableConfigError,
 };
 use vpc_ipam_linux::host::egress;
 use vpc_ipam_linux::{Family, HostConfig, Namespace, Table};
@@ -43,6 +43,12 @@ use self::writer::Writer;
 pub struct Options {
     /// What the operator wants of addresses.
     pub config: Config,
+    /// What holds instead for some nodes.
+    pub overrides: Vec<Override>,
+    /// The node's labels, by which overrides may name it.
+    pub labels: BTreeMap<String, String>,
+    /// What is known of instance types besides the built-in table, and whom to believe first.
+    pub limits: KnownLimits,
     /// What the operator wants of the node's network.
     pub host_config: HostConfig,
     /// How often EC2 may be called.
@@ -84,15 +90,16 @@ pub enum DaemonError {
     )]
     Metadata(#[source] Ec2Error),
     /// The limits of the instance type are not known.
-    #[error(
-        "learn the limits of instance type {instance_type}, which the built-in table does not know"
-    )]
+    #[error("ask EC2 for the limits of instance type {instance_type}")]
     Limits {
         /// The type.
         instance_type: String,
         /// Why EC2 did not tell.
         source: Ec2Error,
     },
+    /// Nobody who is believed knows the limits of the instance type.
+    #[error(transparent)]
+    UnknownType(#[from] UnknownInstanceTypeError),
     /// The configuration does not go together with the instance type.
     #[error("start with this configuration")]
     Config(#[from] UnusableConfigError),
@@ -135,14 +142,16 @@ enum Input {
 
 /// Manages the addresses of the node until `shutdown` completes.
 pub async fn run(
-    options: Options,
+    mut options: Options,
     api: Arc<dyn Ec2Api>,
     notices: Option<std::sync::mpsc::Sender<Notice>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let clock = Clock::start();
     let metadata = metadata(&*api, &clock).await?;
-    let limits = limits(&*api, &metadata).await?;
+    let limits = limits(&*api, &mut options.limits, metadata.node.instance_type).await?;
+    let Options { config, overrides, labels, .. } = &options;
+    options.config = config.for_node(overrides, &metadata.node, labels);
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
 
     let host = HostThread::start(
@@ -232,15 +241,26 @@ async fn metadata(api: &dyn Ec2Api, clock: &Clock) -> Result<Metadata, DaemonErr
     }
 }
 
-async fn limits(api: &dyn Ec2Api, metadata: &Metadata) -> Result<Limits, DaemonError> {
-    let instance_type = metadata.node.instance_type;
-    if let Ok(limits) = Limits::lookup(instance_type) {
-        return Ok(limits);
+/// Returns the limits of a type; EC2 is asked if its word counts.
+async fn limits(
+    api: &dyn Ec2Api,
+    known: &mut KnownLimits,
+    instance_type: InstanceType,
+) -> Result<Limits, DaemonError> {
+    if known.needs_ec2(instance_type) {
+        match api.describe_instance_types(&[instance_type]).await {
+            Ok(answer) => known.ec2.extend(answer),
+            // Who is believed after EC2 may know it.
+            Err(source) if known.find(instance_type).is_err() => {
+                let instance_type = instance_type.to_string();
+                return Err(DaemonError::Limits { instance_type, source });
+            }
+            Err(error) => warn!(%error, "EC2 does not tell the limits of {instance_type}"),
+        }
     }
-    let failed = |source| DaemonError::Limits { instance_type: instance_type.to_string(), source };
-    let answer = api.describe_instance_types(&[instance_type]).await.map_err(failed)?;
-    let found = answer.into_iter().find(|limits| limits.instance_type == instance_type);
-    found.ok_or_else(|| failed(Ec2Error::refused("DescribeInstanceTypes", "Empty", "no such type")))
+    let (limits, source) = known.find(instance_type)?;
+    info!(?source, enis = limits.enis(limits.default_card), "limits are known");
+    Ok(limits)
 }
 
 fn records(found: Found) -> Vec<Record> {

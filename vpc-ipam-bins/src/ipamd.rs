@@ -10,11 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions};
-use vpc_ipam_core::{Budget, Config};
+use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use crate::cni::chain;
 use crate::daemon::{self, DaemonError, Options};
+use crate::operator_file::{self, OperatorFileError};
 use crate::protocol::SOCKET;
 use crate::settings::{LogLevel, Settings};
 use crate::store;
@@ -46,6 +47,16 @@ struct Args {
     /// The most pods that this node runs, as kubelet reports it; no more addresses than that are held
     #[arg(long, value_name = "N")]
     max_pods: Option<u32>,
+    /// A file with limits of instance types that come before the built-in table's, as `vpc-ipam limits --json` prints
+    /// them
+    #[arg(long, value_name = "PATH")]
+    limits: Option<PathBuf>,
+    /// A file with settings for some nodes only: a JSON array of {"when": …, "set": …}
+    #[arg(long, value_name = "PATH")]
+    overrides: Option<PathBuf>,
+    /// A label of this node, by which overrides may name it; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = crate::cli::parse_var)]
+    labels: Vec<(String, String)>,
     /// Write log lines as JSON
     #[arg(long)]
     log_json: bool,
@@ -64,6 +75,8 @@ enum Failure {
     Signal(#[source] std::io::Error),
     #[error("start the runtime")]
     Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    File(#[from] OperatorFileError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
 }
@@ -95,7 +108,18 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
         Some(path) => Namespace::open(path)?,
         None => Namespace::current()?,
     };
+    let mut limits = KnownLimits::default();
+    if let Some(path) = &args.limits {
+        limits.overrides = operator_file::limits(path)?;
+    }
+    let overrides = match &args.overrides {
+        Some(path) => operator_file::overrides(path)?,
+        None => Vec::new(),
+    };
     let options = Options {
+        overrides,
+        labels: args.labels.into_iter().collect(),
+        limits,
         config: Config { pods_max: args.max_pods, ..settings.config },
         host_config: settings.host,
         budget: Budget::default(),

@@ -6,6 +6,7 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tokio::sync::oneshot;
 use vpc_ipam_aws::{Ec2Api, EmulatedEc2, SharedCloud};
 use vpc_ipam_core::sim::{Cloud, CloudError, CreateSubnet, RunInstance};
 use vpc_ipam_core::{
-    Budget, InstanceId, InstanceType, Limits, Note, Timing, UnknownInstanceTypeError,
+    Budget, InstanceId, InstanceType, KnownLimits, Limits, Note, Timing, UnknownInstanceTypeError,
 };
 use vpc_ipam_linux::lab::{
     self, BuildError, ChangeError, LabName, Layout, LayoutError, PlaceError, RemoveLabError,
@@ -248,6 +249,9 @@ impl LabNode {
         self.notes = notes;
         let options = Options {
             config,
+            overrides: Vec::new(),
+            labels: BTreeMap::new(),
+            limits: KnownLimits::default(),
             host_config,
             budget: Budget::default(),
             netns,

@@ -1,7 +1,7 @@
 //! What the programs `vpc-ipamd`, `vpc-cni` and `vpc-ipam` consist of; each `main` only calls in here.
 //!
 //! * [`plugin`] is the CNI plugin: [`cni`] is its language, [`protocol`] is how it asks the daemon.
-//! * [`limits_file`] reads what an operator knows of instance types.
+//! * [`operator_file`] reads what an operator says beyond variables.
 //! * [`daemon`] manages the addresses of a node as [`settings`] say, and keeps what must survive in [`store`].
 #![forbid(unsafe_code)]
 #![allow(
@@ -18,7 +18,7 @@ pub mod daemon;
 pub mod ipamd;
 #[cfg(feature = "lab")]
 pub mod lab;
-pub mod limits_file;
+pub mod operator_file;
 pub mod plugin;
 pub mod protocol;
 #[cfg(feature = "daemon")]

@@ -12,8 +12,8 @@ use vpc_ipam_core::capacity::compat::{
 use vpc_ipam_core::capacity::{Cap, Claim, Shape, address_claim, max_pods as capacity};
 use vpc_ipam_core::{Config, Families, Ipv4Kind, KnownLimits, Limits, LimitsSource};
 
-use super::Failure;
-use crate::limits_file;
+use super::{Failure, parse_var};
+use crate::operator_file;
 
 /// What limits are taken from besides the built-in table.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ impl Known {
 
     fn overrides(&self) -> Result<Vec<Limits>, Failure> {
         let Some(path) = &self.limits else { return Ok(Vec::new()) };
-        Ok(limits_file::read(path)?)
+        Ok(operator_file::limits(path)?)
     }
 }
 
@@ -283,14 +283,6 @@ pub(super) struct ClaimArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Reads `NAME=VALUE`.
-pub(super) fn parse_var(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
-        _ => Err("expected NAME=VALUE".to_string()),
-    }
 }
 
 pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ use vpc_ipam_linux::lab::{self, LabName, Place};
 
 use self::keeper::Folder;
 use super::Failure;
-use super::capacity::parse_var;
+use super::parse_var;
 use crate::cni::chain;
 use crate::lab::{LabAddress, LabNode, Plan, PluginCall, folder, quick};
 

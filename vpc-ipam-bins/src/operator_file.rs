@@ -1,0 +1,79 @@
+//! Files in which an operator says what variables cannot.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use vpc_ipam_core::{Limits, Override};
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperatorFileError {
+    /// It cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It does not hold what it should.
+    #[error("read {expected} in {}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+        /// Where, and what is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads limits of instance types: JSON objects one after the other, as `vpc-ipam limits --json` prints them.
+pub fn limits(path: &Path) -> Result<Vec<Limits>, OperatorFileError> {
+    let text = read(path)?;
+    let objects = serde_json::Deserializer::from_str(&text).into_iter();
+    let expected = "the limits of instance types";
+    objects.collect::<Result<_, _>>().map_err(|source| parse(path, expected, source))
+}
+
+/// Reads settings for some nodes only: a JSON array of [`Override`]s.
+pub fn overrides(path: &Path) -> Result<Vec<Override>, OperatorFileError> {
+    let expected = "the settings of some nodes";
+    serde_json::from_str(&read(path)?).map_err(|source| parse(path, expected, source))
+}
+
+fn read(path: &Path) -> Result<String, OperatorFileError> {
+    fs::read_to_string(path).map_err(|source| {
+        let path = path.to_owned();
+        OperatorFileError::Read { path, source }
+    })
+}
+
+fn parse(path: &Path, expected: &'static str, source: serde_json::Error) -> OperatorFileError {
+    OperatorFileError::Parse { path: path.to_owned(), expected, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_are_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("overrides.json");
+        for (text, expected) in [
+            ("[]", Some(0)),
+            (r#"[{"when": {"families": ["m5"]}, "set": {"enis_max": 2}}]"#, Some(1)),
+            (r#"[{"when": {"families": ["m5"]}, "set": {"max_eni": 2}}]"#, None),
+            (r#"{"when": {}, "set": {}}"#, None),
+            ("", None),
+        ] {
+            fs::write(&path, text).unwrap();
+            let read = overrides(&path).ok().map(|overrides| overrides.len());
+            assert_eq!(read, expected, "{text}");
+        }
+        let missing = overrides(&folder.path().join("missing")).unwrap_err();
+        assert!(matches!(missing, OperatorFileError::Read { .. }), "{missing}");
+    }
+}
