@@ -496,8 +496,7 @@ impl Loop {
                     answer(waiting, gone());
                 }
                 match self.ipam.release(&key, now) {
-                    Released::Lease { lease, at } => {
-                        let record = Record::released(&lease, at);
+                    Released::Lease { lease, record } => {
                         let lease = self.lease(lease);
                         self.unwritten.push(Write::Release(record, lease, vec![caller]));
                     }

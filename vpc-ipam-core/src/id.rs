@@ -216,11 +216,7 @@ impl fmt::Display for DeviceIndex {
 /// # Ok::<(), vpc_ipam_core::EmptyKeyError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodKey {
-    /// How the container's id begins: that alone tells most keys apart, without a look at the rest.
-    head: [u8; 8],
-    parts: Arc<KeyParts>,
-}
+pub struct PodKey(Arc<KeyParts>);
 
 /// The container comes first because it tells keys apart soonest.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -247,30 +243,26 @@ impl PodKey {
         if let Some((part, _)) = parts.into_iter().find(|(_, text)| text.is_empty()) {
             return Err(EmptyKeyError { part });
         }
-        // Filled up with zeros, which come before all else: heads are in the order of the ids that they begin.
-        let mut head = [0; 8];
-        head.iter_mut().zip(container.bytes()).for_each(|(to, from)| *to = from);
-        let parts = KeyParts {
+        Ok(Self(Arc::new(KeyParts {
             container: container.into(),
             ifname: ifname.into(),
             network: network.into(),
-        };
-        Ok(Self { head, parts: Arc::new(parts) })
+        })))
     }
 
     /// Returns the name of the network: `name` in the network configuration.
     pub fn network(&self) -> &str {
-        &self.parts.network
+        &self.0.network
     }
 
     /// Returns the id of the container: `CNI_CONTAINERID`.
     pub fn container(&self) -> &str {
-        &self.parts.container
+        &self.0.container
     }
 
     /// Returns the name of the interface inside the container: `CNI_IFNAME`.
     pub fn ifname(&self) -> &str {
-        &self.parts.ifname
+        &self.0.ifname
     }
 }
 

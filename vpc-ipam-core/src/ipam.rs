@@ -110,12 +110,12 @@ struct Granted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Released {
-    /// The pod held a lease. Write [`Record::released`] to stable storage before DEL is answered.
+    /// The pod held a lease. Write the record to stable storage before DEL is answered.
     Lease {
         /// What it held.
         lease: Lease,
-        /// Since when its addresses rest.
-        at: Timestamp,
+        /// What to write.
+        record: Record,
     },
     /// The pod was waiting for an address and no longer is.
     WasWaiting,
@@ -303,6 +303,9 @@ impl Ipam {
         if let Some(waiting) = self.waiting.iter().find(|w| w.request.key == request.key) {
             return Ok(Assigned::Later { deadline: waiting.deadline });
         }
+        if request.cards == crate::CardChoice::Every && !self.config.multi_nic {
+            return Err(AssignError::OneCard);
+        }
         // Addresses that came free since the last plan are for those who came first.
         if self.changed_at.is_some() && !self.waiting.is_empty() {
             self.serve_waiting(now);
@@ -365,7 +368,9 @@ impl Ipam {
         match self.pool.release(key, now) {
             Some(lease) => {
                 self.changed_at.get_or_insert(now);
-                Released::Lease { lease, at: now }
+                let addresses = lease.addresses().collect();
+                let record = Record::Released { key: key.clone(), addresses, at: now };
+                Released::Lease { lease, record }
             }
             None if was_waiting => {
                 self.changed_at.get_or_insert(now);
@@ -715,11 +720,9 @@ impl Ipam {
     fn on_release_issued(&mut self, eni: EniId, nets: &[ipnet::IpNet], now: Timestamp) {
         self.constraints.shrunk_at = Some(now);
         if let Some(eni) = self.pool.eni_mut(eni) {
-            eni.edit_blocks(|block| {
-                if nets.contains(&block.net()) {
-                    block.on_release_asked(now);
-                }
-            });
+            for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
+                block.on_release_asked(now);
+            }
         }
     }
 

@@ -248,6 +248,12 @@ impl Ipam {
         else {
             return;
         };
+        if kind == Ec2CallKind::Attach
+            && matches!(failed, FailureKind::Rejected | FailureKind::InUse)
+        {
+            // Somebody else's may be there: only a look at all ENIs tells.
+            self.constraints.reads.ask_ec2 = true;
+        }
         match (kind, failed) {
             // What EC2 no longer has needs no giving back.
             (Ec2CallKind::Delete, FailureKind::NotFound) => {
@@ -264,18 +270,14 @@ impl Ipam {
             // The instance takes no further ENI, so this one is of no use.
             (Ec2CallKind::Attach, FailureKind::EniLimit) => eni.on_leave(),
             (Ec2CallKind::Unassign(nets), FailureKind::Throttled | FailureKind::Denied) => {
-                eni.edit_blocks(|block| {
-                    if nets.contains(&block.net()) {
-                        block.on_release_refused();
-                    }
-                });
+                for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
+                    block.on_release_refused();
+                }
             }
             (Ec2CallKind::Unassign(nets), failed) => {
-                eni.edit_blocks(|block| {
-                    if nets.contains(&block.net()) {
-                        block.on_release_asked(now);
-                    }
-                });
+                for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
+                    block.on_release_asked(now);
+                }
                 eni.on_doubt(
                     match failed {
                         FailureKind::Unanswered => DoubtCause::Unanswered,

@@ -39,6 +39,11 @@ pub enum AssignError {
         /// What stands in the way.
         causes: Vec<Held>,
     },
+    /// The pod wants an interface on each network card, and only one card is in use.
+    #[error(
+        "the pod wants an interface on each network card: set ENABLE_MULTI_NIC to true, or take its annotation off"
+    )]
+    OneCard,
     /// Too many pods wait already.
     #[error("{WAITING_MAX} pods wait for an address already")]
     TooManyWaiting,
@@ -52,7 +57,7 @@ impl AssignError {
             Self::NotUsable { causes, .. } => {
                 causes.iter().filter_map(|held| held.waiting_on.until()).min()
             }
-            Self::TooManyWaiting => None,
+            Self::OneCard | Self::TooManyWaiting => None,
         }
     }
 }

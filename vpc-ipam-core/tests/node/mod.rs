@@ -186,8 +186,8 @@ impl Node {
     pub fn del(&mut self, name: &str) -> Released {
         let released = self.ipam.release(&Self::key(name), self.now);
         self.stored.remove(&Self::key(name));
-        if let Released::Lease { lease, at } = &released {
-            self.released.push(Record::released(lease, *at));
+        if let Released::Lease { record, .. } = &released {
+            self.released.push(record.clone());
         }
         self.run();
         released
@@ -378,6 +378,20 @@ impl Node {
             let ipv4 = Ipv4Request::Count(Ipv4Amount::Addresses(more));
             let eni = CreateInterface { ipv4, ..CreateInterface::new(subnet) };
             self.cloud.create_network_interface(&eni, self.now).unwrap();
+        }
+    }
+
+    /// Somebody else takes addresses so that the node's subnet has no free /28 and thousands of free addresses.
+    pub fn fragment(&mut self) {
+        let subnet = self.cloud.subnet(&self.subnet).unwrap().ipv4_cidr;
+        let blocks: Vec<_> = subnet.subnets(28).unwrap().collect();
+        for some in blocks.chunks(40) {
+            for block in some {
+                // One that is taken already fragments its block as well.
+                let one = Ipv4Request::Blocks(vec![block.hosts().nth(7).unwrap().into()]);
+                let eni = CreateInterface { ipv4: one, ..CreateInterface::new(self.subnet) };
+                let _ = self.cloud.create_network_interface(&eni, self.now);
+            }
         }
     }
 
