@@ -496,7 +496,8 @@ impl Loop {
                     answer(waiting, gone());
                 }
                 match self.ipam.release(&key, now) {
-                    Released::Lease { lease, record } => {
+                    Released::Lease { lease, at } => {
+                        let record = Record::released(&lease, at);
                         let lease = self.lease(lease);
                         self.unwritten.push(Write::Release(record, lease, vec![caller]));
                     }

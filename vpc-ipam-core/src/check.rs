@@ -175,15 +175,7 @@ impl Ipam {
             }
         }
         for eni in enis {
-            let recounted: Vec<(u32, u32)> = eni.blocks().iter().map(|b| b.recount()).collect();
-            let wrong = eni
-                .blocks()
-                .iter()
-                .zip(&recounted)
-                .any(|(block, counts)| (block.assigned(), block.quarantined()) != *counts);
-            if wrong
-                || eni.assigned() != recounted.iter().map(|(assigned, _)| assigned).sum::<u32>()
-            {
+            if !eni.counts_are_right() {
                 violations.push(Violation::WrongCount { eni: eni.id });
             }
             // One that is being released may be gone already.

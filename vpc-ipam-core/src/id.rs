@@ -216,7 +216,11 @@ impl fmt::Display for DeviceIndex {
 /// # Ok::<(), vpc_ipam_core::EmptyKeyError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodKey(Arc<KeyParts>);
+pub struct PodKey {
+    /// How the container's id begins: that alone tells most keys apart, without a look at the rest.
+    head: [u8; 8],
+    parts: Arc<KeyParts>,
+}
 
 /// The container comes first because it tells keys apart soonest.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -243,26 +247,30 @@ impl PodKey {
         if let Some((part, _)) = parts.into_iter().find(|(_, text)| text.is_empty()) {
             return Err(EmptyKeyError { part });
         }
-        Ok(Self(Arc::new(KeyParts {
+        // Filled up with zeros, which come before all else: heads are in the order of the ids that they begin.
+        let mut head = [0; 8];
+        head.iter_mut().zip(container.bytes()).for_each(|(to, from)| *to = from);
+        let parts = KeyParts {
             container: container.into(),
             ifname: ifname.into(),
             network: network.into(),
-        })))
+        };
+        Ok(Self { head, parts: Arc::new(parts) })
     }
 
     /// Returns the name of the network: `name` in the network configuration.
     pub fn network(&self) -> &str {
-        &self.0.network
+        &self.parts.network
     }
 
     /// Returns the id of the container: `CNI_CONTAINERID`.
     pub fn container(&self) -> &str {
-        &self.0.container
+        &self.parts.container
     }
 
     /// Returns the name of the interface inside the container: `CNI_IFNAME`.
     pub fn ifname(&self) -> &str {
-        &self.0.ifname
+        &self.parts.ifname
     }
 }
 

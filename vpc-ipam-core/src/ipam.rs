@@ -110,12 +110,12 @@ struct Granted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Released {
-    /// The pod held a lease. Write the record to stable storage before DEL is answered.
+    /// The pod held a lease. Write [`Record::released`] to stable storage before DEL is answered.
     Lease {
         /// What it held.
         lease: Lease,
-        /// What to write.
-        record: Record,
+        /// Since when its addresses rest.
+        at: Timestamp,
     },
     /// The pod was waiting for an address and no longer is.
     WasWaiting,
@@ -368,9 +368,7 @@ impl Ipam {
         match self.pool.release(key, now) {
             Some(lease) => {
                 self.changed_at.get_or_insert(now);
-                let addresses = lease.addresses().collect();
-                let record = Record::Released { key: key.clone(), addresses, at: now };
-                Released::Lease { lease, record }
+                Released::Lease { lease, at: now }
             }
             None if was_waiting => {
                 self.changed_at.get_or_insert(now);
@@ -720,9 +718,11 @@ impl Ipam {
     fn on_release_issued(&mut self, eni: EniId, nets: &[ipnet::IpNet], now: Timestamp) {
         self.constraints.shrunk_at = Some(now);
         if let Some(eni) = self.pool.eni_mut(eni) {
-            for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
-                block.on_release_asked(now);
-            }
+            eni.edit_blocks(|block| {
+                if nets.contains(&block.net()) {
+                    block.on_release_asked(now);
+                }
+            });
         }
     }
 

@@ -144,3 +144,10 @@ pub enum Record {
         at: Timestamp,
     },
 }
+
+impl Record {
+    /// Returns what to write when a pod gave a lease up.
+    pub fn released(lease: &Lease, at: Timestamp) -> Self {
+        Self::Released { key: lease.key.clone(), addresses: lease.addresses().collect(), at }
+    }
+}

@@ -16,7 +16,7 @@ use core::time::Duration;
 use crate::backoff::Culprit;
 use crate::budget::Spent;
 use crate::demand::PREFIX_SIZE;
-use crate::pool::{Ec2Call, Ec2CallKind, Eni, Pool, Serving, Stage};
+use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Pool, Serving, Stage};
 use crate::{
     Action, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action, EniId, EniLink,
     HostAction, Ipv4Amount, Ipv4Kind, Limits, Stock, Timestamp, WarmTarget, demand,
@@ -224,20 +224,25 @@ impl Planner<'_> {
         horizon: Option<Duration>,
         stock: &mut Stock,
     ) {
-        for block in eni.blocks() {
-            let ipv4 = matches!(block.net(), ipnet::IpNet::V4(_));
-            if !ipv4 || block.is_releasing() || (block.is_prefix() != prefixes && !both_kinds) {
+        let tallies = eni.tallies();
+        let kinds = [(tallies.addresses, false), (tallies.prefixes, true)];
+        for (tally, of_prefixes) in kinds {
+            if of_prefixes != prefixes && !both_kinds {
                 continue;
             }
-            stock.total += block.capacity();
-            stock.assigned += block.assigned() + block.quarantined();
-            if let Some(horizon) = horizon {
-                stock.cooling += block.cooling(self.now, self.serving.cooldown, horizon);
+            stock.total += tally.addresses;
+            stock.assigned += tally.used;
+            if prefixes && of_prefixes {
+                stock.prefixes += tally.blocks;
+                stock.prefixes_free += tally.blocks_free;
             }
-            if prefixes && block.is_prefix() {
-                stock.prefixes += 1;
-                stock.prefixes_free += u32::from(block.assigned() + block.quarantined() == 0);
-            }
+        }
+        if let Some(horizon) = horizon {
+            let counts = |block: &Block| {
+                let ipv4 = matches!(block.net(), ipnet::IpNet::V4(_));
+                ipv4 && !block.is_releasing() && (block.is_prefix() == prefixes || both_kinds)
+            };
+            stock.cooling += eni.cooling_of(counts, self.now, self.serving.cooldown, horizon);
         }
     }
 

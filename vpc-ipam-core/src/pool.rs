@@ -3,6 +3,7 @@
 mod block;
 mod eni;
 mod reconcile;
+mod tally;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -293,12 +294,9 @@ impl Pool {
                 eni.on_stay();
             }
         } else if self.unknown.remove(&address) {
-            let mut blocks = self.enis.iter_mut().flat_map(Eni::blocks_mut);
-            match blocks.find(|block| block.net().contains(&address)) {
-                Some(block) => block.on_unquarantined(address, now),
-                None => {
-                    self.released_before.insert(address, now);
-                }
+            let rests = |block: &mut Block| block.on_unquarantined(address, now);
+            if self.enis.iter_mut().find_map(|eni| eni.edit_block_of(address, rests)).is_none() {
+                self.released_before.insert(address, now);
             }
         }
     }
@@ -326,19 +324,13 @@ impl Pool {
             }
         }
         for address in &*unknown {
-            for block in enis.iter_mut().flat_map(Eni::blocks_mut) {
-                block.on_quarantined(*address);
+            for eni in &mut *enis {
+                eni.edit_block_of(*address, |block| block.on_quarantined(*address));
             }
         }
         released_before.retain(|address, at| {
-            let mut blocks = enis.iter_mut().flat_map(Eni::blocks_mut);
-            match blocks.find(|block| block.net().contains(address)) {
-                Some(block) => {
-                    block.on_cooling_restored(*address, *at);
-                    false
-                }
-                None => true,
-            }
+            let rests = |block: &mut Block| block.on_cooling_restored(*address, *at);
+            enis.iter_mut().find_map(|eni| eni.edit_block_of(*address, rests)).is_none()
         });
     }
 
@@ -446,6 +438,7 @@ impl Pool {
                 let candidate = eni.card == card
                     && tried & (1 << index) == 0
                     && eni.stage == Stage::Ready
+                    && !eni.tallies().is_full()
                     && serving.takes_pods(eni);
                 if candidate && best.is_none_or(|(_, assigned)| eni.assigned() > assigned) {
                     best = Some((index, eni.assigned()));

@@ -104,8 +104,8 @@ fn both_families_are_given_up_and_rest_together() {
     node.add(["old"]);
     let lease = node.stored[&Node::key("old")].clone();
     let released = node.del("old");
-    let Released::Lease { record, .. } = released else { panic!("{released:?}") };
-    let vpc_ipam_core::Record::Released { addresses, .. } = record else { panic!("{record:?}") };
+    let Released::Lease { lease: given_up, .. } = released else { panic!("{released:?}") };
+    let addresses: Vec<IpAddr> = given_up.addresses().collect();
     assert_eq!(addresses, lease.addresses().collect::<Vec<_>>());
     node.add(["new"]);
     let new = &node.stored[&Node::key("new")];

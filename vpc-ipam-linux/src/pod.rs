@@ -535,6 +535,9 @@ fn make_known(
             link: link.clone(),
             neighbour: Neighbour { address: it.address, mac: interface.container.mac },
         }));
+        if let Some(branch) = &interface.branch {
+            host.link(&branch.vlan.link_name())?;
+        }
         host.link(&interface.host.name)?;
     }
     carry_out(host, &introductions)?;

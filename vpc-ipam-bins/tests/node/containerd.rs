@@ -197,14 +197,13 @@ impl Containerd {
         command.output().unwrap()
     }
 
-    /// Returns the address of a container, once it runs.
+    /// Returns the address of a container, once it has one: it can be looked into before.
     fn address(&self, name: &str) -> Ipv4Addr {
-        let text = wait_until(name, || {
-            let output = self.exec(name, "ip -o -4 address show dev eth0");
-            if output.status.success() { Ok(printed(&output)) } else { Err(printed(&output)) }
-        });
-        let address = text.split_whitespace().find_map(|word| word.strip_suffix("/32"));
-        address.unwrap_or_else(|| panic!("{name} has {text}")).parse().unwrap()
+        wait_until(name, || {
+            let said = printed(&self.exec(name, "ip -o -4 address show dev eth0"));
+            let address = said.split_whitespace().find_map(|word| word.strip_suffix("/32"));
+            address.and_then(|address| address.parse().ok()).ok_or(said)
+        })
     }
 
     /// Returns which source address each of the servers sees when a container asks it.

@@ -270,14 +270,18 @@ impl Ipam {
             // The instance takes no further ENI, so this one is of no use.
             (Ec2CallKind::Attach, FailureKind::EniLimit) => eni.on_leave(),
             (Ec2CallKind::Unassign(nets), FailureKind::Throttled | FailureKind::Denied) => {
-                for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
-                    block.on_release_refused();
-                }
+                eni.edit_blocks(|block| {
+                    if nets.contains(&block.net()) {
+                        block.on_release_refused();
+                    }
+                });
             }
             (Ec2CallKind::Unassign(nets), failed) => {
-                for block in eni.blocks_mut().filter(|block| nets.contains(&block.net())) {
-                    block.on_release_asked(now);
-                }
+                eni.edit_blocks(|block| {
+                    if nets.contains(&block.net()) {
+                        block.on_release_asked(now);
+                    }
+                });
                 eni.on_doubt(
                     match failed {
                         FailureKind::Unanswered => DoubtCause::Unanswered,

@@ -135,9 +135,10 @@ impl Planner<'_> {
         }
         let groups = &self.constraints.security_groups;
         let follows = !self.config.custom_networking && !eni.is_primary();
-        let mut theirs = eni.security_groups.clone();
-        theirs.sort_unstable();
-        if follows && !groups.is_empty() && theirs != *groups {
+        let theirs = &eni.security_groups;
+        let differ =
+            || theirs.len() != groups.len() || theirs.iter().any(|it| !groups.contains(it));
+        if follows && !groups.is_empty() && differ() {
             let attribute = EniAttribute::Groups(groups.clone());
             let modify = ModifyNetworkInterfaceAttribute { eni: id, attribute };
             let action = Ec2Action::ModifyNetworkInterfaceAttribute(modify);

@@ -134,6 +134,9 @@ impl Planner<'_> {
     /// Releases single blocks: `over` of the kind that counts, from the emptiest secondary ENI first and the primary
     /// last, and all that serve nobody.
     fn release_blocks(&mut self, on: CardDemand, mut enis: Vec<&Eni>, mut over: u32) {
+        if over == 0 && !enis.iter().any(|eni| self.may_be_useless(eni)) {
+            return;
+        }
         enis.sort_by_key(|eni| (eni.is_primary(), eni.assigned(), Reverse((eni.device, eni.id))));
         let mut releases = Vec::new();
         // While something is missing or has yet to come, what is left of the other mode may still help out, unless it takes
@@ -212,6 +215,19 @@ impl Planner<'_> {
     /// Returns whether the subnet of an ENI had no free prefix when it was asked last.
     fn lacked_prefixes(&self, eni: &Eni) -> bool {
         self.constraints.backoff.has_failed(Culprit::SubnetPrefixes(eni.subnet))
+    }
+
+    /// Returns whether an ENI can have useless blocks at all.
+    fn may_be_useless(&self, eni: &Eni) -> bool {
+        let tallies = eni.tallies();
+        let (addresses, prefixes) = (tallies.addresses.blocks, tallies.prefixes.blocks);
+        let other_kind = match self.serving.ipv4 {
+            Some(Ipv4Kind::Addresses) => prefixes,
+            Some(Ipv4Kind::Prefixes) => addresses,
+            None => addresses + prefixes,
+        };
+        let ipv6 = if self.serving.ipv6 { 0 } else { tallies.ipv6.blocks };
+        !self.serving.takes_pods(eni) || other_kind + ipv6 > 0
     }
 
     /// Returns whether a card has room for another block, on an ENI that is there or on a new one.

@@ -17,8 +17,11 @@ pub struct Block {
     confirmed_at: Timestamp,
     /// The addresses that were ever used or reserved, by their distance from the base; those beyond were not.
     slots: Vec<Slot>,
+    capacity: u32,
     assigned: u32,
     quarantined: u32,
+    /// No address was released later than this, so that none rests once this one would not.
+    released_latest: Option<Timestamp>,
 }
 
 /// How far a block can be relied on.
@@ -62,8 +65,10 @@ impl Block {
             state: BlockState::Confirmed,
             confirmed_at,
             slots: Vec::new(),
+            capacity: capacity(net),
             assigned: 0,
             quarantined: 0,
+            released_latest: None,
         }
     }
 
@@ -95,9 +100,7 @@ impl Block {
 
     /// Returns how many addresses it has: 1, 16, or 65,536 of a /80.
     pub fn capacity(&self) -> u32 {
-        let host_bits = u32::from(self.net.max_prefix_len() - self.net.prefix_len());
-        // SLOTS_MAX fits an u32.
-        1u128.checked_shl(host_bits).map_or(SLOTS_MAX, |size| size.min(SLOTS_MAX)) as u32
+        self.capacity
     }
 
     /// Returns how many of its addresses pods hold.
@@ -117,10 +120,12 @@ impl Block {
 
     /// Returns how many of its addresses rest at `now` and go on resting for longer than `horizon`.
     pub fn cooling(&self, now: Timestamp, cooldown: Duration, horizon: Duration) -> u32 {
-        let resting = |slot: &&Slot| {
-            matches!(slot, Slot::Free { released_at: Some(at) }
-                if (now + horizon).since(*at) <= cooldown)
-        };
+        let rests = |at: Timestamp| (now + horizon).since(at) <= cooldown;
+        if !self.released_latest.is_some_and(rests) {
+            return 0;
+        }
+        let resting =
+            |slot: &&Slot| matches!(slot, Slot::Free { released_at: Some(at) } if rests(*at));
         // At most SLOTS_MAX.
         self.slots.iter().filter(resting).count() as u32
     }
@@ -197,6 +202,7 @@ impl Block {
         if let Some(slot @ Slot::Assigned) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: at };
             self.assigned -= 1;
+            self.released_latest = self.released_latest.max(at);
         }
     }
 
@@ -204,6 +210,7 @@ impl Block {
     pub(crate) fn on_cooling_restored(&mut self, address: IpAddr, at: Timestamp) {
         if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: Some(at) };
+            self.released_latest = self.released_latest.max(Some(at));
         }
     }
 
@@ -220,6 +227,7 @@ impl Block {
         if let Some(slot @ Slot::Quarantined) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: Some(now) };
             self.quarantined -= 1;
+            self.released_latest = self.released_latest.max(Some(now));
         }
     }
 
@@ -262,10 +270,22 @@ impl Block {
             .is_some_and(|slot| *slot == Slot::Assigned)
     }
 
-    /// Counts assigned and quarantined addresses anew, for [`crate::Pool::check`].
-    pub(crate) fn recount(&self) -> (u32, u32) {
+    /// Returns a time after which none of its addresses was released.
+    pub(crate) fn released_latest(&self) -> Option<Timestamp> {
+        self.released_latest
+    }
+
+    /// Returns whether what it keeps count of is so, by counting anew, for [`crate::Ipam::check`].
+    pub(crate) fn counts_are_right(&self) -> bool {
         let count = |wanted: Slot| self.slots.iter().filter(|slot| **slot == wanted).count() as u32;
-        (count(Slot::Assigned), count(Slot::Quarantined))
+        let released_at = |slot: &Slot| match slot {
+            Slot::Free { released_at } => *released_at,
+            Slot::Assigned | Slot::Quarantined => None,
+        };
+        self.capacity == capacity(self.net)
+            && self.assigned == count(Slot::Assigned)
+            && self.quarantined == count(Slot::Quarantined)
+            && self.slots.iter().filter_map(released_at).max() <= self.released_latest
     }
 
     fn offset(&self, address: IpAddr) -> Option<usize> {
@@ -298,6 +318,12 @@ impl Block {
             IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) + offset as u128)),
         }
     }
+}
+
+fn capacity(net: IpNet) -> u32 {
+    let host_bits = u32::from(net.max_prefix_len() - net.prefix_len());
+    // SLOTS_MAX fits an u32.
+    1u128.checked_shl(host_bits).map_or(SLOTS_MAX, |size| size.min(SLOTS_MAX)) as u32
 }
 
 #[cfg(test)]
@@ -384,6 +410,7 @@ mod tests {
         let mut block = block("10.0.0.0/32");
         assert!(!block.on_assigned(IpAddr::from([10, 0, 0, 1])));
         assert!(!block.on_assigned(IpAddr::from([9, 0, 0, 1])));
-        assert_eq!(block.recount(), (0, 0));
+        assert_eq!(block.assigned(), 0);
+        assert!(block.counts_are_right());
     }
 }

@@ -10,6 +10,7 @@ use core::time::Duration;
 use ipnet::IpNet;
 
 use crate::pool::Block;
+use crate::pool::tally::Tallies;
 use crate::{
     ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InterfaceType,
     LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp,
@@ -60,8 +61,9 @@ pub struct Eni {
     pub(crate) confirmed_at: Timestamp,
     /// Since when it is known to be attached: an answer that does not know yet says nothing of its attachment.
     pub(crate) attached_at: Timestamp,
-    /// Sorted by address.
+    /// Sorted by address. They change in [`Eni::edit_block`] alone, which keeps the counts.
     blocks: Vec<Block>,
+    tallies: Tallies,
     assigned: u32,
 }
 
@@ -206,6 +208,7 @@ impl Eni {
             confirmed_at: as_of,
             attached_at: Timestamp::EPOCH,
             blocks: Vec::new(),
+            tallies: Tallies::default(),
             assigned: 0,
         };
         for net in &observed.blocks {
@@ -259,22 +262,39 @@ impl Eni {
     /// Returns whether anybody may be using an address of it: a pod, an unknown owner, or late packets.
     pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
         self.assigned == 0
-            && self.blocks.iter().all(|block| {
-                block.assigned() == 0
-                    && block.quarantined() == 0
-                    && block.cooling(now, cooldown, Duration::ZERO) == 0
-            })
+            && self.blocks.iter().all(|block| block.quarantined() == 0)
+            && self.cooling(now, cooldown, Duration::ZERO) == 0
+    }
+
+    /// Returns how many of its addresses rest at `now` and go on resting for longer than `horizon`.
+    pub fn cooling(&self, now: Timestamp, cooldown: Duration, horizon: Duration) -> u32 {
+        self.cooling_of(|_| true, now, cooldown, horizon)
+    }
+
+    /// Returns how many addresses of some blocks rest for longer than `horizon`.
+    pub(crate) fn cooling_of(
+        &self,
+        counts: impl Fn(&Block) -> bool,
+        now: Timestamp,
+        cooldown: Duration,
+        horizon: Duration,
+    ) -> u32 {
+        let rests = |at| (now + horizon).since(at) <= cooldown;
+        if !self.tallies.released_latest.is_some_and(rests) {
+            return 0;
+        }
+        let blocks = self.blocks.iter().filter(|block| counts(block));
+        blocks.map(|block| block.cooling(now, cooldown, horizon)).sum()
     }
 
     /// Returns how many places for IPv4 blocks are taken, those included that were asked for.
     pub fn ipv4_slots_used(&self) -> u32 {
-        let held = self.blocks.iter().filter(|block| matches!(block.net(), IpNet::V4(_))).count();
+        let held = self.tallies.addresses.held + self.tallies.prefixes.held;
         let coming = match &self.ec2_call {
             Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, .. }, .. }) => *blocks,
             _ => 0,
         };
-        // An ENI has at most 64 addresses.
-        held as u32 + coming
+        held + coming
     }
 
     /// Returns the lease's view of it, without addresses.
@@ -297,8 +317,46 @@ impl Eni {
         self.blocks.iter().find(|block| block.net() == net)
     }
 
-    pub(crate) fn blocks_mut(&mut self) -> impl Iterator<Item = &mut Block> {
-        self.blocks.iter_mut()
+    /// Returns what its blocks amount to.
+    pub(crate) fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
+    /// Changes the blocks that need it.
+    pub(crate) fn edit_blocks(&mut self, mut edit: impl FnMut(&mut Block)) {
+        for index in 0..self.blocks.len() {
+            self.edit_block(index, &mut edit);
+        }
+    }
+
+    /// Changes the block that holds an address, if there is one.
+    pub(crate) fn edit_block_of<R>(
+        &mut self,
+        address: IpAddr,
+        edit: impl FnOnce(&mut Block) -> R,
+    ) -> Option<R> {
+        let index = self.position(address)?;
+        Some(self.edit_block(index, edit))
+    }
+
+    fn edit_block<R>(&mut self, index: usize, edit: impl FnOnce(&mut Block) -> R) -> R {
+        let block = &mut self.blocks[index];
+        self.tallies.subtract(block);
+        self.assigned -= block.assigned();
+        let result = edit(block);
+        self.assigned += block.assigned();
+        self.tallies.add(block);
+        result
+    }
+
+    /// Returns whether what it keeps count of is so, by counting anew, for [`crate::Ipam::check`].
+    pub(crate) fn counts_are_right(&self) -> bool {
+        let Tallies { released_latest, .. } = self.tallies;
+        let recounted = Tallies::of(&self.blocks);
+        self.blocks.iter().all(Block::counts_are_right)
+            && self.assigned == self.blocks.iter().map(Block::assigned).sum::<u32>()
+            && self.tallies == Tallies { released_latest, ..recounted }
+            && recounted.released_latest <= released_latest
     }
 
     /// Returns the address of one family to hand out next: of the fullest block; of equals, the one that rested longest;
@@ -430,8 +488,12 @@ impl Eni {
     pub(crate) fn on_block_confirmed(&mut self, net: IpNet, as_of: Timestamp) {
         let net = net.trunc();
         match self.blocks.binary_search_by_key(&net, Block::net) {
-            Ok(index) => self.blocks[index].on_confirmed(as_of),
-            Err(index) => self.blocks.insert(index, Block::new(net, as_of)),
+            Ok(index) => self.edit_block(index, |block| block.on_confirmed(as_of)),
+            Err(index) => {
+                let block = Block::new(net, as_of);
+                self.tallies.add(&block);
+                self.blocks.insert(index, block);
+            }
         }
     }
 
@@ -451,27 +513,18 @@ impl Eni {
         let index = self.blocks.binary_search_by_key(&net, Block::net).ok()?;
         let block = self.blocks.remove(index);
         self.assigned -= block.assigned();
+        self.tallies.subtract(&block);
         Some(block)
     }
 
     /// Records that a pod holds an address. Returns whether it was free.
     pub(crate) fn on_assigned(&mut self, address: IpAddr) -> bool {
-        let Some(index) = self.position(address) else {
-            return false;
-        };
-        let taken = self.blocks[index].on_assigned(address);
-        self.assigned += u32::from(taken);
-        taken
+        self.edit_block_of(address, |block| block.on_assigned(address)).unwrap_or(false)
     }
 
     /// Records that a pod gave an address up; `None` if it never was handed out.
     pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) {
-        if let Some(index) = self.position(address)
-            && self.blocks[index].is_assigned(address)
-        {
-            self.blocks[index].on_released(address, at);
-            self.assigned -= 1;
-        }
+        self.edit_block_of(address, |block| block.on_released(address, at));
     }
 
     pub(crate) fn on_doubt(&mut self, cause: DoubtCause, now: Timestamp) {

@@ -179,11 +179,11 @@ impl Pool {
         for net in claimed {
             if eni.block_of_net(net).is_some() {
                 eni.on_block_confirmed(net, as_of);
-                for block in eni.blocks_mut().filter(|block| block.net() == net) {
+                eni.edit_block_of(net.network(), |block| {
                     if idle && block.has_outlived_release(as_of, settle) {
                         block.on_release_refused();
                     }
-                }
+                });
             } else if !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle)) {
                 blocks_gone.remove(&net);
                 eni.on_block_confirmed(net, as_of);
@@ -216,9 +216,7 @@ impl Pool {
             };
             if in_use && !denied_before {
                 in_use_denied = true;
-                for block in eni.blocks_mut().filter(|block| block.net() == net) {
-                    block.on_denied(Source::Ec2, now);
-                }
+                eni.edit_block_of(net.network(), |block| block.on_denied(Source::Ec2, now));
                 continue;
             }
             for held in leases.values() {
@@ -276,11 +274,11 @@ impl Pool {
                 None => !blocks_gone.get(&net).is_some_and(|gone| is_recent(as_of, *gone, settle)),
             });
         if missing {
-            for block in eni.blocks_mut() {
+            eni.edit_blocks(|block| {
                 if !shown(block.net()) && !is_recent(as_of, block.confirmed_at(), settle) {
                     block.on_denied(source, now);
                 }
-            }
+            });
         }
         if (missing || extra) && eni.doubt.is_none() {
             let cause = DoubtCause::Differs(source);

@@ -342,13 +342,14 @@ impl Driver {
         let held = self.model.leases.get(&key).or(self.model.granted.get(&key)).cloned();
         let released = self.ipam.release(&key, self.now);
         match (&released, &held) {
-            (Released::Lease { lease, record }, Some(held)) => {
+            (Released::Lease { lease, at }, Some(held)) => {
                 hold!(
                     lease.addresses().eq(held.addresses()),
                     LeasesLast,
                     "{held:?} ended as {lease:?}"
                 );
-                let right = matches!(record, Record::Released { key: of, at, .. } if *of == key && *at == self.now);
+                let record = Record::released(lease, *at);
+                let right = matches!(&record, Record::Released { key: of, at, .. } if *of == key && *at == self.now);
                 hold!(right, LeasesLast, "the record of DEL is {record:?}");
             }
             (Released::Lease { lease, .. }, None) => {

@@ -186,8 +186,8 @@ impl Node {
     pub fn del(&mut self, name: &str) -> Released {
         let released = self.ipam.release(&Self::key(name), self.now);
         self.stored.remove(&Self::key(name));
-        if let Released::Lease { record, .. } = &released {
-            self.released.push(record.clone());
+        if let Released::Lease { lease, at } = &released {
+            self.released.push(Record::released(lease, *at));
         }
         self.run();
         released

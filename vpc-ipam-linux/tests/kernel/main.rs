@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 mod adopt;
+mod branch;
 mod bridge;
 mod cards;
 mod conntrack;

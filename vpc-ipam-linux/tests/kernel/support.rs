@@ -167,6 +167,7 @@ impl Vpc {
     /// Builds a node with a primary ENI, as the operating system leaves it.
     pub fn new() -> Self {
         let vpc = Self { node: Netns::new(), fabric: Netns::new() };
+        vpc.fabric.exec("sysctl -qw net.ipv4.conf.all.send_redirects=0");
         // A bridge takes over the lowest MAC address of its ports unless it has one.
         for (bridge, mac, address) in [
             ("subnet1", "02:00:0a:00:00:01", "10.0.0.1/19"),
@@ -175,6 +176,15 @@ impl Vpc {
             vpc.fabric.ip(&format!("link add {bridge} address {mac} type bridge"));
             vpc.fabric.ip(&format!("addr add {address} dev {bridge}"));
             vpc.fabric.ip(&format!("link set {bridge} up"));
+            // The VPC's router answers for everybody, at once, and does not tell that there is a shorter way: there is none.
+            for setting in [
+                format!("conf.{bridge}.send_redirects=0"),
+                format!("conf.{bridge}.proxy_arp=1"),
+                format!("conf.{bridge}.proxy_arp_pvlan=1"),
+                format!("neigh.{bridge}.proxy_delay=0"),
+            ] {
+                vpc.fabric.exec(&format!("sysctl -qw net.ipv4.{setting}"));
+            }
         }
         vpc.fabric.ip("addr add 10.0.0.30/32 dev subnet1");
         vpc.fabric.ip("addr add 203.0.113.10/32 dev lo");
@@ -222,6 +232,7 @@ impl Vpc {
             "link add {name} netns {fabric} mtu 9001 type veth peer name {name} netns {node} address {mac} mtu 9001"
         ));
         self.fabric.ip(&format!("link set {name} master {subnet} up"));
+        self.fabric.ip(&format!("link set dev {name} type bridge_slave isolated on"));
         let table = check_of(name);
         self.fabric.nft(&format!(
             "table netdev {table} {{ set ipv4 {{ type ipv4_addr; }}; set ipv6 {{ type ipv6_addr; }}; \
@@ -398,6 +409,9 @@ pub fn source_seen_by(
     to: &str,
     listens_on: &str,
 ) -> Option<String> {
+    for netns in [client, server] {
+        settle(netns);
+    }
     let listener = server.run(|| listen(listens_on)).unwrap();
     let to: SocketAddr = to.parse().unwrap();
     // A link that has just come up may lose what is sent first, and TCP sends again only after a second.
@@ -405,6 +419,14 @@ pub fn source_seen_by(
     let stream = client.run(|| (0..3).find_map(|_| connect().ok())).unwrap();
     let _stream = stream?;
     listener.accept().ok().map(|(_, peer)| peer.ip().to_string())
+}
+
+/// Lets the kernel take note of which links are up, as it does when it is asked about one.
+pub fn settle(netns: &Namespace) {
+    let mut netlink = netns.netlink().unwrap();
+    for name in link_names(&mut netlink) {
+        netlink.link(&name).unwrap();
+    }
 }
 
 /// Listens, and waits for an earlier listener to go: a program that another thread starts holds it until it runs.
