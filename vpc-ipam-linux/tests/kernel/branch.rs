@@ -7,12 +7,12 @@ use vpc_ipam_core::{Mac, Pod, PodKey};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::pod::{self, AddFailure, BranchEni, PodError, PodNetwork, VlanId};
 use vpc_ipam_linux::{
-    Address, BranchMode, Change, Effect, Family, HostConfig, KernelNetlink, Link, LinkIndex,
-    NatActual, Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey, Vlan,
+    BranchMode, Change, Effect, Family, HostConfig, KernelNetlink, Netlink, Vlan,
 };
 
 use crate::support::{
-    INTERNET, Netns, Vpc, add, chain, eni_mac, network, settings, settle, source_seen,
+    Altered, INTERNET, Netns, Vpc, add, chain, eni_mac, network, really, settings, settle,
+    source_seen,
 };
 
 const MAC: Mac = Mac([2, 0, 10, 0, 0, 0x6b]);
@@ -369,69 +369,17 @@ fn wait_for_links(node: &Netns, expected: &[&str]) {
     panic!("the kernel took too long");
 }
 
-fn trunk(vpc: &Vpc) -> Trunk<'_> {
-    Trunk { inner: vpc.node.netlink(), vpc }
-}
-
-/// A kernel in which the link of a VLAN is a cable to the fabric.
-struct Trunk<'a> {
-    inner: KernelNetlink,
-    vpc: &'a Vpc,
-}
-
-impl Netlink for Trunk<'_> {
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
-        let mut results = Vec::new();
-        for change in changes {
-            match change {
-                Change::AddVlan(vlan) if vlan.mtu > 1 => {
-                    assert_eq!(&*vlan.trunk.name, "eth1");
-                    let _ = self.vpc.fabric.try_exec(&format!(
-                        "nft delete table netdev check_{}",
-                        vlan.name.replace('.', "_")
-                    ));
-                    self.vpc.plug(&vlan.name, vlan.mac, "subnet1", &[ADDRESS]);
-                    results.push(Ok(Effect::Done));
-                }
-                other => results.extend(self.inner.change(core::slice::from_ref(other))?),
-            }
+/// Returns a kernel in which the link of a VLAN is a cable to the fabric.
+fn trunk(vpc: &Vpc) -> impl Netlink {
+    let change = |inner: &mut KernelNetlink, change: &Change| match change {
+        Change::AddVlan(vlan) if vlan.mtu > 1 => {
+            assert_eq!(&*vlan.trunk.name, "eth1");
+            let table = vlan.name.replace('.', "_");
+            let _ = vpc.fabric.try_exec(&format!("nft delete table netdev check_{table}"));
+            vpc.plug(&vlan.name, vlan.mac, "subnet1", &[ADDRESS]);
+            Ok(Effect::Done)
         }
-        Ok(results)
-    }
-
-    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.inner.links()
-    }
-
-    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.inner.link(name)
-    }
-
-    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.inner.addresses(link)
-    }
-
-    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
-        self.inner.routes(link)
-    }
-
-    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-        self.inner.route_to(address)
-    }
-
-    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.inner.rules(family)
-    }
-
-    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.inner.neighbours(link)
-    }
-
-    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
-        self.inner.sysctls(keys)
-    }
-
-    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.nat()
-    }
+        other => really(inner, other),
+    };
+    Altered { inner: vpc.node.netlink(), change }
 }

@@ -13,7 +13,9 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    HostConfig, KernelNetlink, Namespace, Netlink, VethPrefix, eni as enis, host, pod,
+    Address, Change, Effect, Family, HostConfig, KernelNetlink, Link, LinkIndex, Namespace,
+    NatActual, Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey, VethPrefix,
+    eni as enis, host, pod,
 };
 
 /// A network namespace that goes with this value.
@@ -454,4 +456,60 @@ pub fn chain(error: &dyn core::error::Error) -> String {
 /// Returns the names of the links of a namespace.
 pub fn link_names(netlink: &mut dyn Netlink) -> Vec<String> {
     netlink.links().unwrap().into_iter().map(|link| link.id.name.to_string()).collect()
+}
+
+/// A kernel that is told changes by way of a function.
+pub struct Altered<F> {
+    pub inner: KernelNetlink,
+    pub change: F,
+}
+
+impl<F> Netlink for Altered<F>
+where
+    F: FnMut(&mut KernelNetlink, &Change) -> Result<Effect, Refusal>,
+{
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+        Ok(changes.iter().map(|change| (self.change)(&mut self.inner, change)).collect())
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.inner.links()
+    }
+
+    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        self.inner.link(name)
+    }
+
+    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        self.inner.addresses(link)
+    }
+
+    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
+        self.inner.routes(link)
+    }
+
+    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
+        self.inner.route_to(address)
+    }
+
+    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
+        self.inner.rules(family)
+    }
+
+    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.inner.neighbours(link)
+    }
+
+    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
+        self.inner.sysctls(keys)
+    }
+
+    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner.nat()
+    }
+}
+
+/// Makes one change as the kernel does.
+pub fn really(netlink: &mut KernelNetlink, change: &Change) -> Result<Effect, Refusal> {
+    netlink.change(core::slice::from_ref(change)).unwrap().remove(0)
 }
