@@ -5,13 +5,14 @@
 //! ```
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -58,14 +59,50 @@ pub struct LabNode {
     pub address: LabAddress,
     /// What there was to remark about the variables.
     pub notes: Vec<Note>,
-    /// What the daemon does.
-    pub notices: Receiver<Notice>,
+    /// What the daemon does, for whoever takes it to follow that.
+    pub notices: Option<Notices>,
     cloud: SharedCloud,
     lab: Arc<Mutex<Option<lab::Lab>>>,
     follow_failed: Arc<Mutex<Option<ChangeError>>>,
     daemon: Option<Running>,
     #[cfg(feature = "aws")]
     wire: Option<wire::Fronts>,
+    _folder: Folder,
+}
+
+/// What the daemon of a node does, one after the other. The daemon waits for nobody: who is slow misses some of it.
+#[derive(Debug)]
+pub struct Notices {
+    receiver: Receiver<Notice>,
+    missed: Arc<AtomicU64>,
+}
+
+/// How many notices are kept for who follows them: more than there are from the start of a node until it is full.
+const NOTICES_MAX: usize = 1024;
+
+impl Notices {
+    /// Waits for what happens next; `None` once the daemon has ended.
+    pub fn recv(&self) -> Option<Notice> {
+        self.receiver.recv().ok()
+    }
+
+    /// Returns how many there was no room for since this was last asked.
+    pub fn missed(&self) -> u64 {
+        self.missed.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// The folder of a lab. What is left in it is of no use without the lab, and goes with this value.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            eprintln!("vpc-ipam: remove {}: {error}", self.0.display());
+        }
+    }
 }
 
 impl fmt::Debug for LabNode {
@@ -177,6 +214,7 @@ impl LabNode {
     /// Makes a VPC with a node and another host, starts the node's daemon, and returns once it serves.
     pub fn start(plan: &Plan) -> Result<Self, StartError> {
         let limits = Limits::lookup(plan.instance_type)?;
+        let cni_bin_dir = plugin_folder()?;
         let clock = Clock::start();
         let mut cloud = Cloud::new(1);
         let now = clock.now();
@@ -197,16 +235,18 @@ impl LabNode {
             return Err(error.into());
         }
 
+        let folder = Folder(folder(&plan.name));
         let mut lab_node = Self {
-            address: address(plan, node)?,
+            address: address(plan, &folder.0, cni_bin_dir, node)?,
             notes: Vec::new(),
-            notices: channel().1,
+            notices: None,
             cloud,
             lab,
             follow_failed,
             daemon: None,
             #[cfg(feature = "aws")]
             wire: None,
+            _folder: folder,
         };
         let api = lab_node.api(plan.wire)?;
         if plan.daemon {
@@ -265,15 +305,14 @@ impl LabNode {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let (notices, receiver) = channel();
         let (ready, is_ready) = channel();
+        let (notices, to_follow) = relay(ready).map_err(StartError::Threads)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new()
             .name("daemon".to_string())
             .spawn(move || {
                 runtime.block_on(async move {
                     let api = api.connect().await?;
-                    let notices = tee(notices, ready);
                     let shutdown = async {
                         // The sender dropped is as good as the word sent.
                         let _ = stopped.await;
@@ -282,14 +321,12 @@ impl LabNode {
                 })
             })
             .map_err(StartError::Threads)?;
-        self.notices = receiver;
+        self.notices = Some(to_follow);
         let daemon = Running { stop, thread };
         // The channel closes when the daemon ends without having served.
         if is_ready.recv().is_err() {
-            return match daemon.thread.join() {
-                Ok(Err(error)) => Err(error.into()),
-                Ok(Ok(())) | Err(_) => Err(DaemonError::Ended("daemon").into()),
-            };
+            joined(daemon.thread)?;
+            return Err(DaemonError::Ended("daemon").into());
         }
         self.daemon = Some(daemon);
         Ok(())
@@ -322,10 +359,7 @@ impl LabNode {
     pub fn stop_daemon(&mut self) -> Result<(), StopError> {
         let Some(Running { stop, thread }) = self.daemon.take() else { return Ok(()) };
         let _ = stop.send(());
-        match thread.join() {
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(())) | Err(_) => Ok(()),
-        }
+        Ok(joined(thread)?)
     }
 
     fn take_down(&mut self) -> Result<(), StopError> {
@@ -338,8 +372,6 @@ impl LabNode {
         if let Some(lab) = lock(&self.lab).take() {
             result = result.and(lab.remove().map_err(StopError::from));
         }
-        // What is left in it is of no use without the lab.
-        let _ = fs::remove_dir_all(self.address.cni_conf_dir.parent().unwrap_or(Path::new("-")));
         result
     }
 }
@@ -369,23 +401,43 @@ impl Api {
     }
 }
 
-/// Passes notices on, and tells `ready` of the first.
-fn tee(notices: Sender<Notice>, ready: Sender<()>) -> Sender<Notice> {
-    let (sender, receiver) = channel();
-    let pass = move || {
-        let mut ready = Some(ready);
-        while let Ok(notice) = receiver.recv() {
-            if let Some(ready) = ready.take() {
-                let _ = ready.send(());
-            }
-            if notices.send(notice).is_err() {
-                break;
-            }
+/// Returns how the daemon ended. One that panicked, which was printed then, ended as none should.
+fn joined(thread: JoinHandle<Result<(), DaemonError>>) -> Result<(), DaemonError> {
+    thread.join().unwrap_or(Err(DaemonError::Ended("daemon")))
+}
+
+/// Returns where the daemon sends notices and where they can be followed; tells `ready` of the first.
+fn relay(ready: Sender<()>) -> io::Result<(Sender<Notice>, Notices)> {
+    let (sender, from_daemon) = channel();
+    let (to_follower, receiver) = sync_channel(NOTICES_MAX);
+    let missed = Arc::new(AtomicU64::new(0));
+    let notices = Notices { receiver, missed: Arc::clone(&missed) };
+    thread::Builder::new()
+        .name("notices".to_string())
+        .spawn(move || pass_on(&from_daemon, &to_follower, &missed, ready))?;
+    Ok((sender, notices))
+}
+
+/// Takes whatever the daemon sends, so that nothing queues up there, and passes on what there is room for.
+fn pass_on(
+    from_daemon: &Receiver<Notice>,
+    to_follower: &SyncSender<Notice>,
+    missed: &AtomicU64,
+    ready: Sender<()>,
+) {
+    let mut ready = Some(ready);
+    while let Ok(notice) = from_daemon.recv() {
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(());
         }
-    };
-    // Without the thread nobody is told, which shows as a daemon that never gets ready.
-    let _ = thread::Builder::new().name("notices".to_string()).spawn(pass);
-    sender
+        match to_follower.try_send(notice) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                missed.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(TrySendError::Disconnected(_)) => break,
+        }
+    }
 }
 
 /// Lets the namespaces follow the cloud. What goes wrong is kept, since nobody else could be told.
@@ -405,12 +457,16 @@ fn follow(
     failed
 }
 
-fn address(plan: &Plan, instance: InstanceId) -> Result<LabAddress, StartError> {
+fn address(
+    plan: &Plan,
+    folder: &Path,
+    cni_bin_dir: PathBuf,
+    instance: InstanceId,
+) -> Result<LabAddress, StartError> {
     let write = |path: &Path| {
         let path = path.to_path_buf();
         move |source| StartError::Write { path, source }
     };
-    let folder = folder(&plan.name);
     let cni_conf_dir = folder.join("net.d");
     fs::create_dir_all(&cni_conf_dir).map_err(write(&cni_conf_dir))?;
     let socket = folder.join("ipamd.sock");
@@ -422,12 +478,6 @@ fn address(plan: &Plan, instance: InstanceId) -> Result<LabAddress, StartError> 
     let file = cni_conf_dir.join("10-vpc-ipam.conflist");
     fs::write(&file, format!("{conflist:#}\n")).map_err(write(&file))?;
 
-    let program = std::env::current_exe().map_err(StartError::Threads)?;
-    let cni_bin_dir = programs(&program);
-    let plugin = cni_bin_dir.join("vpc-cni");
-    if !plugin.exists() {
-        return Err(StartError::Plugin { path: plugin });
-    }
     Ok(LabAddress {
         node_netns: plan.name.namespace(&lab::Place::Node),
         socket,
@@ -440,12 +490,19 @@ fn address(plan: &Plan, instance: InstanceId) -> Result<LabAddress, StartError> 
     })
 }
 
-/// Returns the folder with the programs of this build; those of a test are one folder further down.
-fn programs(program: &Path) -> PathBuf {
+/// Returns the folder with the plugin of this build; the programs of a test are one folder further down.
+fn plugin_folder() -> Result<PathBuf, StartError> {
+    let program = std::env::current_exe().map_err(StartError::Threads)?;
     let folder = program.parent().unwrap_or(Path::new("."));
-    match folder.file_name() {
-        Some(name) if name == "deps" => folder.parent().unwrap_or(folder).to_path_buf(),
-        _ => folder.to_path_buf(),
+    let folder = match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent().unwrap_or(folder),
+        _ => folder,
+    };
+    let plugin = folder.join("vpc-cni");
+    if plugin.exists() {
+        Ok(folder.to_path_buf())
+    } else {
+        Err(StartError::Plugin { path: plugin })
     }
 }
 
@@ -551,6 +608,40 @@ pub fn quick() -> Timing {
         shrink_spacing: Duration::from_secs(1),
         eni_life_min: Duration::from_secs(2),
         detach_settle: Duration::from_millis(200),
+        // Addresses that rested are given back with the reading that follows.
+        imds_every: Duration::from_secs(5),
         ..Timing::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daemon_that_panicked_did_not_end_well() {
+        let end = joined(thread::spawn(|| panic!("as a test wants it")));
+        assert!(matches!(end, Err(DaemonError::Ended("daemon"))), "{end:?}");
+    }
+
+    #[test]
+    fn follower_who_does_not_read_misses_what_there_is_no_room_for() {
+        const MORE: usize = 10;
+        let (sender, from_daemon) = channel();
+        for _ in 0..NOTICES_MAX + MORE {
+            sender.send(Notice::HostReady { changed: Vec::new() }).unwrap();
+        }
+        drop(sender);
+        let (to_follower, receiver) = sync_channel(NOTICES_MAX);
+        let notices = Notices { receiver, missed: Arc::default() };
+        let (ready, is_ready) = channel();
+
+        // Returns, though nobody reads.
+        pass_on(&from_daemon, &to_follower, &notices.missed, ready);
+
+        drop(to_follower);
+        assert_eq!(is_ready.iter().count(), 1);
+        assert_eq!((notices.missed(), notices.missed()), (MORE as u64, 0));
+        assert_eq!(core::iter::from_fn(|| notices.recv()).count(), NOTICES_MAX);
     }
 }

@@ -176,13 +176,16 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     } else {
         print::address(&plan.name, &address);
     }
-    let notices = core::mem::replace(&mut node.notices, std::sync::mpsc::channel().1);
-    let printer = print::follow(print::Stopwatch::start(), notices, std::io::stderr());
+    let watch = print::Stopwatch::start();
+    let notices = node.notices.take();
+    let printer = notices.map(|notices| print::follow(watch, notices, std::io::stderr()));
     // Whoever asks drops the sender at last.
     let _ = stop.recv();
-    eprintln!("vpc-ipam: removing the lab");
-    node.stop()?;
-    let _ = printer.join();
+    // Before a word about it: who reads what we say may have stopped to.
+    let stopped = node.stop();
+    drop(held);
+    stopped?;
+    print::farewell(printer, format!("lab {} is removed", plan.name));
     Ok(ExitCode::SUCCESS)
 }
 

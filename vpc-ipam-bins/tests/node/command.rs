@@ -135,6 +135,37 @@ fn lab_run_passes_and_says_what_it_did_and_why() {
     }
 }
 
+#[test]
+fn lab_run_passes_for_other_types_and_variables() {
+    let cases: [(&[&str], &str); 7] = [
+        (&["--env", "WARM_IP_TARGET=5"], "19 pods on 3 ENIs"),
+        (&["--env", "ENABLE_PREFIX_DELEGATION=true"], "64 pods on 1 ENIs"),
+        (&["--env", "MAX_ENI=2"], "18 pods on 2 ENIs"),
+        (&["--env", "ENABLE_POD_ENI=true"], "18 pods on 2 ENIs"),
+        (&["--env", "AWS_VPC_K8S_CNI_EXTERNALSNAT=true"], "19 pods on 3 ENIs"),
+        (&["--instance-type", "t3.nano"], "2 pods on 2 ENIs"),
+        (&["--instance-type", "c5.4xlarge"], "59 pods on 3 ENIs"),
+    ];
+    // Most of the time of each is waiting.
+    for some in cases.chunks(4) {
+        let runs: Vec<_> = some
+            .iter()
+            .map(|(arguments, expected)| {
+                let mut run = Command::new(VPC_IPAM);
+                let run = run.args(["lab", "run"]).args(*arguments);
+                let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+                (run, arguments, expected)
+            })
+            .collect();
+        for (run, arguments, expected) in runs {
+            let output = run.wait_with_output().unwrap();
+            let said = printed(&output);
+            assert!(output.status.success(), "{arguments:?}: {said}");
+            assert!(said.contains(expected), "{arguments:?}: {said}");
+        }
+    }
+}
+
 #[cfg(feature = "aws")]
 #[test]
 fn lab_run_passes_through_the_sdk_and_http() {
@@ -337,6 +368,62 @@ fn lab_up_tells_where_it_is_and_takes_pods() {
     let down = up.lab(&["down"], &[]);
     assert!(down.status.success(), "{}", printed(&down));
     assert_eq!(left_of(&up.name), [""; 0]);
+}
+
+/// Such as a pager at which nobody scrolls on.
+#[test]
+fn reader_who_stops_holds_up_neither_pods_nor_the_end() {
+    let name = unused_name().to_string();
+    let (unread, mut stderr) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&stderr, true).unwrap();
+    while std::io::Write::write(&mut stderr, &[b'.'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&stderr, false).unwrap();
+    let mut up = Command::new(VPC_IPAM)
+        .args(["lab", "up", "--json", "--name", &name])
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(up.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let lab = |arguments: &[&str]| {
+        let (command, rest) = arguments.split_at(arguments.len().min(2));
+        let mut all = Command::new(VPC_IPAM);
+        all.arg("lab").args(command).args(["--name", &name]).args(rest).output().unwrap()
+    };
+    let added = lab(&["pod", "add", "web"]);
+    assert!(added.status.success(), "{}", printed(&added));
+    let down = lab(&["down"]);
+    assert!(down.status.success(), "{}", printed(&down));
+    assert!(up.wait().unwrap().success());
+    assert_eq!(left_of(&name.parse().unwrap()), [""; 0]);
+    drop(unread);
+}
+
+#[test]
+fn reader_who_goes_leaves_nothing_behind() {
+    for arguments in [&["run"][..], &["up"]] {
+        let name = unused_name();
+        let mut lab = Command::new(VPC_IPAM);
+        let mut lab = match arguments {
+            ["up"] => lab.args(["lab", "up", "--name", &name.to_string()]),
+            _ => lab.args(["lab", "run"]),
+        }
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let mut line = String::new();
+        BufReader::new(lab.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        drop(lab.stderr.take());
+        if arguments == ["up"] {
+            signal(lab.id(), Signal::TERM);
+        }
+        let status = lab.wait().unwrap();
+        assert!(status.success(), "{arguments:?}: {status}");
+        let run = format!("run{}", lab.id()).parse().unwrap();
+        assert_eq!((left_of(&name), left_of(&run)), (vec![], vec![]), "{arguments:?}");
+    }
 }
 
 #[test]

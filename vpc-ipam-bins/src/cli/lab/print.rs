@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::io::Write;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use vpc_ipam_core::{Action, Event, Issued, Outcome, Timestamp};
 use vpc_ipam_linux::lab::LabName;
 
 use crate::daemon::Notice;
-use crate::lab::LabAddress;
+use crate::lab::{LabAddress, Notices};
 
 /// Prints lines with the time since the start.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +43,12 @@ pub(super) fn say(line: &str) {
 /// Prints what the daemon does, until it ends.
 pub(super) fn follow(
     watch: Stopwatch,
-    notices: Receiver<Notice>,
+    notices: Notices,
     mut out: impl Write + Send + 'static,
 ) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut first: Option<(Timestamp, Duration)> = None;
-        while let Ok(notice) = notices.recv() {
+        while let Some(notice) = notices.recv() {
             // The daemon's clock and ours differ by a constant.
             let at = |when: Timestamp, first: &mut Option<(Timestamp, Duration)>| {
                 let (zero, since) = *first.get_or_insert((when, watch.elapsed()));
@@ -78,8 +78,28 @@ pub(super) fn follow(
                     }
                 }
             }
+            let missed = notices.missed();
+            if missed > 0 {
+                let what = format!("{missed} later notices are missing here: nobody read them");
+                print_line(&mut out, watch.elapsed(), "", &what);
+            }
         }
     })
+}
+
+/// Prints a last line once all others are printed. Nobody may read them, so this waits no longer than a second.
+pub(super) fn farewell(printer: Option<JoinHandle<()>>, line: String) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let (done, is_done) = channel::<()>();
+    thread::spawn(move || {
+        if let Some(printer) = printer {
+            let _ = printer.join();
+        }
+        let _ = writeln!(std::io::stderr(), "vpc-ipam: {line}");
+        drop(done);
+    });
+    // The channel closes when the line is printed.
+    let _ = is_done.recv_timeout(PATIENCE);
 }
 
 fn describe(event: &Event) -> Option<String> {

@@ -16,6 +16,7 @@ use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName, Place};
 
 use super::keeper::{Folder, Keeper};
+use super::print::farewell;
 use super::user_namespace::{restart_in_own, restart_in_that_of};
 use super::{ADDRESS, Failure, path};
 use crate::cni::chain;
@@ -127,10 +128,11 @@ pub(super) fn stop_requests(remove: Option<&LabName>) -> io::Result<Receiver<()>
         let removed = lab::remove_all(&name);
         let _ = fs::remove_dir_all(folder(&name));
         // Only then: who reads what we say may have stopped to.
-        match removed {
-            Ok(_) => eprintln!("vpc-ipam: stopped; the lab is removed"),
-            Err(error) => eprintln!("vpc-ipam: stopped; {}", chain(&error)),
-        }
+        let said = match removed {
+            Ok(_) => "stopped; the lab is removed".to_string(),
+            Err(error) => format!("stopped; {}", chain(&error)),
+        };
+        farewell(None, said);
         // As a shell reports a program that Ctrl-C ended.
         drop(never);
         std::process::exit(130);
