@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use node::{Node, ROLE, Setup, Told, names};
 use vpc_ipam_core::sim::{Ipv4Request, Ipv6Request};
 use vpc_ipam_core::{
-    Action, AssignError, Card, CardChoice, Ec2Action, EniConfig, Event, InterfaceType, Ipv4Amount,
-    Management, Readiness, Released, Source, Stage, WaitingOn,
+    Action, AssignError, Card, CardChoice, Ec2Action, EniConfig, Event, FailureKind, InterfaceType,
+    Ipv4Amount, Management, Readiness, Released, Source, Stage, WaitingOn,
 };
 
 const DUAL: [(&str, &str); 3] =
@@ -448,6 +448,34 @@ fn what_was_begun_before_the_end_is_finished() {
     node.run_for(60);
     assert_eq!(node.count("DeleteNetworkInterface"), 1);
     assert_eq!(node.enis().len(), 1);
+}
+
+// Permissions.
+
+/// The peer does not start without CreateTags, and frees an ENI that it may not mark.
+#[test]
+fn a_permission_that_is_missing_stops_what_needs_it_and_nothing_else() {
+    for call in ["CreateTags", "ModifyNetworkInterfaceAttribute", "DeleteNetworkInterface"] {
+        let vars = [("WARM_IP_TARGET", "1"), ("CLUSTER_NAME", "blue")];
+        let mut node = Setup::new("m5.large", &vars).start();
+        node.refuse(call, "UnauthorizedOperation", u32::MAX);
+        node.add(names("pod", 0..12));
+        node.run_for(60);
+        assert_eq!(node.stored.len(), 12, "{call}");
+        for name in names("pod", 0..12) {
+            let _ = node.del(&name);
+        }
+        node.run_for(600);
+        assert_eq!(node.ipam.plan(node.now).demand[0].stock.total, 1, "{call}");
+        // An hour, in which it is tried a few times.
+        let before = node.count(call);
+        node.run_for(3600);
+        assert!(node.count(call) - before <= 8, "{call}");
+        let denied = node.events().any(|event| {
+            matches!(event, Event::ActionFailed { failure, .. } if failure.kind == FailureKind::Denied)
+        });
+        assert!(denied, "{call}");
+    }
 }
 
 // Reconciling.
