@@ -54,6 +54,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod beside;
 mod change;
 mod commands;
 mod config;
@@ -76,6 +77,7 @@ mod sysctl;
 #[cfg(feature = "watch")]
 mod watch;
 
+pub use beside::Beside;
 pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
 pub use commands::commands;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};

@@ -30,8 +30,6 @@ pub struct Node {
     pub pods: BTreeMap<PodKey, PodNetwork>,
     /// Addresses of pods that are coming or going: somebody else is at work on their rules.
     pub busy: BTreeSet<IpAddr>,
-    /// Whether what amazon-vpc-cni-k8s made is taken over.
-    pub adopt: bool,
 }
 
 /// How much of a node is looked at.
@@ -96,15 +94,8 @@ const ROUNDS_MAX: usize = 4;
 
 impl Node {
     /// Describes a node without secondary ENIs and pods.
-    pub fn new(config: HostConfig, facts: HostFacts, adopt: bool) -> Self {
-        Self {
-            config,
-            facts,
-            enis: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            busy: BTreeSet::new(),
-            adopt,
-        }
+    pub fn new(config: HostConfig, facts: HostFacts) -> Self {
+        Self { config, facts, enis: BTreeMap::new(), pods: BTreeMap::new(), busy: BTreeSet::new() }
     }
 
     /// Returns how the kernel differs from what the node should hold, without changing anything.
@@ -202,9 +193,7 @@ impl Node {
             let values = netlink.sysctls(&keys)?;
             actual.sysctls = keys.into_iter().zip(values).collect();
             actual.nat = Some(netlink.nat()?);
-            if self.adopt {
-                actual.peer_nat = netlink.peer_nat()?;
-            }
+            actual.peer_nat = netlink.peer_nat()?;
         }
         Ok(actual)
     }
@@ -256,11 +245,7 @@ impl Node {
                 }
             }
         }
-        if self.adopt {
-            state.claims.push(Claim::PeerNat);
-        } else {
-            state = state.without_adoption();
-        }
+        state.claims.push(Claim::PeerNat);
         if extent == Extent::Routing {
             let beyond = |object: &Object| matches!(object, Object::Sysctl(_) | Object::Nat(_));
             state.wanted.retain(|object| !beyond(object));
@@ -297,10 +282,7 @@ impl Node {
             actual.addresses.iter().map(|(_, address)| address.net.addr()).collect();
         let known: BTreeSet<IpAddr> = self.enis.values().flat_map(eni::own_addresses).collect();
         let living = self.living(&actual.links);
-        let makers: &[Protocol] = match self.adopt {
-            true => &[Protocol::OURS, Protocol::UNSPECIFIED],
-            false => &[Protocol::OURS],
-        };
+        let makers = [Protocol::OURS, Protocol::UNSPECIFIED];
 
         let pod_is_gone = |net: Option<IpNet>| {
             net.filter(|net| is_host(*net)).is_some_and(|net| {

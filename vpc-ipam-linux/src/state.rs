@@ -20,18 +20,6 @@ pub struct State {
 }
 
 impl State {
-    /// Returns the state without a claim to anything that the peer made.
-    #[must_use]
-    pub fn without_adoption(mut self) -> Self {
-        self.claims.retain_mut(|claim| {
-            if let Claim::Rules(rule) = claim {
-                *claim = Claim::OurRules(rule.clone());
-            }
-            *claim != Claim::PeerNat
-        });
-        self
-    }
-
     /// Adds what another state says.
     pub fn append(&mut self, other: Self) {
         self.wanted.extend(other.wanted);

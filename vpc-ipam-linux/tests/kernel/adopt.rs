@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 
-use vpc_ipam_linux::{Extent, HostConfig, Node};
+use vpc_ipam_linux::{Beside, Extent, HostConfig, Node, eni as enis};
 
 use crate::node::{key, repair};
 use crate::support::{Netns, Vpc, add, eni, eni_mac, network, source_seen};
@@ -23,7 +23,7 @@ fn what_the_peer_made_is_replaced_without_a_gap() {
         let case = format!("{iptables}, nftables {native}");
         let (vpc, pod) = node_of_the_peer(iptables, native);
         vpc.node.exec(&format!("{iptables} -w -t nat -A POSTROUTING -d 192.0.2.0/24 -j RETURN"));
-        let node = node(&vpc, true);
+        let node = node(&vpc);
 
         let seen = sources_seen_during(&vpc, &pod, || {
             assert_ne!(repair(&node, &vpc, Extent::All).differences.len(), 0, "{case}");
@@ -53,9 +53,14 @@ fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
             rules.iter().filter(|rule| rule["protocol"] == "unspec").count()
         };
         let rules = untagged(&vpc);
-        let node = node(&vpc, false);
+        let node = node(&vpc);
+        let repair_beside = || {
+            let mut netlink = Beside(vpc.node.netlink());
+            enis::set_up(&mut netlink, &eni(1)).unwrap();
+            Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap().differences
+        };
 
-        repair(&node, &vpc, Extent::All);
+        assert_ne!(repair_beside(), []);
 
         let comments_aside = |text: &str| -> Vec<String> {
             text.lines().filter(|line| !line.starts_with(['#', ':'])).map(str::to_owned).collect()
@@ -66,14 +71,14 @@ fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
         assert_eq!(untagged(&vpc), rules, "{iptables}");
         let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, INTERNET);
         assert_eq!(seen.as_deref(), Some("10.0.0.10"), "{iptables}");
-        assert_eq!(repair(&node, &vpc, Extent::All).differences, [], "{iptables}: again");
+        assert_eq!(repair_beside(), [], "{iptables}: again");
     }
 }
 
 #[test]
 fn pods_of_the_peer_that_nobody_knows_keep_their_rules_until_they_are_gone() {
     let (vpc, pod) = node_of_the_peer("iptables-nft", true);
-    let mut node = node(&vpc, true);
+    let mut node = node(&vpc);
     node.pods = BTreeMap::new();
 
     repair(&node, &vpc, Extent::All);
@@ -102,13 +107,13 @@ fn chains_of_earlier_versions_of_the_peer_go_too() {
         vpc.node.exec(&format!("iptables-nft -w -t nat {command}"));
     }
 
-    repair(&node(&vpc, true), &vpc, Extent::All);
+    repair(&node(&vpc), &vpc, Extent::All);
 
     assert!(!vpc.node.exec("iptables-nft-save -t nat").contains("AWS"));
 }
 
-fn node(vpc: &Vpc, adopt: bool) -> Node {
-    let mut node = Node::new(HostConfig::default(), vpc.host_facts(), adopt);
+fn node(vpc: &Vpc) -> Node {
+    let mut node = Node::new(HostConfig::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     node.pods.insert(key("b"), network("b", 1, "10.0.0.101"));
     node

@@ -241,7 +241,7 @@ pub fn key(name: &str) -> PodKey {
 pub fn node_with_pods() -> (Vpc, Node, [Netns; 2]) {
     let vpc = Vpc::new();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101", "10.0.0.103"]);
-    let mut node = Node::new(HostConfig::default(), vpc.host_facts(), true);
+    let mut node = Node::new(HostConfig::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     let pods: [(&str, PodNetwork); 2] =
         [("a", network("a", 0, "10.0.0.100")), ("b", network("b", 1, "10.0.0.101"))];

@@ -84,7 +84,7 @@ async fn what_concerns_nobody_wakes_nobody() {
 #[tokio::test]
 async fn new_link_of_an_eni_is_heard_of() {
     let vpc = Vpc::new();
-    let mut node = Node::new(Default::default(), vpc.host_facts(), true);
+    let mut node = Node::new(Default::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     repair(&node, &vpc, Extent::All);
     let mut watch = Watch::open(&vpc.node.namespace).unwrap();
@@ -109,7 +109,7 @@ async fn more_than_the_kernel_can_tell_is_told_as_such() {
     let events = drain(&mut watch).await;
 
     assert!(events.contains(&Event::Lost), "{} events", events.len());
-    let node = Node::new(Default::default(), vpc.host_facts(), true);
+    let node = Node::new(Default::default(), vpc.host_facts());
     assert!(node.concerns(&Event::Lost));
     // It goes on.
     vpc.node.ip("rule add from 10.9.9.9 lookup 77 pref 30200");
