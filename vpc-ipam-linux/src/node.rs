@@ -48,6 +48,8 @@ pub struct NodeDifferences {
     pub differences: Vec<Difference>,
     /// Links that are not there, which is not for this crate to put right.
     pub absent: Vec<AbsentLink>,
+    /// The changes that put the differences right.
+    pub changes: Vec<Change>,
 }
 
 /// A link that should be there and is not.
@@ -108,16 +110,6 @@ impl Node {
         Ok(self.differences(&actual, extent))
     }
 
-    /// Returns the changes that would put the node right, as [`Node::repair`] would make them.
-    pub fn changes(
-        &self,
-        netlink: &mut dyn Netlink,
-        extent: Extent,
-    ) -> Result<Vec<Change>, NetlinkError> {
-        let actual = self.read(netlink, extent)?;
-        Ok(changes(&self.differences(&actual, extent).differences, &actual))
-    }
-
     /// Makes the node as it should be.
     ///
     /// `latest` returns what should be at the moment of the call: pods come and go while this reads and writes. What is
@@ -132,12 +124,13 @@ impl Node {
         for _ in 0..ROUNDS_MAX {
             let actual = before.read(netlink, extent)?;
             let node = latest().common_with(&before);
-            let NodeDifferences { differences, absent } = node.differences(&actual, extent);
+            let NodeDifferences { differences, absent, changes } =
+                node.differences(&actual, extent);
             repaired.absent = absent;
             if differences.is_empty() {
                 break;
             }
-            let carried_out = carry_out(netlink, &changes(&differences, &actual));
+            let carried_out = carry_out(netlink, &changes);
             repaired.differences.extend(differences);
             match carried_out {
                 Err(error) if error.kernel_variables().is_some() => {
@@ -212,7 +205,8 @@ impl Node {
                 differences.push(unwanted);
             }
         }
-        NodeDifferences { differences, absent }
+        let changes = changes(&differences, actual);
+        NodeDifferences { differences, absent, changes }
     }
 
     /// Returns what the node should hold, given its links and rules, and which links are missing.

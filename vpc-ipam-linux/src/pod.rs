@@ -2,6 +2,7 @@
 
 mod branch;
 mod egress;
+mod found;
 
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use branch::{Branch, BranchEni, VlanId, VlanIdError, desired_on_branch};
+pub use found::remove_found;
 
 /// What all pods of a node have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,16 @@ impl PodSettings {
 pub struct PodNetwork {
     /// Its interfaces, the one that the runtime named first.
     pub interfaces: Vec<PodInterface>,
+}
+
+impl PodNetwork {
+    /// Returns whether a rule is the last thing that [`add`] makes on the host, whatever its table.
+    pub fn is_complete_with(&self, rule: &Rule) -> bool {
+        let last = self.interfaces.last().and_then(|interface| {
+            interface.addresses.last().and_then(|it| interface.rules(it.address).last())
+        });
+        last.is_some_and(|last| Rule { table: rule.table, ..last } == *rule)
+    }
 }
 
 /// One interface of a pod.

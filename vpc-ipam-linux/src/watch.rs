@@ -99,6 +99,11 @@ impl Watch {
         }
     }
 
+    /// Returns what was told already and not handed out yet, without waiting.
+    pub fn next_now(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     async fn receive(&mut self) -> io::Result<()> {
         let Self { routing, nftables, datagram, events } = self;
         poll_fn(|context| {

@@ -79,7 +79,7 @@ fn printed_commands_do_what_a_repair_does() {
         vpc.node.ip(damage);
     }
     vpc.node.exec("sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
-    let changes = node.changes(&mut vpc.node.netlink(), Extent::All).unwrap();
+    let changes = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap().changes;
 
     let script = commands(&changes);
 
@@ -96,7 +96,7 @@ fn printed_script_of_address_translation_is_the_one_that_is_applied() {
     let (vpc, node, _pods) = node_with_pods();
     let made = without_seal(&vpc.nat().unwrap());
     vpc.node.nft("flush table ip vpc-ipam");
-    let changes = node.changes(&mut vpc.node.netlink(), Extent::All).unwrap();
+    let changes = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap().changes;
     let script = commands(&changes);
     assert_eq!(script.len(), 1, "{script:?}");
 
@@ -290,6 +290,6 @@ pub fn wait_until(condition: impl Fn() -> bool) {
 #[test]
 fn changes_are_none_where_nothing_differs() {
     let (vpc, node, _pods) = node_with_pods();
-    let changes = node.changes(&mut vpc.node.netlink(), Extent::All).unwrap();
+    let changes = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap().changes;
     assert_eq!(changes, [] as [Change; 0]);
 }
