@@ -3,6 +3,7 @@
 mod capacity;
 #[cfg(feature = "lab")]
 mod lab;
+mod net;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ enum Command {
     MaxPods(capacity::MaxPodsArgs),
     /// Show how many addresses a node takes out of its subnets: at boot, with pods, at worst
     Claim(capacity::ClaimArgs),
+    /// Compare this node's network with what it should be, and put it right
+    Net(net::NetArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
     #[cfg(feature = "lab")]
     Lab(lab::LabArgs),
@@ -40,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Limits(args) => capacity::limits(&args),
         Command::MaxPods(args) => capacity::max_pods(&args),
         Command::Claim(args) => capacity::claim(&args),
+        Command::Net(args) => return net::main(&args),
         #[cfg(feature = "lab")]
         Command::Lab(args) => return lab::main(args),
     };

@@ -52,6 +52,8 @@ impl fmt::Display for CniVersion {
 pub enum Command {
     /// Attach a container to the network.
     Add,
+    /// Compare its network with what ADD made.
+    Check,
     /// Detach it.
     Del,
     /// Tell which versions are understood.
@@ -131,19 +133,22 @@ impl Call {
 
         let command = match text("CNI_COMMAND").as_deref() {
             Some("ADD") => Command::Add,
+            Some("CHECK") => Command::Check,
             Some("DEL") => Command::Del,
             Some("VERSION") => Command::Version,
             Some(other) => {
                 return Err(latest(Error::new(
                     Code::InvalidEnvironment,
-                    format!("CNI_COMMAND={other:?} is not supported; ADD, DEL and VERSION are"),
+                    format!(
+                        "CNI_COMMAND={other:?} is not supported; ADD, CHECK, DEL and VERSION are"
+                    ),
                 )));
             }
             None => return Err(latest(Error::missing("CNI_COMMAND"))),
         };
         let config = match command {
             Command::Version => NetConfig::parse_version(stdin).map_err(latest)?,
-            Command::Add | Command::Del => NetConfig::parse(stdin)?,
+            Command::Add | Command::Check | Command::Del => NetConfig::parse(stdin)?,
         };
         let version = config.version;
         let refuse = |error| (version, error);
@@ -162,8 +167,14 @@ impl Call {
         let container = required("CNI_CONTAINERID")?;
         let ifname = required("CNI_IFNAME")?;
         let netns = text("CNI_NETNS").map(PathBuf::from);
-        if command == Command::Add && netns.is_none() {
+        if command != Command::Del && netns.is_none() {
             return Err(refuse(Error::missing("CNI_NETNS")));
+        }
+        if command == Command::Check && version < CniVersion::V0_4_0 {
+            return Err(refuse(Error::new(
+                Code::IncompatibleVersion,
+                format!("there is no CHECK in CNI {version}: it came with 0.4.0"),
+            )));
         }
         if !is_name(&container) {
             return Err(refuse(Error::new(
@@ -370,6 +381,13 @@ impl AddResult {
             "dns": {},
         })
     }
+}
+
+/// Returns the addresses of a result, as any version writes them, and whoever wrote it.
+pub fn addresses(result: &serde_json::Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let nets = ips.iter().filter_map(|ip| ip["address"].as_str()?.parse::<IpNet>().ok());
+    nets.map(|net| net.addr()).collect()
 }
 
 /// What a plugin reports when it fails: on standard output, as JSON.

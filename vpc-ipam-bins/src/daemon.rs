@@ -7,7 +7,10 @@
 //! ```
 
 mod clock;
+mod flush;
 mod host;
+mod keep;
+mod links;
 mod server;
 mod status;
 mod writer;
@@ -15,7 +18,7 @@ mod writer;
 use core::future::Future;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -23,19 +26,25 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
     Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant,
-    InstanceType, Ipam, Issued, KnownLimits, Limits, Metadata, Outcome, Override, PodKey, Record,
-    Released, Timestamp, Uncommitted, UnknownInstanceTypeError, UnusableConfigError,
+    HostAction, InstanceType, Ipam, Issued, KnownLimits, Limits, Metadata, Outcome, Override,
+    PodKey, Record, Released, Timestamp, Uncommitted, UnknownInstanceTypeError,
+    UnusableConfigError,
 };
-use vpc_ipam_linux::host::egress;
-use vpc_ipam_linux::{Family, HostConfig, Namespace, Table};
+use vpc_ipam_linux::host::{HostFacts, egress};
+use vpc_ipam_linux::pod::PodSettings;
+use vpc_ipam_linux::{Family, HostConfig, Namespace, Node, Repaired, Table, Watch, WatchError};
 
 use crate::cni::{Code, chain};
 use crate::protocol::{Answer, PodLinks, Request};
+use crate::spool::{self, Note};
 use crate::store::{Found, OpenError, Store};
 
 pub use self::clock::Clock;
+use self::flush::Flush;
 use self::host::HostThread;
 pub use self::host::HostThreadError;
+use self::keep::Keep;
+use self::links::{Links, Verdict};
 use self::writer::Writer;
 
 /// What a daemon is started with.
@@ -61,6 +70,8 @@ pub struct Options {
     pub state: PathBuf,
     /// The id of this boot of the kernel.
     pub boot: String,
+    /// Whether what amazon-vpc-cni-k8s made on the node is taken over.
+    pub adopt: bool,
 }
 
 /// Something that happened, for whoever watches a daemon from within its process.
@@ -106,6 +117,12 @@ pub enum DaemonError {
     /// The node's network could not be set up.
     #[error("set up the node's network")]
     Host(#[source] HostThreadError),
+    /// The kernel does not tell of changes.
+    #[error("watch the node's network")]
+    Watch(#[from] WatchError),
+    /// The notes of pods that were deleted meanwhile could not be read.
+    #[error("read which pods were deleted while there was no daemon")]
+    Spool(#[source] std::io::Error),
     /// The state file could not be opened.
     #[error("open the state file")]
     State(#[from] OpenError),
@@ -135,9 +152,11 @@ enum Input {
     Request(Request, oneshot::Sender<Answer>),
     Outcome(ActionId, Outcome),
     Written(Result<(), String>),
-    HostSetUp(Result<Vec<String>, String>),
+    HostSetUp(Result<(HostFacts, Vec<String>), String>),
     /// An ENI has a route table that does not follow from its place.
     Table(EniId, Table),
+    Repaired(Result<Repaired, String>),
+    Flushed,
 }
 
 /// Manages the addresses of the node until `shutdown` completes.
@@ -154,20 +173,23 @@ pub async fn run(
     options.config = config.for_node(overrides, &metadata.node, labels);
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
 
+    // Before the first look, so that nothing that happens after it is missed.
+    let watch = Watch::open(&options.netns)?;
     let host = HostThread::start(
         options.netns.clone(),
         options.host_config.clone(),
         options.config.clone(),
+        options.adopt,
         inputs.clone(),
     )
     .map_err(DaemonError::Host)?;
-    let changed = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
+    let (facts, changed) = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
     info!(changed = changed.len(), "node network is set up");
 
     for note in options.config.notes_on(&limits) {
         warn!("{note}");
     }
-    let (store, found) = Store::open(&options.state, &options.boot, clock.now())?;
+    let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     // The time tells one start from another.
     let seed = clock.now().as_nanos();
     let mut ipam = Ipam::new(
@@ -178,7 +200,15 @@ pub async fn run(
         seed,
         clock.now(),
     )?;
-    ipam.restore(records(found), clock.now());
+    let records = records(found);
+    let mut flush = Flush::default();
+    for record in &records {
+        // What the daemon before this one released last, it may not have come to flush.
+        if let Record::Released { addresses, .. } = record {
+            flush.released(addresses.iter().copied());
+        }
+    }
+    ipam.restore(records, clock.now());
     ipam.observe(&metadata.observation, clock.now());
 
     let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
@@ -190,15 +220,30 @@ pub async fn run(
         socket = %options.socket.display(),
         "serving"
     );
+    consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now())?;
+    let links = links(&options.config, &options.host_config, &metadata);
+    let settings = PodSettings {
+        egress: egress(&options.host_config, &options.config, &metadata),
+        ipv6_disabled: links.ipv6_disabled,
+        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
+    };
+    let node = Node::new(options.host_config.clone(), facts);
+    let mut keep = Keep::start(node, settings, watch, clock.now());
+    for lease in ipam.pool().leases() {
+        keep.found(lease);
+    }
     let mut daemon = Loop {
         ipam,
         clock,
         api,
         host,
+        keep,
+        awaited: Links::default(),
+        flush,
         writer: Writer::start(store, inputs.clone()),
         inputs,
         notices,
-        links: links(&options.config, &options.host_config, &metadata),
+        links,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
         callers: BTreeMap::new(),
         unwritten: Vec::new(),
@@ -281,12 +326,48 @@ fn records(found: Found) -> Vec<Record> {
     }
 }
 
+/// Gives up the addresses of pods that were deleted while there was no daemon.
+///
+/// The socket is there already: a plugin that leaves a note after this finds it.
+fn consume_notes(
+    socket: &Path,
+    ipam: &mut Ipam,
+    store: &mut Store,
+    flush: &mut Flush,
+    now: Timestamp,
+) -> Result<(), DaemonError> {
+    let notes = spool::read(socket).map_err(DaemonError::Spool)?;
+    let mut released = Vec::new();
+    for (_, Note { key, at }) in &notes {
+        let of_later_pod = ipam.pool().lease(key).is_some_and(|lease| lease.since > *at);
+        if of_later_pod {
+            continue;
+        }
+        if let Released::Lease { lease, at } = ipam.release(key, now) {
+            info!(pod = %key, "was deleted while there was no daemon");
+            flush.released(lease.addresses());
+            released.push(Record::released(&lease, at));
+        }
+    }
+    if let Err(error) = store.write(&released) {
+        error!(error = chain(&error), "cannot make releases durable; the notes stay");
+        return Ok(());
+    }
+    for (path, _) in &notes {
+        spool::remove(path).map_err(DaemonError::Spool)?;
+    }
+    Ok(())
+}
+
 /// The one task that owns the state.
 struct Loop {
     ipam: Ipam,
     clock: Clock,
     api: Arc<dyn Ec2Api>,
     host: HostThread,
+    keep: Keep,
+    awaited: Links,
+    flush: Flush,
     writer: Writer,
     inputs: mpsc::Sender<Input>,
     notices: Option<std::sync::mpsc::Sender<Notice>>,
@@ -328,7 +409,9 @@ impl Loop {
         loop {
             self.drain()?;
             let due = self.ipam.poll_timeout().map(|(at, _)| self.clock.instant(at));
-            let due = due.into_iter().chain(self.write_at).min();
+            let tended = self.keep.due().into_iter().chain(self.awaited.due());
+            let tended = tended.map(|at| self.clock.instant(at)).min();
+            let due = due.into_iter().chain(self.write_at).chain(tended).min();
             let timer = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -342,7 +425,11 @@ impl Loop {
                     Some(input) => self.on_input(input),
                     None => return Err(DaemonError::Ended("input queue")),
                 },
+                event = self.keep.next() => self.on_event(&event)?,
                 () = timer => self.ipam.handle_timeout(self.clock.now()),
+            }
+            while let Some(event) = self.keep.next_now() {
+                self.on_event(&event)?;
             }
             // What came in meanwhile is planned for together.
             while let Ok(input) = queue.try_recv() {
@@ -369,7 +456,7 @@ impl Loop {
                 };
                 tokio::select! {
                     input = queue.recv() => match input {
-                        Some(input @ Input::Written(_)) => self.on_input(input),
+                        Some(input @ (Input::Written(_) | Input::Flushed)) => self.on_input(input),
                         Some(_) => {}
                         None => break,
                     },
@@ -403,7 +490,35 @@ impl Loop {
             log(&event);
             self.notice(Notice::Happened(self.clock.now(), event));
         }
+        self.tend()?;
         self.write()
+    }
+
+    /// Takes note of what the kernel told.
+    fn on_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
+        self.keep.heard(event, self.clock.now());
+        if let vpc_ipam_linux::Event::Link { link, gone: false } = event {
+            for (id, action) in link.mac.into_iter().flat_map(|mac| self.awaited.heard(mac)) {
+                self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the host thread do what it is time for.
+    fn tend(&mut self) -> Result<(), DaemonError> {
+        let now = self.clock.now();
+        let ended = |_| DaemonError::Ended("host thread");
+        for (id, action) in self.awaited.give_up(now) {
+            self.host.execute(id, action).map_err(ended)?;
+        }
+        if let Some(extent) = self.keep.take(now) {
+            self.host.repair(self.keep.node(), extent).map_err(ended)?;
+        }
+        if let Some(addresses) = self.flush.begin() {
+            self.host.flush_conntrack(addresses).map_err(ended)?;
+        }
+        Ok(())
     }
 
     /// Has the writer make durable what is to be, unless it is at work or a failure was a moment ago.
@@ -412,8 +527,10 @@ impl Loop {
             return Ok(());
         }
         self.write_at = None;
-        if self.being_written.is_empty() && !self.unwritten.is_empty() {
-            self.being_written = core::mem::take(&mut self.unwritten);
+        let flush = &self.flush;
+        let ready = |write: &Write| flush.is_idle() || !flush.holds_back(&write.record());
+        if self.being_written.is_empty() && self.unwritten.iter().any(ready) {
+            self.being_written = self.unwritten.extract_if(.., |write| ready(write)).collect();
             let records = self.being_written.iter().map(Write::record).collect();
             self.writer.write(records).map_err(|_| DaemonError::Ended("store thread"))?;
         }
@@ -426,6 +543,10 @@ impl Loop {
         let Issued { id, action, .. } = issued;
         match action {
             Action::Host(action) => {
+                if let HostAction::RemoveEni(link) = &action {
+                    self.keep.eni_leaving(link.eni);
+                }
+                self.awaited.begin(id, &action);
                 self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
             }
             Action::Ec2(action) => {
@@ -447,6 +568,19 @@ impl Loop {
         match input {
             Input::Request(request, caller) => self.on_request(request, caller, now),
             Input::Outcome(id, outcome) => {
+                if let (Outcome::Done(_), Some(link)) = (&outcome, self.awaited.link(id)) {
+                    self.keep.eni_set_up(link.clone());
+                }
+                let outcome = match self.awaited.end(id, outcome, now) {
+                    Verdict::Tell(outcome) => outcome,
+                    Verdict::Wait => return,
+                    Verdict::Again(action) => {
+                        if self.host.execute(id, action).is_err() {
+                            error!("the host thread is not there");
+                        }
+                        return;
+                    }
+                };
                 if let Outcome::Done(Effect::Metadata(metadata)) = &outcome {
                     self.on_metadata(metadata);
                 }
@@ -457,7 +591,10 @@ impl Loop {
             Input::Table(eni, table) => {
                 self.links.tables.insert(eni, table.0);
             }
-            Input::HostSetUp(Ok(changed)) => {
+            Input::Repaired(result) => self.keep.repaired(result, now),
+            Input::Flushed => self.flush.done(),
+            Input::HostSetUp(Ok((facts, changed))) => {
+                self.keep.learned(facts);
                 if !changed.is_empty() {
                     info!(?changed, "node network was put right");
                 }
@@ -491,13 +628,20 @@ impl Loop {
                 let found = self.ipam.pool().lease(&key).cloned();
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
+            Request::Leave(key) => {
+                self.keep.leaving(&key);
+                let found = self.ipam.pool().lease(&key).cloned();
+                answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
+            }
             Request::Release(key) => {
+                self.keep.released(&key);
                 for waiting in self.callers.remove(&key).unwrap_or_default() {
                     answer(waiting, gone());
                 }
                 match self.ipam.release(&key, now) {
                     Released::Lease { lease, at } => {
                         let record = Record::released(&lease, at);
+                        self.flush.released(lease.addresses());
                         let lease = self.lease(lease);
                         self.unwritten.push(Write::Release(record, lease, vec![caller]));
                     }
@@ -508,7 +652,13 @@ impl Loop {
                     },
                 }
             }
-            Request::Status => answer(caller, Answer::Status(status::of(&self.ipam, now))),
+            Request::Status => {
+                let status = status::of(&self.ipam, self.keep.counts(), now);
+                answer(caller, Answer::Status(status));
+            }
+            // The caller hears from the host thread; or if that is not there, that nobody answers.
+            Request::NetDiff => drop(self.host.diff(self.keep.node(), caller)),
+            Request::NetRepair => drop(self.host.repair_now(self.keep.node(), caller)),
         }
     }
 
@@ -528,7 +678,10 @@ impl Loop {
                     match write {
                         Write::Grant(uncommitted, callers) => {
                             let said = match self.ipam.commit(uncommitted) {
-                                Some(lease) => self.lease(lease),
+                                Some(lease) => {
+                                    self.keep.leased(&lease, now);
+                                    self.lease(lease)
+                                }
                                 None => gone(),
                             };
                             for caller in callers {

@@ -35,6 +35,9 @@ struct Args {
     /// The node's network namespace, if it is not this program's own
     #[arg(long, value_name = "PATH")]
     netns: Option<PathBuf>,
+    /// Leave the rules and chains that amazon-vpc-cni-k8s made on the node, instead of taking them over
+    #[arg(long)]
+    no_adopt: bool,
     /// URL of EC2 instead of AWS's own [env: AWS_EC2_ENDPOINT]
     #[arg(long, value_name = "URL")]
     ec2_endpoint: Option<String>,
@@ -127,6 +130,7 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
         socket: args.socket,
         state: args.state,
         boot: store::boot_id().map_err(Failure::Boot)?,
+        adopt: !args.no_adopt,
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let api = SdkEc2::connect(SdkOptions {

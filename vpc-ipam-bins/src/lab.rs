@@ -298,6 +298,7 @@ impl LabNode {
             socket: self.address.socket.clone(),
             state: self.address.socket.with_file_name("state.redb"),
             boot: store::boot_id().map_err(StartError::Threads)?,
+            adopt: true,
         };
         // EC2 is played on a worker thread, so that the daemon's loop goes on while links are plugged in.
         let runtime = tokio::runtime::Builder::new_multi_thread()

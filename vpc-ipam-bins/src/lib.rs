@@ -23,5 +23,6 @@ pub mod plugin;
 pub mod protocol;
 #[cfg(feature = "daemon")]
 pub mod settings;
+pub mod spool;
 #[cfg(feature = "daemon")]
 pub mod store;

@@ -4,16 +4,20 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
-use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
+use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey, Timestamp};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     Family, KernelNetlink, Namespace, NamespaceError, NetlinkError, Table, VethPrefix,
 };
 
-use crate::cni::{AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain};
+use crate::cni::{
+    self, AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain,
+};
 use crate::protocol::{self, Answer, AskError, Asked, PodLinks, Request, SOCKET};
+use crate::spool::{self, Note};
 
 /// The longest configuration that is read, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -47,6 +51,7 @@ fn run(
     let version = call.config.version;
     let result = match call.command {
         Command::Add => add(&call).map(|result| Some(result.to_json(version))),
+        Command::Check => check(&call).map(|()| None),
         Command::Del => del(&call).map(|()| None),
         Command::Version => Ok(Some(serde_json::json!({
             "cniVersion": version.as_str(),
@@ -69,7 +74,9 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     let (lease, settings) = match asked.answer().map_err(not_asked)? {
         Answer::Lease { lease, links } => (lease, settings(call, links)),
         Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
-        other @ (Answer::Unknown | Answer::Status(_)) => return Err(unexpected(&other)),
+        other @ (Answer::Unknown | Answer::Status(_) | Answer::Net(_)) => {
+            return Err(unexpected(&other));
+        }
     };
     match settings.and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?)) {
         Ok(network) => Ok(result(&network, &path)),
@@ -117,30 +124,124 @@ fn kernel(what: &str, error: &dyn core::error::Error) -> Error {
     Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
 }
 
+/// Compares the pod's network with what ADD made, on the host and in the pod.
+fn check(call: &Call) -> Result<(), Error> {
+    let (netns, _) = sandbox(call)?;
+    let key = key(call)?;
+    let (lease, settings) = match ask(socket(call), &Request::Find(key.clone()))? {
+        Answer::Lease { lease, links } => (lease, settings(call, links)?),
+        Answer::Unknown => {
+            let what = format!("check the network of {key}");
+            let mut error = Error::new(Code::UnknownContainer, what);
+            error.details = "vpc-ipamd knows no such pod".to_string();
+            return Err(error);
+        }
+        Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
+        other @ (Answer::Status(_) | Answer::Net(_)) => return Err(unexpected(&other)),
+    };
+    let network = pod::desired(&lease, &settings)
+        .map_err(|error| kernel("lay out the pod's network", &error))?;
+    let mut sockets = Sockets::open(&netns)?;
+    let differences = pod::check(&mut sockets.host, &mut sockets.pod, &network)
+        .map_err(|error| kernel("read the pod's network", &error))?;
+    let mut wrong: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    if let Some(told) = &call.config.prev_result {
+        let told = cni::addresses(told);
+        let lost = lease.addresses().filter(|address| !told.contains(address));
+        wrong.extend(lost.map(|address| format!("prevResult does not have {address}")));
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let mut error = Error::new(Code::Kernel, "the pod's network is not as it should be");
+    error.details = wrong.join("; ");
+    Err(error)
+}
+
+fn del(call: &Call) -> Result<(), Error> {
+    let (key, socket) = (key(call)?, socket(call));
+    match del_with_daemon(call, socket, key.clone()) {
+        Err(DelError::NoDaemon(error)) => del_without_daemon(call, socket, key, error),
+        other => other.map_err(Error::from),
+    }
+}
+
+/// Why a pod could not be deleted.
+enum DelError {
+    /// Nobody listens at the socket.
+    NoDaemon(AskError),
+    Other(Error),
+}
+
+impl From<Error> for DelError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<DelError> for Error {
+    fn from(error: DelError) -> Self {
+        match error {
+            DelError::NoDaemon(error) => not_asked(error),
+            DelError::Other(error) => error,
+        }
+    }
+}
+
 /// Takes the pod's routes and rules away first, and gives its addresses up then: interrupted in between, a repeated DEL
 /// finds everything it needs.
-fn del(call: &Call) -> Result<(), Error> {
-    let key = key(call)?;
-    let socket = socket(call);
-    let (lease, settings) = match ask(socket, &Request::Find(key.clone()))? {
+fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelError> {
+    let answer =
+        protocol::ask(socket, &Request::Leave(key.clone())).map_err(|error| match error {
+            error @ AskError::Connect { .. } => DelError::NoDaemon(error),
+            error => DelError::Other(not_asked(error)),
+        })?;
+    let (lease, settings) = match answer {
         Answer::Lease { lease, links } => (lease, settings(call, links)?),
         // It may be waiting for an address, which it no longer should.
-        Answer::Unknown => return release(socket, key),
-        Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
-        other @ Answer::Status(_) => return Err(unexpected(&other)),
+        Answer::Unknown => return Ok(release(socket, key)?),
+        Answer::Refused { code, message, details } => {
+            return Err(Error { code, message, details }.into());
+        }
+        other @ (Answer::Status(_) | Answer::Net(_)) => return Err(unexpected(&other).into()),
     };
     let network = pod::desired(&lease, &settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
     pod::remove(&mut open_host()?, &network)
         .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
-    release(socket, key)
+    Ok(release(socket, key)?)
+}
+
+/// Takes away of the pod what its links tell, and leaves the daemon a note to give its addresses up: a pod that could not
+/// be deleted before the daemon is back would stand in the way of the node's repair.
+fn del_without_daemon(
+    call: &Call,
+    socket: &Path,
+    key: PodKey,
+    no_daemon: AskError,
+) -> Result<(), Error> {
+    pod::remove_found(&mut open_host()?, &key)
+        .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let note = Note { key: key.clone(), at: Timestamp::EPOCH + at };
+    let path = spool::leave(socket, &note).map_err(|error| {
+        let mut refused = not_asked(no_daemon);
+        refused.details.push_str(&format!("; and leaving it a note failed: {error}"));
+        refused
+    })?;
+    // It may have read the notes just before this one was left. It listens before it reads.
+    match del_with_daemon(call, socket, key) {
+        Err(DelError::NoDaemon(_)) => return Ok(()),
+        other => other?,
+    }
+    spool::remove(&path).map_err(|error| Error::new(Code::Io, "remove a note").because(error))
 }
 
 fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
     match ask(socket, &Request::Release(key))? {
         Answer::Lease { .. } | Answer::Unknown => Ok(()),
         Answer::Refused { code, message, details } => Err(Error { code, message, details }),
-        other @ Answer::Status(_) => Err(unexpected(&other)),
+        other @ (Answer::Status(_) | Answer::Net(_)) => Err(unexpected(&other)),
     }
 }
 

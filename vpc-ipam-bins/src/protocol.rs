@@ -29,10 +29,16 @@ pub enum Request {
     Assign(AddressRequest),
     /// What a pod has; answered with [`Answer::Lease`] or [`Answer::Unknown`].
     Find(PodKey),
+    /// What a pod has that is about to be taken apart, so that nobody repairs it; answered as [`Request::Find`].
+    Leave(PodKey),
     /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
     Release(PodKey),
     /// How the node stands; answered with [`Answer::Status`].
     Status,
+    /// How the node's network differs from what it should be; answered with [`Answer::Net`].
+    NetDiff,
+    /// That the node's network be made as it should be; answered with [`Answer::Net`].
+    NetRepair,
 }
 
 /// What the daemon answers.
@@ -50,6 +56,8 @@ pub enum Answer {
     Unknown,
     /// How the node stands.
     Status(Status),
+    /// How the node's network is.
+    Net(NetReport),
     /// It could not be done.
     Refused {
         /// The class of failure.
@@ -78,6 +86,18 @@ pub struct PodLinks {
     pub tables: BTreeMap<EniId, u32>,
 }
 
+/// How a node's network differs, or differed, from what it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetReport {
+    /// In words.
+    pub differences: Vec<String>,
+    /// What differs and is not for the daemon to put right: links that are not there, kernel variables that cannot be
+    /// written.
+    pub beyond: Vec<String>,
+    /// The commands that do what a repair would do; none after a repair.
+    pub commands: Vec<String>,
+}
+
 /// How a node stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -93,6 +113,10 @@ pub struct Status {
     pub waiting: usize,
     /// What is wanted but has to wait, and for what.
     pub held: Vec<String>,
+    /// How often the node's network was found damaged and put right.
+    pub repairs: u64,
+    /// How many objects that were.
+    pub repaired: u64,
 }
 
 /// How an ENI stands.

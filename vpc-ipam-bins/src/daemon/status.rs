@@ -5,7 +5,9 @@ use vpc_ipam_core::{Ipam, Timestamp};
 use crate::protocol::{EniStatus, Status};
 
 /// Returns how a node stands.
-pub(super) fn of(ipam: &Ipam, now: Timestamp) -> Status {
+///
+/// `repairs` is how often its network was put right, and of how many objects.
+pub(super) fn of(ipam: &Ipam, repairs: (u64, u64), now: Timestamp) -> Status {
     let node = &ipam.constraints().node;
     let cooldown = ipam.config().cooldown;
     let enis: Vec<EniStatus> = ipam
@@ -29,5 +31,7 @@ pub(super) fn of(ipam: &Ipam, now: Timestamp) -> Status {
         enis,
         waiting: ipam.waiting().len(),
         held: ipam.plan(now).held.iter().map(ToString::to_string).collect(),
+        repairs: repairs.0,
+        repaired: repairs.1,
     }
 }

@@ -1,0 +1,196 @@
+//! A daemon that ends without a word, and what happens until there is another.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+use vpc_ipam_aws::EmulatedEc2;
+use vpc_ipam_bins::daemon::{self, Options};
+use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam_bins::{spool, store};
+use vpc_ipam_core::{Budget, Config, KnownLimits, PodKey, Timestamp};
+use vpc_ipam_linux::HostConfig;
+
+use crate::runtime::{
+    Pod, address, call, failed, kept_of_pods, netns, plan, settled, start, status, succeeded,
+    wait_for, wait_for_no_pods, wait_until,
+};
+
+#[test]
+fn pods_are_deleted_while_there_is_no_daemon_and_nothing_leaks() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    let (gone, dead, stays) =
+        (Pod::new(&node, "gone"), Pod::new(&node, "dead"), Pod::new(&node, "stays"));
+    for pod in [&gone, &dead, &stays] {
+        pod.add(&node.address);
+    }
+    daemon.crash();
+
+    for _ in 0..2 {
+        succeeded(&call(&node.address, "DEL", &gone, "1.0.0", None));
+        succeeded(&call(&node.address, "DEL", &dead, "0.3.1", None));
+    }
+    assert_eq!(notes(&node), 2);
+    let left = kept_of_pods(&node);
+    assert!(left.iter().filter(|line| line.starts_with("512:")).count() == 1, "{left:?}");
+    // ADD needs somebody who knows which address is free.
+    let error = failed(&call(&node.address, "ADD", &gone, "1.0.0", None));
+    assert_eq!(error["code"], 11, "{error}");
+    dead.die();
+
+    let daemon = Daemon::start(&node);
+
+    assert_eq!(assigned(&node), 1);
+    assert_eq!(notes(&node), 0);
+    // The next crash finds nothing to do again; not even for a pod that came back.
+    gone.add(&node.address);
+    daemon.crash();
+    let daemon = Daemon::start(&node);
+    assert_eq!(assigned(&node), 2);
+
+    gone.del(&node.address);
+    stays.del(&node.address);
+    gone.die();
+    stays.die();
+    wait_for_no_pods(&node);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+#[test]
+fn pod_whose_namespace_is_gone_is_deleted_without_a_daemon() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    let pod = Pod::new(&node, "a");
+    pod.add(&node.address);
+    daemon.crash();
+    pod.die();
+    wait_until("the route of the pod to go with its link", || match kept_of_pods(&node) {
+        left if left.len() == 1 => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+    // There is no link left that would tell which rules were the pod's.
+    let call = vpc_ipam_bins::lab::PluginCall { command: "DEL", pod: "a", netns: None };
+    node.address.call_plugin(&call).unwrap();
+
+    let daemon = Daemon::start(&node);
+
+    wait_for_no_pods(&node);
+    assert_eq!(assigned(&node), 0);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+#[test]
+fn note_about_an_earlier_pod_does_not_take_the_address_of_a_later_one() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    let pod = Pod::new(&node, "a");
+    let given = address(&pod.add(&node.address));
+    daemon.crash();
+    // As a plugin leaves it that was about to remove it.
+    let key = PodKey::new("aws-cni", "a", "eth0").unwrap();
+    let note = spool::Note { key, at: Timestamp::from_secs(1) };
+    spool::leave(&node.address.socket, &note).unwrap();
+
+    let daemon = Daemon::start(&node);
+
+    assert_eq!((assigned(&node), notes(&node)), (1, 0));
+    assert_eq!(address(&pod.add(&node.address)), given);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+#[test]
+fn damage_from_before_is_repaired_at_the_start() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    let pod = Pod::new(&node, "a");
+    pod.add(&node.address);
+    let before = settled(&node);
+    daemon.crash();
+    for damage in ["ip rule del pref 512", "ip rule del pref 1024", "nft flush ruleset"] {
+        crate::runtime::run(&netns(&node), damage);
+    }
+
+    let daemon = Daemon::start(&node);
+
+    wait_for(&node, "what was damaged", &before);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+/// A node whose daemon is one of the test's own.
+fn node() -> LabNode {
+    let mut plan = plan("m5.large");
+    plan.daemon = false;
+    start(&plan)
+}
+
+fn assigned(node: &LabNode) -> u32 {
+    status(node).enis.iter().map(|eni| eni.assigned).sum()
+}
+
+fn notes(node: &LabNode) -> usize {
+    spool::read(&node.address.socket).unwrap().len()
+}
+
+/// A daemon within this process that can be made to end at once: nothing is written, answered or removed any more.
+struct Daemon {
+    crash: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Daemon {
+    fn start(node: &LabNode) -> Self {
+        let (crash, crashed) = oneshot::channel();
+        let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
+        let vars = [("IP_COOLDOWN_PERIOD", "1")];
+        let options = Options {
+            config: Config::from_vars(vars).0,
+            host_config: HostConfig::from_vars(vars).0,
+            budget: Budget::default(),
+            netns: netns(node),
+            socket: node.address.socket.clone(),
+            state: PathBuf::from(&node.address.socket).with_file_name("state.redb"),
+            boot: store::boot_id().unwrap(),
+            adopt: true,
+            limits: KnownLimits::default(),
+            overrides: Vec::new(),
+            labels: BTreeMap::new(),
+        };
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = crashed => {}
+                    result = daemon::run(options, api, None, core::future::pending()) => {
+                        panic!("the daemon ended: {result:?}");
+                    }
+                }
+            });
+        };
+        let daemon = Self { crash, thread: std::thread::spawn(run) };
+        let socket = &node.address.socket;
+        wait_until("the daemon", || {
+            use vpc_ipam_bins::protocol::{Answer, Request, ask};
+            match ask(socket, &Request::Status) {
+                Ok(Answer::Status(status)) if status.ready => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        daemon
+    }
+
+    fn crash(self) {
+        self.crash.send(()).unwrap();
+        self.thread.join().unwrap();
+    }
+}

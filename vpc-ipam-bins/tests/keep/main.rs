@@ -1,0 +1,12 @@
+//! A node in a box whose network is damaged, and whose daemon is not always there.
+#![cfg(feature = "lab")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
+#![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
+
+mod check;
+mod conntrack;
+mod crash;
+mod many;
+mod repair;
+mod result;
+mod runtime;

@@ -1,0 +1,210 @@
+//! Nodes in boxes, and calls of the plugin as a container runtime makes them.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use vpc_ipam_bins::lab::{LabAddress, LabNode, Plan, quick};
+use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
+use vpc_ipam_linux::Namespace;
+use vpc_ipam_linux::lab::{self, LabName};
+
+/// Returns a plan for a node that gives addresses back at once.
+pub(crate) fn plan(instance_type: &str) -> Plan {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    lab::requirements().unwrap_or_else(|unmet| {
+        panic!("{unmet}\nThese tests build nodes in boxes: run them as root.")
+    });
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    Plan {
+        name: format!("keep{}n{count}", std::process::id()).parse().unwrap(),
+        instance_type: instance_type.parse().unwrap(),
+        vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
+        timing: Some(quick()),
+        wire: false,
+        daemon: true,
+    }
+}
+
+pub(crate) fn start(plan: &Plan) -> LabNode {
+    LabNode::start(plan).unwrap_or_else(|error| panic!("{}", vpc_ipam_bins::cni::chain(&error)))
+}
+
+/// A pod with a namespace of its own.
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) netns: Namespace,
+    pub(crate) path: PathBuf,
+    lab: LabName,
+}
+
+impl Pod {
+    pub(crate) fn new(node: &LabNode, name: &str) -> Self {
+        let lab = node.with_lab(|lab| lab.name().clone());
+        let netns = lab::add_pod(&lab, name).unwrap();
+        let path = netns.path().to_path_buf();
+        Self { name: name.to_owned(), netns, path, lab }
+    }
+
+    /// Removes the namespace, as a runtime does after DEL, and a machine that loses the pod's process without.
+    pub(crate) fn die(self) {
+        lab::remove_pod(&self.lab, &self.name).unwrap();
+    }
+
+    pub(crate) fn add(&self, node: &LabAddress) -> Value {
+        succeeded(&call(node, "ADD", self, "1.0.0", None))
+    }
+
+    pub(crate) fn del(&self, node: &LabAddress) {
+        succeeded(&call(node, "DEL", self, "1.0.0", None));
+    }
+}
+
+/// Returns the address that an ADD told.
+pub(crate) fn address(result: &Value) -> String {
+    let address = result["ips"][0]["address"].as_str().unwrap();
+    address.split('/').next().unwrap().to_owned()
+}
+
+/// Calls the plugin on the node.
+pub(crate) fn call(
+    node: &LabAddress,
+    command: &str,
+    pod: &Pod,
+    version: &str,
+    prev_result: Option<&Value>,
+) -> Output {
+    let mut config = json!({
+        "cniVersion": version,
+        "name": "aws-cni",
+        "type": "vpc-cni",
+        "socket": node.socket,
+    });
+    if let Some(result) = prev_result {
+        config["prevResult"] = result.clone();
+    }
+    let run = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vpc-cni"))
+            .env_clear()
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", &pod.name)
+            .env("CNI_NETNS", &pod.path)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin")
+            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.name))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    Namespace::named(&node.node_netns).unwrap().run(run).unwrap()
+}
+
+pub(crate) fn succeeded(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// Returns the error object of a call that failed.
+pub(crate) fn failed(output: &Output) -> Value {
+    assert!(!output.status.success(), "it succeeded: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+pub(crate) fn netns(node: &LabNode) -> Namespace {
+    Namespace::named(&node.address.node_netns).unwrap()
+}
+
+/// Runs a program in a namespace, and returns what it printed; panics when it fails.
+pub(crate) fn run(netns: &Namespace, command: &str) -> String {
+    let words: Vec<&str> = command.split(' ').collect();
+    let output = netns.run(|| Command::new(words[0]).args(&words[1..]).output()).unwrap().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Returns what the daemon keeps: links, addresses, routes, rules, address translation; in the order of their text, since
+/// rules of one priority stand in the order in which they were made.
+pub(crate) fn kept(node: &LabNode) -> Vec<String> {
+    let netns = netns(node);
+    let links = run(&netns, "ip -o link");
+    let links = links.lines().map(|line| {
+        // The kernel sees to the rest in its own time.
+        let words: Vec<&str> = line.split(' ').collect();
+        let up = words[2].trim_matches(['<', '>']).split(',').any(|flag| flag == "UP");
+        format!("{} mtu {} up {up}", words[1], words[4])
+    });
+    let lists =
+        ["ip -o -4 address", "ip -4 route show table all", "ip rule", "nft -s list ruleset"];
+    let lists = lists.map(|list| run(&netns, list));
+    let lines = lists.iter().flat_map(|list| list.lines()).map(str::to_owned);
+    let mut all: Vec<String> = links.chain(lines).collect();
+    all.sort();
+    all
+}
+
+/// Returns what the daemon keeps once nothing about it changes any more.
+pub(crate) fn settled(node: &LabNode) -> Vec<String> {
+    let mut last = (kept(node), 0);
+    wait_until("the node to come to rest", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let state = kept(node);
+        last = if state == last.0 { (state, last.1 + 1) } else { (state, 0) };
+        if last.1 > 5 { Ok(last.0.clone()) } else { Err(format!("{:#?}", last.0)) }
+    })
+}
+
+/// Returns what the daemon keeps of pods.
+pub(crate) fn kept_of_pods(node: &LabNode) -> Vec<String> {
+    let of_pod = |line: &String| {
+        line.starts_with("512:") || line.starts_with("1536:") || line.contains(" dev eni")
+    };
+    kept(node).into_iter().filter(of_pod).collect()
+}
+
+/// Waits until there is nothing left of any pod.
+pub(crate) fn wait_for_no_pods(node: &LabNode) {
+    wait_until("the pods to be gone", || match kept_of_pods(node) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:#?}")),
+    });
+}
+
+pub(crate) fn status(node: &LabNode) -> Status {
+    match ask(&node.address.socket, &Request::Status) {
+        Ok(Answer::Status(status)) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until something is so; panics with what it was last, when it does not come about in half a minute.
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match look() {
+            Ok(seen) => return seen,
+            Err(seen) if Instant::now() > deadline => panic!("{what}: {seen}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// Waits until the daemon keeps what it kept.
+pub(crate) fn wait_for(node: &LabNode, what: &str, before: &[String]) {
+    wait_until(what, || {
+        let after = kept(node);
+        if after == before {
+            return Ok(());
+        }
+        let missing: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+        let unwanted: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+        Err(format!("missing {missing:#?}, unwanted {unwanted:#?}"))
+    });
+}
