@@ -21,6 +21,7 @@ mod mtu;
 mod netns;
 mod node;
 mod pod;
+mod property;
 mod regressions;
 mod services;
 mod support;
