@@ -318,11 +318,16 @@ impl Node {
     pub fn concerns(&self, event: &Event) -> bool {
         match event {
             Event::Lost | Event::Nat => true,
+            // One that goes down takes its routes along, of which the kernel does not tell; a new one is down.
             Event::Link { link, gone } => {
-                let is_eni =
-                    |mac| self.primary_mac() == mac || self.enis.values().any(|eni| eni.mac == mac);
+                let is_damaged = |mtu: u16| *gone || !link.up || link.mtu != u32::from(mtu);
+                let enis = self.enis.values().map(|eni| (eni.mac, eni.mtu));
+                let mut enis = enis.chain([(self.primary_mac(), self.facts.mtu)]);
                 let of_pod = |mac| self.interfaces().any(|interface| interface.host.mac == mac);
-                link.mac.is_some_and(|mac| is_eni(mac) || ((*gone || !link.up) && of_pod(mac)))
+                link.mac.is_some_and(|mac| {
+                    enis.any(|(of_eni, mtu)| of_eni == mac && is_damaged(mtu))
+                        || ((*gone || !link.up) && of_pod(mac))
+                })
             }
             // Whose link it is, is not said. Addresses of IPv6 come again and again with the router's advertisements.
             Event::Address { address, gone } => {
