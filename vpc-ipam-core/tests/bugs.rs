@@ -1272,3 +1272,33 @@ fn rest_survives_a_restart_and_not_longer() {
     node.run_for(31);
     assert!(node.address("new").is_some());
 }
+
+/// #66, #608, #1223: whatever call is lost, before or after it took effect, an ENI comes and goes once.
+#[test]
+fn a_lost_call_neither_leaks_nor_doubles_an_eni() {
+    let calls = [
+        "CreateNetworkInterface",
+        "AttachNetworkInterface",
+        "ModifyNetworkInterfaceAttribute",
+        "SetUpEni",
+        "RemoveEni",
+        "DetachNetworkInterface",
+        "DeleteNetworkInterface",
+    ];
+    for call in calls {
+        for trouble in [Trouble::LoseCall, Trouble::LoseAnswer] {
+            for times in [1, 3] {
+                let mut node = Node::settled("m5.large", &[]);
+                node.trouble(call, trouble.clone(), times);
+                node.add(["pod"]);
+                node.run_for(300);
+                let enis = node.cloud.interfaces().count();
+                assert_eq!((node.enis().len(), enis), (2, 2), "{call} {trouble:?} {times}");
+                let _ = node.del("pod");
+                node.run_for(900);
+                let enis = node.cloud.interfaces().count();
+                assert_eq!((node.enis().len(), enis), (1, 1), "{call} {trouble:?} {times}");
+            }
+        }
+    }
+}
