@@ -58,6 +58,20 @@ fn parse(path: &Path, expected: &'static str, source: serde_json::Error) -> Oper
 mod tests {
     use super::*;
 
+    /// The examples of docs/per-node.md are read as they stand there.
+    #[test]
+    fn the_guides_examples_are_read() {
+        let guide = include_str!("../../docs/per-node.md");
+        let mut blocks = guide.split("```json\n").skip(1);
+        let mut block = || blocks.next().unwrap().split("```").next().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("example.json");
+        fs::write(&path, block()).unwrap();
+        assert_eq!(overrides(&path).unwrap().len(), 3);
+        fs::write(&path, block()).unwrap();
+        assert_eq!(limits(&path).unwrap()[0].ipv4_slots(), 9);
+    }
+
     #[test]
     fn overrides_are_read_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();

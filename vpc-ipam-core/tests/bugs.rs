@@ -497,6 +497,7 @@ fn an_address_whose_lease_could_not_be_written_is_free_again_at_once() {
     };
     node.ipam.abandon(uncommitted, node.now);
     assert!(node.ask("other").unwrap().is_some());
+    node.assert_replays();
 }
 
 /// #169, #461

@@ -77,6 +77,7 @@ fn play(transcript: &str, file: &Path) -> String {
             out.push_str(&session.readable(&said));
         }
     }
+    session.end();
     out
 }
 
@@ -238,7 +239,15 @@ impl Session {
         Some(self.told())
     }
 
+    /// Whatever was played can be replayed.
+    fn end(&mut self) {
+        if let Some(node) = &mut self.node {
+            node.assert_replays();
+        }
+    }
+
     fn start(&mut self, instance_type: &str, vars: &[&str]) {
+        self.end();
         let mut vars = pairs(vars);
         let cap = vars.iter().position(|(name, _)| *name == "max-pods");
         let cap = cap.map(|index| vars.remove(index).1.parse().unwrap());

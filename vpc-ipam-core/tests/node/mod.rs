@@ -11,6 +11,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use vpc_ipam_core::journal::{Start, Step, replay};
 use vpc_ipam_core::sim::{
     Cloud, CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface, RunInstance,
 };
@@ -62,7 +63,9 @@ pub struct Node {
     pub released: Vec<Record>,
     pub log: Vec<(Timestamp, Told)>,
     troubles: Vec<(String, Trouble, u32)>,
-    seed: u64,
+    /// What the address management was made of, and what it was told since.
+    start: Start,
+    steps: Vec<Step>,
 }
 
 /// What a node is made of, before it starts.
@@ -117,8 +120,15 @@ impl Setup {
         let instance = self.cloud.run_instance(run, NOON).unwrap();
         let node = self.cloud.instance(&instance).unwrap().node.clone();
         let Self { cloud, vpc, subnet, limits, config } = self;
-        let ipam =
-            Ipam::new(node, limits.clone(), config.clone(), Budget::default(), 1, NOON).unwrap();
+        let start = Start {
+            node,
+            limits: limits.clone(),
+            config: config.clone(),
+            budget: Budget::default(),
+            seed: 1,
+            at: NOON,
+        };
+        let ipam = start.begin().unwrap();
         Node {
             cloud,
             vpc,
@@ -133,7 +143,8 @@ impl Setup {
             released: Vec::new(),
             log: Vec::new(),
             troubles: Vec::new(),
-            seed: 1,
+            start,
+            steps: Vec::new(),
         }
     }
 }
@@ -227,6 +238,7 @@ impl Node {
             }
         }
         assert_eq!(self.ipam.check(), [], "at {}", self.now);
+        self.steps.extend(core::iter::from_fn(|| self.ipam.poll_step()));
     }
 
     /// Takes grants and events out.
@@ -261,6 +273,14 @@ impl Node {
         self.now = end;
         self.ipam.handle_timeout(self.now);
         self.run();
+    }
+
+    /// Tells another the same, which must lead to the same state and actions.
+    pub fn assert_replays(&mut self) {
+        self.steps.extend(core::iter::from_fn(|| self.ipam.poll_step()));
+        let steps = core::mem::take(&mut self.steps);
+        let replayed = replay(&self.start, steps).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(replayed.state(), self.ipam.state());
     }
 
     /// Takes the actions out without carrying them out.
@@ -335,11 +355,14 @@ impl Node {
 
     /// The process dies, and another begins with what is on stable storage. Nothing was asked yet.
     pub fn restart(&mut self) {
-        let node = self.ipam.constraints().node.clone();
-        let budget = Budget::default();
-        let (limits, config) = (self.limits.clone(), self.config.clone());
-        self.seed += 1;
-        self.ipam = Ipam::new(node, limits, config, budget, self.seed, self.now).unwrap();
+        self.assert_replays();
+        self.start = Start {
+            config: self.config.clone(),
+            seed: self.start.seed + 1,
+            at: self.now,
+            ..self.start.clone()
+        };
+        self.ipam = self.start.begin().unwrap();
         let stored = self.stored.values().cloned().map(Record::Leased);
         self.ipam.restore(stored.chain(self.released.iter().cloned()), self.now);
         if self.eni_config.is_some() {
