@@ -13,6 +13,7 @@ mod keep;
 mod links;
 mod server;
 mod status;
+mod unknown;
 mod writer;
 
 use core::future::Future;
@@ -26,13 +27,15 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
     Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant,
-    HostAction, InstanceType, Ipam, Issued, KnownLimits, Limits, Metadata, Outcome, Override,
-    PodKey, Record, Released, Timestamp, Uncommitted, UnknownInstanceTypeError,
+    HostAction, InstanceType, Ipam, Issued, KnownLimits, Lease, Limits, Metadata, Outcome,
+    Override, PodKey, Record, Released, Timestamp, Uncommitted, UnknownInstanceTypeError,
     UnusableConfigError,
 };
 use vpc_ipam_linux::host::{HostFacts, egress};
 use vpc_ipam_linux::pod::PodSettings;
-use vpc_ipam_linux::{Family, HostConfig, Namespace, Node, Repaired, Table, Watch, WatchError};
+use vpc_ipam_linux::{
+    Family, HostConfig, Namespace, NetlinkError, Node, Repaired, Table, Watch, WatchError,
+};
 
 use crate::cni::{Code, chain};
 use crate::protocol::{Answer, PodLinks, Request};
@@ -45,6 +48,7 @@ use self::host::HostThread;
 pub use self::host::HostThreadError;
 use self::keep::Keep;
 use self::links::{Links, Verdict};
+use self::unknown::Unknown;
 use self::writer::Writer;
 
 /// What a daemon is started with.
@@ -117,6 +121,9 @@ pub enum DaemonError {
     /// The node's network could not be set up.
     #[error("set up the node's network")]
     Host(#[source] HostThreadError),
+    /// The node's network could not be read.
+    #[error("read which pods the node has")]
+    Netlink(#[from] NetlinkError),
     /// The kernel does not tell of changes.
     #[error("watch the node's network")]
     Watch(#[from] WatchError),
@@ -209,6 +216,12 @@ pub async fn run(
         }
     }
     ipam.restore(records, clock.now());
+    let known = ipam.pool().leases().flat_map(Lease::addresses).collect();
+    let unknown = Unknown::find(options.netns.netlink()?, &known)?;
+    for address in unknown.addresses() {
+        warn!(%address, "is used by a pod that nobody here knows; it is kept for it");
+        ipam.handle_unknown_owner(*address, true, clock.now());
+    }
     ipam.observe(&metadata.observation, clock.now());
 
     let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
@@ -239,6 +252,7 @@ pub async fn run(
         host,
         keep,
         awaited: Links::default(),
+        unknown,
         flush,
         writer: Writer::start(store, inputs.clone()),
         inputs,
@@ -367,6 +381,7 @@ struct Loop {
     host: HostThread,
     keep: Keep,
     awaited: Links,
+    unknown: Unknown,
     flush: Flush,
     writer: Writer,
     inputs: mpsc::Sender<Input>,
@@ -497,6 +512,12 @@ impl Loop {
     /// Takes note of what the kernel told.
     fn on_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
         self.keep.heard(event, self.clock.now());
+        for address in self.unknown.heard(event)? {
+            info!(%address, "is free: the pod that nobody knew is gone");
+            self.flush.released([address]);
+            self.keep.stranger_gone(self.clock.now());
+            self.ipam.handle_unknown_owner(address, false, self.clock.now());
+        }
         if let vpc_ipam_linux::Event::Link { link, gone: false } = event {
             for (id, action) in link.mac.into_iter().flat_map(|mac| self.awaited.heard(mac)) {
                 self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub use branch::{Branch, BranchEni, VlanId, VlanIdError, desired_on_branch};
-pub use found::remove_found;
+pub use found::{remove_found, routed};
 
 /// What all pods of a node have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]

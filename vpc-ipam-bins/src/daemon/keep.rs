@@ -102,6 +102,11 @@ impl Keep {
         }
     }
 
+    /// A pod that the node was not known to have is gone; it left its rules.
+    pub(super) fn stranger_gone(&mut self, now: Timestamp) {
+        self.pace.damaged(Extent::Routing, now);
+    }
+
     /// Returns when there is something to do.
     pub(super) fn due(&self) -> Option<Timestamp> {
         let repair = self.pace.due().filter(|_| self.repairing.is_none());

@@ -123,6 +123,52 @@ fn damage_from_before_is_repaired_at_the_start() {
     node.stop().unwrap();
 }
 
+/// Whether the state file is damaged or gone, no address of a running pod is given to another.
+#[test]
+fn addresses_of_pods_that_only_the_kernel_knows_are_kept_for_them() {
+    for damage in [true, false] {
+        let node = node();
+        let daemon = Daemon::start(&node);
+        let old: Vec<Pod> = (0..12).map(|n| Pod::new(&node, &format!("old{n}"))).collect();
+        let used: Vec<String> = old.iter().map(|pod| address(&pod.add(&node.address))).collect();
+        let before = kept_of_pods(&node);
+        daemon.crash();
+        let state = node.address.socket.with_file_name("state.redb");
+        std::fs::remove_file(&state).unwrap();
+        if damage {
+            std::fs::write(&state, "spoilt").unwrap();
+        }
+
+        let daemon = Daemon::start(&node);
+        let new: Vec<Pod> = (0..12).map(|n| Pod::new(&node, &format!("new{n}"))).collect();
+        let given: Vec<String> = new.iter().map(|pod| address(&pod.add(&node.address))).collect();
+
+        assert!(given.iter().all(|address| !used.contains(address)), "{given:?} of {used:?}");
+        let after = kept_of_pods(&node);
+        assert!(before.iter().all(|line| after.contains(line)), "{before:#?}\nbecame\n{after:#?}");
+
+        // Once its pod is gone, an address is anybody's.
+        for pod in old {
+            pod.del(&node.address);
+            pod.die();
+        }
+        let last: Vec<Pod> = (0..8).map(|n| Pod::new(&node, &format!("last{n}"))).collect();
+        for pod in &last {
+            wait_until("an address that nobody uses any more", || {
+                let output = call(&node.address, "ADD", pod, "1.0.0", None);
+                if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+            });
+        }
+        for pod in new.into_iter().chain(last) {
+            pod.del(&node.address);
+            pod.die();
+        }
+        wait_for_no_pods(&node);
+        daemon.crash();
+        node.stop().unwrap();
+    }
+}
+
 /// A node whose daemon is one of the test's own.
 fn node() -> LabNode {
     let mut plan = plan("m5.large");

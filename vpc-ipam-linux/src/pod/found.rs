@@ -1,12 +1,13 @@
-//! Pods of which nothing is known but their key.
+//! Pods of which nothing is known but their key, or not even that.
 
 use core::net::IpAddr;
+use std::collections::BTreeSet;
 
 use vpc_ipam_core::PodKey;
 
 use super::{RemoveError, any_rules, derived_mac, remove_all_alike};
 use crate::state::ApplyError;
-use crate::{Change, Netlink, Object, Protocol, Table};
+use crate::{Change, Netlink, NetlinkError, Object, Protocol, Table};
 
 /// More interfaces than any instance has network cards.
 const INTERFACES_MAX: u8 = 16;
@@ -46,4 +47,16 @@ pub fn remove_found(host: &mut dyn Netlink, key: &PodKey) -> Result<Vec<IpAddr>,
         Ok(addresses)
     };
     try_remove().map_err(|failure: ApplyError| RemoveError { failures: vec![failure] })
+}
+
+/// Returns the addresses to which routes of the main table lead over a link alone, as they do to pods, whoever made them.
+pub fn routed(host: &mut dyn Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let to_host = |route: &crate::Route| {
+        let net = route.destination;
+        route.table == Table::MAIN
+            && route.gateway.is_none()
+            && net.prefix_len() == net.max_prefix_len()
+    };
+    let routes = host.all_routes()?.into_iter().map(|(_, route)| route).filter(to_host);
+    Ok(routes.map(|route| route.destination.addr()).collect())
 }
