@@ -669,3 +669,65 @@ fn status_says_what_the_next_add_gets() {
         }
     }
 }
+
+/// The same wherever a node gets to while nothing fails: what STATUS says of the next ADD is what becomes of it.
+#[test]
+fn status_keeps_its_word_wherever_a_healthy_node_gets_to() {
+    let kinds: [(&str, &[(&str, &str)]); 8] = [
+        ("t3.nano", &[]),
+        ("t3.small", &[("WARM_IP_TARGET", "1")]),
+        ("t3.small", &[("WARM_ENI_TARGET", "0"), ("IP_COOLDOWN_PERIOD", "20")]),
+        ("m5.large", &[("WARM_IP_TARGET", "2"), ("MAX_ENI", "2")]),
+        ("m5.large", &[("ENABLE_PREFIX_DELEGATION", "true"), ("MAX_ENI", "1")]),
+        ("t3.nano", &[("MINIMUM_IP_TARGET", "1")]),
+        ("t3.nano", &DUAL),
+        ("t3.nano", &[("ENABLE_IPv6", "true")]),
+    ];
+    let mut said = [0u32; 3];
+    for (seed, (name, vars)) in (1u64..=12).flat_map(|seed| kinds.map(|kind| (seed, kind))) {
+        let mut random = seed;
+        let mut draw = |below: u64| {
+            // The sequence of Knuth's MMIX, of which the high bits are good enough.
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut node = Setup::new(name, vars).start();
+        for step in 0..40 {
+            match draw(5) {
+                0 | 1 => node.add([format!("pod-{step}")]),
+                2 => {
+                    let gone = format!("pod-{}", draw(step + 1));
+                    let _ = node.del(&gone);
+                }
+                3 => node.run_for(draw(40)),
+                _ => {
+                    let schedulable = draw(4) > 0;
+                    node.ipam.handle_schedulable(schedulable, node.now);
+                    node.run();
+                }
+            }
+            let readiness = node.ipam.readiness(node.now);
+            let mut probe = node.clone();
+            match (&readiness, probe.ask("next")) {
+                (Readiness::Ready, Ok(Some(_))) => said[0] += 1,
+                (Readiness::Soon { by }, Ok(None)) => {
+                    probe.run_for(by.since(probe.now).as_secs());
+                    let served = probe.address("next").is_some();
+                    assert!(served, "{name} {vars:?} seed {seed}: {}", node.ipam.explain(node.now));
+                    said[1] += 1;
+                }
+                (Readiness::NotReady(expected), Err(error)) => {
+                    assert_eq!(*expected, error);
+                    // It is not told so while an address is there.
+                    probe.run_for(1);
+                    assert!(probe.address("next").is_none());
+                    said[2] += 1;
+                }
+                (said, asked) => panic!("{name} seed {seed}: said {said}, got {asked:?}"),
+            }
+        }
+    }
+    assert!(said.iter().all(|count| *count > 100), "each answer is given often: {said:?}");
+}

@@ -48,6 +48,7 @@ pub enum Told {
 }
 
 /// One node, its address management, and the cloud around it.
+#[derive(Clone)]
 pub struct Node {
     pub cloud: Cloud,
     pub vpc: VpcId,
