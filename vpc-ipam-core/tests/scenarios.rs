@@ -20,7 +20,7 @@ use node::{Node, Setup, Told, Trouble, names};
 use vpc_ipam_core::sim::CreateInterface;
 use vpc_ipam_core::{
     Action, CardChoice, DeviceIndex, Ec2Action, EniConfig, Event, InterfaceType, Issued, Lease,
-    Released, Source, Timestamp, UnassignPrivateIpAddresses,
+    Observation, Released, Source, Timestamp, UnassignPrivateIpAddresses, WarmTarget,
 };
 
 #[test]
@@ -88,6 +88,8 @@ struct Session {
     node: Option<Node>,
     shown: usize,
     names: BTreeMap<String, String>,
+    /// What IMDS showed when it stood still.
+    stale: Option<Observation>,
 }
 
 impl Session {
@@ -105,7 +107,10 @@ impl Session {
                 let subnet = self.setup.as_mut()?.subnet(cidr, &pairs(tags));
                 self.name("subnet", subnet.as_str());
             }
-            ["node", instance_type, vars @ ..] => self.start(instance_type, vars),
+            ["node", instance_type, vars @ ..] => {
+                let notes = self.start(instance_type, vars);
+                return Some(notes + &self.told());
+            }
             ["add", rest @ ..] => return Some(self.add(rest)),
             ["del", rest @ ..] => {
                 let mut said = String::new();
@@ -137,7 +142,26 @@ impl Session {
             }
             ["set", vars @ ..] => {
                 let vars = pairs(vars);
+                let notes = notes(&vars);
                 self.node().set(&vars);
+                return Some(notes + &self.told());
+            }
+            ["policy", "batch", size, "buffer", percent] => {
+                let (batch, buffer) = (size.parse().unwrap(), percent.strip_suffix('%').unwrap());
+                let buffer_percent = buffer.parse().unwrap();
+                let node = self.node();
+                node.config.target = WarmTarget::Batch { batch, buffer_percent };
+                node.ipam.handle_config(node.config.clone(), node.now).unwrap();
+                node.run();
+            }
+            ["imds", "stands", "still"] => {
+                let shown = self.node().shown(Source::Imds);
+                self.stale = Some(shown);
+            }
+            ["imds", "shows", "what", "it", "showed", "then"] => {
+                let stale = self.stale.clone().expect("IMDS stood still before");
+                let node = self.node();
+                node.observe(&Observation { as_of: node.now, ..stale });
             }
             ["eniconfig", subnet] => {
                 let subnet = self.id(subnet).parse().unwrap();
@@ -246,7 +270,8 @@ impl Session {
         }
     }
 
-    fn start(&mut self, instance_type: &str, vars: &[&str]) {
+    /// Starts a node and returns what there is to remark on its settings.
+    fn start(&mut self, instance_type: &str, vars: &[&str]) -> String {
         self.end();
         let mut vars = pairs(vars);
         let cap = vars.iter().position(|(name, _)| *name == "max-pods");
@@ -256,6 +281,10 @@ impl Session {
         setup.limits = vpc_ipam_core::Limits::lookup(instance_type.parse().unwrap()).unwrap();
         setup.config = vpc_ipam_core::Config::from_vars(vars.iter().copied()).0;
         setup.config.pods_max = cap;
+        let mut notes = notes(&vars);
+        for note in setup.config.notes_on(&setup.limits) {
+            writeln!(notes, "note: {note}").unwrap();
+        }
         let mut node = setup.start();
         // Another node of the same session has the names to itself.
         if self.node.is_some() {
@@ -268,6 +297,7 @@ impl Session {
         node.run();
         self.node = Some(node);
         self.shown = 0;
+        notes
     }
 
     fn add(&mut self, words: &[&str]) -> String {
@@ -476,6 +506,12 @@ fn list(blocks: &[IpNet]) -> String {
 
 fn addresses(lease: &Lease) -> String {
     lease.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(" and ")
+}
+
+/// Returns what there is to remark on variables.
+fn notes(vars: &[(&str, &str)]) -> String {
+    let (_, notes) = vpc_ipam_core::Config::from_vars(vars.iter().copied());
+    notes.iter().map(|note| format!("note: {note}\n")).collect()
 }
 
 /// Reads `K=V` words.
