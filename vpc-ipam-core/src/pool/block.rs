@@ -22,6 +22,15 @@ pub struct Block {
     quarantined: u32,
     /// No address was released later than this, so that none rests once this one would not.
     released_latest: Option<Timestamp>,
+    /// The free address that rested longest.
+    next: Option<Next>,
+}
+
+/// A free address: in the order in which addresses are handed out, never-used ones first, the lowest of equals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Next {
+    released_at: Option<Timestamp>,
+    offset: usize,
 }
 
 /// How far a block can be relied on.
@@ -69,6 +78,7 @@ impl Block {
             assigned: 0,
             quarantined: 0,
             released_latest: None,
+            next: Some(Next { released_at: None, offset: 0 }),
         }
     }
 
@@ -158,31 +168,32 @@ impl Block {
     }
 
     /// Returns the address to hand out next and when it was last released: the one that rested longest, never-used ones
-    /// first, the lowest of equals.
+    /// first, the lowest of equals. One that was not released before `rested_before` still rests; with `None` all do that
+    /// were ever released.
     pub(crate) fn next_address(
         &self,
-        now: Timestamp,
-        cooldown: Duration,
+        rested_before: Option<Timestamp>,
     ) -> Option<(Option<Timestamp>, IpAddr)> {
-        if self.state != BlockState::Confirmed {
-            return None;
-        }
-        let mut best: Option<(Option<Timestamp>, usize)> = None;
-        for (offset, slot) in self.slots.iter().enumerate() {
-            match *slot {
-                Slot::Free { released_at: None } => return Some((None, self.address(offset))),
-                Slot::Free { released_at: Some(at) }
-                    if now.since(at) > cooldown && best.is_none_or(|(b, _)| Some(at) < b) =>
-                {
-                    best = Some((Some(at), offset));
-                }
-                Slot::Free { .. } | Slot::Assigned | Slot::Quarantined => {}
-            }
-        }
-        if self.slots.len() < self.capacity() as usize {
-            return Some((None, self.address(self.slots.len())));
-        }
-        best.map(|(at, offset)| (at, self.address(offset)))
+        let Next { released_at, offset } = self.next?;
+        let rests = released_at.is_some() && released_at >= rested_before;
+        let is_to_be_had = self.state == BlockState::Confirmed && !rests;
+        is_to_be_had.then(|| (released_at, self.address(offset)))
+    }
+
+    /// Returns when the free address that rested longest was released.
+    pub(crate) fn next_released_at(&self) -> Option<Timestamp> {
+        self.next?.released_at
+    }
+
+    /// Looks for the free address that rested longest.
+    fn find_next(&self) -> Option<Next> {
+        let free = self.slots.iter().enumerate().filter_map(|(offset, slot)| match *slot {
+            Slot::Free { released_at } => Some(Next { released_at, offset }),
+            Slot::Assigned | Slot::Quarantined => None,
+        });
+        let untouched = (self.slots.len() < self.capacity as usize)
+            .then_some(Next { released_at: None, offset: self.slots.len() });
+        free.chain(untouched).min()
     }
 
     /// Records that a pod holds an address. Returns whether it was free.
@@ -191,6 +202,7 @@ impl Block {
             Some(slot @ Slot::Free { .. }) => {
                 *slot = Slot::Assigned;
                 self.assigned += 1;
+                self.next = self.find_next();
                 true
             }
             _ => false,
@@ -203,6 +215,7 @@ impl Block {
             *slot = Slot::Free { released_at: at };
             self.assigned -= 1;
             self.released_latest = self.released_latest.max(at);
+            self.next = self.find_next();
         }
     }
 
@@ -211,6 +224,7 @@ impl Block {
         if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: Some(at) };
             self.released_latest = self.released_latest.max(Some(at));
+            self.next = self.find_next();
         }
     }
 
@@ -219,6 +233,7 @@ impl Block {
         if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
             *slot = Slot::Quarantined;
             self.quarantined += 1;
+            self.next = self.find_next();
         }
     }
 
@@ -228,6 +243,7 @@ impl Block {
             *slot = Slot::Free { released_at: Some(now) };
             self.quarantined -= 1;
             self.released_latest = self.released_latest.max(Some(now));
+            self.next = self.find_next();
         }
     }
 
@@ -286,6 +302,7 @@ impl Block {
             && self.assigned == count(Slot::Assigned)
             && self.quarantined == count(Slot::Quarantined)
             && self.slots.iter().filter_map(released_at).max() <= self.released_latest
+            && self.next == self.find_next()
     }
 
     fn offset(&self, address: IpAddr) -> Option<usize> {
@@ -320,6 +337,13 @@ impl Block {
     }
 }
 
+/// Returns before which an address must have been released to have rested for longer than the cool-down; `None` if no
+/// time is early enough.
+pub(crate) fn rested_before(now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
+    let cooldown = u64::try_from(cooldown.as_nanos()).ok()?;
+    now.as_nanos().checked_sub(cooldown).map(Timestamp::from_nanos)
+}
+
 fn capacity(net: IpNet) -> u32 {
     let host_bits = u32::from(net.max_prefix_len() - net.prefix_len());
     // SLOTS_MAX fits an u32.
@@ -338,7 +362,8 @@ mod tests {
     }
 
     fn take(block: &mut Block, now: u64) -> Option<IpAddr> {
-        let (_, address) = block.next_address(Timestamp::from_secs(now), COOLDOWN)?;
+        let (_, address) =
+            block.next_address(rested_before(Timestamp::from_secs(now), COOLDOWN))?;
         assert!(block.on_assigned(address));
         Some(address)
     }

@@ -10,6 +10,7 @@ use core::time::Duration;
 use ipnet::IpNet;
 
 use crate::pool::Block;
+use crate::pool::block::rested_before;
 use crate::pool::tally::Tallies;
 use crate::{
     ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InterfaceType,
@@ -369,26 +370,21 @@ impl Eni {
         cooldown: Duration,
     ) -> Option<IpAddr> {
         type Rank = (bool, core::cmp::Reverse<u32>, Option<Timestamp>);
+        let rested_before = rested_before(now, cooldown);
         let mut best: Option<(Rank, IpAddr)> = None;
         for block in &self.blocks {
-            if matches!(block.net(), IpNet::V6(_)) != ipv6
-                || block.assigned() + block.quarantined() >= block.capacity()
+            if block.assigned() + block.quarantined() >= block.capacity()
+                || matches!(block.net(), IpNet::V6(_)) != ipv6
             {
                 continue;
             }
-            let last = last_resort(block);
             let full = core::cmp::Reverse(block.assigned());
-            if best
-                .as_ref()
-                .is_some_and(|((b_last, b_full, _), _)| (last, full) > (*b_last, *b_full))
-            {
+            let rank = (last_resort(block), full, block.next_released_at());
+            if best.as_ref().is_some_and(|(best, _)| rank >= *best) {
                 continue;
             }
-            if let Some((released_at, address)) = block.next_address(now, cooldown) {
-                let rank = (last, full, released_at);
-                if best.as_ref().is_none_or(|(b, _)| rank < *b) {
-                    best = Some((rank, address));
-                }
+            if let Some((_, address)) = block.next_address(rested_before) {
+                best = Some((rank, address));
             }
         }
         best.map(|(_, address)| address)
