@@ -48,7 +48,6 @@ build:
 	scripts/build.sh
 
 bench: lab-deps
-	@command -v strace >/dev/null || echo 'strace is not installed: system calls will not be counted (apt-get install strace)'
 	scripts/bench.sh
 
 fuzz:

@@ -25,9 +25,10 @@ use vpc_ipam_benches::bare::{self, BarePod};
 use vpc_ipam_benches::{Samples, Table, isolate};
 use vpc_ipam_bins::lab::{LabAddress, LabNode, Plan, PluginCall};
 use vpc_ipam_bins::protocol::{self, Answer, Request};
+use vpc_ipam_bins::store::Store;
 use vpc_ipam_core::{
     AddressRequest, Card, CardChoice, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey,
-    Timestamp,
+    Record, Timestamp,
 };
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
@@ -45,6 +46,7 @@ const AT_ONCE: usize = 16;
 const SERIAL_ROUNDS: usize = 100;
 const PARALLEL_ROUNDS: usize = 8;
 const HOST_ROUNDS: usize = 20;
+const GRANT_ROUNDS: usize = 500;
 /// Outside of the VPC, whose addresses the plugin's pods get.
 const BARE_ADDRESSES: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
 
@@ -60,6 +62,7 @@ fn main() -> Result<(), Failure> {
     let bench = Bench::start()?;
     bench.size()?;
     host_set_up(&bench.name)?;
+    bench.durable_grant()?;
     bench.pods(0)?;
     bench.system_calls()?;
     bench.fill()?;
@@ -148,6 +151,27 @@ impl Bench {
         let linked = linked.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("=>"));
         let kind = if linked { "not static: build it with `make bench`" } else { "static" };
         table.figure(&format!("vpc-cni ({kind})"), &format!("{megabytes:.2} MB"), PEER_PLUGIN);
+        Ok(())
+    }
+
+    /// Measures how long it takes until a grant is durable, on a memory file system as `/run` is on a node.
+    fn durable_grant(&self) -> Result<(), Failure> {
+        let table = Table::of_times("Durable grant");
+        let lease = lease_of(&self.sandboxes[0], 2)?;
+        let bytes = serde_json::to_vec(&lease)?;
+        let record = Record::Leased(lease);
+        let mut file = File::create("/run/bare")?;
+        let (mut store, _) = Store::open(Path::new("/run/store.redb"), "bench", Timestamp::EPOCH)?;
+        let (mut bare, mut stored, mut asked) =
+            (Samples::default(), Samples::default(), Samples::default());
+        for _ in 0..GRANT_ROUNDS {
+            bare.measure(|| file.write_all(&bytes).and_then(|()| file.sync_all()))?;
+            stored.measure(|| store.write(core::slice::from_ref(&record)))?;
+            asked.push(self.assign_and_release()?.1);
+        }
+        table.times("write and fsync of the same bytes", &bare, None);
+        table.times("state file: one transaction", &stored, Some(&bare));
+        table.times("daemon: asked, granted, durable, told", &asked, Some(&bare));
         Ok(())
     }
 

@@ -12,9 +12,11 @@
 
 pub mod bare;
 mod isolate;
+mod node;
 mod samples;
 mod table;
 
 pub use isolate::{IsolateError, isolate};
+pub use node::{BusyNode, node};
 pub use samples::Samples;
 pub use table::Table;
