@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
 use crate::eni::PRIORITY_ENI;
-use crate::host::{HostFacts, PRIORITY_MARK};
+use crate::host::{HostFacts, PRIORITY_BRANCH, PRIORITY_MARK};
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
@@ -276,6 +276,7 @@ impl Node {
             actual.addresses.iter().map(|(_, address)| address.net.addr()).collect();
         let known: BTreeSet<IpAddr> = self.enis.values().flat_map(eni::own_addresses).collect();
         let living = self.living(&actual.links);
+        let names: BTreeSet<&str> = actual.links.iter().map(|link| &*link.id.name).collect();
         let makers = [Protocol::OURS, Protocol::UNSPECIFIED];
 
         let pod_is_gone = |net: Option<IpNet>| {
@@ -296,6 +297,7 @@ impl Node {
             match rule.priority {
                 PRIORITY_TO_POD => rule.source.is_none() && pod_is_gone(rule.destination),
                 PRIORITY_FROM_POD => pod_is_gone(rule.source),
+                PRIORITY_BRANCH => rule.input.as_ref().is_some_and(|name| !names.contains(&**name)),
                 PRIORITY_ENI => rule.destination.is_none() && eni_is_gone(rule.source),
                 _ => false,
             }

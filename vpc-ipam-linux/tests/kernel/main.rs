@@ -22,6 +22,7 @@ mod netns;
 mod node;
 mod pod;
 mod property;
+mod races;
 mod regressions;
 mod services;
 mod support;
