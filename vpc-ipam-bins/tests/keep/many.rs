@@ -1,8 +1,11 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use crate::runtime::{Pod, address, plan, settled, start, status, wait_until};
+use crate::runtime::{
+    Pod, address, plan, settled, spawn, start, status, wait_for_no_pods, wait_until,
+};
 
 const PODS: usize = 200;
 /// What a runtime does at once on a node that comes back.
@@ -58,4 +61,47 @@ fn for_each_at_once(pods: &[Pod], what: impl Fn(&Pod) + Sync) {
             });
         }
     });
+}
+
+#[test]
+fn plugin_that_is_killed_at_any_moment_leaves_nothing_after_del() {
+    let node = start(&plan("m5.large"));
+    let mut killed = 0;
+    // From before it asks the daemon until after it is done.
+    for delay in (0..40).map(|step| Duration::from_micros(250 * step)) {
+        let pod = Pod::new(&node, &format!("p{}", delay.as_micros()));
+        let mut child = spawn(&node.address, "ADD", &pod);
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+
+        // As a runtime does with a pod that it could not start.
+        pod.del(&node.address);
+        pod.die();
+    }
+
+    assert!(killed > 0, "each was done before it was killed");
+    wait_for_no_pods(&node);
+    assert_eq!(status(&node).enis.iter().map(|eni| eni.assigned).sum::<u32>(), 0);
+    node.stop().unwrap();
+}
+
+#[test]
+fn plugin_that_is_killed_while_it_removes_a_pod_is_called_again() {
+    let node = start(&plan("m5.large"));
+    for delay in (0..20).map(|step| Duration::from_micros(250 * step)) {
+        let pod = Pod::new(&node, &format!("p{}", delay.as_micros()));
+        pod.add(&node.address);
+        let mut child = spawn(&node.address, "DEL", &pod);
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        pod.del(&node.address);
+        pod.die();
+    }
+
+    wait_for_no_pods(&node);
+    assert_eq!(status(&node).enis.iter().map(|eni| eni.assigned).sum::<u32>(), 0);
+    node.stop().unwrap();
 }

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -78,6 +78,22 @@ pub(crate) fn call(
     version: &str,
     prev_result: Option<&Value>,
 ) -> Output {
+    let child = spawn_with(node, command, pod, version, prev_result);
+    child.wait_with_output().unwrap()
+}
+
+/// Starts a call of the plugin on the node.
+pub(crate) fn spawn(node: &LabAddress, command: &str, pod: &Pod) -> Child {
+    spawn_with(node, command, pod, "1.0.0", None)
+}
+
+fn spawn_with(
+    node: &LabAddress,
+    command: &str,
+    pod: &Pod,
+    version: &str,
+    prev_result: Option<&Value>,
+) -> Child {
     let mut config = json!({
         "cniVersion": version,
         "name": "aws-cni",
@@ -87,7 +103,7 @@ pub(crate) fn call(
     if let Some(result) = prev_result {
         config["prevResult"] = result.clone();
     }
-    let run = || {
+    let spawn = || {
         let mut child = Command::new(env!("CARGO_BIN_EXE_vpc-cni"))
             .env_clear()
             .env("CNI_COMMAND", command)
@@ -102,9 +118,9 @@ pub(crate) fn call(
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        child
     };
-    Namespace::named(&node.node_netns).unwrap().run(run).unwrap()
+    Namespace::named(&node.node_netns).unwrap().run(spawn).unwrap()
 }
 
 pub(crate) fn succeeded(output: &Output) -> Value {
