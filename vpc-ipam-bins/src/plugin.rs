@@ -78,9 +78,14 @@ fn add(call: &Call) -> Result<AddResult, Error> {
             return Err(unexpected(&other));
         }
     };
-    match settings.and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?)) {
+    let wired = settings
+        .map_err(Unwired::from)
+        .and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?));
+    match wired {
         Ok(network) => Ok(result(&network, &path)),
-        Err(mut error) => {
+        // Of a container that was added before and runs: it keeps its address.
+        Err(Unwired { error, running: true }) => Err(error),
+        Err(Unwired { mut error, running: false }) => {
             if let Err(also) = ask(socket, &Request::Release(key)) {
                 error.details.push_str(&format!("; and giving the address back failed: {also}"));
             }
@@ -107,16 +112,30 @@ fn open_host() -> Result<KernelNetlink, Error> {
     KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))
 }
 
+/// Why a pod was not wired, and whether it still is from an earlier ADD.
+struct Unwired {
+    error: Error,
+    running: bool,
+}
+
+impl From<Error> for Unwired {
+    fn from(error: Error) -> Self {
+        Self { error, running: false }
+    }
+}
+
 fn wire(
     lease: &Lease,
     settings: &PodSettings,
     netns: &Namespace,
     sockets: &mut Sockets,
-) -> Result<PodNetwork, Error> {
+) -> Result<PodNetwork, Unwired> {
     let network = pod::desired(lease, settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
-    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network)
-        .map_err(|error| kernel("wire the pod", &error))?;
+    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network).map_err(|error| Unwired {
+        running: error.running,
+        error: kernel("wire the pod", &error),
+    })?;
     Ok(network)
 }
 

@@ -412,7 +412,7 @@ fn derived_mac(key: &PodKey, number: u8, end: &str) -> Mac {
     Mac([(a | 0x02) & 0xfe, b, c, d, e, f])
 }
 
-/// A failure to give a pod its network. Nothing of it is left but what `left_behind` says.
+/// A failure to give a pod its network. Nothing of it is left but what `left_behind` says, and what was there before.
 #[derive(Debug, thiserror::Error)]
 #[error("set up the network of the pod{}", left_in_words(left_behind))]
 pub struct AddError {
@@ -421,6 +421,8 @@ pub struct AddError {
     pub cause: AddFailure,
     /// What could not be undone.
     pub left_behind: Vec<ApplyError>,
+    /// Whether the pod has its network from an earlier ADD. It keeps it, and its address must not become another's.
+    pub running: bool,
 }
 
 /// Why a pod could not be given its network.
@@ -434,6 +436,12 @@ pub enum AddFailure {
     InterfaceExists {
         /// Its name.
         ifname: String,
+    },
+    /// The host's end of that name leads into this very namespace, to another link than the one asked for.
+    #[error("the host's link {host} is that of another interface of the same pod")]
+    HostEndInUse {
+        /// Its name.
+        host: String,
     },
     /// The trunk ENI of the pod's branch ENI has no link.
     #[error("find the trunk ENI of the pod's branch ENI")]
@@ -466,8 +474,9 @@ fn left_in_words(left_behind: &[ApplyError]) -> String {
 /// Gives a pod its network.
 ///
 /// In four sends, none of which waits for what the host holds already: the veth; route and rules on the host; everything
-/// in the pod; and a question that makes the host see that the pod's end is up. Where a link of that name is found, it is kept if it is this pod's own from an earlier ADD, which is then
-/// put right where it differs, and replaced if it is of an earlier pod of the same name. A failure leaves nothing behind.
+/// in the pod; and a question that makes the host see that the pod's end is up. Where a link of that name is found, it is
+/// kept if it is this pod's own from an earlier ADD, which is then put right where it differs, and replaced if it is of an
+/// earlier pod of the same name. A failure leaves nothing behind of what this call made, and what was there before stays.
 ///
 /// `pod` is opened in `namespace`.
 pub fn add(
@@ -476,8 +485,22 @@ pub fn add(
     namespace: &Namespace,
     network: &PodNetwork,
 ) -> Result<(), AddError> {
-    try_add(host, pod, namespace, network)
-        .map_err(|cause| AddError { cause, left_behind: undo(host, pod, network) })
+    let mut whence = vec![Whence::Unknown; network.interfaces.len()];
+    try_add(host, pod, namespace, network, &mut whence).map_err(|cause| {
+        let left_behind = undo(host, pod, network, &whence);
+        AddError { cause, left_behind, running: whence.contains(&Whence::Earlier) }
+    })
+}
+
+/// Whose the veth of an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whence {
+    /// It was not made, or nobody knows.
+    Unknown,
+    /// This call made it.
+    New,
+    /// An earlier ADD made it.
+    Earlier,
 }
 
 fn try_add(
@@ -485,8 +508,9 @@ fn try_add(
     pod: &mut dyn Netlink,
     namespace: &Namespace,
     network: &PodNetwork,
+    whence: &mut [Whence],
 ) -> Result<(), AddFailure> {
-    let veths = make_veths(host, pod, namespace, network)?;
+    let veths = make_veths(host, pod, namespace, network, whence)?;
     let mut interfaces = Vec::with_capacity(network.interfaces.len());
     for (interface, veth) in network.interfaces.iter().zip(&veths) {
         let link = LinkId::new(veth.link, &interface.host.name);
@@ -569,16 +593,23 @@ fn make_veths(
     pod: &mut dyn Netlink,
     namespace: &Namespace,
     network: &PodNetwork,
+    whence: &mut [Whence],
 ) -> Result<Vec<MadeVeth>, AddFailure> {
     let veths = network.interfaces.iter().map(|it| Change::AddVeth(it.veth(namespace)));
     let changes: Vec<_> = veths.collect();
     let results = host.change(&changes)?;
+    for (whence, _) in whence.iter_mut().zip(&results).filter(|(_, result)| result.is_ok()) {
+        *whence = Whence::New;
+    }
     let mut made = Vec::with_capacity(changes.len());
-    for ((interface, change), result) in network.interfaces.iter().zip(&changes).zip(results) {
+    let each = network.interfaces.iter().zip(&changes).zip(results).zip(whence);
+    for (((interface, change), result), whence) in each {
         made.push(match result {
             Ok(effect) => made_veth(effect)?,
             Err(refusal) if refusal.is(&[rustix::io::Errno::EXIST]) => {
-                settle(host, pod, interface, change)?
+                let veth = settle(host, pod, interface, change)?;
+                *whence = if veth.kept { Whence::Earlier } else { Whence::New };
+                veth
             }
             Err(refusal) => return Err(AddFailure::refused(change, refusal)),
         });
@@ -614,6 +645,15 @@ fn settle(
         && (outside.lower, inside.lower) == (Some(inside.id.index), Some(outside.id.index))
     {
         return Ok(MadeVeth { link: outside.id.index, peer: inside.id.index, kept: true });
+    }
+    if let Some(outside) = &outside {
+        let ends_here = |link: &Link| {
+            (link.lower, outside.lower) == (Some(outside.id.index), Some(link.id.index))
+                && *link.id.name != *container.name
+        };
+        if pod.links()?.iter().any(ends_here) {
+            return Err(AddFailure::HostEndInUse { host: host_end.name.clone() });
+        }
     }
     // Of an earlier pod of that name whose namespace lives on; its other end goes with it.
     let removal = Change::RemoveLink { name: host_end.name.clone() };
@@ -671,9 +711,15 @@ fn send_on_host(
 }
 
 /// Removes what a failed ADD made; what it did not come to make is no failure.
-fn undo(host: &mut dyn Netlink, pod: &mut dyn Netlink, network: &PodNetwork) -> Vec<ApplyError> {
+fn undo(
+    host: &mut dyn Netlink,
+    pod: &mut dyn Netlink,
+    network: &PodNetwork,
+    whence: &[Whence],
+) -> Vec<ApplyError> {
     let (mut on_host, mut in_pod) = (Vec::new(), Vec::new());
-    for interface in &network.interfaces {
+    let new = network.interfaces.iter().zip(whence).filter(|(_, it)| **it == Whence::New);
+    for (interface, _) in new {
         for PodAddress { address, .. } in &interface.addresses {
             let rules = interface.rules(*address).map(Object::Rule);
             on_host.extend(rules.map(Change::Remove));

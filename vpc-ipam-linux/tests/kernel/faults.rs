@@ -17,6 +17,14 @@ fn add_that_fails_at_any_step_leaves_nothing_behind() {
     let network = network_of(&lease);
     let (node, pod) = (Netns::new(), Netns::new());
     let before = (node.snapshot(), pod.snapshot());
+    let take_apart = || {
+        pod::remove(&mut node.netlink(), &network).unwrap();
+        for interface in &network.interfaces {
+            node.ip(&format!("link del {}", interface.host.name));
+        }
+        // Of the second interface; the runtime removes it along with the namespace.
+        pod.ip("rule del pref 1");
+    };
     let mut failed = 0;
     for fault in [Fault::Refuse, Fault::LoseConnection] {
         for step in 0.. {
@@ -29,10 +37,7 @@ fn add_that_fails_at_any_step_leaves_nothing_behind() {
             if countdown.get().is_some() {
                 // There is no such step.
                 result.unwrap();
-                pod::remove(&mut node.netlink(), &network).unwrap();
-                for interface in &network.interfaces {
-                    node.ip(&format!("link del {}", interface.host.name));
-                }
+                take_apart();
                 break;
             }
             let case = format!("{fault:?} at step {step}: {result:?}");
@@ -42,14 +47,70 @@ fn add_that_fails_at_any_step_leaves_nothing_behind() {
                 assert!(error.left_behind.is_empty(), "{case}");
                 assert_eq!((node.snapshot(), pod.snapshot()), before, "{case}");
             } else {
-                pod::remove(&mut node.netlink(), &network).unwrap();
-                for interface in &network.interfaces {
-                    node.ip(&format!("link del {}", interface.host.name));
-                }
+                take_apart();
             }
         }
     }
     assert!(failed > 20, "only {failed} steps failed");
+}
+
+/// A runtime that repeats ADD must not lose a running pod to a failure of the second.
+#[test]
+fn repeated_add_that_fails_at_any_step_leaves_the_pod_connected() {
+    let network = network_of(&lease("b", "b", 0, 1, "10.0.0.101"));
+    let (node, pod) = (Netns::new(), Netns::new());
+    pod::add(&mut node.netlink(), &mut pod.netlink(), &pod.namespace, &network).unwrap();
+    let whole = (node.snapshot(), pod.snapshot());
+    let host_link = &network.interfaces[0].host.name;
+    let mut failed = 0;
+    for fault in [Fault::Refuse, Fault::LoseConnection, Fault::LoseConnectionForGood] {
+        for step in 0.. {
+            // So that there is something to be put right.
+            node.ip("rule del pref 512");
+            pod.ip("route del default");
+            let countdown = Cell::new(Some(step));
+            let mut host = Faulty { inner: node.netlink(), fault, countdown: &countdown };
+            let mut inside = Faulty { inner: pod.netlink(), fault, countdown: &countdown };
+
+            let result = pod::add(&mut host, &mut inside, &pod.namespace, &network);
+
+            let case = format!("{fault:?} at step {step}: {result:?}");
+            assert!(node.ip("-o link").contains(host_link.as_str()), "{case}");
+            let done = countdown.get().is_some();
+            if let Err(error) = result {
+                failed += 1;
+                // The first step is to make the veth: then nothing is known yet.
+                assert!(error.running || step == 0, "{case}");
+            }
+            pod::add(&mut node.netlink(), &mut pod.netlink(), &pod.namespace, &network).unwrap();
+            assert_eq!((node.snapshot(), pod.snapshot()), whole, "{case}");
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(failed > 4, "only {failed} steps failed");
+}
+
+#[test]
+fn second_interface_of_a_pod_does_not_cost_it_the_first() {
+    let first = lease("b", "b", 0, 1, "10.0.0.101");
+    let second = Lease {
+        key: vpc_ipam_core::PodKey::new("aws-cni", "b", "net1").unwrap(),
+        ..lease("b", "b", 0, 1, "10.0.0.102")
+    };
+    let (node, pod) = (Netns::new(), Netns::new());
+    let add = |lease: &Lease| {
+        let network = network_of(lease);
+        pod::add(&mut node.netlink(), &mut pod.netlink(), &pod.namespace, &network)
+    };
+    add(&first).unwrap();
+    let before = (node.snapshot(), pod.snapshot());
+
+    let error = add(&second).unwrap_err();
+
+    assert!(error.cause.to_string().contains("another interface of the same pod"), "{error:?}");
+    assert_eq!((node.snapshot(), pod.snapshot()), before);
 }
 
 #[test]
