@@ -9,7 +9,7 @@ use vpc_ipam_benches::BusyNode;
 use vpc_ipam_core::{Plan, Released};
 
 const ADDRESSES_MOST: u64 = 10_000;
-const PREFIXES_MOST: u64 = 20_000;
+const PREFIXES_MOST: u64 = 10_000;
 const PLAN_MOST: u64 = 16_000;
 
 fn limit(instructions: u64) -> LibraryBenchmarkConfig {
