@@ -394,3 +394,37 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotation_asks_for_an_interface_on_every_card() {
+        let with = |annotations: &str| {
+            format!(
+                r#"{{"cniVersion": "1.0.0", "name": "aws-cni", "runtimeConfig": {{
+                    "io.kubernetes.cri.pod-annotations": {annotations}}}}}"#
+            )
+        };
+        let cases = [
+            (r#"{"cniVersion": "1.0.0", "name": "aws-cni"}"#.to_string(), CardChoice::Any),
+            (with("{}"), CardChoice::Any),
+            (with(r#"{"k8s.amazonaws.com/nicConfig": "multi-nic-attachment"}"#), CardChoice::Every),
+            (with(r#"{"k8s.amazonaws.com/nicConfig": "other"}"#), CardChoice::Any),
+        ];
+        for (config, expected) in cases {
+            let env = |name: &str| {
+                let value = match name {
+                    "CNI_COMMAND" => "ADD",
+                    "CNI_NETNS" => "/run/netns/pod",
+                    "CNI_CONTAINERID" | "CNI_IFNAME" => "a",
+                    _ => return None,
+                };
+                Some(value.to_string())
+            };
+            let call = Call::parse(env, config.as_bytes()).unwrap();
+            assert_eq!(cards(&call), expected, "{config}");
+        }
+    }
+}

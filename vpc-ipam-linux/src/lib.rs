@@ -1,7 +1,7 @@
 //! The network of an AWS node in the Linux kernel: ENIs, pods and address translation.
 //!
 //! What should be there is data. [`host::desired`], [`eni::desired`] and [`pod::desired`] say what a node should hold, as
-//! links, addresses, routes, rules, neighbours, kernel variables and the text of an nftables table. [`diff`] says how a
+//! links, addresses, routes, rules, neighbours, kernel variables and rules of address translation. [`diff`] says how a
 //! namespace differs from that, in words and as [changes](Change); [`apply`] reads, compares and changes what differs, so
 //! that applied twice it changes nothing the second time; [`remove`] takes it back. Objects that are not ours are never
 //! touched: every route and rule made here carries [`Protocol::OURS`].

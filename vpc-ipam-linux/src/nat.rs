@@ -53,8 +53,10 @@ pub struct NatDigest(String);
 struct Rules {
     nftables: String,
     iptables: Vec<iptables::Table>,
-    /// Of the text for nft, which says all that the other form says.
-    digest: String,
+    /// Of the text for nft.
+    nftables_digest: String,
+    /// Of the chains of iptables.
+    iptables_digest: String,
     /// Whether there are rules for IPv6.
     ipv6: bool,
 }
@@ -111,11 +113,13 @@ impl Nat {
             return Self::none();
         }
         let nftables = nftables::render(&plans);
+        let iptables: Vec<_> = plans.iter().flat_map(iptables::render).collect();
         Self {
             rules: Some(Arc::new(Rules {
-                digest: digest_of(&nftables),
+                nftables_digest: digest_of(&nftables),
                 nftables,
-                iptables: plans.iter().flat_map(iptables::render).collect(),
+                iptables_digest: digest_of(&format!("{iptables:?}")),
+                iptables,
                 ipv6: plans.iter().any(|plan| plan.family == Family::Ipv6),
             })),
         }
@@ -130,7 +134,9 @@ impl Nat {
     pub fn is(&self, actual: &NatActual) -> bool {
         match (&self.rules, actual) {
             (None, NatActual::Absent) => true,
-            (Some(rules), NatActual::Intact(digest)) => digest.is_of(&rules.digest),
+            (Some(rules), NatActual::Intact(digest)) => {
+                digest.is_of(&rules.nftables_digest) || digest.is_of(&rules.iptables_digest)
+            }
             (None | Some(_), _) => false,
         }
     }
@@ -144,7 +150,7 @@ impl Nat {
 impl fmt::Display for Nat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.rules {
-            Some(rules) => write!(f, "address translation {}", rules.digest),
+            Some(rules) => write!(f, "address translation {}", rules.nftables_digest),
             None => write!(f, "no address translation"),
         }
     }

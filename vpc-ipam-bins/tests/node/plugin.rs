@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam_bins::lab::{LabNode, Plan};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
 
@@ -349,5 +349,38 @@ fn version_needs_no_daemon() {
         version.succeed(&node),
         json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
     );
+    node.stop().unwrap();
+}
+
+#[test]
+fn settings_of_the_network_reach_the_node_and_its_pods() {
+    let vars = [
+        ("POD_MTU", "1400"),
+        ("DISABLE_POD_V6", "true"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "pod"),
+        ("AWS_EXTERNAL_SERVICE_CIDRS", "172.20.0.0/16"),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x200"),
+        ("DISABLE_TCP_EARLY_DEMUX", "true"),
+    ];
+    let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let node = start(&Plan { vars: vars.into(), ..plan("m5.large") });
+    let pod = pod(&node, "a");
+
+    let result = Call::new(&node, "ADD", "a", &pod.path).succeed(&node);
+
+    assert!(result["interfaces"][0]["name"].as_str().unwrap().starts_with("pod"), "{result}");
+    assert!(pod.links().contains("eth0"), "{}", pod.links());
+    let inside = run(&pod.netns, &["ip", "link", "show", "dev", "eth0"]);
+    assert!(inside.contains("mtu 1400"), "{inside}");
+    let ipv6 = run(&pod.netns, &["cat", "/proc/sys/net/ipv6/conf/all/disable_ipv6"]);
+    assert_eq!(ipv6.trim(), "1");
+    let host = Namespace::named(&node.address.node_netns).unwrap();
+    let rules = run(&host, &["ip", "rule"]);
+    assert!(rules.contains("1535:\tfrom all to 172.20.0.0/16 lookup main"), "{rules}");
+    assert!(rules.contains("1024:\tfrom all fwmark 0x200/0x200 lookup main"), "{rules}");
+    let nat = run(&host, &["nft", "list", "table", "ip", "vpc-ipam"]);
+    assert!(nat.contains(r#"iifname "pod*""#) && nat.contains("0x00000200"), "{nat}");
+    let demux = run(&host, &["cat", "/proc/sys/net/ipv4/tcp_early_demux"]);
+    assert_eq!(demux.trim(), "0");
     node.stop().unwrap();
 }

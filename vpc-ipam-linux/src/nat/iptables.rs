@@ -1,7 +1,8 @@
 //! The rules as chains of iptables, for nodes without nft.
 //!
-//! One thing is less than with nftables: iptables has no place between the choice of a Service's destination and the choice of
-//! a route, so a connection for a Service with an endpoint outside of the VPC is not marked.
+//! One thing is less than with nftables: iptables has no place between the choice of a Service's endpoint and the choice of a
+//! route, so the first packet of a connection to one outside of the VPC goes out by the pod's own ENI and is lost. From the
+//! second on, which TCP sends after a second, the connection is known for what it is and marked.
 
 use std::io;
 use std::path::Path;
@@ -33,6 +34,7 @@ const OURS: &str = "VPC-IPAM-";
 const TRANSLATE: &str = "VPC-IPAM-TRANSLATE";
 const MARK: &str = "VPC-IPAM-MARK";
 const RESTORE: &str = "VPC-IPAM-RESTORE";
+const SERVICES: &str = "VPC-IPAM-SERVICES";
 const ISOLATE: &str = "VPC-IPAM-ISOLATE";
 
 /// Returns what should be in each table, in the order in which they are written: marks before what sends by them.
@@ -55,6 +57,18 @@ pub(super) fn render(plan: &Plan<'_>) -> Vec<Table> {
                 "-i {} -m addrtype --dst-type LOCAL --limit-iface-in {set}",
                 plan.primary
             ));
+        }
+        if let Some(translated) = &plan.translated {
+            let endpoint = |net| format!("-m conntrack --ctreplsrc {net} -j RETURN");
+            let mut known: Vec<_> = translated.not_for.iter().map(endpoint).collect();
+            known.push(set.clone());
+            // Before what leads there.
+            mangle.push(Chain { name: SERVICES, rules: known, jumps: Vec::new() });
+            rules.extend(
+                plan.pods
+                    .iter()
+                    .map(|pods| format!("-i {pods}+ -m conntrack --ctstate DNAT -j {SERVICES}")),
+            );
         }
         let links = plan.pods.iter().map(|pods| pods.as_str());
         let vlans = plan.node_port.then_some("vlan");
@@ -196,7 +210,7 @@ pub(super) fn replace(programs: &Iptables, nat: &Nat) -> io::Result<()> {
         return Ok(());
     };
     let listed = Listing::read(programs, &families)?.digest();
-    let seal = format!("{OURS}{}-{listed}", &rules.digest[..SEAL_DIGITS]);
+    let seal = format!("{OURS}{}-{listed}", &rules.iptables_digest[..SEAL_DIGITS]);
     let script = format!("*{}\n:{seal} - [0:0]\nCOMMIT\n", table.name);
     restore(&programs.restore(table.family), &script)
 }

@@ -194,7 +194,7 @@ pub(super) fn replace(nft: &Path, nat: &Nat) -> io::Result<()> {
         listing += &list_table(nft, Family::Ipv6)?;
     }
     let seal = if ipv6 { SEAL_OF_BOTH } else { SEAL };
-    let seal = format!("{seal}{}-{}", rules.digest, digest_of(&without_seal(&listing).0));
+    let seal = format!("{seal}{}-{}", rules.nftables_digest, digest_of(&without_seal(&listing).0));
     run(nft, &["--file", "-"], &format!("add chain ip {TABLE} {seal}\n")).map(drop)
 }
 

@@ -3,16 +3,14 @@
 use core::net::IpAddr;
 
 use serde_json::{Value, json};
-use vpc_ipam_core::{Mac, Pod, PodKey};
-use vpc_ipam_linux::host::{self, HostFacts};
+use vpc_ipam_core::{Config, Families, Ipv4Kind, Mac, Pod, PodKey};
+use vpc_ipam_linux::host;
 use vpc_ipam_linux::pod::{self, AddFailure, BranchEni, PodError, PodNetwork, VlanId};
-use vpc_ipam_linux::{
-    BranchMode, Change, Effect, Family, HostConfig, KernelNetlink, Netlink, Vlan,
-};
+use vpc_ipam_linux::{BranchMode, Change, Effect, HostConfig, KernelNetlink, Netlink, Vlan};
 
 use crate::support::{
-    Altered, INTERNET, Netns, Vpc, add, chain, eni_mac, network, really, settings, settle,
-    source_seen,
+    Altered, INTERNET, Netns, Vpc, add, chain, eni_mac, metadata, network, really, settings,
+    settle, source_seen,
 };
 
 const MAC: Mac = Mac([2, 0, 10, 0, 0, 0x6b]);
@@ -258,6 +256,61 @@ fn strict_mode_is_taken_back_once_no_pod_needs_it() {
     assert_eq!(set_up_host(&vpc, BranchMode::Standard), 0);
 }
 
+/// 1.16.0: with IPv6 too, whose gateway is the same everywhere and answers by ICMP.
+#[test]
+fn ipv6_goes_the_same_way() {
+    let own = "2001:db8:a:0:7::2";
+    for mode in MODES {
+        let vpc = Vpc::with_ipv6();
+        set_up_node(&vpc, mode);
+        let dual = Families::Dual(Ipv4Kind::Addresses);
+        assert_ne!(set_up_host_for(&vpc, mode, dual), 0);
+        assert_eq!(set_up_host_for(&vpc, mode, dual), 0, "{mode:?}: again");
+        let local = vpc.node.ip("-6 rule show table local");
+        match mode {
+            BranchMode::Strict => {
+                let lines: Vec<_> = local.lines().map(str::trim).collect();
+                let answers = "from fe80:ec2::1 ipproto ipv6-icmp lookup local";
+                assert_eq!(lines.len(), 2, "{local}");
+                assert!(lines[0].starts_with("0:") && lines[0].contains(answers), "{local}");
+                assert!(lines[1].starts_with("20:"), "{local}");
+            }
+            BranchMode::Standard => assert!(local.starts_with("0:"), "{local}"),
+        }
+        let network = network_of(
+            mode,
+            &BranchEni {
+                ipv6: Some((own.parse().unwrap(), "2001:db8:a::/64".parse().unwrap())),
+                ..branch()
+            },
+        );
+
+        let pod = add_branch(&vpc, &network);
+        vpc.deliver("vlan.eth.7", MAC, "subnet1", &[own]);
+
+        let routes = vpc.node.json("-6 route show table 107");
+        let default = routes.iter().find(|route| route["dst"] == "default").unwrap();
+        assert_eq!(default["gateway"], "fe80:ec2::1", "{mode:?}");
+        let seen = |to| source_seen(&pod.namespace, &vpc.fabric.namespace, to);
+        for to in ["[2001:db8:a::30]:80", "[2001:db8:f::10]:80"] {
+            assert_eq!(seen(to).as_deref(), Some(own), "{mode:?}: {to}");
+        }
+        assert_eq!(seen("10.0.0.30:80").as_deref(), Some(ADDRESS), "{mode:?}");
+        assert_eq!(vpc.drops("vlan.eth.7") + vpc.drops("eth0"), 0, "{mode:?}");
+        let checked = pod::check(&mut trunk(&vpc), &mut pod.netlink(), &network).unwrap();
+        assert_eq!(checked, [], "{mode:?}");
+
+        pod::remove(&mut trunk(&vpc), &network).unwrap();
+        drop(pod);
+        set_up_host_for(&vpc, BranchMode::Standard, dual);
+        assert!(vpc.node.ip("-6 rule show table local").starts_with("0:\tfrom all"), "{mode:?}");
+        for priority in [10, 20, 512, 1536] {
+            let left = vpc.node.json(&format!("-6 rule show pref {priority}"));
+            assert_eq!(left, [] as [Value; 0], "{mode:?}: {priority}");
+        }
+    }
+}
+
 #[test]
 fn kernel_makes_vlans_or_says_that_it_has_none() {
     let vpc = Vpc::new();
@@ -299,16 +352,17 @@ fn set_up_node(vpc: &Vpc, mode: BranchMode) {
 }
 
 fn set_up_host(vpc: &Vpc, branch_mode: BranchMode) -> usize {
+    set_up_host_for(vpc, branch_mode, Families::Ipv4(Ipv4Kind::Addresses))
+}
+
+/// Sets the host up as the daemon does, which finds out what there is.
+fn set_up_host_for(vpc: &Vpc, branch_mode: BranchMode, families: Families) -> usize {
     let config = HostConfig { branch_mode, ..HostConfig::default() };
-    let rules = vpc.node.netlink().rules(Family::Ipv4).unwrap();
-    let moved = rules.iter().any(|rule| rule.priority == 20);
-    let used = rules.iter().any(|rule| rule.priority == 10);
-    let facts = HostFacts {
-        branch_enis: branch_mode == BranchMode::Strict,
-        local_rule_left: if moved && !used { vec![Family::Ipv4] } else { Vec::new() },
-        ..vpc.host_facts()
-    };
-    host::set_up(&mut vpc.node.netlink(), &config, &facts).unwrap().len()
+    let pool = Config { trunk: true, families, ..Config::default() };
+    let mut netlink = vpc.node.netlink();
+    let facts = host::facts(&mut netlink, &metadata(), &config, &pool).unwrap();
+    let applied = host::set_up(&mut netlink, &config, &facts);
+    applied.unwrap_or_else(|error| panic!("{}", chain(&error))).len()
 }
 
 fn branch() -> BranchEni {
@@ -320,6 +374,12 @@ fn branch() -> BranchEni {
         ipv4: Some((ADDRESS.parse().unwrap(), "10.0.0.0/19".parse().unwrap())),
         ipv6: None,
     }
+}
+
+fn network_of(mode: BranchMode, eni: &BranchEni) -> PodNetwork {
+    let pod = Pod { namespace: "default".to_owned(), name: "sgp".to_owned() };
+    let key = PodKey::new("aws-cni", "sgp", "eth0").unwrap();
+    pod::desired_on_branch(&key, &pod, eni, mode, &settings()).unwrap()
 }
 
 fn branch_network(name: &str, mode: BranchMode) -> PodNetwork {

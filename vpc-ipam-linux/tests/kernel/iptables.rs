@@ -1,5 +1,8 @@
 //! Address translation on nodes without nft.
 
+use core::time::Duration;
+use std::net::{TcpListener, TcpStream};
+
 use vpc_ipam_linux::{HostConfig, KernelNetlink, NatPrograms, SnatPorts, host, remove};
 
 use crate::services::without_counters;
@@ -94,9 +97,9 @@ fn rules_follow_the_configuration_and_foreign_ones_stay() {
             (HostConfig { snat_ports: SnatPorts::FullyRandom, ..default() }, "--random-fully", 1),
             (HostConfig { snat_ports: SnatPorts::Kept, ..default() }, "--random", 0),
             (HostConfig { node_port: false, ..default() }, "--limit-iface-in", 0),
-            (HostConfig { veth_prefix: "pod".parse().unwrap(), ..default() }, "-i pod+", 2),
+            (HostConfig { veth_prefix: "pod".parse().unwrap(), ..default() }, "-i pod+", 3),
             (HostConfig { veth_prefix: "pod".parse().unwrap(), ..default() }, "-i eni+", 0),
-            (HostConfig { mark: 0x200.try_into().unwrap(), ..default() }, "0x200/0x200", 2),
+            (HostConfig { mark: 0x200.try_into().unwrap(), ..default() }, "0x200/0x200", 3),
             (HostConfig { external_snat: true, ..default() }, "VPC-IPAM-TRANSLATE", 0),
             (HostConfig { external_snat: true, ..default() }, "-i eni+", 1),
         ];
@@ -151,6 +154,37 @@ fn nft_takes_over_what_iptables_held() {
         assert!(vpc.nat().unwrap().contains("snat to 10.0.0.10"), "{kind}");
         assert!(!saved(&vpc, kind).contains("VPC-IPAM"), "{kind}");
         assert_eq!(vpc.set_up_host(&HostConfig::default()), 0, "{kind}");
+    }
+}
+
+/// The first packet leaves by the pod's own ENI and is lost, because iptables cannot tell in time; with nft none is.
+#[test]
+fn service_with_an_endpoint_outside_of_the_vpc_is_reached_at_the_second_try() {
+    for kind in KINDS {
+        let vpc = Vpc::new();
+        set_up(&vpc, kind, &HostConfig::default());
+        let [_a, b, _c] = add_pods(&vpc, &mut vpc.node.netlink());
+        vpc.node.exec(&format!(
+            "{kind} -w -t nat -I PREROUTING -d 172.20.0.10 -p tcp --dport 80 -j DNAT --to-destination {INTERNET}"
+        ));
+        let server = vpc.fabric.namespace.run(|| TcpListener::bind(INTERNET)).unwrap().unwrap();
+        let service = "172.20.0.10:80".parse().unwrap();
+        let connect = || TcpStream::connect_timeout(&service, Duration::from_secs(10));
+
+        let stream = b.namespace.run(connect).unwrap();
+
+        stream.unwrap_or_else(|error| panic!("{kind}: {error}"));
+        let (_, seen) = server.accept().unwrap();
+        assert_eq!(seen.ip().to_string(), "10.0.0.10", "{kind}");
+        assert_eq!(vpc.drops("eth1"), 1, "{kind}");
+
+        // In the VPC it is the pod itself.
+        vpc.node.exec(&format!(
+            "{kind} -w -t nat -I PREROUTING -d 172.20.0.11 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.30:80"
+        ));
+        let fabric = &vpc.fabric.namespace;
+        let seen = source_seen_by(&b.namespace, fabric, "172.20.0.11:80", "10.0.0.30:80");
+        assert_eq!(seen.as_deref(), Some("10.0.0.101"), "{kind}");
     }
 }
 

@@ -12,7 +12,7 @@ use vpc_ipam_linux::pod::{self, PodSettings};
 use vpc_ipam_linux::{HostConfig, KernelNetlink, NatPrograms, Netlink as _, SnatPorts, host};
 
 use crate::support::{
-    INTERNET, NODE_PORT, PRIMARY_MAC, Vpc, add, add_pods, chain, lease, network, node_with_pods,
+    INTERNET, NODE_PORT, Vpc, add, add_pods, chain, lease, metadata, network, node_with_pods,
     remove, settings, source_seen, source_seen_by,
 };
 
@@ -338,44 +338,4 @@ fn lead_node_port_to(vpc: &Vpc, address: &str) {
         "table ip kube-proxy {{ chain nat {{ type nat hook prerouting priority -100; \
          fib daddr type local tcp dport 30080 dnat to {address}:80; }}; }}"
     ));
-}
-
-/// Returns what the instance's metadata would say of [`Vpc`]'s node.
-fn metadata() -> vpc_ipam_core::Metadata {
-    use vpc_ipam_core::{
-        InterfaceType, Metadata, Node, Observation, ObservedEni, Scope, Source, Timestamp,
-    };
-    let primary = "eni-0".parse().unwrap();
-    let eni = ObservedEni {
-        id: primary,
-        mac: PRIMARY_MAC,
-        subnet: "subnet-1".parse().unwrap(),
-        attachment: None,
-        interface_type: InterfaceType::Interface,
-        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
-        primary_ipv6: None,
-        blocks: Vec::new(),
-        security_groups: Vec::new(),
-        tags: None,
-    };
-    Metadata {
-        node: Node {
-            instance: "i-1".parse().unwrap(),
-            instance_type: "m5.large".parse().unwrap(),
-            zone: "lab-1a".parse().unwrap(),
-            vpc: "vpc-1".parse().unwrap(),
-            primary,
-            subnet: "subnet-1".parse().unwrap(),
-        },
-        observation: Observation {
-            as_of: Timestamp::EPOCH,
-            source: Source::Imds,
-            scope: Scope::Attached,
-            enis: vec![eni],
-        },
-        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
-        vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-        vpc_ipv6_cidrs: Vec::new(),
-        subnets: Default::default(),
-    }
 }

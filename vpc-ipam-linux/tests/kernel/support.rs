@@ -9,7 +9,8 @@ use std::process::Command;
 
 use serde_json::Value;
 use vpc_ipam_core::{
-    Card, DeviceIndex, EniLink, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp,
+    Card, DeviceIndex, EniLink, InterfaceType, Lease, LeasedInterface, Mac, Metadata, Node,
+    Observation, ObservedEni, Pod, PodKey, Scope, Source, Timestamp,
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
@@ -512,4 +513,41 @@ where
 /// Makes one change as the kernel does.
 pub fn really(netlink: &mut KernelNetlink, change: &Change) -> Result<Effect, Refusal> {
     netlink.change(core::slice::from_ref(change)).unwrap().remove(0)
+}
+
+/// Returns what the instance's metadata would say of [`Vpc`]'s node.
+pub fn metadata() -> Metadata {
+    let primary = "eni-0".parse().unwrap();
+    let eni = ObservedEni {
+        id: primary,
+        mac: PRIMARY_MAC,
+        subnet: "subnet-1".parse().unwrap(),
+        attachment: None,
+        interface_type: InterfaceType::Interface,
+        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
+        primary_ipv6: None,
+        blocks: Vec::new(),
+        security_groups: Vec::new(),
+        tags: None,
+    };
+    Metadata {
+        node: Node {
+            instance: "i-1".parse().unwrap(),
+            instance_type: "m5.large".parse().unwrap(),
+            zone: "lab-1a".parse().unwrap(),
+            vpc: "vpc-1".parse().unwrap(),
+            primary,
+            subnet: "subnet-1".parse().unwrap(),
+        },
+        observation: Observation {
+            as_of: Timestamp::EPOCH,
+            source: Source::Imds,
+            scope: Scope::Attached,
+            enis: vec![eni],
+        },
+        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
+        vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+        vpc_ipv6_cidrs: Vec::new(),
+        subnets: Default::default(),
+    }
 }
