@@ -127,14 +127,15 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, NoVpcCid
         }
         // Rules of ours with another mark are of an earlier configuration. Nobody's rule with ours is the peer's.
         let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule };
-        state.claims.extend([Claim::OurRules(mark_rule(family)), Claim::Rules(peers)]);
+        state.claims.extend([any_of_ours(mark_rule(family)), Claim::Rules(peers)]);
         state.append(local_rule(family, config, facts));
     }
     if ipv4 {
         let rule = Rule::new(Family::Ipv4, PRIORITY_SERVICE, Table::MAIN);
         let to = config.service_cidrs.iter().map(|cidr| Object::Rule(rule.clone().to(*cidr)));
         state.wanted.extend(to);
-        state.claims.push(Claim::Rules(Rule { protocol: Protocol::UNSPECIFIED, ..rule }));
+        let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule.clone() };
+        state.claims.extend([any_of_ours(rule), Claim::Rules(peers)]);
     }
     state.wanted.push(Object::Nat(Nat::render(config, facts)));
     Ok(state)
@@ -142,6 +143,11 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, NoVpcCid
 
 fn mark_rule(family: Family) -> Rule {
     Rule::new(family, PRIORITY_MARK, Table::MAIN)
+}
+
+/// Claims what is ours at the place of a rule, wherever it leads.
+fn any_of_ours(rule: Rule) -> Claim {
+    Claim::OurRules(Rule { table: Table::UNSPECIFIED, ..rule })
 }
 
 fn sysctls(config: &HostConfig, facts: &HostFacts) -> impl Iterator<Item = Sysctl> {
@@ -175,14 +181,14 @@ fn local_rule(family: Family, config: &HostConfig, facts: &HostFacts) -> State {
     let first = Rule { protocol: Protocol::KERNEL, ..Rule::new(family, 0, Table::LOCAL) };
     let later = Rule::new(family, PRIORITY_LOCAL, Table::LOCAL);
     if facts.branch_enis && config.branch_mode == BranchMode::Strict {
-        let mut wanted = vec![Object::Rule(later)];
+        let mut wanted = vec![Object::Rule(later.clone())];
         if family == Family::Ipv6 {
             // Branch ENIs find their gateway by its answers, which would be led away from the node too.
             const ICMPV6: u8 = 58;
             let answers = Rule { carries: Some(ICMPV6), ..Rule::new(family, 0, Table::LOCAL) };
             wanted.push(Object::Rule(answers.from(IpAddr::V6(GATEWAY_IPV6))));
         }
-        State { wanted, claims: vec![Claim::KernelRule(first)] }
+        State { wanted, claims: vec![Claim::KernelRule(first), any_of_ours(later)] }
     } else if facts.local_rule_left.contains(&family) {
         let wanted = vec![Object::Rule(first)];
         let later = Rule { protocol: Protocol::UNSPECIFIED, ..later };

@@ -145,6 +145,25 @@ fn rule_of_an_earlier_mark_goes() {
 }
 
 #[test]
+fn rule_of_ours_that_leads_elsewhere_goes() {
+    let vpc = Vpc::new();
+    let config = HostConfig {
+        service_cidrs: vec!["172.20.0.0/16".parse().unwrap()],
+        ..HostConfig::default()
+    };
+    vpc.set_up_host(&config);
+    let before = vpc.node.snapshot();
+    for rule in [
+        "fwmark 0x80/0x80 lookup 99 pref 1024 protocol 86",
+        "to 172.20.0.0/16 lookup 99 pref 1535 protocol 86",
+    ] {
+        vpc.node.ip(&format!("rule add {rule}"));
+        assert_eq!(vpc.set_up_host(&config), 1, "{rule}");
+        assert_eq!(vpc.node.snapshot(), before, "{rule}");
+    }
+}
+
+#[test]
 fn removing_leaves_what_is_not_ours() {
     let vpc = Vpc::new();
     let before = vpc.node.snapshot();
