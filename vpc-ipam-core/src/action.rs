@@ -226,11 +226,11 @@ pub struct EniLink {
     pub trunk: bool,
     /// The ENI's own IPv4 address.
     pub primary_ipv4: Option<Ipv4Addr>,
-    /// The ENI's own IPv6 address.
+    /// The ENI's own IPv6 address, if it has one and pods use IPv6.
     pub primary_ipv6: Option<Ipv6Addr>,
     /// The subnet's IPv4 range.
     pub subnet_ipv4: Option<Ipv4Net>,
-    /// The subnet's IPv6 range.
+    /// The subnet's IPv6 range, if it has one and pods use IPv6.
     pub subnet_ipv6: Option<Ipv6Net>,
     /// The link's MTU in bytes.
     pub mtu: u16,

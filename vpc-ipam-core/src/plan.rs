@@ -279,6 +279,8 @@ impl Planner<'_> {
     /// Returns the link of an ENI as the node needs to know it, unless its subnet was not seen yet.
     fn link(&self, eni: &Eni) -> Option<EniLink> {
         let subnet = self.constraints.ranges(eni.subnet)?;
+        // A node whose pods have none may have IPv6 switched off.
+        let ipv6 = self.config.families.ipv6();
         Some(EniLink {
             eni: eni.id,
             mac: eni.mac,
@@ -286,9 +288,9 @@ impl Planner<'_> {
             device: eni.device,
             trunk: eni.interface_type == crate::InterfaceType::Trunk,
             primary_ipv4: eni.primary_ipv4,
-            primary_ipv6: eni.primary_ipv6,
+            primary_ipv6: eni.primary_ipv6.filter(|_| ipv6),
             subnet_ipv4: subnet.ipv4,
-            subnet_ipv6: subnet.ipv6,
+            subnet_ipv6: subnet.ipv6.filter(|_| ipv6),
             mtu: self.config.eni_mtu,
         })
     }

@@ -86,13 +86,18 @@ pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
     }
     if let (Some(address), Some(subnet)) = (eni.primary_ipv4, eni.subnet_ipv4) {
         let net = Ipv4Net::new_assert(address, subnet.prefix_len());
-        state.append(family(link, table, net.into(), gateway(subnet).into()));
+        state.append(address_of(link, net.into()));
+        state.append(routes(link, table, gateway(subnet).into()));
     }
-    if let (Some(address), Some(subnet)) = (eni.primary_ipv6, eni.subnet_ipv6) {
-        let net = Ipv6Net::new_assert(address, subnet.prefix_len());
-        state.append(family(link, table, net.into(), GATEWAY_IPV6.into()));
+    if let Some(subnet) = eni.subnet_ipv6 {
+        // An ENI may carry prefixes of IPv6 for pods and have no such address of its own.
+        if let Some(address) = eni.primary_ipv6 {
+            let net = Ipv6Net::new_assert(address, subnet.prefix_len());
+            state.append(address_of(link, net.into()));
+        }
+        state.append(routes(link, table, GATEWAY_IPV6.into()));
     }
-    if !state.claims.is_empty() {
+    if state.wanted.len() > 1 {
         state.claims.push(Claim::OurRoutes { link: link.clone() });
     }
     for address in own_addresses(eni) {
@@ -112,23 +117,27 @@ pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
 }
 
 /// Returns what concerns the ENI's own address of one family.
-fn family(link: &LinkId, table: Table, net: IpNet, gateway: IpAddr) -> State {
-    let route = |route| Object::Route { link: link.clone(), route };
+fn address_of(link: &LinkId, net: IpNet) -> State {
     // In main the subnet is the primary ENI's. The kernel leads it here when somebody else gives the link its address; with
     // that as the source, if it is IPv4.
     let in_main = Route::on_link(Table::MAIN, net.trunc());
     let source = Some(net.addr()).filter(IpAddr::is_ipv4);
+    let address = Address { net, scope: Scope::Global };
     State {
-        wanted: vec![
-            Object::Address { link: link.clone(), address: Address { net, scope: Scope::Global } },
-            route(Route::on_link(table, gateway)),
-            route(Route::default_by(table, gateway)),
-        ],
+        wanted: vec![Object::Address { link: link.clone(), address }],
         claims: vec![
-            Claim::Addresses { link: link.clone(), family: Family::of(gateway) },
+            Claim::Addresses { link: link.clone(), family: Family::of(net.addr()) },
             Claim::Routes { link: link.clone(), like: Route { source, ..in_main } },
         ],
     }
+}
+
+/// Returns what leads everything to the subnet's router.
+fn routes(link: &LinkId, table: Table, gateway: IpAddr) -> State {
+    let route = |route| Object::Route { link: link.clone(), route };
+    let direct = route(Route::on_link(table, gateway));
+    let wanted = vec![direct, route(Route::default_by(table, gateway))];
+    State { wanted, claims: Vec::new() }
 }
 
 /// Returns what the node should hold of an ENI that is gone: nothing. The kernel removes the rest along with the link.

@@ -203,6 +203,26 @@ fn eni_has_a_table_for_each_family() {
     assert_eq!((rules(&vpc.node, 32765), vpc.node.rules(32765)), (vec![], vec![]));
 }
 
+#[test]
+fn eni_without_an_address_of_its_own_routes_those_of_its_pods() {
+    let vpc = Vpc::with_ipv6();
+    set_up_host(&vpc, Families::Dual(Ipv4Kind::Addresses), &HostConfig::default());
+    let pod_address = "2001:db8:a:0:2::2";
+    vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101", pod_address]);
+    let eni = EniLink { primary_ipv6: None, ..dual_eni() };
+
+    enis::set_up(&mut vpc.node.netlink(), &eni).unwrap();
+
+    assert_eq!(vpc.node.json("-6 route show table 2").len(), 2);
+    assert_eq!(rules(&vpc.node, 32765), [] as [&str; 0]);
+    assert_eq!(enis::set_up(&mut vpc.node.netlink(), &eni).unwrap(), []);
+    let lease = lease_with("b", 1, Some("10.0.0.101"), Some(pod_address));
+    let pod = add(&vpc.node, &network_of(&lease));
+    let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, INTERNET);
+    assert_eq!(seen.as_deref(), Some(pod_address));
+    assert_eq!(vpc.drops("eth0") + vpc.drops("eth1"), 0);
+}
+
 /// 1.19.4: the primary address was looked up wrongly on ENIs with both.
 #[test]
 fn pod_with_both_families_uses_its_eni_for_both() {

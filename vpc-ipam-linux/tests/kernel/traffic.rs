@@ -1,6 +1,8 @@
 use vpc_ipam_linux::HostConfig;
 
-use crate::support::{INTERNET, NODE_PORT, Vpc, node_with_pods, source_seen, source_seen_by};
+use crate::support::{
+    INTERNET, NODE_PORT, Vpc, add_pods, node_with_pods, source_seen, source_seen_by,
+};
 
 #[test]
 fn pods_are_seen_as_they_should_be() {
@@ -57,24 +59,59 @@ fn each_part_is_needed() {
     };
     assert!(internet() && another_host() && node_port());
 
-    vpc.node.ip("rule del pref 1024");
-    assert!(!internet() && another_host() && !node_port(), "without the rule of the mark");
-    assert!(vpc.drops("eth1") > 0);
+    // How many packets of a step the VPC dropped because they left by the wrong ENI.
+    let dropped_by = |link: &str, step: &dyn Fn()| {
+        let before = vpc.drops(link);
+        step();
+        vpc.drops(link) - before
+    };
+
+    let wrong = dropped_by("eth1", &|| {
+        vpc.node.ip("rule del pref 1024");
+        assert!(!internet() && another_host() && !node_port(), "without the rule of the mark");
+    });
+    assert!(wrong > 0, "they leave by the pod's own ENI");
     repair();
     assert!(internet() && node_port());
 
-    vpc.node.nft("flush chain ip vpc-ipam restore-marks");
-    assert!(!node_port(), "without the mark of connections that came in");
+    let wrong = dropped_by("eth1", &|| {
+        vpc.node.nft("flush chain ip vpc-ipam restore-marks");
+        assert!(!node_port(), "without the mark of connections that came in");
+    });
+    assert!(wrong > 0, "answers leave by the pod's own ENI");
     repair();
     assert!(internet() && node_port());
 
+    // What comes in by eth0 is dropped by the node itself.
     vpc.node.exec("sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
     assert!(!internet() && another_host() && !node_port(), "with a strict rp_filter");
     repair();
     assert!(internet() && node_port());
 
-    vpc.node.ip("rule del pref 1536 from 10.0.0.101");
-    assert!(!another_host(), "without the rule from the pod");
+    let wrong = dropped_by("eth0", &|| {
+        vpc.node.ip("rule del pref 1536 from 10.0.0.101");
+        assert!(!another_host() && internet() && node_port(), "without the rule from the pod");
+    });
+    assert!(wrong > 0, "it leaves by the primary ENI");
+}
+
+/// Everything else may be strict.
+#[test]
+fn strict_checks_elsewhere_do_no_harm() {
+    let vpc = Vpc::new();
+    for link in ["all", "default"] {
+        vpc.node.exec(&format!("sysctl -qw net.ipv4.conf.{link}.rp_filter=1"));
+    }
+    vpc.set_up_host(&HostConfig::default());
+    let [_a, b, c] = add_pods(&vpc, &mut vpc.node.netlink());
+    let fabric = &vpc.fabric.namespace;
+    for (pod, address) in [(&b, "10.0.0.101:80"), (&c, "10.0.32.102:80")] {
+        let seen = source_seen(&pod.namespace, fabric, INTERNET);
+        assert_eq!(seen.as_deref(), Some("10.0.0.10"), "{address}");
+        node_port_to(&vpc, address);
+        let client = source_seen_by(fabric, &pod.namespace, NODE_PORT, address);
+        assert_eq!(client.as_deref(), Some("10.0.0.1"), "{address}");
+    }
 }
 
 #[test]
