@@ -473,6 +473,9 @@ impl Pool {
     fn put_back(&mut self, interface: &LeasedInterface, released_at: Option<Timestamp>) {
         let key = (interface.card, interface.device, interface.eni);
         let found = self.enis.binary_search_by_key(&key, |eni| (eni.card, eni.device, eni.id));
+        // One that was detached behind our back has lost its place.
+        let found =
+            found.or_else(|_| self.enis.iter().position(|eni| eni.id == interface.eni).ok_or(()));
         for address in interface.addresses() {
             match (found, released_at) {
                 (Ok(index), _) if self.enis[index].block(address).is_some() => {

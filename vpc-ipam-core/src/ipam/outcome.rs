@@ -267,8 +267,10 @@ impl Ipam {
             (Ec2CallKind::Delete, FailureKind::InUse) => {
                 eni.on_doubt(DoubtCause::Contradicted, now);
             }
-            // The instance takes no further ENI, so this one is of no use.
-            (Ec2CallKind::Attach, FailureKind::EniLimit) => eni.on_leave(),
+            // The instance takes no further ENI, or none with as many addresses, so this one is of no use.
+            (Ec2CallKind::Attach, FailureKind::EniLimit | FailureKind::AddressLimit) => {
+                eni.on_leave();
+            }
             (Ec2CallKind::Unassign(nets), FailureKind::Throttled | FailureKind::Denied) => {
                 eni.edit_blocks(|block| {
                     if nets.contains(&block.net()) {

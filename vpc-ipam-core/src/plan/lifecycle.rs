@@ -48,7 +48,9 @@ impl Planner<'_> {
             | Stage::Ready
             | Stage::Leaving(Leaving::Detach | Leaving::Delete { .. }) => return,
         };
-        if let Some(id) = eni.host_call {
+        // What is under way for an ENI that seems to be gone may show that it is not.
+        let under_way = eni.ec2_call.as_ref().filter(|_| because == Because::Vanished);
+        if let Some(id) = eni.host_call.or(under_way.map(|call| call.id)) {
             self.hold(wanted, WaitingOn::Outcome(id));
             return;
         }

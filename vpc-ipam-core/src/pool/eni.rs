@@ -473,10 +473,9 @@ impl Eni {
         self.stage = Stage::Leaving(Leaving::Delete { not_before: delete_not_before });
     }
 
-    /// Records that EC2 has it no longer.
+    /// Records that EC2 has it no longer. A call under way may prove otherwise.
     pub(crate) fn on_vanished(&mut self) {
         self.stage = Stage::Leaving(Leaving::Vanished);
-        self.ec2_call = None;
         self.doubt = None;
     }
 

@@ -226,6 +226,9 @@ impl Pool {
                         .push(Event::AddressLost { key: held.lease.key.clone(), address });
                 }
             }
+            if block.is_releasing() {
+                blocks_gone.insert(net, now);
+            }
             removed.push(net);
         }
         if in_use_denied {
@@ -343,9 +346,8 @@ impl Pool {
             return;
         };
         let by_us = eni.is_leaving();
-        if eni.is_managed() {
-            eni.on_vanished();
-        } else {
+        eni.on_vanished();
+        if !eni.is_managed() && eni.ec2_call.is_none() {
             // Nothing was set up for it.
             self.remove(id, now);
         }
