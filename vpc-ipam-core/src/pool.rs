@@ -2,6 +2,8 @@
 
 mod block;
 mod eni;
+#[cfg(test)]
+mod lifecycle;
 mod reconcile;
 mod tally;
 
