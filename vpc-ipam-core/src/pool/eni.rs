@@ -463,6 +463,8 @@ impl Eni {
     pub(crate) fn knows_attachment(&self, as_of: Timestamp, settle: Duration) -> bool {
         match self.stage {
             Stage::Leaving(Leaving::Delete { not_before }) => as_of > not_before + settle,
+            // It had none that could be mistaken for the last.
+            Stage::Available => true,
             _ => as_of > self.attached_at + settle,
         }
     }

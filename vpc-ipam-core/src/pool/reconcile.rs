@@ -112,7 +112,7 @@ impl Pool {
         let Some(eni) = self.eni_mut(observed.id) else {
             return;
         };
-        let knows = eni.knows_attachment(as_of, settle) || eni.attachment.is_none();
+        let knows = eni.knows_attachment(as_of, settle);
         if going && knows && !eni.is_leaving() {
             self.on_eni_gone(observed.id, now, finding);
             return;

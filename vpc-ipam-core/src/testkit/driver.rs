@@ -417,7 +417,10 @@ impl Driver {
         self.ipam.abandon(uncommitted, self.now);
         let others = self.unwritten.iter().any(|other| *other == lease);
         let held = self.model.granted.get(&lease.key);
-        if !others && held.is_some_and(|held| held.addresses().eq(lease.addresses())) {
+        let same = held.is_some_and(|held| {
+            held.since == lease.since && held.addresses().eq(lease.addresses())
+        });
+        if !others && same {
             self.model.granted.remove(&lease.key);
         }
     }
