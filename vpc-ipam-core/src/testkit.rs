@@ -1,8 +1,14 @@
 //! What we test address management with, for those who test theirs: a scenario driver, strategies, a conformance suite.
 //!
+//! * [`conformance`]: whether your executor does what core asks of one. Implement [`Executor`] for it, and read the report.
 //! * [`Scenario`]: any bytes, decoded into a node, its cloud and what happens to them: pods come and go, EC2 answers
 //!   partly, late, wrongly or not at all, the process dies, the clock is set back, others meddle. [`Scenario::run`] checks
 //!   every [`Rule`] after every step, then lets everything heal and checks that the node comes to rest at its target.
+//!   Hand it a fuzzer's bytes, or those of a corpus.
+//!
+//! What each rule says, and which test holds each of our properties, is in `docs/properties.md`.
+
+mod conformance;
 mod driver;
 mod model;
 mod rule;
@@ -10,6 +16,7 @@ mod scenario;
 mod setup;
 mod step;
 
+pub use conformance::{Check, Executor, Verdict, conformance};
 pub use rule::{Broken, Rule};
 pub use scenario::Scenario;
 pub use setup::{Resident, Setup, Terrain};
