@@ -134,7 +134,8 @@ impl Ipam {
 
     fn check_leases(&self, violations: &mut Vec<Violation>) {
         let own = |address: IpAddr| {
-            self.pool().enis().iter().any(|eni| {
+            // That of one that EC2 is deleting may be somebody else's already.
+            self.pool().enis().iter().filter(|eni| eni.occupies_slot()).any(|eni| {
                 eni.primary_ipv4.map(IpAddr::V4) == Some(address)
                     || eni.primary_ipv6.map(IpAddr::V6) == Some(address)
             })

@@ -320,8 +320,11 @@ impl Pool {
                         eni.card = interface.card;
                         continue;
                     }
-                    let (ipv4, ipv6) = (interface.ipv4, interface.ipv6);
-                    *interface = LeasedInterface { ipv4, ipv6, ..eni.interface() };
+                    // One that EC2 gave to another card is lost to its pod, which has its interface on this one.
+                    if eni.card == interface.card {
+                        let (ipv4, ipv6) = (interface.ipv4, interface.ipv6);
+                        *interface = LeasedInterface { ipv4, ipv6, ..eni.interface() };
+                    }
                 }
             }
         }
