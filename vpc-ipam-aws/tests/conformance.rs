@@ -1,9 +1,9 @@
 //! Our executor, held against what core asks of one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::{Builder, Runtime};
 use vpc_ipam_aws::{EmulatedEc2, SharedCloud, execute};

@@ -6,6 +6,9 @@
 //!   every [`Rule`] after every step, then lets everything heal and checks that the node comes to rest at its target.
 //!   Hand it a fuzzer's bytes, or those of a corpus.
 //!
+//! * [`strategy`]: proptest strategies for limits, configurations, numbers of pods, and whole scenarios, with a bias for
+//!   where numbers go wrong.
+//!
 //! What each rule says, and which test holds each of our properties, is in `docs/properties.md`.
 
 mod conformance;
@@ -15,6 +18,7 @@ mod rule;
 mod scenario;
 mod setup;
 mod step;
+pub mod strategy;
 
 pub use conformance::{Check, Executor, Verdict, conformance};
 pub use rule::{Broken, Rule};

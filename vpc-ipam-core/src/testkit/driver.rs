@@ -308,6 +308,14 @@ impl Driver {
                     hold!(false, Answered, "{key} was refused while {free} is free");
                 }
             }
+            Err(AssignError::OneCard) => {
+                let one = !self.config.multi_nic;
+                hold!(every_card && one, Answered, "{key} was refused for want of cards");
+            }
+            Err(AssignError::NotUsable { .. }) => {
+                let held = self.model.leases.get(&key).or(self.model.granted.get(&key));
+                hold!(held.is_some(), Answered, "{key} was refused an address that it has not");
+            }
             Err(error) => hold!(false, Answered, "{key}: {error}"),
         }
         Ok(())

@@ -7,7 +7,9 @@ use core::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::sim::{Cloud, CreateInterface, CreateSubnet, Ipv4Request, Ipv6Request, RunInstance};
+use crate::sim::{
+    Cloud, CreateInterface, CreateSubnet, Ipv4Request, Ipv6Request, RunInstance, World,
+};
 use crate::{
     AttachNetworkInterface, Budget, Card, Config, Cooling, DeviceIndex, EniConfig, EniId, Families,
     Hypervisor, InstanceId, InterfaceType, Ipv4Amount, Ipv4Kind, Limits, Rate, Scope, SubnetId,
@@ -124,6 +126,18 @@ impl Setup {
             seed: u64::from(byte(14)) + 256 * u64::from(byte(15)),
             limits,
         }
+    }
+
+    /// Makes a world of it in which nothing goes wrong.
+    pub fn world(&self) -> World {
+        let launched = self.launch();
+        let eni_config = Self::eni_config(&launched);
+        let Launched { cloud, instance, .. } = launched;
+        let (limits, config) = (self.limits.clone(), self.config.clone());
+        let world = World::new(cloud, instance, limits, config, self.seed, Self::START);
+        let mut world = world.expect("a setup's configuration is usable");
+        world.ipam.handle_eni_config(eni_config, Self::START);
+        world
     }
 
     /// Makes the cloud, launches the instance in it, and names what is there.
