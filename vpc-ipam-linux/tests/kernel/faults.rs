@@ -2,28 +2,48 @@ use core::cell::Cell;
 use core::net::IpAddr;
 use std::io;
 
-use vpc_ipam_core::Lease;
+use vpc_ipam_core::{Card, Lease, LeasedInterface};
+use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     Address, Change, Effect, Family, KernelNetlink, Link, LinkIndex, NatActual, Neighbour, Netlink,
     NetlinkError, Refusal, Route, Rule, SysctlKey, pod,
 };
 
-use crate::support::{Netns, lease, leased, network_of};
+use crate::support::{Netns, lease, lease_with, leased, network_of, settings};
 
 #[test]
 fn add_that_fails_at_any_step_leaves_nothing_behind() {
-    let lease =
-        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("b", "b", 0, 1, "10.0.0.101") };
-    let network = network_of(&lease);
+    let (ipv4, ipv6) = (Some("10.0.0.101"), Some("2001:db8:a:0:1::2"));
+    let second = leased(1, 1, "10.0.0.201");
+    let on_two_cards = Lease { more: vec![second], ..lease("b", "b", 0, 1, "10.0.0.101") };
+    let dual = lease_with("b", 1, ipv4, ipv6);
+    let second = LeasedInterface { card: Card(1), ..dual.first };
+    let dual_on_two_cards = Lease { more: vec![second], ..dual };
+    let through_node = PodSettings { egress: Some(Family::Ipv4), ..settings() };
+    let through_node = pod::desired(&lease_with("b", 0, None, ipv6), &through_node).unwrap();
+    for (case, network) in [
+        ("IPv4 on two cards", network_of(&on_two_cards)),
+        ("both families on two cards", network_of(&dual_on_two_cards)),
+        ("IPv6, and IPv4 through the node", through_node),
+    ] {
+        let failed = fail_at_every_step(case, &network);
+        assert!(failed > 20, "{case}: only {failed} steps failed");
+    }
+}
+
+/// Returns at how many steps it failed.
+fn fail_at_every_step(case: &str, network: &PodNetwork) -> usize {
     let (node, pod) = (Netns::new(), Netns::new());
     let before = (node.snapshot(), pod.snapshot());
     let take_apart = || {
-        pod::remove(&mut node.netlink(), &network).unwrap();
+        pod::remove(&mut node.netlink(), network).unwrap();
         for interface in &network.interfaces {
             node.ip(&format!("link del {}", interface.host.name));
         }
         // Of the second interface; the runtime removes it along with the namespace.
-        pod.ip("rule del pref 1");
+        for family in ["-4", "-6"] {
+            let _ = pod.try_ip(&format!("{family} rule del pref 1"));
+        }
     };
     let mut failed = 0;
     for fault in [Fault::Refuse, Fault::LoseConnection] {
@@ -32,7 +52,7 @@ fn add_that_fails_at_any_step_leaves_nothing_behind() {
             let mut host = Faulty { inner: node.netlink(), fault, countdown: &countdown };
             let mut inside = Faulty { inner: pod.netlink(), fault, countdown: &countdown };
 
-            let result = pod::add(&mut host, &mut inside, &pod.namespace, &network);
+            let result = pod::add(&mut host, &mut inside, &pod.namespace, network);
 
             if countdown.get().is_some() {
                 // There is no such step.
@@ -40,7 +60,7 @@ fn add_that_fails_at_any_step_leaves_nothing_behind() {
                 take_apart();
                 break;
             }
-            let case = format!("{fault:?} at step {step}: {result:?}");
+            let case = format!("{case}: {fault:?} at step {step}: {result:?}");
             // A rule that is to be removed is seldom there, so that its removal is refused is as it should be.
             if let Err(error) = &result {
                 failed += 1;
@@ -51,7 +71,7 @@ fn add_that_fails_at_any_step_leaves_nothing_behind() {
             }
         }
     }
-    assert!(failed > 20, "only {failed} steps failed");
+    failed
 }
 
 /// A runtime that repeats ADD must not lose a running pod to a failure of the second.
