@@ -19,8 +19,8 @@ use sha1::{Digest as _, Sha1};
 use crate::host::HostFacts;
 use crate::{Family, HostConfig, SnatPorts, VethPrefix};
 
-pub(crate) use programs::Backend;
 pub use programs::NatPrograms;
+pub(crate) use programs::Place;
 
 /// The rules that translate and mark, or that there should be none.
 ///

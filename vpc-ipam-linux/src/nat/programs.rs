@@ -26,7 +26,7 @@ impl Default for NatPrograms {
 
 /// The programs of one kind of iptables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Iptables {
+pub(super) struct Iptables {
     /// What comes before `-save` and `-restore` in their names.
     name: PathBuf,
     kind: Kind,
@@ -84,16 +84,46 @@ impl Iptables {
     }
 }
 
-/// What writes the rules on this node.
-#[derive(Clone, Debug)]
-pub(crate) enum Backend {
+/// Where the rules are on this node.
+#[derive(Debug)]
+pub(crate) struct Place {
+    backend: Backend,
+    /// Where else there are some, left from when other programs could be used.
+    elsewhere: Vec<Backend>,
+}
+
+impl Place {
+    /// Finds out what there is in the calling thread's namespace.
+    pub(crate) fn find(programs: &NatPrograms) -> io::Result<Self> {
+        let backend = Backend::find(programs)?;
+        Ok(Self { elsewhere: backend.left_elsewhere(programs), backend })
+    }
+
+    /// Returns what is there of our rules.
+    pub(crate) fn list(&self) -> io::Result<NatActual> {
+        if self.elsewhere.is_empty() { self.backend.list() } else { Ok(NatActual::Altered) }
+    }
+
+    /// Replaces our rules, and removes those that are elsewhere.
+    pub(crate) fn replace(&mut self, nat: &Nat) -> io::Result<()> {
+        self.backend.replace(nat)?;
+        for other in core::mem::take(&mut self.elsewhere) {
+            other.replace(&Nat::none())?;
+        }
+        Ok(())
+    }
+}
+
+/// What writes rules.
+#[derive(Debug)]
+enum Backend {
     Nftables(PathBuf),
     Iptables(Iptables),
 }
 
 impl Backend {
     /// Finds out what there is in the calling thread's namespace.
-    pub(crate) fn find(programs: &NatPrograms) -> io::Result<Self> {
+    fn find(programs: &NatPrograms) -> io::Result<Self> {
         let Err(why) = run(&programs.nft, &["list", "tables", "ip"], "") else {
             return Ok(Self::Nftables(programs.nft.clone()));
         };
@@ -107,7 +137,7 @@ impl Backend {
     }
 
     /// Returns what is there of our rules.
-    pub(crate) fn list(&self) -> io::Result<NatActual> {
+    fn list(&self) -> io::Result<NatActual> {
         match self {
             Self::Nftables(nft) => nftables::list(nft),
             Self::Iptables(programs) => iptables::list(programs),
@@ -115,7 +145,7 @@ impl Backend {
     }
 
     /// Replaces our rules.
-    pub(crate) fn replace(&self, nat: &Nat) -> io::Result<()> {
+    fn replace(&self, nat: &Nat) -> io::Result<()> {
         match self {
             Self::Nftables(nft) => nftables::replace(nft, nat),
             Self::Iptables(programs) => iptables::replace(programs, nat),
@@ -123,7 +153,7 @@ impl Backend {
     }
 
     /// Returns the other places that hold rules of ours, left from when this one could not be used.
-    pub(crate) fn left_elsewhere(&self, programs: &NatPrograms) -> Vec<Self> {
+    fn left_elsewhere(&self, programs: &NatPrograms) -> Vec<Self> {
         let others = Iptables::all(programs).into_iter().filter(|other| match self {
             Self::Nftables(_) => true,
             Self::Iptables(own) => own.kind != other.kind,

@@ -12,7 +12,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::exchange::{Answer, Exchange, Request, Wire};
 use super::{Netlink, NetlinkError, wire};
-use crate::nat::Backend;
+use crate::nat::Place;
 use crate::{
     Address, Change, Effect, Family, Link, LinkIndex, Namespace, NamespaceError, Nat, NatActual,
     NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, Rule, SysctlKey, peer, sysctl,
@@ -25,8 +25,8 @@ pub struct KernelNetlink {
     exchange: Exchange<KernelSocket>,
     namespace: Namespace,
     nat_programs: NatPrograms,
-    /// What writes the rules of address translation, once it is known.
-    nat_backend: Option<Backend>,
+    /// Where the rules of address translation are, once it is known.
+    nat_place: Option<Place>,
 }
 
 impl KernelNetlink {
@@ -38,7 +38,7 @@ impl KernelNetlink {
             exchange: Exchange::new(socket),
             namespace: namespace.clone(),
             nat_programs: NatPrograms::default(),
-            nat_backend: None,
+            nat_place: None,
         })
     }
 
@@ -50,7 +50,7 @@ impl KernelNetlink {
     /// Returns the socket with other programs for address translation than those that are found by `PATH`.
     #[must_use]
     pub fn with_nat_programs(self, nat_programs: NatPrograms) -> Self {
-        Self { nat_programs, nat_backend: None, ..self }
+        Self { nat_programs, nat_place: None, ..self }
     }
 
     /// Returns the namespace to which it is bound.
@@ -85,38 +85,38 @@ impl KernelNetlink {
     }
 
     /// Lists what is there of our address translation, in the namespace.
-    ///
-    /// The first time it also looks where it would be if the programs had been others.
     fn list_nat(&mut self) -> Result<io::Result<NatActual>, NamespaceError> {
-        let Self { namespace, nat_programs: programs, nat_backend: known, .. } = self;
-        let (backend, listed) = match known.clone() {
-            Some(backend) => namespace.run(|| (Ok(backend.clone()), backend.list()))?,
-            None => namespace.run(|| {
-                let backend = match Backend::find(programs) {
-                    Ok(backend) => backend,
-                    Err(error) => return (Err(()), Err(error)),
-                };
-                let moved = !backend.left_elsewhere(programs).is_empty();
-                let listed = if moved { Ok(NatActual::Altered) } else { backend.list() };
-                (Ok(backend), listed)
-            })?,
-        };
-        *known = backend.ok();
+        let Self { namespace, nat_programs: programs, nat_place: known, .. } = self;
+        let place = known.take();
+        let (place, listed) = namespace.run(|| {
+            let place = match place.map_or_else(|| Place::find(programs), Ok) {
+                Ok(place) => place,
+                Err(error) => return (None, Err(error)),
+            };
+            match place.list() {
+                Ok(listed) => (Some(place), Ok(listed)),
+                // The program may have gone: next time it is looked for anew.
+                Err(error) => (None, Err(error)),
+            }
+        })?;
+        *known = place;
         Ok(listed)
     }
 
-    /// Replaces our address translation, and removes what there is of it elsewhere.
+    /// Replaces our address translation.
     fn replace_nat(&mut self, nat: &Nat) -> Result<io::Result<()>, NamespaceError> {
-        let Self { namespace, nat_programs: programs, nat_backend: known, .. } = self;
-        namespace.run(|| {
-            let backend = match known.clone() {
-                Some(backend) => backend,
-                None => Backend::find(programs)?,
+        let Self { namespace, nat_programs: programs, nat_place: known, .. } = self;
+        let place = known.take();
+        let (place, replaced) = namespace.run(|| {
+            let mut place = match place.map_or_else(|| Place::find(programs), Ok) {
+                Ok(place) => place,
+                Err(error) => return (None, Err(error)),
             };
-            backend.replace(nat)?;
-            let left = backend.left_elsewhere(programs);
-            left.iter().try_for_each(|other| other.replace(&Nat::none()))
-        })
+            let replaced = place.replace(nat);
+            (replaced.is_ok().then_some(place), replaced)
+        })?;
+        *known = place;
+        Ok(replaced)
     }
 
     /// Sends what has gathered, and files what came of it.
