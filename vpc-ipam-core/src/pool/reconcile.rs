@@ -232,7 +232,8 @@ impl Pool {
             removed.push(net);
         }
         if in_use_denied {
-            let cause = DoubtCause::Missing(Source::Ec2);
+            // The ENI itself was shown, so this is no word against it.
+            let cause = DoubtCause::Differs(Source::Ec2);
             eni.on_doubt(cause, now);
             finding.events.push(Event::SourcesDisagree { eni: eni.id, cause });
         }
