@@ -6,6 +6,7 @@
 //!   every [`Rule`] after every step, then lets everything heal and checks that the node comes to rest at its target.
 //!   Hand it a fuzzer's bytes, or those of a corpus.
 //!
+//! * [`exhaust`]: every sequence of some steps up to a length, on a node as small as you like.
 //! * [`strategy`]: proptest strategies for limits, configurations, numbers of pods, and whole scenarios, with a bias for
 //!   where numbers go wrong.
 //!
@@ -13,6 +14,7 @@
 
 mod conformance;
 mod driver;
+mod exhaust;
 mod model;
 mod rule;
 mod scenario;
@@ -21,6 +23,7 @@ mod step;
 pub mod strategy;
 
 pub use conformance::{Check, Executor, Verdict, conformance};
+pub use exhaust::{Exhausted, exhaust};
 pub use rule::{Broken, Rule};
 pub use scenario::Scenario;
 pub use setup::{Resident, Setup, Terrain};

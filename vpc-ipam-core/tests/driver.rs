@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use vpc_ipam_core::testkit::Scenario;
+use vpc_ipam_core::sim::Fault;
+use vpc_ipam_core::testkit::{Scenario, Setup, Step, exhaust};
 
 /// Inputs of the fuzzer that reach far, and every one that ever broke a rule.
 #[test]
@@ -22,4 +23,30 @@ fn corpus_holds() {
     }
     assert!(count > 20, "{count} inputs in {}", folder.display());
     assert!(broken.is_empty(), "{} of {count}:\n{}", broken.len(), broken.join("\n"));
+}
+
+/// Two ENIs of three addresses each, three pods, and everything that can happen to them, in every order.
+#[test]
+fn every_order_of_events_on_a_small_node_holds() {
+    let setup = Setup::decode(&[]);
+    assert_eq!((setup.limits.enis(vpc_ipam_core::Card(0)), setup.limits.ipv4_slots()), (2, 3));
+    let add = |pod| Step::Add { pod, every_card: false };
+    let events = [
+        add(0),
+        add(1),
+        add(2),
+        Step::Del { pod: 0 },
+        Step::Del { pod: 1 },
+        Step::Answer { which: 0, fault: None },
+        Step::Answer { which: 0, fault: Some(Fault::AnswerLost) },
+        Step::UntilDue,
+        Step::Crash,
+    ];
+    // From the start, and from a node that has one ENI's worth of pods, so that the next pod needs another.
+    let busy = [Step::Cooperate, add(0), Step::Cooperate, add(1), Step::Cooperate];
+    for (first, depth) in [(&[][..], 6), (&busy[..], 6)] {
+        let reached = exhaust(&setup, first, &events, depth, 2).unwrap_or_else(|b| panic!("{b}"));
+        println!("{reached:?}");
+        assert!(reached.states > 1000, "{reached:?}");
+    }
 }

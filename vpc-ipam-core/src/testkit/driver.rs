@@ -119,6 +119,18 @@ impl Driver {
         self.log.unwrap_or_default()
     }
 
+    /// Returns a hash of everything that decides what comes next.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        let enis: Vec<_> = self.cloud.interfaces().collect();
+        let open = (&self.issued, &self.posted, &self.unwritten, &self.photographs);
+        let told = (self.now, self.schedulable, self.terminating, self.kernel_works, self.store);
+        let stored = (&self.model.leases, &self.model.released, &self.model.granted);
+        let state = (self.ipam.essence(), enis, open, told, stored);
+        let _ = write!(hash, "{state:?}");
+        hash.0
+    }
+
     /// Takes one step, and checks the rules.
     pub(super) fn step(&mut self, step: Step) -> Result<(), Breach> {
         self.drain()?;
@@ -1167,6 +1179,18 @@ impl Driver {
             "{:?} is attached to nothing",
             forgotten.map(|eni| eni.id)
         );
+        Ok(())
+    }
+}
+
+/// The hash FNV-1a of what is written to it.
+struct Fnv(u64);
+
+impl core::fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
         Ok(())
     }
 }
