@@ -13,6 +13,9 @@
 //!
 //! * once, and whenever the ranges of the VPC change: [`host::set_up`];
 //! * for each host action of the core: [`execute`];
+//! * whenever the kernel tells of something that [concerns](Node::concerns) the node: [`Node::repair`] (the feature `watch`
+//!   adds the telling);
+//! * before a released address is given out again: [`flush_conntrack`];
 //!
 //! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`].
 //!

@@ -56,7 +56,7 @@ pub struct NodeDifferences {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AbsentLink {
     /// Of the primary ENI.
-    Primary(Mac),
+    Primary(String),
     /// Of a secondary ENI.
     Eni(EniId, Mac),
     /// Of a pod.
@@ -66,7 +66,7 @@ pub enum AbsentLink {
 impl fmt::Display for AbsentLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Primary(mac) => write!(f, "no link: of the primary ENI, {mac}"),
+            Self::Primary(name) => write!(f, "no link: {name} of the primary ENI"),
             Self::Eni(eni, mac) => write!(f, "no link: of {eni}, {mac}: detached?"),
             Self::Pod(pod, name) => write!(f, "no link: {name} of pod {pod}: namespace gone?"),
         }
@@ -212,13 +212,13 @@ impl Node {
     /// Returns what the node should hold, given its links and rules, and which links are missing.
     fn desired(&self, links: &[Link], rules: &[Rule], extent: Extent) -> (State, Vec<AbsentLink>) {
         let (mut state, mut absent) = (State::default(), Vec::new());
-        match link_by_mac(links, self.primary_mac()) {
-            Ok(primary) => {
+        match self.primary_mac().and_then(|mac| link_by_mac(links, mac).ok()) {
+            Some(primary) => {
                 let facts = HostFacts { primary: primary.clone(), ..self.facts.clone() };
                 // Without any range of the VPC nothing is known to be right, nor wrong.
                 state.append(host::desired(&self.config, &facts).unwrap_or_default());
             }
-            Err(_) => absent.push(AbsentLink::Primary(self.primary_mac())),
+            None => absent.push(AbsentLink::Primary(self.facts.primary.id.name.to_string())),
         }
         for link in self.enis.values() {
             match link_by_mac(links, link.mac) {
@@ -257,8 +257,8 @@ impl Node {
         tables.collect()
     }
 
-    fn primary_mac(&self) -> Mac {
-        self.facts.primary.mac.unwrap_or(Mac([0; 6]))
+    fn primary_mac(&self) -> Option<Mac> {
+        self.facts.primary.mac
     }
 
     /// Returns the rules of pods and ENIs that are there no more.
@@ -324,7 +324,7 @@ impl Node {
             Event::Link { link, gone } => {
                 let is_damaged = |mtu: u16| *gone || !link.up || link.mtu != u32::from(mtu);
                 let enis = self.enis.values().map(|eni| (eni.mac, eni.mtu));
-                let mut enis = enis.chain([(self.primary_mac(), self.facts.mtu)]);
+                let mut enis = enis.chain(self.primary_mac().map(|mac| (mac, self.facts.mtu)));
                 let of_pod = |mac| self.interfaces().any(|interface| interface.host.mac == mac);
                 link.mac.is_some_and(|mac| {
                     enis.any(|(of_eni, mtu)| of_eni == mac && is_damaged(mtu))

@@ -129,8 +129,10 @@ impl Keep {
     pub(super) fn repaired(&mut self, result: Result<Repaired, String>, now: Timestamp) {
         let extent = self.repairing.take().unwrap_or(Extent::All);
         match result {
-            Ok(Repaired { differences, absent, .. }) => {
-                self.pace.repaired(differences.len(), now);
+            Ok(Repaired { differences, absent, unwritable }) => {
+                // Kernel variables that cannot be written differ each time.
+                let objects = differences.len().saturating_sub(unwritable.len());
+                self.pace.repaired(objects, now);
                 for absent in absent {
                     debug!(%absent, "waiting for a link");
                 }
