@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::pool::Eni;
-use crate::{Card, DeviceIndex, EniId, Ipam, PodKey, Stage};
+use crate::{Card, DeviceIndex, EniId, Ipam, Leaving, PodKey, Stage};
 
 /// A breach of what must hold of a node's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,8 +189,7 @@ impl Ipam {
             if eni.is_managed() && blocks > u32::from(self.limits().ipv4_slots()) {
                 violations.push(Violation::TooManyBlocks { eni: eni.id, blocks });
             }
-            let given_back =
-                eni.is_leaving() && eni.stage != Stage::Leaving(crate::Leaving::Vanished);
+            let given_back = eni.is_leaving() && eni.stage != Stage::Leaving(Leaving::Vanished);
             if given_back && eni.assigned() > 0 {
                 let pods = eni.assigned();
                 violations.push(Violation::LeavingWithPods { eni: eni.id, pods });
@@ -210,8 +209,11 @@ impl Ipam {
     fn check_places(&self, violations: &mut Vec<Violation>) {
         let place = |eni: &Eni| (eni.card, eni.device);
         let held = || self.pool().enis().iter().filter(|eni| eni.occupies_slot());
+        // Its place may be another's already.
+        let going =
+            |eni: &Eni| eni.stage == Stage::Leaving(Leaving::Detach) && eni.ec2_call.is_some();
         let attached: Vec<_> =
-            held().filter(|eni| eni.stage != Stage::Available).map(place).collect();
+            held().filter(|eni| eni.stage != Stage::Available && !going(eni)).map(place).collect();
         let coming: Vec<_> = held()
             .filter(|eni| eni.stage == Stage::Available && eni.is_placed())
             .map(place)

@@ -194,6 +194,9 @@ impl Ipam {
                 wait(subnet.map(Culprit::Subnet), (subnet_backoff, subnet_backoff * 4));
             }
             FailureKind::EniLimit => wait(operation, DENIED_BACKOFF),
+            FailureKind::AddressLimit if matches!(action, Ec2Action::AttachNetworkInterface(_)) => {
+                wait(about.map(Culprit::Eni), DENIED_BACKOFF);
+            }
             FailureKind::Rejected => match about {
                 Some(eni) => wait(Some(Culprit::Eni(eni)), CALL_BACKOFF),
                 None => wait(operation, DENIED_BACKOFF),
@@ -268,6 +271,9 @@ impl Ipam {
                 eni.on_doubt(DoubtCause::Contradicted, now);
             }
             // The instance takes no further ENI, or none with as many addresses, so this one is of no use.
+            // One with pods on it, which somebody detached, waits for a place or for the pods to go.
+            (Ec2CallKind::Attach, FailureKind::EniLimit | FailureKind::AddressLimit)
+                if eni.assigned() > 0 => {}
             (Ec2CallKind::Attach, FailureKind::EniLimit | FailureKind::AddressLimit) => {
                 eni.on_leave();
             }
