@@ -609,8 +609,6 @@ pub fn quick() -> Timing {
         shrink_spacing: Duration::from_secs(1),
         eni_life_min: Duration::from_secs(2),
         detach_settle: Duration::from_millis(200),
-        // Addresses that rested are given back with the reading that follows.
-        imds_every: Duration::from_secs(5),
         ..Timing::default()
     }
 }

@@ -137,9 +137,11 @@ fn lab_run_passes_and_says_what_it_did_and_why() {
 
 #[test]
 fn lab_run_passes_for_other_types_and_variables() {
-    let cases: [(&[&str], &str); 7] = [
+    let prefixes = "ENABLE_PREFIX_DELEGATION=true";
+    let cases: [(&[&str], &str); 8] = [
         (&["--env", "WARM_IP_TARGET=5"], "19 pods on 3 ENIs"),
-        (&["--env", "ENABLE_PREFIX_DELEGATION=true"], "64 pods on 1 ENIs"),
+        (&["--env", prefixes], "64 pods on 1 ENIs"),
+        (&["--instance-type", "t3.nano", "--env", prefixes], "32 pods on 2 ENIs"),
         (&["--env", "MAX_ENI=2"], "18 pods on 2 ENIs"),
         (&["--env", "ENABLE_POD_ENI=true"], "18 pods on 2 ENIs"),
         (&["--env", "AWS_VPC_K8S_CNI_EXTERNALSNAT=true"], "19 pods on 3 ENIs"),

@@ -34,12 +34,29 @@ impl Planner<'_> {
                 Demand::Met | Demand::Short(_) => 0,
             },
         };
+        self.await_rest(on, &enis);
         let freed = self.free_enis(on, &enis, &mut surplus);
         let stay = enis.into_iter().filter(|eni| !freed.contains(&eni.id)).collect();
         self.release_blocks(on, stay, surplus.blocks);
     }
 
-    /// Frees ENIs that nobody uses, the highest device index first, and returns them.
+    /// Notes until when addresses rest that will be too much then, so that somebody looks again.
+    fn await_rest(&mut self, on: CardDemand, enis: &[&Eni]) {
+        let rested = Stock { cooling: 0, ..on.stock };
+        let later = demand(on.target, on.kind, rested, self.limits.ipv4_slots());
+        if !matches!(later, Demand::Over(_)) {
+            return;
+        }
+        let serving = enis.iter().filter(|eni| self.serving.takes_pods(eni));
+        let blocks = serving.flat_map(|eni| self.counted(on.kind, eni));
+        let ends = blocks.filter_map(|block| block.cooled_at(self.now, self.serving.cooldown));
+        if let Some(until) = ends.min() {
+            self.hold(Wanted::FewerAddresses { card: on.card }, WaitingOn::Cooling { until });
+        }
+    }
+
+    /// Frees ENIs that nobody uses, the highest device index first. Returns them, and those that go once they are old
+    /// enough and nothing of them rests.
     fn free_enis(&mut self, on: CardDemand, enis: &[&Eni], surplus: &mut Surplus) -> Vec<EniId> {
         let mut freed = Vec::new();
         let may_go = |eni: &&&Eni| {
@@ -59,6 +76,11 @@ impl Planner<'_> {
             };
             let wanted = Wanted::FreeEni(eni.id);
             if let Some(waiting_on) = self.keeps_from_freeing(on.card, eni) {
+                if let WaitingOn::Time { .. } | WaitingOn::Cooling { .. } = waiting_on {
+                    // It goes soon, unless others give back first what it is to be spared for.
+                    freed.push(eni.id);
+                    *surplus = after;
+                }
                 self.hold(wanted, waiting_on);
                 continue;
             }
