@@ -1119,6 +1119,11 @@ impl Driver {
                     hold!(reason, Converges, "{on_card:?} and nothing says why: {held:?}");
                 }
                 Demand::Over(_) => {
+                    // EC2 goes on refusing what the surplus is on, and the plan says so.
+                    let failing = held.iter().any(|held| {
+                        held.wanted == Wanted::FewerAddresses { card }
+                            && matches!(held.waiting_on, WaitingOn::Backoff { .. })
+                    });
                     let idle =
                         self.ipam.pool().enis().iter().filter(|eni| eni.card == card).any(|eni| {
                             eni.is_managed()
@@ -1133,7 +1138,7 @@ impl Driver {
                                 && !(self.config.custom_networking && eni.is_primary())
                         });
                     hold!(
-                        !idle || !self.config.provisioning,
+                        !idle || !self.config.provisioning || failing,
                         Converges,
                         "{on_card:?} stays: {held:?}"
                     );
