@@ -19,7 +19,7 @@ bench() {
 	cargo bench --locked --target "$target" -p vpc-ipam-benches --bench "$@"
 }
 bench ipam -- --warm-up-time 1 --measurement-time 2
-bench datapath
+bench datapath --features lab
 if [ -z "$missing" ]; then
 	bench gates
 else

@@ -1,8 +1,11 @@
 //! What the benchmarks of vpc-ipam have in common: a reference that does the least, and statistics.
 //!
-//! * [`bare`] joins a pod to a node with the fewest messages that the kernel takes, and nothing else.
-//! * [`isolate`] gives a benchmark namespaces of its own, which end with it.
+//! * [`BusyNode`] is a node on which one pod after another comes and goes.
 //! * [`Samples`] are what a benchmark measured; [`Table`] prints them.
+//!
+//! With the feature `lab`, for what needs a kernel:
+//! * `bare` joins a pod to a node with the fewest messages that the kernel takes, and nothing else.
+//! * `isolate` gives a benchmark namespaces of its own, which end with it.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -10,12 +13,15 @@
     reason = "a benchmark reads the clock, and prints what it found"
 )]
 
+#[cfg(feature = "lab")]
 pub mod bare;
+#[cfg(feature = "lab")]
 mod isolate;
 mod node;
 mod samples;
 mod table;
 
+#[cfg(feature = "lab")]
 pub use isolate::{IsolateError, isolate};
 pub use node::{BusyNode, node};
 pub use samples::Samples;
