@@ -338,7 +338,7 @@ impl Ipam {
     /// or `None` if the pod gave it up meanwhile.
     pub fn commit(&mut self, uncommitted: Uncommitted) -> Option<Lease> {
         let tape = self.tape(|| Input::Commit(uncommitted.lease.clone()));
-        let lease = self.pool.on_committed(&uncommitted.lease);
+        let lease = self.pool.on_committed(uncommitted.lease);
         self.record(tape, None);
         lease
     }
@@ -364,7 +364,9 @@ impl Ipam {
         let waiting = self.waiting.len();
         self.waiting.retain(|waiting| waiting.request.key != *key);
         let was_waiting = self.waiting.len() < waiting;
-        self.count_waiting();
+        if was_waiting {
+            self.count_waiting();
+        }
         match self.pool.release(key, now) {
             Some(lease) => {
                 self.changed_at.get_or_insert(now);

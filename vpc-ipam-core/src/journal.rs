@@ -286,10 +286,14 @@ impl Ipam {
     }
 
     /// Ends the step that began before its input was taken in.
+    #[inline]
     pub(crate) fn record(&mut self, tape: Option<Box<Tape>>, now: Option<Timestamp>) {
-        let Some(tape) = tape else {
-            return;
-        };
+        if let Some(tape) = tape {
+            self.push_step(tape, now);
+        }
+    }
+
+    fn push_step(&mut self, tape: Box<Tape>, now: Option<Timestamp>) {
         let Tape { input, issued } = *tape;
         let state = self.state();
         let issued = self.actions.iter().skip(issued).cloned().collect();

@@ -4,10 +4,12 @@ mod block;
 mod eni;
 #[cfg(test)]
 mod lifecycle;
+mod queue;
 mod reconcile;
 mod tally;
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
+use alloc::collections::btree_map::{BTreeMap, Entry};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,6 +18,7 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
+use self::block::{BlockKind, rested_before};
 use crate::{
     ActionId, AddressRequest, Card, CardChoice, Config, CreateNetworkInterface, DeviceIndex, EniId,
     InterfaceType, Ipv4Kind, Lease, LeasedInterface, Limits, PodKey, Timestamp,
@@ -59,7 +62,11 @@ pub(crate) struct HeldLease {
 impl HeldLease {
     /// Returns whether it is the lease that somebody was given, not a later one of the same pod.
     fn is(&self, lease: &Lease) -> bool {
-        self.lease.since == lease.since && self.lease.addresses().eq(lease.addresses())
+        let of = |interface: &LeasedInterface| (interface.ipv4, interface.ipv6);
+        let Lease { since, first, more, .. } = &self.lease;
+        *since == lease.since
+            && of(first) == of(&lease.first)
+            && more.iter().map(of).eq(lease.more.iter().map(of))
     }
 }
 
@@ -110,13 +117,21 @@ impl Serving {
             && !(self.skip_primary && eni.is_primary())
     }
 
-    /// Returns whether a block is of the other kind than the one asked for: an address where prefixes are, or the
-    /// reverse. Its addresses come last, so that it drains.
+    /// Returns the kinds of blocks that pods get IPv4 addresses of. The other kind than the one asked for comes last, so
+    /// that it drains.
+    fn kinds_of_ipv4(&self) -> &'static [BlockKind] {
+        match self.ipv4 {
+            Some(Ipv4Kind::Addresses) => &[BlockKind::Address, BlockKind::Prefix],
+            Some(Ipv4Kind::Prefixes) => &[BlockKind::Prefix, BlockKind::Address],
+            None => &[],
+        }
+    }
+
+    /// Returns whether a block is of another kind than the one that pods get addresses of first.
     pub(crate) fn is_other_kind(&self, block: &Block) -> bool {
-        match (block.net(), self.ipv4) {
-            (IpNet::V4(_), Some(kind)) => block.is_prefix() != (kind == Ipv4Kind::Prefixes),
-            (IpNet::V4(_), None) => true,
-            (IpNet::V6(_), _) => !self.ipv6,
+        match block.kind() {
+            BlockKind::Ipv6 => !self.ipv6,
+            kind => self.kinds_of_ipv4().first() != Some(&kind),
         }
     }
 }
@@ -144,12 +159,7 @@ impl Pool {
 
     /// Returns the network cards on which we manage an ENI or are about to.
     pub fn cards(&self) -> Vec<Card> {
-        let held = self.enis.iter().filter(|eni| eni.is_managed()).map(|eni| eni.card);
-        let mut cards: Vec<Card> =
-            held.chain(self.creations.values().map(|creation| creation.card)).collect();
-        cards.sort_unstable();
-        cards.dedup();
-        cards
+        cards(&self.enis, &self.creations)
     }
 
     /// Returns whether nothing is at an index of a card, nor about to be.
@@ -346,39 +356,45 @@ impl Pool {
         serving: &Serving,
         now: Timestamp,
     ) -> Result<Lease, NotAssigned> {
-        if let Some(held) = self.leases.get_mut(&request.key) {
-            let enis = &self.enis;
-            let usable = |address| {
-                enis.iter().any(|eni| {
-                    eni.stage == Stage::Ready
-                        && eni.block(address).is_some_and(|b| b.state() == BlockState::Confirmed)
-                })
-            };
-            if !held.lease.addresses().all(usable) {
-                return Err(NotAssigned::LeaseNotUsable);
+        let Self { enis, leases, released_before, creations, .. } = self;
+        let vacant = match leases.entry(request.key.clone()) {
+            Entry::Vacant(vacant) => vacant,
+            Entry::Occupied(mut occupied) => {
+                let usable = |address| {
+                    enis.iter().any(|eni| {
+                        eni.stage == Stage::Ready
+                            && eni
+                                .block(address)
+                                .is_some_and(|b| b.state() == BlockState::Confirmed)
+                    })
+                };
+                let held = occupied.get_mut();
+                if !held.lease.addresses().all(usable) {
+                    return Err(NotAssigned::LeaseNotUsable);
+                }
+                held.uncommitted += 1;
+                return Ok(held.lease.clone());
             }
-            held.uncommitted += 1;
-            return Ok(held.lease.clone());
-        }
+        };
 
         let mut more = Vec::new();
         let first = match request.cards {
             CardChoice::Any => {
-                let cards = if serving.multi_nic { self.cards() } else { Vec::new() };
+                let cards = if serving.multi_nic { cards(enis, creations) } else { Vec::new() };
                 let others = cards.into_iter().filter(|card| *card != Card(0));
                 core::iter::once(Card(0))
                     .chain(others)
-                    .find_map(|card| self.take(card, serving, now))
+                    .find_map(|card| take(enis, card, serving, now))
                     .ok_or(NotAssigned::NoneFree)?
             }
             CardChoice::Every => {
                 let mut taken: Vec<LeasedInterface> = Vec::new();
-                for card in self.cards() {
-                    match self.take(card, serving, now) {
+                for card in cards(enis, creations) {
+                    match take(enis, card, serving, now) {
                         Some(interface) => taken.push(interface),
                         None => {
                             for interface in &taken {
-                                self.put_back(interface, None);
+                                put_back(enis, released_before, interface, None);
                             }
                             return Err(NotAssigned::NoneFree);
                         }
@@ -397,17 +413,18 @@ impl Pool {
             first,
             more,
         };
-        let held = HeldLease { lease: lease.clone(), durable: false, uncommitted: 1 };
-        self.leases.insert(request.key.clone(), held);
+        vacant.insert(HeldLease { lease: lease.clone(), durable: false, uncommitted: 1 });
         Ok(lease)
     }
 
     /// Records that a lease is durable. Returns it, unless the pod gave it up meanwhile.
-    pub(crate) fn on_committed(&mut self, lease: &Lease) -> Option<Lease> {
-        let held = self.leases.get_mut(&lease.key).filter(|held| held.is(lease))?;
+    pub(crate) fn on_committed(&mut self, lease: Lease) -> Option<Lease> {
+        let held = self.leases.get_mut(&lease.key).filter(|held| held.is(&lease))?;
         held.durable = true;
         held.uncommitted = held.uncommitted.saturating_sub(1);
-        Some(held.lease.clone())
+        // Its ENI may have got another place meanwhile.
+        let Lease { first, more, .. } = &held.lease;
+        Some(Lease { first: *first, more: more.clone(), ..lease })
     }
 
     /// Records that a lease could not be made durable: unless it was before, the addresses are free again at once, since
@@ -420,7 +437,7 @@ impl Pool {
         if !held.durable && held.uncommitted == 0 {
             self.leases.remove(&lease.key);
             for interface in lease.interfaces() {
-                self.put_back(interface, None);
+                put_back(&mut self.enis, &mut self.released_before, interface, None);
             }
         }
     }
@@ -429,68 +446,88 @@ impl Pool {
     pub(crate) fn release(&mut self, key: &PodKey, now: Timestamp) -> Option<Lease> {
         let HeldLease { lease, .. } = self.leases.remove(key)?;
         for interface in lease.interfaces() {
-            self.put_back(interface, Some(now));
+            put_back(&mut self.enis, &mut self.released_before, interface, Some(now));
         }
         Some(lease)
     }
+}
 
-    /// Takes one address of each family from the ENI of a card that is fullest; of equals, the lowest device index.
-    fn take(&mut self, card: Card, serving: &Serving, now: Timestamp) -> Option<LeasedInterface> {
-        let mut tried: u64 = 0;
-        loop {
-            let mut best: Option<(usize, u32)> = None;
-            for (index, eni) in self.enis.iter().enumerate().take(64) {
-                let candidate = eni.card == card
-                    && tried & (1 << index) == 0
-                    && eni.stage == Stage::Ready
-                    && !eni.tallies().is_full()
-                    && serving.takes_pods(eni);
-                if candidate && best.is_none_or(|(_, assigned)| eni.assigned() > assigned) {
-                    best = Some((index, eni.assigned()));
-                }
+/// Returns the network cards on which we manage an ENI or are about to.
+fn cards(enis: &[Eni], creations: &BTreeMap<ActionId, Creation>) -> Vec<Card> {
+    let held = enis.iter().filter(|eni| eni.is_managed()).map(|eni| eni.card);
+    let mut cards: Vec<Card> =
+        held.chain(creations.values().map(|creation| creation.card)).collect();
+    cards.sort_unstable();
+    cards.dedup();
+    cards
+}
+
+/// Takes one address of each family from the ENI of a card that is fullest; of equals, the lowest device index.
+fn take(
+    enis: &mut [Eni],
+    card: Card,
+    serving: &Serving,
+    now: Timestamp,
+) -> Option<LeasedInterface> {
+    let rested_before = rested_before(now, serving.cooldown);
+    let mut tried: u64 = 0;
+    loop {
+        let mut best: Option<(usize, u32)> = None;
+        for (index, eni) in enis.iter().enumerate().take(64) {
+            let candidate = eni.has_free()
+                && best.is_none_or(|(_, assigned)| eni.assigned() > assigned)
+                && eni.card == card
+                && tried & (1 << index) == 0
+                && eni.stage == Stage::Ready
+                && serving.takes_pods(eni);
+            if candidate {
+                best = Some((index, eni.assigned()));
             }
-            let (index, _) = best?;
-            tried |= 1 << index;
-            let eni = &mut self.enis[index];
-            let next = |eni: &Eni, ipv6| {
-                eni.next_address(ipv6, |b| serving.is_other_kind(b), now, serving.cooldown)
-            };
-            let mut interface = eni.interface();
-            if serving.ipv4.is_some() {
-                let Some(IpAddr::V4(address)) = next(eni, false) else {
-                    continue;
-                };
-                interface.ipv4 = Some(address);
-            }
-            if serving.ipv6 {
-                let Some(IpAddr::V6(address)) = next(eni, true) else {
-                    continue;
-                };
-                interface.ipv6 = Some(address);
-            }
-            for address in interface.addresses() {
-                eni.on_assigned(address);
-            }
-            return Some(interface);
         }
+        let (index, _) = best?;
+        tried |= 1 << index;
+        let eni = &mut enis[index];
+        let mut interface = eni.interface();
+        let (mut ipv4, mut ipv6) = (None, None);
+        if serving.ipv4.is_some() {
+            let next = eni.next_address(serving.kinds_of_ipv4(), rested_before);
+            let Some((block, IpAddr::V4(address))) = next else {
+                continue;
+            };
+            ipv4 = Some(block);
+            interface.ipv4 = Some(address);
+        }
+        if serving.ipv6 {
+            let next = eni.next_address(&[BlockKind::Ipv6], rested_before);
+            let Some((block, IpAddr::V6(address))) = next else {
+                continue;
+            };
+            ipv6 = Some(block);
+            interface.ipv6 = Some(address);
+        }
+        if let (Some(block), Some(address)) = (ipv4, interface.ipv4) {
+            eni.on_assigned_in(block, address.into());
+        }
+        if let (Some(block), Some(address)) = (ipv6, interface.ipv6) {
+            eni.on_assigned_in(block, address.into());
+        }
+        return Some(interface);
     }
+}
 
-    fn put_back(&mut self, interface: &LeasedInterface, released_at: Option<Timestamp>) {
-        let key = (interface.card, interface.device, interface.eni);
-        let found = self.enis.binary_search_by_key(&key, |eni| (eni.card, eni.device, eni.id));
-        // One that was detached behind our back has lost its place.
-        let found =
-            found.or_else(|_| self.enis.iter().position(|eni| eni.id == interface.eni).ok_or(()));
-        for address in interface.addresses() {
-            match (found, released_at) {
-                (Ok(index), _) if self.enis[index].block(address).is_some() => {
-                    self.enis[index].on_released(address, released_at);
-                }
-                (_, Some(at)) => {
-                    self.released_before.insert(address, at);
-                }
-                (_, None) => {}
-            }
+/// Frees the addresses of an interface. When they were released is remembered, also of those that no block covers.
+fn put_back(
+    enis: &mut [Eni],
+    released_before: &mut BTreeMap<IpAddr, Timestamp>,
+    interface: &LeasedInterface,
+    released_at: Option<Timestamp>,
+) {
+    // Not by its place: one that was detached behind our back has lost it.
+    let mut found = enis.iter_mut().find(|eni| eni.id == interface.eni);
+    for address in interface.addresses() {
+        let is_covered = found.as_mut().is_some_and(|eni| eni.on_released(address, released_at));
+        if let (false, Some(at)) = (is_covered, released_at) {
+            released_before.insert(address, at);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! A block of addresses on an ENI: one address, a /28 or a /80.
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::pool::queue::Turn;
 use crate::{Source, Timestamp};
 
 /// What EC2 assigns and takes back as a whole: a secondary IPv4 address (/32), an IPv4 prefix (/28) or an IPv6 prefix
@@ -24,6 +26,17 @@ pub struct Block {
     released_latest: Option<Timestamp>,
     /// The free address that rested longest.
     next: Option<Next>,
+}
+
+/// What kind a block is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockKind {
+    /// A secondary IPv4 address.
+    Address,
+    /// An IPv4 prefix.
+    Prefix,
+    /// Of IPv6, address or prefix.
+    Ipv6,
 }
 
 /// A free address: in the order in which addresses are handed out, never-used ones first, the lowest of equals.
@@ -87,6 +100,12 @@ impl Block {
         self.net
     }
 
+    /// Returns its lowest address.
+    pub(crate) fn base(&self) -> IpAddr {
+        // The range was truncated.
+        self.net.addr()
+    }
+
     /// Returns how far the block can be relied on.
     pub fn state(&self) -> BlockState {
         self.state
@@ -128,6 +147,14 @@ impl Block {
         self.net.prefix_len() < self.net.max_prefix_len()
     }
 
+    pub(crate) fn kind(&self) -> BlockKind {
+        match self.net {
+            IpNet::V4(net) if net.prefix_len() < net.max_prefix_len() => BlockKind::Prefix,
+            IpNet::V4(_) => BlockKind::Address,
+            IpNet::V6(_) => BlockKind::Ipv6,
+        }
+    }
+
     /// Returns how many of its addresses rest at `now` and go on resting for longer than `horizon`.
     pub fn cooling(&self, now: Timestamp, cooldown: Duration, horizon: Duration) -> u32 {
         let rests = |at: Timestamp| (now + horizon).since(at) <= cooldown;
@@ -167,22 +194,33 @@ impl Block {
             && self.cooling(now, cooldown, Duration::ZERO) == 0
     }
 
-    /// Returns the address to hand out next and when it was last released: the one that rested longest, never-used ones
-    /// first, the lowest of equals. One that was not released before `rested_before` still rests; with `None` all do that
-    /// were ever released.
-    pub(crate) fn next_address(
-        &self,
-        rested_before: Option<Timestamp>,
-    ) -> Option<(Option<Timestamp>, IpAddr)> {
+    /// Returns the address to hand out next: the one that rested longest, never-used ones first, the lowest of equals. One
+    /// that was not released before `rested_before` still rests; with `None` all do that were ever released.
+    pub(crate) fn next_address(&self, rested_before: Option<Timestamp>) -> Option<IpAddr> {
         let Next { released_at, offset } = self.next?;
         let rests = released_at.is_some() && released_at >= rested_before;
         let is_to_be_had = self.state == BlockState::Confirmed && !rests;
-        is_to_be_had.then(|| (released_at, self.address(offset)))
+        is_to_be_had.then(|| self.address(offset))
     }
 
-    /// Returns when the free address that rested longest was released.
-    pub(crate) fn next_released_at(&self) -> Option<Timestamp> {
-        self.next?.released_at
+    /// Returns its turn among the blocks of its kind; `None` while it has no free address.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        let Next { released_at, .. } = self.next?;
+        Some(Turn { assigned: Reverse(self.assigned), released_at })
+    }
+
+    /// Takes in that an address is free that was not before.
+    fn on_freed(&mut self, address: IpAddr, released_at: Option<Timestamp>) {
+        self.released_latest = self.released_latest.max(released_at);
+        let freed = self.offset(address).map(|offset| Next { released_at, offset });
+        self.next = [self.next, freed].into_iter().flatten().min();
+    }
+
+    /// Takes in that an address is no longer free.
+    fn on_taken(&mut self, address: IpAddr) {
+        if self.next.map(|next| next.offset) == self.offset(address) {
+            self.next = self.find_next();
+        }
     }
 
     /// Looks for the free address that rested longest.
@@ -202,7 +240,7 @@ impl Block {
             Some(slot @ Slot::Free { .. }) => {
                 *slot = Slot::Assigned;
                 self.assigned += 1;
-                self.next = self.find_next();
+                self.on_taken(address);
                 true
             }
             _ => false,
@@ -214,8 +252,7 @@ impl Block {
         if let Some(slot @ Slot::Assigned) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: at };
             self.assigned -= 1;
-            self.released_latest = self.released_latest.max(at);
-            self.next = self.find_next();
+            self.on_freed(address, at);
         }
     }
 
@@ -233,7 +270,7 @@ impl Block {
         if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
             *slot = Slot::Quarantined;
             self.quarantined += 1;
-            self.next = self.find_next();
+            self.on_taken(address);
         }
     }
 
@@ -242,8 +279,7 @@ impl Block {
         if let Some(slot @ Slot::Quarantined) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: Some(now) };
             self.quarantined -= 1;
-            self.released_latest = self.released_latest.max(Some(now));
-            self.next = self.find_next();
+            self.on_freed(address, Some(now));
         }
     }
 
@@ -306,7 +342,7 @@ impl Block {
     }
 
     fn offset(&self, address: IpAddr) -> Option<usize> {
-        let distance = match (self.net.network(), address) {
+        let distance = match (self.base(), address) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 u128::from(u32::from(address).checked_sub(u32::from(base))?)
             }
@@ -330,7 +366,7 @@ impl Block {
 
     fn address(&self, offset: usize) -> IpAddr {
         // The offset is below the capacity, so the sum stays within the block.
-        match self.net.network() {
+        match self.base() {
             IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base) + offset as u32)),
             IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) + offset as u128)),
         }
@@ -362,8 +398,7 @@ mod tests {
     }
 
     fn take(block: &mut Block, now: u64) -> Option<IpAddr> {
-        let (_, address) =
-            block.next_address(rested_before(Timestamp::from_secs(now), COOLDOWN))?;
+        let address = block.next_address(rested_before(Timestamp::from_secs(now), COOLDOWN))?;
         assert!(block.on_assigned(address));
         Some(address)
     }

@@ -10,8 +10,9 @@ use core::time::Duration;
 use ipnet::IpNet;
 
 use crate::pool::Block;
-use crate::pool::block::rested_before;
-use crate::pool::tally::Tallies;
+use crate::pool::block::BlockKind;
+use crate::pool::queue::Queues;
+use crate::pool::tally::{Tallies, Tally};
 use crate::{
     ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InterfaceType,
     LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp,
@@ -62,8 +63,9 @@ pub struct Eni {
     pub(crate) confirmed_at: Timestamp,
     /// Since when it is known to be attached: an answer that does not know yet says nothing of its attachment.
     pub(crate) attached_at: Timestamp,
-    /// Sorted by address. They change in [`Eni::edit_block`] alone, which keeps the counts.
+    /// Sorted by address. They change in [`Eni::edit_block`] alone, which keeps the counts and the order.
     blocks: Vec<Block>,
+    queues: Queues,
     tallies: Tallies,
     assigned: u32,
 }
@@ -209,6 +211,7 @@ impl Eni {
             confirmed_at: as_of,
             attached_at: Timestamp::EPOCH,
             blocks: Vec::new(),
+            queues: Queues::default(),
             tallies: Tallies::default(),
             assigned: 0,
         };
@@ -342,11 +345,11 @@ impl Eni {
 
     fn edit_block<R>(&mut self, index: usize, edit: impl FnOnce(&mut Block) -> R) -> R {
         let block = &mut self.blocks[index];
-        self.tallies.subtract(block);
-        self.assigned -= block.assigned();
+        let (tally, turn, assigned) = (Tally::of(block), block.turn(), block.assigned());
         let result = edit(block);
-        self.assigned += block.assigned();
-        self.tallies.add(block);
+        self.tallies.on_changed(block, tally);
+        self.queues.on_turn(block.kind(), index, turn, block.turn());
+        self.assigned = self.assigned - assigned + block.assigned();
         result
     }
 
@@ -358,36 +361,23 @@ impl Eni {
             && self.assigned == self.blocks.iter().map(Block::assigned).sum::<u32>()
             && self.tallies == Tallies { released_latest, ..recounted }
             && recounted.released_latest <= released_latest
+            && self.queues == Queues::of(&self.blocks)
     }
 
-    /// Returns the address of one family to hand out next: of the fullest block; of equals, the one that rested longest;
-    /// of equals, the lowest. Blocks of which `last_resort` is true come after all others.
+    /// Returns whether an address is free, rested or not.
+    pub(crate) fn has_free(&self) -> bool {
+        !self.queues.are_empty()
+    }
+
+    /// Returns the address to hand out next, and the index of its block: of the first kind that has one to be had; of the
+    /// fullest block; of equals, the one that rested longest; of equals, the lowest.
     pub(crate) fn next_address(
         &self,
-        ipv6: bool,
-        last_resort: impl Fn(&Block) -> bool,
-        now: Timestamp,
-        cooldown: Duration,
-    ) -> Option<IpAddr> {
-        type Rank = (bool, core::cmp::Reverse<u32>, Option<Timestamp>);
-        let rested_before = rested_before(now, cooldown);
-        let mut best: Option<(Rank, IpAddr)> = None;
-        for block in &self.blocks {
-            if block.assigned() + block.quarantined() >= block.capacity()
-                || matches!(block.net(), IpNet::V6(_)) != ipv6
-            {
-                continue;
-            }
-            let full = core::cmp::Reverse(block.assigned());
-            let rank = (last_resort(block), full, block.next_released_at());
-            if best.as_ref().is_some_and(|(best, _)| rank >= *best) {
-                continue;
-            }
-            if let Some((_, address)) = block.next_address(rested_before) {
-                best = Some((rank, address));
-            }
-        }
-        best.map(|(_, address)| address)
+        kinds: &[BlockKind],
+        rested_before: Option<Timestamp>,
+    ) -> Option<(usize, IpAddr)> {
+        let mut blocks = kinds.iter().flat_map(|kind| self.queues.of_kind(*kind));
+        blocks.find_map(|index| Some((index, self.blocks[index].next_address(rested_before)?)))
     }
 
     /// Records that EC2 showed, or just made, the attachment.
@@ -489,6 +479,7 @@ impl Eni {
             Err(index) => {
                 let block = Block::new(net, as_of);
                 self.tallies.add(&block);
+                self.queues.on_inserted(index, &block);
                 self.blocks.insert(index, block);
             }
         }
@@ -511,6 +502,7 @@ impl Eni {
         let block = self.blocks.remove(index);
         self.assigned -= block.assigned();
         self.tallies.subtract(&block);
+        self.queues.on_removed(index, &block);
         Some(block)
     }
 
@@ -519,9 +511,14 @@ impl Eni {
         self.edit_block_of(address, |block| block.on_assigned(address)).unwrap_or(false)
     }
 
-    /// Records that a pod gave an address up; `None` if it never was handed out.
-    pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) {
-        self.edit_block_of(address, |block| block.on_released(address, at));
+    /// Records that a pod holds an address of the block at an index.
+    pub(crate) fn on_assigned_in(&mut self, index: usize, address: IpAddr) {
+        self.edit_block(index, |block| block.on_assigned(address));
+    }
+
+    /// Records that a pod gave an address up; `None` if it never was handed out. Returns whether a block covers it.
+    pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) -> bool {
+        self.edit_block_of(address, |block| block.on_released(address, at)).is_some()
     }
 
     pub(crate) fn on_doubt(&mut self, cause: DoubtCause, now: Timestamp) {
@@ -532,7 +529,13 @@ impl Eni {
 
     /// Returns the index of the block that holds an address: the last that starts at or below it.
     fn position(&self, address: IpAddr) -> Option<usize> {
-        let after = self.blocks.partition_point(|block| block.net().network() <= address);
+        let after = match address {
+            IpAddr::V4(address) => self.blocks.partition_point(|block| match block.base() {
+                IpAddr::V4(base) => u32::from(base) <= u32::from(address),
+                IpAddr::V6(_) => false,
+            }),
+            IpAddr::V6(_) => self.blocks.partition_point(|block| block.base() <= address),
+        };
         let index = after.checked_sub(1)?;
         self.blocks[index].net().contains(&address).then_some(index)
     }

@@ -190,7 +190,7 @@ fn leases() -> String {
     };
     fn durable(pool: &mut Pool) {
         let lease = assign(pool).unwrap();
-        pool.on_committed(&lease);
+        pool.on_committed(lease);
     }
     let states = [
         make(|_| {}),
@@ -209,7 +209,7 @@ fn leases() -> String {
         }),
         ("it is written", |pool| {
             if let Some(lease) = held(pool) {
-                pool.on_committed(&lease);
+                pool.on_committed(lease);
             }
         }),
         ("it could not be written", |pool| {

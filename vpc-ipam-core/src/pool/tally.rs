@@ -1,9 +1,8 @@
 //! What the blocks of an ENI amount to, kept up to date so that nobody has to count them.
 
-use ipnet::IpNet;
-
 use crate::Timestamp;
 use crate::pool::Block;
+use crate::pool::block::BlockKind;
 
 /// What the blocks of an ENI amount to, by their kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,48 +42,45 @@ impl Tallies {
 
     /// Counts a block in.
     pub(crate) fn add(&mut self, block: &Block) {
-        let one = Tally::of(block);
-        let Tally { held, blocks, blocks_free, addresses, used } = self.kind_mut(block);
-        *held += one.held;
-        *blocks += one.blocks;
-        *blocks_free += one.blocks_free;
-        *addresses += one.addresses;
-        *used += one.used;
+        self.on_changed(block, Tally::default());
+    }
+
+    /// Counts a block out.
+    pub(crate) fn subtract(&mut self, block: &Block) {
+        self.kind_mut(block).change(Tally::of(block), Tally::default());
+    }
+
+    /// Counts a block anew that counted for something else before.
+    pub(crate) fn on_changed(&mut self, block: &Block, before: Tally) {
+        self.kind_mut(block).change(before, Tally::of(block));
         self.released_latest = self.released_latest.max(block.released_latest());
     }
 
-    /// Counts a block out that was counted in, and has not changed since.
-    pub(crate) fn subtract(&mut self, block: &Block) {
-        let one = Tally::of(block);
-        let Tally { held, blocks, blocks_free, addresses, used } = self.kind_mut(block);
-        *held -= one.held;
-        *blocks -= one.blocks;
-        *blocks_free -= one.blocks_free;
-        *addresses -= one.addresses;
-        *used -= one.used;
-    }
-
-    /// Returns whether every address is used.
-    pub(crate) fn is_full(&self) -> bool {
-        [self.addresses, self.prefixes, self.ipv6].iter().all(|it| it.used >= it.addresses)
-    }
-
     fn kind_mut(&mut self, block: &Block) -> &mut Tally {
-        match block.net() {
-            IpNet::V4(_) if block.is_prefix() => &mut self.prefixes,
-            IpNet::V4(_) => &mut self.addresses,
-            IpNet::V6(_) => &mut self.ipv6,
+        match block.kind() {
+            BlockKind::Address => &mut self.addresses,
+            BlockKind::Prefix => &mut self.prefixes,
+            BlockKind::Ipv6 => &mut self.ipv6,
         }
     }
 }
 
 impl Tally {
-    fn of(block: &Block) -> Self {
+    /// Counts one block.
+    pub(crate) fn of(block: &Block) -> Self {
         if block.is_releasing() {
             return Self { held: 1, ..Self::default() };
         }
         let used = block.assigned() + block.quarantined();
         let blocks_free = u32::from(used == 0);
         Self { held: 1, blocks: 1, blocks_free, addresses: block.capacity(), used }
+    }
+
+    fn change(&mut self, before: Self, after: Self) {
+        self.held = self.held - before.held + after.held;
+        self.blocks = self.blocks - before.blocks + after.blocks;
+        self.blocks_free = self.blocks_free - before.blocks_free + after.blocks_free;
+        self.addresses = self.addresses - before.addresses + after.addresses;
+        self.used = self.used - before.used + after.used;
     }
 }
