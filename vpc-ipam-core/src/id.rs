@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::cmp::Ordering;
 use core::fmt;
 use core::str::FromStr;
 
@@ -14,7 +15,7 @@ struct IdText {
     len: u8,
 }
 
-const ID_LEN_MAX: usize = 39;
+const ID_LEN_MAX: usize = 31;
 
 impl IdText {
     fn parse(text: &str) -> Result<Self, ParseIdError> {
@@ -33,9 +34,9 @@ impl IdText {
     }
 }
 
-/// A text that is not the id of an EC2 resource: empty, longer than 39 bytes, or not printable ASCII.
+/// A text that is not the id of an EC2 resource: empty, longer than 31 bytes, or not printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an EC2 id: expected 1 to 39 printable ASCII characters")]
+#[error("{text:?} is not an EC2 id: expected 1 to 31 printable ASCII characters")]
 pub struct ParseIdError {
     text: String,
 }
@@ -215,10 +216,10 @@ impl fmt::Display for DeviceIndex {
 /// assert!(PodKey::new("aws-cni", "", "eth0").is_err());
 /// # Ok::<(), vpc_ipam_core::EmptyKeyError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PodKey {
-    /// How the container's id begins: that alone tells most keys apart, without a look at the rest.
-    head: [u8; 8],
+    /// How the container's id begins, the first byte highest: that alone tells most keys apart, without a look at the rest.
+    head: u64,
     parts: Arc<KeyParts>,
 }
 
@@ -250,6 +251,7 @@ impl PodKey {
         // Filled up with zeros, which come before all else: heads are in the order of the ids that they begin.
         let mut head = [0; 8];
         head.iter_mut().zip(container.bytes()).for_each(|(to, from)| *to = from);
+        let head = u64::from_be_bytes(head);
         let parts = KeyParts {
             container: container.into(),
             ifname: ifname.into(),
@@ -271,6 +273,23 @@ impl PodKey {
     /// Returns the name of the interface inside the container: `CNI_IFNAME`.
     pub fn ifname(&self) -> &str {
         &self.parts.ifname
+    }
+}
+
+impl Ord for PodKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match self.head.cmp(&other.head) {
+            // Who looks a key up often has a clone of it.
+            Ordering::Equal if Arc::ptr_eq(&self.parts, &other.parts) => Ordering::Equal,
+            Ordering::Equal => self.parts.cmp(&other.parts),
+            unequal => unequal,
+        }
+    }
+}
+
+impl PartialOrd for PodKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -352,6 +371,28 @@ mod tests {
             let actual = text.parse::<Mac>().ok().map(|mac| mac.to_string());
             assert_eq!(actual.as_deref(), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn keys_sort_by_container_interface_and_network() {
+        let sorted = [
+            ("n", "a", "i"),
+            ("n", "a\0", "i"),
+            ("n", "aaaaaaaa", "i"),
+            ("n", "aaaaaaaa1", "i"),
+            ("n", "aaaaaaaa2", "h"),
+            ("m", "aaaaaaaa2", "i"),
+            ("n", "aaaaaaaa2", "i"),
+            ("a", "b", "a"),
+            ("a", "\u{e9}", "a"),
+        ];
+        let sorted = sorted
+            .map(|(network, container, ifname)| PodKey::new(network, container, ifname).unwrap());
+        for pair in sorted.windows(2) {
+            assert!(pair[0] < pair[1], "{pair:?}");
+        }
+        let again = PodKey::new("n", "aaaaaaaa2", "i").unwrap();
+        assert_eq!(sorted[6].cmp(&again), Ordering::Equal);
     }
 
     #[test]
