@@ -1,7 +1,7 @@
 //! `vpc-cni` ADD and DEL beside a program that sends the same messages and does nothing else.
 //!
-//! The node is an m5.24xlarge in a box with all its 735 addresses at hand; its daemon runs in this process, and the plugin
-//! is the release build, started as a runtime starts it. Plugin and reference take turns, so that both see the same
+//! The node is an m5.24xlarge in a box with all its 735 addresses at hand; its daemon runs in this process, on one thread as
+//! `vpc-ipamd` does, and the plugin is the release build, started as a runtime starts it. Plugin and reference take turns, so that both see the same
 //! machine.
 #![allow(
     clippy::disallowed_methods,
@@ -12,23 +12,28 @@
 use core::error::Error;
 use core::net::Ipv4Addr;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Barrier;
-use std::thread;
+use std::sync::{Arc, Barrier};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use ipnet::Ipv4Net;
+use tokio::sync::oneshot;
+use vpc_ipam_aws::EmulatedEc2;
 use vpc_ipam_benches::bare::{self, BarePod};
 use vpc_ipam_benches::{Samples, Table, isolate};
+use vpc_ipam_bins::daemon::{self, Options};
 use vpc_ipam_bins::lab::{LabAddress, LabNode, Plan, PluginCall};
 use vpc_ipam_bins::protocol::{self, Answer, Request};
-use vpc_ipam_bins::store::Store;
+use vpc_ipam_bins::settings::Settings;
+use vpc_ipam_bins::store::{self, Store};
 use vpc_ipam_core::{
-    AddressRequest, Card, CardChoice, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey,
-    Record, Timestamp,
+    AddressRequest, Budget, Card, CardChoice, DeviceIndex, KnownLimits, Lease, LeasedInterface,
+    Mac, Pod, PodKey, Record, Timestamp,
 };
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
@@ -67,6 +72,7 @@ fn main() -> Result<(), Failure> {
     bench.system_calls()?;
     bench.fill()?;
     bench.pods(MANY)?;
+    bench.daemon.stop()?;
     bench.node.stop()?;
     println!("\ndatapath: measured in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
@@ -74,11 +80,19 @@ fn main() -> Result<(), Failure> {
 
 struct Bench {
     name: LabName,
+    // Before the node, which it must not outlive.
+    daemon: Daemon,
     node: LabNode,
     netns: Namespace,
     programs: Programs,
     /// Namespaces of pods that come and go.
     sandboxes: Vec<Sandbox>,
+}
+
+/// The node's daemon.
+struct Daemon {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<Result<(), Failure>>,
 }
 
 /// What is compared.
@@ -102,20 +116,14 @@ impl Bench {
         let plan = Plan {
             name: name.clone(),
             instance_type: "m5.24xlarge".parse()?,
-            vars: [
-                ("MINIMUM_IP_TARGET", ADDRESSES.to_string()),
-                ("WARM_IP_TARGET", "0".into()),
-                // What is released is free again: the rounds need more addresses than the node has.
-                ("IP_COOLDOWN_PERIOD", "0".into()),
-            ]
-            .map(|(name, value)| (name.to_string(), value))
-            .into(),
+            vars: Vec::new(),
             timing: None,
             wire: false,
-            daemon: true,
+            daemon: false,
         };
         let node = LabNode::start(&plan)?;
         let netns = Namespace::named(&node.address.node_netns)?;
+        let daemon = Daemon::start(&node, netns.clone())?;
         let sandboxes = (0..AT_ONCE).map(|number| Sandbox::new(&name, number));
         let sandboxes = sandboxes.collect::<Result<_, Failure>>()?;
         let programs = Programs {
@@ -123,7 +131,7 @@ impl Bench {
             bare: PathBuf::from(env!("CARGO_BIN_EXE_bare-pod")),
             address: node.address.clone(),
         };
-        let bench = Self { name, node, netns, programs, sandboxes };
+        let bench = Self { name, daemon, node, netns, programs, sandboxes };
         bench.wait_for_addresses()?;
         Ok(bench)
     }
@@ -132,8 +140,9 @@ impl Bench {
         let patience = Duration::from_secs(60);
         let begun = Instant::now();
         while begun.elapsed() < patience {
-            if let Answer::Status(status) =
-                protocol::ask(&self.node.address.socket, &Request::Status)?
+            // It may not listen yet.
+            if let Ok(Answer::Status(status)) =
+                protocol::ask(&self.node.address.socket, &Request::Status)
                 && status.enis.iter().map(|eni| eni.addresses).sum::<u32>() >= ADDRESSES
             {
                 return Ok(());
@@ -344,6 +353,48 @@ impl Bench {
             self.netns.run(|| remove_link(&link))??;
         }
         Ok(())
+    }
+}
+
+impl Daemon {
+    fn start(node: &LabNode, netns: Namespace) -> Result<Self, Failure> {
+        let vars = [
+            ("MINIMUM_IP_TARGET", ADDRESSES.to_string()),
+            ("WARM_IP_TARGET", "0".into()),
+            // What is released is free again: the rounds need more addresses than the node has.
+            ("IP_COOLDOWN_PERIOD", "0".into()),
+        ];
+        let (Settings { config, host: host_config, .. }, _) =
+            Settings::from_vars(vars.map(|(name, value)| (name.to_string(), value)));
+        let options = Options {
+            config,
+            overrides: Vec::new(),
+            labels: BTreeMap::new(),
+            limits: KnownLimits::default(),
+            host_config,
+            budget: Budget::default(),
+            netns,
+            socket: node.address.socket.clone(),
+            state: node.address.socket.with_file_name("state.redb"),
+            boot: store::boot_id()?,
+            adopt: true,
+        };
+        let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let shutdown = async {
+                // The sender dropped is as good as the word sent.
+                let _ = stopped.await;
+            };
+            Ok(runtime.block_on(daemon::run(options, api, None, shutdown))?)
+        });
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) -> Result<(), Failure> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| "the daemon panicked")?
     }
 }
 

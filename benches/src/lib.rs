@@ -1,6 +1,7 @@
 //! What the benchmarks of vpc-ipam have in common: a reference that does the least, and statistics.
 //!
-//! * [`BusyNode`] is a node on which one pod after another comes and goes.
+//! * [`BusyNode`] is a node on which one pod after another comes and goes; [`ScannedNode`] is the same without a core, as
+//!   simple as can be.
 //! * [`Samples`] are what a benchmark measured; [`Table`] prints them.
 //!
 //! With the feature `lab`, for what needs a kernel:
@@ -19,10 +20,12 @@ pub mod bare;
 mod isolate;
 mod node;
 mod samples;
+mod scan;
 mod table;
 
 #[cfg(feature = "lab")]
 pub use isolate::{IsolateError, isolate};
 pub use node::{BusyNode, node};
 pub use samples::Samples;
+pub use scan::ScannedNode;
 pub use table::Table;

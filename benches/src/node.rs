@@ -8,7 +8,7 @@ use vpc_ipam_core::{
 };
 
 /// Longer than an address rests.
-const PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const PAUSE: Duration = Duration::from_secs(60);
 
 /// A node on which one pod after another comes and goes.
 #[derive(Debug)]
@@ -85,14 +85,18 @@ pub fn node<const N: usize>(instance_type: &str, vars: [(&str, &str); N]) -> Wor
 }
 
 /// Returns a container's id as runtimes make them: 64 hexadecimal digits, in no order.
-fn name(pod: usize) -> String {
+pub(crate) fn name(pod: usize) -> String {
     let scattered = (pod as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!("{scattered:016x}{:048x}", pod)
 }
 
+pub(crate) fn key(container: &str) -> PodKey {
+    PodKey::new("aws-cni", container, "eth0").expect("no part is empty")
+}
+
 fn request(container: &str) -> AddressRequest {
     AddressRequest {
-        key: PodKey::new("aws-cni", container, "eth0").expect("no part is empty"),
+        key: key(container),
         pod: Pod { namespace: "default".to_string(), name: container.to_string() }.into(),
         cards: CardChoice::Any,
     }
