@@ -10,11 +10,18 @@ fn pods_are_seen_as_they_should_be() {
     let (a, b, c) = (&a.namespace, &b.namespace, &c.namespace);
     let (node, fabric) = (&vpc.node.namespace, &vpc.fabric.namespace);
     let cases = [
-        ("pod to pod, same ENI's node", a, b, "10.0.0.101:80", "10.0.0.100"),
-        ("pod to pod, both on secondary ENIs", b, c, "10.0.32.102:80", "10.0.0.101"),
-        ("pod to pod, back", c, a, "10.0.0.100:80", "10.0.32.102"),
-        ("pod to node", b, node, "10.0.0.10:80", "10.0.0.101"),
-        ("node to pod", node, c, "10.0.32.102:80", "10.0.0.10"),
+        ("device 0 to device 1", a, b, "10.0.0.101:80", "10.0.0.100"),
+        ("device 0 to device 2", a, c, "10.0.32.102:80", "10.0.0.100"),
+        ("device 1 to device 0", b, a, "10.0.0.100:80", "10.0.0.101"),
+        ("device 1 to device 2", b, c, "10.0.32.102:80", "10.0.0.101"),
+        ("device 2 to device 0", c, a, "10.0.0.100:80", "10.0.32.102"),
+        ("device 2 to device 1", c, b, "10.0.0.101:80", "10.0.32.102"),
+        ("pod on the primary ENI to the node", a, node, "10.0.0.10:80", "10.0.0.100"),
+        ("pod on device 1 to the node", b, node, "10.0.0.10:80", "10.0.0.101"),
+        ("pod on device 2 to the node", c, node, "10.0.0.10:80", "10.0.32.102"),
+        ("node to the pod on the primary ENI", node, a, "10.0.0.100:80", "10.0.0.10"),
+        ("node to the pod on device 1", node, b, "10.0.0.101:80", "10.0.0.10"),
+        ("node to the pod on device 2", node, c, "10.0.32.102:80", "10.0.0.10"),
         ("pod on the primary ENI to another host", a, fabric, "10.0.0.30:80", "10.0.0.100"),
         ("pod on device 1 to another host", b, fabric, "10.0.0.30:80", "10.0.0.101"),
         ("pod on device 2 to another host", c, fabric, "10.0.0.30:80", "10.0.32.102"),
