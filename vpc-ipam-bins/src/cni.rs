@@ -338,6 +338,8 @@ pub struct Route {
     pub destination: IpNet,
     /// The next hop; `None` for what is on the link.
     pub gateway: Option<IpAddr>,
+    /// The route table; `None` for main. Results before 1.1.0 cannot tell of another, and leave its routes out.
+    pub table: Option<u32>,
 }
 
 impl AddResult {
@@ -366,10 +368,14 @@ impl AddResult {
             }
             json
         });
-        let routes = self.routes.iter().map(|route| {
+        let tellable = |route: &&Route| version >= CniVersion::V1_1_0 || route.table.is_none();
+        let routes = self.routes.iter().filter(tellable).map(|route| {
             let mut json = json!({ "dst": route.destination });
             if let Some(gateway) = route.gateway {
                 json["gw"] = json!(gateway);
+            }
+            if let Some(table) = route.table {
+                json["table"] = json!(table);
             }
             json
         });

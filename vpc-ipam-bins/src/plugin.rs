@@ -381,6 +381,7 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
                 sandbox,
             });
         }
+        let table = (interface.pod_table != Table::MAIN).then_some(interface.pod_table.0);
         for address in &interface.addresses {
             result.ips.push(Ip {
                 address: IpNet::from(address.address),
@@ -388,7 +389,7 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
                 interface: index,
             });
             for (destination, gateway) in address.routes() {
-                result.routes.push(Route { destination, gateway });
+                result.routes.push(Route { destination, gateway, table });
             }
         }
     }
@@ -397,7 +398,47 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
 
 #[cfg(test)]
 mod tests {
+    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac};
+
     use super::*;
+
+    #[test]
+    fn routes_of_a_further_interface_are_told_with_their_table_or_not_at_all() {
+        let interface = |number: u8| LeasedInterface {
+            eni: format!("eni-{number}").parse().unwrap(),
+            mac: Mac([2, 0, 0, 0, 0, number]),
+            card: Card(number),
+            device: DeviceIndex(1),
+            ipv4: Some([10, 0, number, 1].into()),
+            ipv6: None,
+        };
+        let lease = Lease {
+            key: PodKey::new("net", "c", "eth0").unwrap(),
+            pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
+            since: Timestamp::EPOCH,
+            first: interface(0),
+            more: vec![interface(1)],
+        };
+        let settings = PodSettings::new(VethPrefix::default(), 9001);
+        let network = pod::desired(&lease, &settings).unwrap();
+        let routes = |version| {
+            let json = result(&network, Path::new("/run/netns/pod")).to_json(version);
+            assert_eq!(json["ips"].as_array().unwrap().len(), 2);
+            json["routes"].clone()
+        };
+        let of_first = [
+            serde_json::json!({"dst": "169.254.1.1/32"}),
+            serde_json::json!({"dst": "0.0.0.0/0", "gw": "169.254.1.1"}),
+        ];
+        let of_second = [
+            serde_json::json!({"dst": "169.254.1.2/32", "table": 1}),
+            serde_json::json!({"dst": "0.0.0.0/0", "gw": "169.254.1.2", "table": 1}),
+        ];
+
+        assert_eq!(routes(CniVersion::V1_0_0), serde_json::json!(of_first));
+        let all = [of_first, of_second].concat();
+        assert_eq!(routes(CniVersion::V1_1_0), serde_json::json!(all));
+    }
 
     #[test]
     fn annotation_asks_for_an_interface_on_every_card() {
