@@ -352,11 +352,7 @@ fn consume_notes(
 ) -> Result<(), DaemonError> {
     let notes = spool::read(socket).map_err(DaemonError::Spool)?;
     let mut released = Vec::new();
-    for (_, Note { key, at }) in &notes {
-        let of_later_pod = ipam.pool().lease(key).is_some_and(|lease| lease.since > *at);
-        if of_later_pod {
-            continue;
-        }
+    for (_, Note { key }) in &notes {
         if let Released::Lease { lease, at } = ipam.release(key, now) {
             info!(pod = %key, "was deleted while there was no daemon");
             flush.released(lease.addresses());

@@ -4,10 +4,9 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
-use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey, Timestamp};
+use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     Family, KernelNetlink, Namespace, NamespaceError, NetlinkError, Table, VethPrefix,
@@ -78,7 +77,10 @@ fn add(call: &Call) -> Result<AddResult, Error> {
             return Err(unexpected(&other));
         }
     };
-    let wired = settings
+    // The daemon has read what was left for it: a note about this pod would take the address away that it just got.
+    let wired = spool::take_back(socket, &key)
+        .map_err(|error| Error::new(Code::Io, "take back a note").because(error))
+        .and(settings)
         .map_err(Unwired::from)
         .and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?));
     match wired {
@@ -241,19 +243,18 @@ fn del_without_daemon(
 ) -> Result<(), Error> {
     pod::remove_found(&mut open_host()?, &key)
         .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let note = Note { key: key.clone(), at: Timestamp::EPOCH + at };
-    let path = spool::leave(socket, &note).map_err(|error| {
+    spool::leave(socket, &Note { key: key.clone() }).map_err(|error| {
         let mut refused = not_asked(no_daemon);
         refused.details.push_str(&format!("; and leaving it a note failed: {error}"));
         refused
     })?;
     // It may have read the notes just before this one was left. It listens before it reads.
-    match del_with_daemon(call, socket, key) {
+    match del_with_daemon(call, socket, key.clone()) {
         Err(DelError::NoDaemon(_)) => return Ok(()),
         other => other?,
     }
-    spool::remove(&path).map_err(|error| Error::new(Code::Io, "remove a note").because(error))
+    spool::take_back(socket, &key)
+        .map_err(|error| Error::new(Code::Io, "take back a note").because(error))
 }
 
 fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
@@ -398,7 +399,7 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac};
+    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac, Timestamp};
 
     use super::*;
 

@@ -2,6 +2,9 @@
 //!
 //! A container runtime deletes no pod before DEL succeeds, however long the daemon takes to come back. So the plugin takes
 //! the pod's network apart without it, and the daemon gives up the pod's addresses when it starts.
+//!
+//! A note holds until the pod is added again, which removes it. No clock says which came first, DEL or ADD: the wall clock
+//! may have been set in between, and a runtime calls one after the other.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -9,15 +12,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vpc_ipam_core::{PodKey, Timestamp};
+use vpc_ipam_core::PodKey;
 
 /// The note that a pod is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// Which.
     pub key: PodKey,
-    /// Since when. A lease that is younger is of a later pod with the same key.
-    pub at: Timestamp,
 }
 
 /// Notes that were read, and where.
@@ -25,14 +26,13 @@ pub type Notes = Vec<(PathBuf, Note)>;
 
 const FOLDER: &str = "deleted";
 
-/// Leaves a note that survives a crash, and returns where.
+/// Leaves a note that survives a crash.
 ///
 /// A note about the same pod replaces the earlier one.
-pub fn leave(socket: &Path, note: &Note) -> io::Result<PathBuf> {
+pub fn leave(socket: &Path, note: &Note) -> io::Result<()> {
     let folder = socket.with_file_name(FOLDER);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    // An @ is part of none of the three, so that no pod's note has the name of another's.
-    let name = format!("{}@{}@{}", note.key.network(), note.key.container(), note.key.ifname());
+    let name = name(&note.key);
     let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
     let path = folder.join(name);
     let mut file =
@@ -40,8 +40,22 @@ pub fn leave(socket: &Path, note: &Note) -> io::Result<PathBuf> {
     file.write_all(&serde_json::to_vec(note)?)?;
     file.sync_all()?;
     fs::rename(&unfinished, &path)?;
-    File::open(&folder)?.sync_all()?;
-    Ok(path)
+    File::open(&folder)?.sync_all()
+}
+
+/// Takes back the note about a pod, if there is one, so that it does not come again after a crash.
+pub fn take_back(socket: &Path, key: &PodKey) -> io::Result<()> {
+    let folder = socket.with_file_name(FOLDER);
+    match fs::remove_file(folder.join(name(key))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => File::open(&folder)?.sync_all(),
+    }
+}
+
+/// Names the note about a pod. An @ is part of none of the three, so that no pod's note has the name of another's.
+fn name(key: &PodKey) -> String {
+    format!("{}@{}@{}", key.network(), key.container(), key.ifname())
 }
 
 /// Reads the notes that were left; one that cannot be read is removed, since nobody ever could.
@@ -83,22 +97,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("ipamd.sock");
         assert_eq!(read(&socket).unwrap(), []);
-        let note = |container: &str, secs| Note {
-            key: PodKey::new("aws-cni", container, "eth0").unwrap(),
-            at: Timestamp::from_secs(secs),
-        };
+        let key = |container: &str| PodKey::new("aws-cni", container, "eth0").unwrap();
+        let note = |container: &str| Note { key: key(container) };
 
-        let first = leave(&socket, &note("a", 1)).unwrap();
-        let again = leave(&socket, &note("a", 2)).unwrap();
-        let other = leave(&socket, &note("b", 3)).unwrap();
+        for container in ["a", "a", "b", "c"] {
+            leave(&socket, &note(container)).unwrap();
+        }
         fs::write(socket.with_file_name(FOLDER).join("damaged"), b"{").unwrap();
         fs::write(socket.with_file_name(FOLDER).join(".unfinished"), b"{").unwrap();
 
-        assert_eq!(first, again);
-        let expected = [(again.clone(), note("a", 2)), (other, note("b", 3))];
-        assert_eq!(read(&socket).unwrap(), expected);
-        remove(&again).unwrap();
-        remove(&again).unwrap();
-        assert_eq!(read(&socket).unwrap(), expected[1..]);
+        let found = read(&socket).unwrap();
+        let about: Vec<_> = found.iter().map(|(_, note)| note.clone()).collect();
+        assert_eq!(about, ["a", "b", "c"].map(note));
+        for _ in 0..2 {
+            remove(&found[0].0).unwrap();
+            take_back(&socket, &key("c")).unwrap();
+        }
+        assert_eq!(read(&socket).unwrap(), found[1..2]);
     }
 }

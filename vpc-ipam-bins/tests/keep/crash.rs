@@ -1,5 +1,6 @@
 //! A daemon that ends without a word, and what happens until there is another.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use tokio::sync::oneshot;
 use vpc_ipam_aws::EmulatedEc2;
 use vpc_ipam_bins::daemon::{self, Options};
 use vpc_ipam_bins::lab::LabNode;
-use vpc_ipam_bins::{spool, store};
-use vpc_ipam_core::{Budget, Config, KnownLimits, PodKey, Timestamp};
+use vpc_ipam_bins::spool;
+use vpc_ipam_bins::store::{self, Found, Store};
+use vpc_ipam_core::{Budget, Config, KnownLimits, Lease, PodKey, Record, Timestamp};
 use vpc_ipam_linux::HostConfig;
 
 use crate::runtime::{
@@ -89,17 +91,37 @@ fn note_about_an_earlier_pod_does_not_take_the_address_of_a_later_one() {
     let node = node();
     let daemon = Daemon::start(&node);
     let pod = Pod::new(&node, "a");
+    // As a plugin leaves it that dies before it asks again.
+    leave_note(&node, "a");
     let given = address(&pod.add(&node.address));
+    assert_eq!(notes(&node), 0);
     daemon.crash();
-    // As a plugin leaves it that was about to remove it.
-    let key = PodKey::new("aws-cni", "a", "eth0").unwrap();
-    let note = spool::Note { key, at: Timestamp::from_secs(1) };
-    spool::leave(&node.address.socket, &note).unwrap();
 
     let daemon = Daemon::start(&node);
 
-    assert_eq!((assigned(&node), notes(&node)), (1, 0));
+    assert_eq!(assigned(&node), 1);
     assert_eq!(address(&pod.add(&node.address)), given);
+    pod.del(&node.address);
+    pod.die();
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+/// The wall clock may be set back between an ADD and a DEL without a daemon.
+#[test]
+fn note_holds_however_young_the_lease_looks() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    let pod = Pod::new(&node, "a");
+    pod.add(&node.address);
+    daemon.crash();
+    set_leases_ahead(&node);
+
+    succeeded(&call(&node.address, "DEL", &pod, "1.0.0", None));
+    let daemon = Daemon::start(&node);
+
+    assert_eq!((assigned(&node), notes(&node)), (0, 0));
+    pod.die();
     daemon.crash();
     node.stop().unwrap();
 }
@@ -182,6 +204,30 @@ fn assigned(node: &LabNode) -> u32 {
 
 fn notes(node: &LabNode) -> usize {
     spool::read(&node.address.socket).unwrap().len()
+}
+
+fn leave_note(node: &LabNode, container: &str) {
+    let key = PodKey::new("aws-cni", container, "eth0").unwrap();
+    spool::leave(&node.address.socket, &spool::Note { key }).unwrap();
+}
+
+/// Makes leases as an hour in the future.
+fn set_leases_ahead(node: &LabNode) {
+    let path = node.address.socket.with_file_name("state.redb");
+    let boot = store::boot_id().unwrap();
+    // The thread that writes it ends a moment after the daemon.
+    let (mut store, found) = wait_until("the state file", || {
+        Store::open(&path, &boot, Timestamp::EPOCH).map_err(|error| error.to_string())
+    });
+    let Found::Records(records) = found else { panic!("{found:?}") };
+    let ahead = records.into_iter().map(|record| match record {
+        Record::Leased(lease) => {
+            let since = lease.since + Duration::from_secs(3600);
+            Record::Leased(Lease { since, ..lease })
+        }
+        other => other,
+    });
+    store.write(&ahead.collect::<Vec<_>>()).unwrap();
 }
 
 /// A daemon within this process that can be made to end at once: nothing is written, answered or removed any more.
