@@ -11,12 +11,15 @@ use core::fmt;
 use core::fmt::Write as _;
 use core::net::IpAddr;
 use core::num::NonZeroU32;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha1::{Digest as _, Sha1};
 
 use crate::host::HostFacts;
+use crate::nft::run;
 use crate::{Family, HostConfig, SnatPorts, VethPrefix};
 
 pub use programs::NatPrograms;
@@ -211,6 +214,26 @@ impl<'a> Plan<'a> {
     fn restores_marks(&self) -> bool {
         self.node_port || self.translated.is_some()
     }
+}
+
+/// Hands a script to a program. If that says that it does not know how to choose ports fully at random, as some versions and
+/// kernels do not, they are chosen less so: that is better than no translation.
+///
+/// After any other failure the program may well know it the next time.
+fn run_with_known_ports(
+    program: &Path,
+    arguments: &[&str],
+    script: &str,
+    [fully_random, random]: [&str; 2],
+) -> io::Result<()> {
+    let Err(error) = run(program, arguments, script) else {
+        return Ok(());
+    };
+    if !error.to_string().contains(fully_random) {
+        return Err(error);
+    }
+    let fallback = script.replace(&format!(" {fully_random}\n"), &format!(" {random}\n"));
+    run(program, arguments, &fallback).map(drop).map_err(|_| error)
 }
 
 /// 64 bits are plenty to tell versions of one table apart.

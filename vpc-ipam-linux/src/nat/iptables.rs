@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use super::programs::Iptables;
-use super::{Nat, NatActual, NatDigest, Plan, digest_of};
+use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
 use crate::nft::run;
 use crate::{Family, SnatPorts};
 
@@ -254,12 +254,5 @@ fn script(family: Family, tables: &[Table], listing: &Listing) -> String {
 fn restore(program: &Path, script: &str) -> io::Result<()> {
     // Shares the lock with the host's own, and waits for it.
     let arguments = ["--wait", "--noflush"];
-    run(program, &arguments, script).map(drop).or_else(|error| {
-        // iptables before 1.6.2 does not know it.
-        let fallback = script.replace(" --random-fully\n", " --random\n");
-        if fallback == script {
-            return Err(error);
-        }
-        run(program, &arguments, &fallback).map(drop).map_err(|_| error)
-    })
+    run_with_known_ports(program, &arguments, script, ["--random-fully", "--random"])
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Nat, NatActual, NatDigest, Plan, digest_of};
+use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
 use crate::nft::run;
 use crate::{Family, SnatPorts};
 
@@ -179,13 +179,7 @@ pub(super) fn replace(nft: &Path, nat: &Nat) -> io::Result<()> {
     let ipv6 = nat.rules.as_ref().is_some_and(|rules| rules.ipv6);
     let ipv6_too = ipv6 || families_there(nft)?.contains(&Family::Ipv6);
     let script = script(nat, ipv6_too);
-    if let Err(error) = run(nft, &["--file", "-"], &script) {
-        // Neither every kernel nor every nft knows it, and a translation that is less random is better than none.
-        let fallback = script.replace(" fully-random\n", " random\n");
-        if fallback == script || run(nft, &["--file", "-"], &fallback).is_err() {
-            return Err(error);
-        }
-    }
+    run_with_known_ports(nft, &["--file", "-"], &script, ["fully-random", "random"])?;
     let Some(rules) = &nat.rules else {
         return Ok(());
     };

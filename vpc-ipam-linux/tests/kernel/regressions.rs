@@ -151,9 +151,11 @@ fn v1_7_3_early_demultiplexing_follows_its_flag() {
 fn v1_7_0_ports_are_random_even_where_fully_random_is_not_known() {
     let folder = Folder::new("old");
     let fully_random = HostConfig { snat_ports: SnatPorts::FullyRandom, ..HostConfig::default() };
-    let old_nft = folder.program("nft", "nft", "fully-random");
-    let old_iptables =
-        folder.program("iptables-nft-restore", "iptables-nft-restore", "random-fully");
+    let says = "syntax error: snat to 10.0.0.10 fully-random";
+    let old_nft = folder.program("nft", "nft", "fully-random", says);
+    let says = r#"unknown option "--random-fully""#;
+    let restore = "iptables-nft-restore";
+    let old_iptables = folder.program(restore, restore, "random-fully", says);
     fs::copy("/usr/sbin/iptables-nft-save", folder.0.join("iptables-nft-save")).unwrap();
     let nft = NatPrograms { nft: old_nft, iptables: Vec::new() };
     let stem = old_iptables.to_str().unwrap().strip_suffix("-restore").unwrap().into();
@@ -173,6 +175,34 @@ fn v1_7_0_ports_are_random_even_where_fully_random_is_not_known() {
         let listed = vpc.node.exec(list);
         assert!(listed.contains(expected), "{listed}");
         assert_eq!(set_up(), 0, "again");
+    }
+}
+
+/// A program that fails for another reason knows the keyword as well as before.
+#[test]
+fn ports_stay_fully_random_after_a_failure_that_is_not_about_them() {
+    let folder = Folder::new("busy");
+    let config = HostConfig { snat_ports: SnatPorts::FullyRandom, ..HostConfig::default() };
+    let restore = "iptables-nft-restore";
+    fs::copy("/usr/sbin/iptables-nft-save", folder.0.join("iptables-nft-save")).unwrap();
+    let busy = "Device or resource busy";
+    let nft = folder.program("nft", "nft", "fully-random", busy);
+    folder.program(restore, restore, "random-fully", busy);
+    let cases = [
+        NatPrograms { nft, iptables: Vec::new() },
+        NatPrograms {
+            nft: "/nonexistent/nft".into(),
+            iptables: vec![folder.0.join("iptables-nft")],
+        },
+    ];
+    for programs in cases {
+        let vpc = Vpc::new();
+        let mut netlink = vpc.node.netlink().with_nat_programs(programs.clone());
+        let error = host::set_up(&mut netlink, &config, &vpc.host_facts()).unwrap_err();
+        assert!(chain(&error).contains(busy), "{programs:?}: {}", chain(&error));
+        let saved = vpc.node.exec("iptables-nft-save");
+        assert!(!saved.contains("SNAT"), "{programs:?}: {saved}");
+        assert_eq!(vpc.nat(), None, "{programs:?}");
     }
 }
 
@@ -310,11 +340,11 @@ impl Folder {
         Self(folder)
     }
 
-    /// Makes a program that passes everything on to another, unless its input has a word that it does not know.
-    fn program(&self, name: &str, behind: &str, unknown: &str) -> PathBuf {
+    /// Makes a program that passes everything on to another, unless its input has a word at which it fails.
+    fn program(&self, name: &str, behind: &str, fails_at: &str, says: &str) -> PathBuf {
         let path = self.0.join(name);
         let script = format!(
-            "#!/bin/sh\ninput=$(cat)\ncase \"$input\" in *{unknown}*) echo unknown >&2; exit 1;; esac\n\
+            "#!/bin/sh\ninput=$(cat)\ncase \"$input\" in *{fails_at}*) echo '{says}' >&2; exit 1;; esac\n\
              printf '%s\\n' \"$input\" | exec {behind} \"$@\"\n"
         );
         fs::write(&path, script).unwrap();
