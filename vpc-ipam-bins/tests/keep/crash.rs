@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -234,6 +235,7 @@ fn set_leases_ahead(node: &LabNode) {
 struct Daemon {
     crash: oneshot::Sender<()>,
     thread: JoinHandle<()>,
+    state: PathBuf,
 }
 
 impl Daemon {
@@ -241,13 +243,14 @@ impl Daemon {
         let (crash, crashed) = oneshot::channel();
         let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
         let vars = [("IP_COOLDOWN_PERIOD", "1")];
+        let state = node.address.socket.with_file_name("state.redb");
         let options = Options {
             config: Config::from_vars(vars).0,
             host_config: HostConfig::from_vars(vars).0,
             budget: Budget::default(),
             netns: netns(node),
             socket: node.address.socket.clone(),
-            state: PathBuf::from(&node.address.socket).with_file_name("state.redb"),
+            state: state.clone(),
             boot: store::boot_id().unwrap(),
             adopt: true,
             limits: KnownLimits::default(),
@@ -269,7 +272,7 @@ impl Daemon {
                 }
             });
         };
-        let daemon = Self { crash, thread: std::thread::spawn(run) };
+        let daemon = Self { crash, thread: std::thread::spawn(run), state };
         let socket = &node.address.socket;
         wait_until("the daemon", || {
             use vpc_ipam_bins::protocol::{Answer, Request, ask};
@@ -284,5 +287,7 @@ impl Daemon {
     fn crash(self) {
         self.crash.send(()).unwrap();
         self.thread.join().unwrap();
+        // The thread that writes ends after the one that it writes for, and the next daemon wants its file.
+        File::open(self.state).unwrap().lock().unwrap();
     }
 }
