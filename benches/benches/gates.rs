@@ -8,8 +8,8 @@ use gungraun::{Callgrind, EventKind};
 use vpc_ipam_benches::BusyNode;
 use vpc_ipam_core::{Plan, Released};
 
-const ADDRESSES_MOST: u64 = 3_700;
-const PREFIXES_MOST: u64 = 4_850;
+const ADDRESSES_MOST: u64 = 3_600;
+const PREFIXES_MOST: u64 = 4_750;
 const PLAN_MOST: u64 = 11_000;
 
 fn limit(instructions: u64) -> LibraryBenchmarkConfig {

@@ -522,8 +522,11 @@ fn put_back(
     interface: &LeasedInterface,
     released_at: Option<Timestamp>,
 ) {
-    // Not by its place: one that was detached behind our back has lost it.
-    let mut found = enis.iter_mut().find(|eni| eni.id == interface.eni);
+    let LeasedInterface { eni: id, card, device, .. } = *interface;
+    let in_place = |eni: &Eni| eni.device == device && eni.card == card && eni.id == id;
+    // One that was detached behind our back has lost its place.
+    let found = enis.iter().position(in_place).or_else(|| enis.iter().position(|eni| eni.id == id));
+    let mut found = found.map(|index| &mut enis[index]);
     for address in interface.addresses() {
         let is_covered = found.as_mut().is_some_and(|eni| eni.on_released(address, released_at));
         if let (false, Some(at)) = (is_covered, released_at) {

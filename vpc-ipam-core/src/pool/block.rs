@@ -106,6 +106,14 @@ impl Block {
         self.net.addr()
     }
 
+    /// Returns its lowest address if it is of IPv4; whoever looks for one among many need not see the others.
+    pub(crate) fn base_ipv4(&self) -> Option<Ipv4Addr> {
+        match &self.net {
+            IpNet::V4(net) => Some(net.addr()),
+            IpNet::V6(_) => None,
+        }
+    }
+
     /// Returns how far the block can be relied on.
     pub fn state(&self) -> BlockState {
         self.state

@@ -530,10 +530,9 @@ impl Eni {
     /// Returns the index of the block that holds an address: the last that starts at or below it.
     fn position(&self, address: IpAddr) -> Option<usize> {
         let after = match address {
-            IpAddr::V4(address) => self.blocks.partition_point(|block| match block.base() {
-                IpAddr::V4(base) => u32::from(base) <= u32::from(address),
-                IpAddr::V6(_) => false,
-            }),
+            IpAddr::V4(address) => self
+                .blocks
+                .partition_point(|block| block.base_ipv4().is_some_and(|it| it <= address)),
             IpAddr::V6(_) => self.blocks.partition_point(|block| block.base() <= address),
         };
         let index = after.checked_sub(1)?;
