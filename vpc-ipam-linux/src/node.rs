@@ -114,7 +114,25 @@ impl Node {
     ///
     /// `latest` returns what should be at the moment of the call: pods come and go while this reads and writes. What is
     /// read counts only for pods that were there before and after, and when one went meanwhile, all is looked at again.
+    ///
+    /// Routing is put right first, by itself: it does not wait for programs that cannot list the address translation.
     pub fn repair(
+        latest: &dyn Fn() -> Self,
+        netlink: &mut dyn Netlink,
+        extent: Extent,
+    ) -> Result<Repaired, ApplyError> {
+        let first = match extent {
+            Extent::Routing => Vec::new(),
+            // What is refused now is tried again along with the rest, which tells of it.
+            Extent::All => Self::repair_to(latest, netlink, Extent::Routing)
+                .map_or_else(|_| Vec::new(), |repaired| repaired.differences),
+        };
+        let mut repaired = Self::repair_to(latest, netlink, extent)?;
+        repaired.differences.splice(..0, first);
+        Ok(repaired)
+    }
+
+    fn repair_to(
         latest: &dyn Fn() -> Self,
         netlink: &mut dyn Netlink,
         extent: Extent,

@@ -3,7 +3,8 @@ use core::cell::RefCell;
 use vpc_ipam_core::PodKey;
 use vpc_ipam_linux::pod::PodNetwork;
 use vpc_ipam_linux::{
-    AbsentLink, Change, Extent, HostConfig, NatPrograms, Netlink as _, Node, commands,
+    AbsentLink, ApplyError, Change, Extent, HostConfig, NatPrograms, Netlink as _, NetlinkError,
+    Node, commands,
 };
 
 use crate::support::{Netns, Vpc, add, add_to, eni, eni_mac, network};
@@ -231,6 +232,23 @@ fn repair_of_routing_starts_no_program_and_reads_no_list_twice() {
     Node::repair(&|| node.clone(), &mut netlink, Extent::Routing).unwrap();
     Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap_err();
     assert!(netlink.link("eth1").unwrap().is_some());
+}
+
+#[test]
+fn routing_is_repaired_although_address_translation_cannot_be_read() {
+    let (vpc, node, _pods) = node_with_pods();
+    let before = vpc.node.snapshot();
+    vpc.node.ip("rule del pref 1024");
+    vpc.node.ip("rule del pref 1536");
+    let mut netlink = vpc
+        .node
+        .netlink()
+        .with_nat_programs(NatPrograms { nft: "/nonexistent/nft".into(), iptables: Vec::new() });
+
+    let error = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap_err();
+
+    assert!(matches!(error, ApplyError::Netlink(NetlinkError::Nat { .. })), "{error:?}");
+    assert_eq!(vpc.node.snapshot(), before);
 }
 
 pub fn key(name: &str) -> PodKey {
