@@ -148,14 +148,16 @@ impl Node {
             if differences.is_empty() {
                 break;
             }
-            let carried_out = carry_out(netlink, &changes);
-            repaired.differences.extend(differences);
-            match carried_out {
-                Err(error) if error.kernel_variables().is_some() => {
-                    repaired.unwritable = error.kernel_variables().unwrap_or_default().to_vec();
-                }
-                other => other?,
-            }
+            repaired.unwritable = match carry_out(netlink, &changes) {
+                Ok(()) => Vec::new(),
+                Err(error) => match error.kernel_variables() {
+                    Some(refused) => refused.to_vec(),
+                    None => return Err(error),
+                },
+            };
+            repaired
+                .differences
+                .extend(differences.into_iter().filter(|it| !is_refused(it, &repaired.unwritable)));
             let after = latest();
             if node.pods.keys().all(|key| after.pods.contains_key(key)) {
                 break;
@@ -404,6 +406,14 @@ impl State {
             _ => None,
         })
     }
+}
+
+/// Returns whether what would put a difference right was refused.
+fn is_refused(difference: &Difference, refused: &[Refused]) -> bool {
+    let (Difference::Missing(wanted) | Difference::Different { wanted, .. }) = difference else {
+        return false;
+    };
+    refused.iter().any(|refused| matches!(&*refused.change, Change::Set(it) if it == wanted))
 }
 
 /// Returns what the node should hold for an interface of a pod whose link is there.

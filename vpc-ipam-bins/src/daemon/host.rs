@@ -10,8 +10,8 @@ use tracing::warn;
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up};
 use vpc_ipam_linux::{
-    Beside, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Repaired, commands, eni,
-    execute, flush_conntrack,
+    Beside, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Refused, Repaired,
+    commands, eni, execute, flush_conntrack,
 };
 
 use super::Input;
@@ -214,7 +214,10 @@ impl Work {
     }
 
     fn repair(&mut self, node: &SharedNode, extent: Extent) -> Result<Repaired, String> {
-        Node::repair(&|| latest(node), &mut *self.netlink, extent).map_err(|error| chain(&error))
+        let repaired = Node::repair(&|| latest(node), &mut *self.netlink, extent)
+            .map_err(|error| chain(&error))?;
+        tell_once(&repaired.unwritable, &mut self.told);
+        Ok(repaired)
     }
 }
 
@@ -234,15 +237,20 @@ fn table_of_its_own(netlink: &mut dyn Netlink, action: &HostAction) -> Option<In
     (table != eni::table(link.card, link.device)).then_some(Input::Table(link.eni, table))
 }
 
-/// Tells of kernel variables that cannot be written, of each once, and goes on without them.
+/// Goes on without kernel variables that cannot be written.
 fn unwritable(error: HostError, told: &mut BTreeSet<String>) -> Result<Vec<String>, HostError> {
     let HostError::Apply(refused) = &error else { return Err(error) };
     let Some(refused) = refused.kernel_variables() else { return Err(error) };
+    tell_once(refused, told);
+    Ok(Vec::new())
+}
+
+/// Tells of kernel variables that cannot be written, of each once.
+fn tell_once(refused: &[Refused], told: &mut BTreeSet<String>) {
     for refused in refused {
         let what = chain(refused);
         if told.insert(what.clone()) {
             warn!(what, "cannot set a kernel variable; the node goes on without");
         }
     }
-    Ok(Vec::new())
 }

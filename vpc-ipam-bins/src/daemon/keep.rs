@@ -129,10 +129,9 @@ impl Keep {
     pub(super) fn repaired(&mut self, result: Result<Repaired, String>, now: Timestamp) {
         let extent = self.repairing.take().unwrap_or(Extent::All);
         match result {
-            Ok(Repaired { differences, absent, unwritable }) => {
-                // Kernel variables that cannot be written differ each time.
-                let objects = differences.len().saturating_sub(unwritable.len());
-                self.pace.repaired(objects, now);
+            // The thread that could not write a kernel variable told of that.
+            Ok(Repaired { differences, absent, unwritable: _ }) => {
+                self.pace.repaired(differences.len(), now);
                 for absent in absent {
                     debug!(%absent, "waiting for a link");
                 }

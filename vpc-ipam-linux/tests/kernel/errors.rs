@@ -3,7 +3,8 @@
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use vpc_ipam_linux::host::{self, HostError};
 use vpc_ipam_linux::{
-    Change, HostConfig, KernelNetlink, Netlink as _, Object, Refusal, eni as enis,
+    Change, Difference, Extent, HostConfig, KernelNetlink, Netlink as _, Node, Object, Refusal,
+    eni as enis,
 };
 
 use crate::support::{Altered, Netns, Vpc, chain, eni, eni_mac, really};
@@ -72,6 +73,28 @@ fn kernel_variables_that_cannot_be_written_stop_nothing_else() {
     vpc.node.exec("sysctl -qw net.ipv4.conf.eth0.rp_filter=2");
     let again = host::set_up(&mut netlink, &HostConfig::default(), &vpc.host_facts());
     assert_eq!(again.unwrap(), []);
+}
+
+#[test]
+fn repair_tells_apart_what_it_put_right_and_what_it_could_not() {
+    const EROFS: i32 = 30;
+    let (vpc, node, _pods) = crate::node::node_with_pods();
+    vpc.node.ip("rule del pref 1024");
+    vpc.node.exec("sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
+    let change = |inner: &mut KernelNetlink, change: &Change| match change {
+        Change::Set(Object::Sysctl(_)) => Err(Refusal { errno: Some(EROFS), says: None }),
+        other => really(inner, other),
+    };
+    let mut netlink = Altered { inner: vpc.node.netlink(), change };
+
+    let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+
+    let [Difference::Missing(Object::Rule(rule))] = &repaired.differences[..] else {
+        panic!("{:?}", repaired.differences);
+    };
+    assert_eq!(rule.priority, 1024);
+    let [refused] = &repaired.unwritable[..] else { panic!("{:?}", repaired.unwritable) };
+    assert!(refused.to_string().contains("rp_filter"), "{refused}");
 }
 
 #[test]
