@@ -163,7 +163,7 @@ enum Input {
     /// An ENI has a route table that does not follow from its place.
     Table(EniId, Table),
     Repaired(Result<Repaired, String>),
-    Flushed,
+    Flushed(Result<(), String>),
 }
 
 /// Manages the addresses of the node until `shutdown` completes.
@@ -210,7 +210,6 @@ pub async fn run(
     let records = records(found);
     let mut flush = Flush::default();
     for record in &records {
-        // What the daemon before this one released last, it may not have come to flush.
         if let Record::Released { addresses, .. } = record {
             flush.released(addresses.iter().copied());
         }
@@ -456,7 +455,7 @@ impl Loop {
         const PATIENCE: Duration = Duration::from_secs(2);
         let finished = tokio::time::timeout(PATIENCE, async {
             while !self.being_written.is_empty() || !self.unwritten.is_empty() {
-                if self.write().is_err() {
+                if self.flush().and_then(|()| self.write()).is_err() {
                     break;
                 }
                 let again = async {
@@ -467,7 +466,7 @@ impl Loop {
                 };
                 tokio::select! {
                     input = queue.recv() => match input {
-                        Some(input @ (Input::Written(_) | Input::Flushed)) => self.on_input(input),
+                        Some(input @ (Input::Written(_) | Input::Flushed(_))) => self.on_input(input),
                         Some(_) => {}
                         None => break,
                     },
@@ -486,7 +485,7 @@ impl Loop {
         while let Some(Grant { key, result }) = self.ipam.poll_grant() {
             let callers = self.callers.remove(&key).unwrap_or_default();
             match result {
-                Ok(uncommitted) => self.unwritten.push(Write::Grant(uncommitted, callers)),
+                Ok(uncommitted) => self.granted(uncommitted, callers),
                 Err(error) => {
                     for caller in callers {
                         answer(caller, refused(&error));
@@ -532,10 +531,21 @@ impl Loop {
         if let Some(extent) = self.keep.take(now) {
             self.host.repair(self.keep.node(), extent).map_err(ended)?;
         }
+        self.flush()
+    }
+
+    /// Has the host thread flush what somebody waits for.
+    fn flush(&mut self) -> Result<(), DaemonError> {
         if let Some(addresses) = self.flush.begin() {
-            self.host.flush_conntrack(addresses).map_err(ended)?;
+            self.host.flush_conntrack(addresses).map_err(|_| DaemonError::Ended("host thread"))?;
         }
         Ok(())
+    }
+
+    /// An address is granted, once that is durable.
+    fn granted(&mut self, uncommitted: Uncommitted, callers: Vec<oneshot::Sender<Answer>>) {
+        self.flush.granted(uncommitted.addresses());
+        self.unwritten.push(Write::Grant(uncommitted, callers));
     }
 
     /// Has the writer make durable what is to be, unless it is at work or a failure was a moment ago.
@@ -609,7 +619,17 @@ impl Loop {
                 self.links.tables.insert(eni, table.0);
             }
             Input::Repaired(result) => self.keep.repaired(result, now),
-            Input::Flushed => self.flush.done(),
+            Input::Flushed(Ok(())) => self.flush.done(),
+            Input::Flushed(Err(error)) => {
+                if self.flush.failed() {
+                    debug!(
+                        error,
+                        "trying again to have connections of released addresses forgotten"
+                    );
+                } else {
+                    warn!(error, "connections of released addresses are not forgotten");
+                }
+            }
             Input::HostSetUp(Ok((facts, changed))) => {
                 self.keep.learned(facts);
                 if !changed.is_empty() {
@@ -630,9 +650,7 @@ impl Loop {
     fn on_request(&mut self, request: Request, caller: oneshot::Sender<Answer>, now: Timestamp) {
         match request {
             Request::Assign(request) => match self.ipam.assign(&request, now) {
-                Ok(Assigned::Now(uncommitted)) => {
-                    self.unwritten.push(Write::Grant(uncommitted, vec![caller]));
-                }
+                Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
                 Ok(Assigned::Later { .. }) => {
                     self.callers.entry(request.key).or_default().push(caller);
                 }
@@ -726,7 +744,13 @@ impl Loop {
         for write in written {
             match write {
                 Write::Grant(uncommitted, callers) => {
+                    let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
+                    let addresses: Vec<_> = addresses.collect();
                     self.ipam.abandon(uncommitted, now);
+                    // A running pod that was added again keeps its own.
+                    if self.ipam.pool().lease(&key).is_none() {
+                        self.flush.released(addresses);
+                    }
                     for caller in callers {
                         answer(caller, refused("make the pod's address durable"));
                     }

@@ -123,6 +123,11 @@ impl Uncommitted {
     pub fn key(&self) -> &PodKey {
         &self.lease.key
     }
+
+    /// Returns the addresses that it is to hold.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.lease.addresses()
+    }
 }
 
 /// What must survive a restart, in the order in which it was produced.

@@ -1,21 +1,41 @@
-//! Released addresses whose connections the kernel is still to forget.
+//! Addresses that were used before, whose connections the kernel is to forget before another pod gets them.
+//!
+//! While an address rests, senders that know it and a pod that is still being torn down go on to use it, and the kernel
+//! remembers new connections. So it is flushed when somebody is about to get it, not when it is released.
 
 use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use vpc_ipam_core::Record;
 
+/// How often a flush is tried before addresses are given out without.
+const TRIES_MAX: u32 = 5;
+
 /// Addresses that nobody gets before their connections are forgotten. For many the kernel walks its table once.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
+    /// Released, and nobody's since.
+    used: BTreeSet<IpAddr>,
+    /// Granted, and to be flushed first.
     waiting: BTreeSet<IpAddr>,
     under_way: BTreeSet<IpAddr>,
+    /// How many flushes failed since the last that did not.
+    failed: u32,
 }
 
 impl Flush {
-    /// Addresses were released.
+    /// Addresses are nobody's any more.
     pub(super) fn released(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.waiting.extend(addresses);
+        self.used.extend(addresses);
+    }
+
+    /// Addresses are granted; those that were used before are to be flushed, even if they are being flushed right now.
+    pub(super) fn granted(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            if self.used.remove(&address) || self.under_way.contains(&address) {
+                self.waiting.insert(address);
+            }
+        }
     }
 
     /// Returns the addresses to be flushed, unless others are under way.
@@ -30,6 +50,18 @@ impl Flush {
     /// Those under way are flushed.
     pub(super) fn done(&mut self) {
         self.under_way.clear();
+        self.failed = 0;
+    }
+
+    /// Those under way could not be flushed; returns whether that is tried again.
+    pub(super) fn failed(&mut self) -> bool {
+        self.failed += 1;
+        if self.failed >= TRIES_MAX {
+            self.done();
+            return false;
+        }
+        self.waiting.append(&mut self.under_way);
+        true
     }
 
     /// Returns whether what is to be made durable is the grant of an address that is to be flushed first.
@@ -54,22 +86,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_is_held_back_until_it_is_flushed() {
-        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+    fn address_that_was_used_is_held_back_until_it_is_flushed() {
         let mut flush = Flush::default();
-        flush.released([address(1)]);
+        flush.granted([address(9)]);
+        assert!(flush.is_idle(), "it was nobody's before");
+        flush.released([1, 2, 3].map(address));
+        assert_eq!(flush.begin(), None, "nobody wants it yet");
+
+        flush.granted([address(1)]);
         assert!(flush.holds_back(&granted(1)));
         assert_eq!(flush.begin(), Some([address(1)].into()));
-
-        flush.released([address(2), address(3)]);
+        flush.granted([address(2), address(3)]);
         assert_eq!(flush.begin(), None, "one at a time");
         assert!(flush.holds_back(&granted(1)) && flush.holds_back(&granted(2)));
 
         flush.done();
         assert!(!flush.holds_back(&granted(1)) && flush.holds_back(&granted(2)));
         assert_eq!(flush.begin(), Some([address(2), address(3)].into()));
+        // Given back and granted anew meanwhile: what was done so far does not count.
+        flush.granted([address(2)]);
+        flush.done();
+        assert!(flush.holds_back(&granted(2)) && !flush.holds_back(&granted(3)));
+        assert_eq!(flush.begin(), Some([address(2)].into()));
         flush.done();
         assert!(flush.is_idle());
+    }
+
+    #[test]
+    fn flush_that_fails_is_tried_again_a_few_times() {
+        let mut flush = Flush::default();
+        for _ in 0..2 {
+            flush.released([address(1)]);
+            flush.granted([address(1)]);
+            for _ in 1..TRIES_MAX {
+                assert_eq!(flush.begin(), Some([address(1)].into()));
+                assert!(flush.failed());
+                assert!(flush.holds_back(&granted(1)));
+            }
+            assert!(flush.begin().is_some());
+            assert!(!flush.failed());
+            assert!(flush.is_idle() && !flush.holds_back(&granted(1)));
+        }
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
     }
 
     fn granted(last: u8) -> Record {

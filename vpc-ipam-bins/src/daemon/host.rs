@@ -190,13 +190,8 @@ impl Work {
                     None
                 }
                 Job::FlushConntrack(addresses) => {
-                    if let Err(error) = flush_conntrack(&self.netns, &addresses) {
-                        let error = chain(&error);
-                        if self.told.insert(error.clone()) {
-                            warn!(error, "connections of released addresses are not forgotten");
-                        }
-                    }
-                    Some(Input::Flushed)
+                    let flushed = flush_conntrack(&self.netns, &addresses);
+                    Some(Input::Flushed(flushed.map(drop).map_err(|error| chain(&error))))
                 }
             };
             if input.is_some_and(|input| self.inputs.blocking_send(input).is_err()) {
