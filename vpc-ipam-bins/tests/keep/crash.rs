@@ -277,7 +277,8 @@ impl Daemon {
         wait_until("the daemon", || {
             use vpc_ipam_bins::protocol::{Answer, Request, ask};
             match ask(socket, &Request::Status) {
-                Ok(Answer::Status(status)) if status.ready => Ok(()),
+                // Ready it is before it has seen its ENIs: an ADD would wait for them.
+                Ok(Answer::Status(status)) if status.ready && !status.enis.is_empty() => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         });

@@ -48,7 +48,8 @@ impl Ipamd {
             .unwrap();
         let ipamd = Self { process, log };
         wait_until("vpc-ipamd", || match status(node) {
-            Ok(status) if status.ready => Ok(()),
+            // Ready it is before it has seen its ENIs: an ADD would wait for them.
+            Ok(status) if status.ready && !status.enis.is_empty() => Ok(()),
             other => Err(format!("{other:?}\n{}", ipamd.said())),
         });
         ipamd
