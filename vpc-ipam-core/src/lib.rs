@@ -136,6 +136,7 @@
 //!
 //! * `serde`: what crosses a process or a restart is serialisable.
 //! * `sim`: [`sim`], a model of EC2 in virtual time to test against.
+//! * `testkit`: [`testkit`], what this crate is tested with, for executors and changes of your own; it needs `std`.
 #![no_std]
 #![forbid(unsafe_code)]
 
