@@ -555,7 +555,86 @@ fn an_eni_rests_as_long_as_its_addresses_and_the_lowest_is_filled_first() {
         _ => false,
     });
     let after = freed.map(|(at, _)| at.since(released).as_secs());
-    assert!(after.is_none_or(|secs| (30..=45).contains(&secs)), "{after:?}");
+    assert!(after.is_some_and(|secs| (30..=45).contains(&secs)), "{after:?}");
+}
+
+/// A node with one pod on a second ENI, and everything that EC2 knows of it an hour old.
+fn with_a_second_eni() -> (Node, vpc_ipam_core::EniId) {
+    let mut node = Node::settled("m5.large", &[]);
+    node.add(names("pod", 0..10));
+    node.run_for(120);
+    let second = node.at(1).id;
+    let on_second = |lease: &&vpc_ipam_core::Lease| lease.first.eni == second;
+    assert_eq!(node.stored.values().filter(on_second).count(), 1);
+    node.now = node.now + core::time::Duration::from_secs(61);
+    (node, second)
+}
+
+#[test]
+fn one_answer_without_it_takes_no_eni_on_which_addresses_rest() {
+    let (mut node, second) = with_a_second_eni();
+    let on_second = node.stored.values().find(|lease| lease.first.eni == second);
+    let name = on_second.unwrap().key.container().to_string();
+    let _ = node.del(&name);
+    let mut shown = node.shown(Source::Ec2);
+    shown.enis.retain(|eni| eni.id != second);
+    node.ipam.observe(&shown, node.now);
+    assert_eq!(node.eni(second).unwrap().stage, Stage::Ready);
+}
+
+#[test]
+fn one_answer_without_it_takes_no_eni_that_somebody_unknown_uses() {
+    let (mut node, second) = with_a_second_eni();
+    let on_second = node.stored.values().find(|lease| lease.first.eni == second);
+    let lease = on_second.unwrap().clone();
+    let _ = node.del(lease.key.container());
+    node.run_for(300);
+    // One of the addresses that a lost store would have named.
+    let address = lease.addresses().next().unwrap();
+    node.ipam.handle_unknown_owner(address, true, node.now);
+    node.now = node.now + core::time::Duration::from_secs(61);
+    let mut shown = node.shown(Source::Ec2);
+    shown.enis.retain(|eni| eni.id != second);
+    node.ipam.observe(&shown, node.now);
+    assert_eq!(node.eni(second).unwrap().stage, Stage::Ready);
+    // The second such answer counts.
+    node.now = node.now + core::time::Duration::from_secs(1);
+    shown.as_of = node.now;
+    node.ipam.observe(&shown, node.now);
+    assert!(node.eni(second).unwrap().is_leaving());
+}
+
+/// What was made for the node and not attached yet is anybody's to attach.
+#[test]
+fn an_eni_that_somebody_attached_to_another_instance_is_forgotten() {
+    let mut node = Node::settled("m5.large", &[]);
+    node.refuse("AttachNetworkInterface", "RequestLimitExceeded", 1);
+    node.add(["pod"]);
+    let made = node.enis().iter().find(|eni| eni.stage == Stage::Available).unwrap().id;
+    let run = vpc_ipam_core::sim::RunInstance::new(node.limits.clone(), node.subnet);
+    let other = node.cloud.run_instance(run, node.now).unwrap();
+    let attach = vpc_ipam_core::AttachNetworkInterface {
+        eni: made,
+        instance: other,
+        card: vpc_ipam_core::Card(0),
+        device: vpc_ipam_core::DeviceIndex(1),
+    };
+    node.cloud.attach_network_interface(&attach, node.now).unwrap();
+    node.run_for(600);
+    assert_eq!(node.eni(made), None);
+    assert_eq!(node.enis().len(), 2, "another was made");
+}
+
+#[test]
+fn an_eni_that_somebody_deleted_before_it_was_attached_is_forgotten_by_a_node_that_does_not_grow() {
+    let mut node = Node::settled("m5.large", &[]);
+    node.refuse("AttachNetworkInterface", "RequestLimitExceeded", 1);
+    node.add(["pod"]);
+    let made = node.enis().iter().find(|eni| eni.stage == Stage::Available).unwrap().id;
+    node.ipam.handle_schedulable(false, node.now);
+    node.cloud.delete_network_interface(made, node.now).unwrap();
+    node.run_for(2 * 3600);
+    assert_eq!(node.eni(made), None);
 }
 
 // Policies.

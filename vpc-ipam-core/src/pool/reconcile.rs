@@ -1,8 +1,8 @@
 //! Holding what a source showed against what is known.
 //!
 //! EC2 is the authority, IMDS a hint. What a source shows may be added once EC2 shows it. What a source does not show is
-//! taken away only if the answer can be whole, is younger than what we know, EC2 itself says so, and, where a pod would
-//! lose its address, says so twice or agrees with IMDS.
+//! taken away only if the answer can be whole, is younger than what we know, EC2 itself says so, and, where somebody would
+//! lose an address, says so twice or agrees with IMDS.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -73,7 +73,15 @@ impl Pool {
         let Observation { as_of, .. } = *observation;
         let settle = config.timing.settle;
         match &observed.attachment {
-            Some(attachment) if attachment.instance != node.instance => return,
+            Some(attachment) if attachment.instance != node.instance => {
+                // Somebody attached it there.
+                let knows =
+                    |eni: &Eni| as_of >= eni.confirmed_at && eni.knows_attachment(as_of, settle);
+                if self.eni(observed.id).is_some_and(knows) {
+                    self.on_eni_gone(observed.id, now, finding);
+                }
+                return;
+            }
             // Ours, left by a crash between two calls; or somebody else's, in which case it is not ours to attach.
             None if observed.tags.as_ref().and_then(|tags| tags.get(tags::INSTANCE))
                 != Some(&node.instance.as_str().into()) =>
@@ -307,7 +315,7 @@ impl Pool {
                 eni.stage,
                 Stage::Available | Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished)
             ),
-            Scope::Unattached => false,
+            Scope::Unattached => eni.stage == Stage::Available && eni.ec2_call.is_none(),
             Scope::Only(ids) => ids.contains(&eni.id),
         };
         let missing: Vec<EniId> = self
@@ -322,11 +330,13 @@ impl Pool {
                 continue;
             };
             let cause = DoubtCause::Missing(source);
-            let in_use = eni.assigned() > 0;
+            let in_use = !eni.is_idle(now, config.cooldown);
             let denied_before = eni.doubt.is_some_and(|doubt| {
                 matches!(doubt.cause, DoubtCause::Missing(by) if by == Source::Imds || doubt.since < as_of)
             });
-            if authority && (!in_use || denied_before) {
+            // It may be attached meanwhile, here or elsewhere.
+            let settled = authority && *scope != Scope::Unattached;
+            if settled && (!in_use || denied_before) {
                 self.on_eni_gone(id, now, finding);
             } else if eni.doubt.is_none_or(|doubt| doubt.cause != cause) {
                 eni.doubt = None;

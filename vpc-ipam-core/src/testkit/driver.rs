@@ -14,7 +14,7 @@ use super::rule::{Breach, Rule, hold};
 use super::setup::{Launched, Setup, config_of};
 use super::step::{Meddling, Step, Store};
 use crate::pool::Eni;
-use crate::sim::{Cloud, CreateInterface, Fault, Ipv4Request, ModifyInterface};
+use crate::sim::{Cloud, CreateInterface, Fault, Ipv4Request, ModifyInterface, RunInstance};
 use crate::{
     Action, AddressRequest, AssignError, Assigned, AttachNetworkInterface, Because, BlockState,
     Card, CardChoice, Config, Demand, DeviceIndex, Ec2Action, EniConfig, EniId, Failure,
@@ -654,6 +654,20 @@ impl Driver {
                     self.model.foreign.insert(made.id);
                 }
             }
+            Meddling::Steal => {
+                let owner = Some(self.node.instance.as_str());
+                let made = self.cloud.interfaces().find(|eni| {
+                    eni.attachment.is_none()
+                        && eni.tags.get(Scope::INSTANCE_TAG).map(String::as_str) == owner
+                });
+                let Some(eni) = made.map(|eni| eni.id) else { return };
+                let run = RunInstance::new(self.setup.limits.clone(), self.node.subnet);
+                let Ok(instance) = self.cloud.run_instance(run, now) else { return };
+                let (card, device) = (Card(0), DeviceIndex(1));
+                let attach = AttachNetworkInterface { eni, instance, card, device };
+                let stolen = self.cloud.attach_network_interface(&attach, now).is_ok();
+                self.model.meddled |= stolen;
+            }
             Meddling::Groups => {
                 if let Ok(group) = self.cloud.create_security_group(self.node.vpc) {
                     let groups = ModifyInterface::Groups([group].into());
@@ -690,8 +704,12 @@ impl Driver {
                 }
             }
             while let Some(event) = self.ipam.poll_event() {
-                if let crate::Event::EniAppeared { eni, .. } = &event {
-                    self.model.known_since.insert(*eni, self.now);
+                match &event {
+                    crate::Event::EniAppeared { eni, .. } => {
+                        self.model.known_since.insert(*eni, self.now);
+                    }
+                    crate::Event::EniVanished { eni, .. } => self.check_vanished(*eni)?,
+                    _ => {}
                 }
                 self.note(|| format!("event {event:?}"));
             }
@@ -836,6 +854,21 @@ impl Driver {
             hold!(!self.terminating, FreedInTime, "{id} goes while the node does");
             let gate = self.schedulable || self.config.manage_unschedulable;
             hold!(gate, FreedInTime, "{id} goes while the node is cordoned");
+        }
+        Ok(())
+    }
+
+    /// Checks that an ENI that was given up for gone carried nobody's address, or that enough spoke against it.
+    fn check_vanished(&self, id: EniId) -> Result<(), Breach> {
+        let blocks = || self.ipam.pool().eni(id).into_iter().flat_map(Eni::blocks);
+        let rests = |address: &&IpAddr| {
+            blocks().any(|block| block.net().contains(*address))
+                && self.model.rests(**address, self.config.cooldown, self.real)
+        };
+        let resting = self.model.released.keys().find(rests);
+        if !self.model.meddled && (self.is_used(id) || resting.is_some()) {
+            let denied = self.model.is_denied(id, self.authority());
+            hold!(denied, Evidence, "{id} was given up in use, {resting:?} rests");
         }
         Ok(())
     }
@@ -1166,8 +1199,10 @@ impl Driver {
             hold!(blocks == known, Converges, "{id} has {blocks:?}, known are {known:?}");
         }
         for eni in self.ipam.pool().enis() {
-            let there = self.cloud.interface(&eni.id).is_some();
-            hold!(there, Converges, "{} does not exist", eni.id);
+            let ours = self.cloud.interface(&eni.id).is_some_and(|eni| {
+                eni.attachment.as_ref().is_none_or(|a| a.instance == self.node.instance)
+            });
+            hold!(ours, Converges, "{} does not exist, or is another instance's", eni.id);
         }
         let gated = self.terminating
             || !self.config.provisioning

@@ -137,6 +137,8 @@ pub enum Meddling {
     Attach,
     /// Gives the primary ENI another security group.
     Groups,
+    /// Attaches an ENI that was made for the node to another instance, before the node does.
+    Steal,
 }
 
 /// How many bytes one step takes.
@@ -179,6 +181,7 @@ impl Step {
                         Meddling::Assign,
                         Meddling::Attach,
                         Meddling::Groups,
+                        Meddling::Steal,
                     ],
                     b,
                 ),
