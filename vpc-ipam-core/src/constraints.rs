@@ -20,7 +20,7 @@ pub struct Constraints {
     pub schedulable: bool,
     /// Whether the node is going away: nothing is acquired any more.
     pub terminating: bool,
-    /// How many pods wait for an address, on any network card.
+    /// How many pods wait for an address, on any network card, besides those that wait for the one they have.
     pub waiting: u32,
     /// How many of them want an address on every network card.
     pub waiting_every_card: u32,

@@ -510,11 +510,17 @@ impl Ipam {
         }
     }
 
+    /// Counts the pods that wait for an address that nobody has yet; those that wait for their own are no demand.
     fn count_waiting(&mut self) {
-        let every = |waiting: &&Waiting| waiting.request.cards == crate::CardChoice::Every;
-        // At most WAITING_MAX.
-        self.constraints.waiting = self.waiting.len() as u32;
-        self.constraints.waiting_every_card = self.waiting.iter().filter(every).count() as u32;
+        let (mut any, mut every) = (0, 0);
+        for Waiting { request, .. } in &self.waiting {
+            if self.pool.lease(&request.key).is_none() {
+                any += 1;
+                every += u32::from(request.cards == crate::CardChoice::Every);
+            }
+        }
+        self.constraints.waiting = any;
+        self.constraints.waiting_every_card = every;
     }
 
     /// Returns when the first address that rests is ready, if one rests.

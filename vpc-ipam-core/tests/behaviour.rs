@@ -637,6 +637,23 @@ fn an_eni_that_somebody_deleted_before_it_was_attached_is_forgotten_by_a_node_th
     assert_eq!(node.eni(made), None);
 }
 
+/// It would take the address that it has, not another.
+#[test]
+fn a_pod_that_waits_for_the_address_it_has_is_no_demand() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
+    node.add(["pod"]);
+    node.run_for(60);
+    node.restart();
+    // Nothing was seen yet, so that the lease cannot be confirmed.
+    assert_eq!(node.ask("pod"), Ok(None));
+    node.ipam.handle_timeout(node.now);
+    assert_eq!(node.ipam.waiting().len(), 1);
+    assert_eq!(node.ipam.constraints().waiting, 0);
+    node.run_for(600);
+    assert_eq!(node.held(), (2, 1));
+    assert_eq!(node.count("AssignPrivateIpAddresses"), 2);
+}
+
 // Policies.
 
 #[test]

@@ -245,7 +245,7 @@ impl Outlook<'_> {
     /// included.
     fn serves(&self, request: &AddressRequest) -> bool {
         let serving = self.ipam.serving();
-        let waiting = i64::try_from(self.ipam.waiting().len()).unwrap_or(i64::MAX);
+        let waiting = i64::from(self.ipam.constraints().waiting);
         let ipv4 = serving.ipv4.is_none() || {
             let enough = match request.cards {
                 CardChoice::Any => {
