@@ -13,6 +13,7 @@ use alloc::collections::btree_map::{BTreeMap, Entry};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::net::IpAddr;
 use core::time::Duration;
 
@@ -470,22 +471,24 @@ fn take(
     now: Timestamp,
 ) -> Option<LeasedInterface> {
     let rested_before = rested_before(now, serving.cooldown);
-    let mut tried: u64 = 0;
+    // What was tried last: all that come before it in this order were tried, too.
+    let mut tried: Option<(Reverse<u32>, usize)> = None;
     loop {
-        let mut best: Option<(usize, u32)> = None;
-        for (index, eni) in enis.iter().enumerate().take(64) {
+        let mut best: Option<(Reverse<u32>, usize)> = None;
+        for (index, eni) in enis.iter().enumerate() {
+            let turn = (Reverse(eni.assigned()), index);
             let candidate = eni.has_free()
-                && best.is_none_or(|(_, assigned)| eni.assigned() > assigned)
+                && best.is_none_or(|best| turn < best)
                 && eni.card == card
-                && tried & (1 << index) == 0
+                && tried.is_none_or(|tried| turn > tried)
                 && eni.stage == Stage::Ready
                 && serving.takes_pods(eni);
             if candidate {
-                best = Some((index, eni.assigned()));
+                best = Some(turn);
             }
         }
-        let (index, _) = best?;
-        tried |= 1 << index;
+        let (_, index) = best?;
+        tried = best;
         let eni = &mut enis[index];
         let mut interface = eni.interface();
         let (mut ipv4, mut ipv6) = (None, None);

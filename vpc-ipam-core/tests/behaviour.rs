@@ -654,6 +654,21 @@ fn a_pod_that_waits_for_the_address_it_has_is_no_demand() {
     assert_eq!(node.count("AssignPrivateIpAddresses"), 2);
 }
 
+/// Types with network cards take 80 ENIs.
+#[test]
+fn an_eni_beyond_the_64th_serves_pods() {
+    let mut setup = Setup::new("m5.large", &[("WARM_IP_TARGET", "1")]);
+    setup.limits.enis_per_card = vec![80].into();
+    setup.limits.ipv4_per_eni = 2;
+    let mut node = setup.start();
+    node.run_for(60);
+    for pod in names("pod", 0..72) {
+        node.add([pod]);
+        node.run_for(60);
+    }
+    assert_eq!(node.stored.len(), 72);
+}
+
 // Policies.
 
 #[test]
