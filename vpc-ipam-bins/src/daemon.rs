@@ -160,8 +160,8 @@ enum Input {
     Outcome(ActionId, Outcome),
     Written(Result<(), String>),
     HostSetUp(Result<(HostFacts, Vec<String>), String>),
-    /// An ENI has a route table that does not follow from its place.
-    Table(EniId, Table),
+    /// The route table of an ENI, if it does not follow from its place.
+    Table(EniId, Option<Table>),
     Repaired(Result<Repaired, String>),
     Flushed(Result<(), String>),
 }
@@ -572,6 +572,7 @@ impl Loop {
             Action::Host(action) => {
                 if let HostAction::RemoveEni(link) = &action {
                     self.keep.eni_leaving(link.eni);
+                    self.links.tables.remove(&link.eni);
                 }
                 self.awaited.begin(id, &action);
                 self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
@@ -596,7 +597,7 @@ impl Loop {
             Input::Request(request, caller) => self.on_request(request, caller, now),
             Input::Outcome(id, outcome) => {
                 if let (Outcome::Done(_), Some(link)) = (&outcome, self.awaited.link(id)) {
-                    self.keep.eni_set_up(link.clone());
+                    self.keep.eni_set_up(link.clone(), now);
                 }
                 let outcome = match self.awaited.end(id, outcome, now) {
                     Verdict::Tell(outcome) => outcome,
@@ -616,7 +617,11 @@ impl Loop {
             }
             Input::Written(result) => self.on_written(result, now),
             Input::Table(eni, table) => {
-                self.links.tables.insert(eni, table.0);
+                self.keep.eni_table(eni, table);
+                match table {
+                    Some(table) => self.links.tables.insert(eni, table.0),
+                    None => self.links.tables.remove(&eni),
+                };
             }
             Input::Repaired(result) => self.keep.repaired(result, now),
             Input::Flushed(Ok(())) => self.flush.done(),

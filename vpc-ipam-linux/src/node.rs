@@ -26,7 +26,10 @@ pub struct Node {
     pub facts: HostFacts,
     /// The secondary ENIs that are set up.
     pub enis: BTreeMap<EniId, EniLink>,
-    /// The networks of the pods.
+    /// The route tables of ENIs for which they do not follow from the place, as far as is known: [`eni::table_here`]. By them
+    /// events are judged; a comparison reads the rules that tell of them.
+    pub tables: BTreeMap<EniId, Table>,
+    /// The networks of the pods, with tables that follow from the places of their ENIs.
     pub pods: BTreeMap<PodKey, PodNetwork>,
     /// Addresses of pods that are coming or going: somebody else is at work on their rules.
     pub busy: BTreeSet<IpAddr>,
@@ -97,7 +100,14 @@ const ROUNDS_MAX: usize = 4;
 impl Node {
     /// Describes a node without secondary ENIs and pods.
     pub fn new(config: HostConfig, facts: HostFacts) -> Self {
-        Self { config, facts, enis: BTreeMap::new(), pods: BTreeMap::new(), busy: BTreeSet::new() }
+        Self {
+            config,
+            facts,
+            enis: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            busy: BTreeSet::new(),
+        }
     }
 
     /// Returns how the kernel differs from what the node should hold, without changing anything.
@@ -254,7 +264,12 @@ impl Node {
             for interface in &network.interfaces {
                 let mac = interface.host.mac;
                 match links.iter().find(|link| link.mac == Some(mac)) {
-                    Some(there) => state.append(of_pod(interface, there, &tables)),
+                    Some(there) => {
+                        // Of an ENI that is not set up yet nothing tells which table it has but what pods were added with.
+                        let table = tables.get(&interface.table).copied();
+                        let table = table.or_else(|| table_of_rule(interface, rules));
+                        state.append(of_pod(interface, there, table.unwrap_or(interface.table)));
+                    }
                     None => absent.push(AbsentLink::Pod(key.clone(), interface.host.name.clone())),
                 }
             }
@@ -275,6 +290,12 @@ impl Node {
             .values()
             .map(|link| (eni::table(link.card, link.device), eni::table_among(link, rules).0));
         tables.collect()
+    }
+
+    /// Returns the route table of an ENI, as far as is known.
+    fn known_table(&self, eni: &EniLink) -> Table {
+        let table = self.tables.get(&eni.eni).copied();
+        table.unwrap_or_else(|| eni::table(eni.card, eni.device))
     }
 
     fn primary_mac(&self) -> Option<Mac> {
@@ -357,8 +378,7 @@ impl Node {
             }
             Event::Route { route, gone } => {
                 let damage = *gone == (route.protocol == Protocol::OURS);
-                let of_eni =
-                    || self.enis.values().any(|it| eni::table(it.card, it.device) == route.table);
+                let of_eni = || self.enis.values().any(|it| self.known_table(it) == route.table);
                 damage
                     && match route.table {
                         Table::MAIN => self.has_pod(route.destination),
@@ -394,7 +414,15 @@ impl Node {
     fn wants(&self, rule: &Rule) -> bool {
         self.interfaces().any(|interface| {
             let mut addresses = interface.addresses.iter();
-            addresses.any(|it| interface.rules(it.address).any(|wanted| wanted == *rule))
+            addresses.any(|it| {
+                interface.rules(it.address).any(|wanted| {
+                    let of_place =
+                        |eni: &&EniLink| eni::table(eni.card, eni.device) == wanted.table;
+                    let eni = self.enis.values().find(of_place);
+                    let table = eni.map_or(wanted.table, |eni| self.known_table(eni));
+                    Rule { table, ..wanted } == *rule
+                })
+            })
         })
     }
 }
@@ -420,12 +448,29 @@ fn is_refused(difference: &Difference, refused: &[Refused]) -> bool {
 ///
 /// The pod's network configuration may name the link otherwise and give it another MTU than the daemon would, and whoever
 /// called the plugin had a say in that: both are as they are.
-fn of_pod(interface: &PodInterface, there: &Link, tables: &BTreeMap<Table, Table>) -> State {
+fn of_pod(interface: &PodInterface, there: &Link, table: Table) -> State {
     let mut interface = interface.clone();
     interface.host.name = there.id.name.to_string();
     interface.mtu = u16::try_from(there.mtu).unwrap_or(interface.mtu);
-    interface.table = tables.get(&interface.table).copied().unwrap_or(interface.table);
+    interface.table = table;
     interface.on_host(there.id.index)
+}
+
+/// Returns the table to which a rule of ours, or of the peer, leads what an interface of a pod sends; on the primary ENI it
+/// needs no rule.
+fn table_of_rule(interface: &PodInterface, rules: &[Rule]) -> Option<Table> {
+    if interface.table == Table::MAIN {
+        return None;
+    }
+    let has =
+        |net: IpNet| is_host(net) && interface.addresses.iter().any(|it| it.address == net.addr());
+    let rule = rules.iter().find(|rule| {
+        rule.priority == PRIORITY_FROM_POD
+            && [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol)
+            && !rule.more
+            && rule.source.is_some_and(has)
+    });
+    rule.map(|rule| rule.table)
 }
 
 fn is_host(net: IpNet) -> bool {

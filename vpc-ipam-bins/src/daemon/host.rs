@@ -224,12 +224,13 @@ fn refused(message: &str, details: String) -> Answer {
     Answer::Refused { code: Code::Kernel, message: message.to_string(), details }
 }
 
-/// Returns the route table of an ENI if it does not follow from its place.
+/// Returns whether an ENI that was set up has a route table that does not follow from its place.
 fn table_of_its_own(netlink: &mut dyn Netlink, action: &HostAction) -> Option<Input> {
     let HostAction::SetUpEni(link) = action else { return None };
     // What cannot be read now could not be set up either.
     let table = eni::table_here(netlink, link).ok()?;
-    (table != eni::table(link.card, link.device)).then_some(Input::Table(link.eni, table))
+    let of_its_own = table != eni::table(link.card, link.device);
+    Some(Input::Table(link.eni, of_its_own.then_some(table)))
 }
 
 /// Goes on without kernel variables that cannot be written.

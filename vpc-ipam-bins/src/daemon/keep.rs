@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_core::{EniId, EniLink, Lease, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Event, Extent, Node, Pace, Repaired, Watch};
+use vpc_ipam_linux::{Event, Extent, Node, Pace, Repaired, Table, Watch};
 
 use crate::cni::chain;
 
@@ -216,12 +216,24 @@ impl Keep {
     }
 
     /// An ENI is set up.
-    pub(super) fn eni_set_up(&mut self, link: EniLink) {
+    pub(super) fn eni_set_up(&mut self, link: EniLink, now: Timestamp) {
         lock(&self.node).enis.insert(link.eni, link);
+        // What its pods need could not be told before.
+        self.pace.damaged(Extent::Routing, now);
+    }
+
+    /// Takes note which route table an ENI has, if that does not follow from its place.
+    pub(super) fn eni_table(&mut self, eni: EniId, table: Option<Table>) {
+        let mut node = lock(&self.node);
+        match table {
+            Some(table) => node.tables.insert(eni, table),
+            None => node.tables.remove(&eni),
+        };
     }
 
     /// An ENI is about to go.
     pub(super) fn eni_leaving(&mut self, eni: EniId) {
+        self.eni_table(eni, None);
         lock(&self.node).enis.remove(&eni);
     }
 

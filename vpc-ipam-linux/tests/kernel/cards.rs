@@ -108,6 +108,6 @@ fn pod_on_two_cards_is_reached_by_both_and_leaves_by_the_address_it_uses() {
     assert_eq!(vpc.drops("eth0") + vpc.drops("eth2"), 0);
 }
 
-fn on_card(card: u8, device: u8) -> EniLink {
+pub fn on_card(card: u8, device: u8) -> EniLink {
     EniLink { card: Card(card), device: DeviceIndex(device), ..eni(2) }
 }

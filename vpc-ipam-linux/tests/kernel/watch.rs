@@ -1,10 +1,16 @@
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use tokio::time::timeout;
-use vpc_ipam_linux::{Event, Extent, Node, Watch};
+use vpc_ipam_core::Lease;
+use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
+use vpc_ipam_linux::{Event, Extent, Node, Table, Watch};
 
+use crate::cards::on_card;
 use crate::node::{key, node_with_pods, repair};
-use crate::support::{Vpc, add, add_to, eni, eni_mac, network, remove};
+use crate::support::{
+    Vpc, add, add_to, eni, eni_mac, lease, network, network_of, remove, settings,
+};
 
 /// Long enough for a machine that is busy with other things; nobody waits for it unless something is wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,6 +85,67 @@ async fn what_concerns_nobody_wakes_nobody() {
     for event in drain(&mut watch).await {
         assert!(!node.concerns(&event), "DEL: {event:?}");
     }
+}
+
+/// The system made the table of the ENI, so its number does not follow from the ENI's place.
+#[tokio::test]
+async fn table_that_the_system_made_is_watched_like_one_of_ours() {
+    let (vpc, mut node, network) = node_with_system_table();
+    node.pods.insert(key("c"), network_of(&on_other_card()));
+    let mut watch = Watch::open(&vpc.node.namespace).unwrap();
+
+    let _pod = add(&vpc.node, &network);
+    for event in drain(&mut watch).await {
+        assert!(!node.concerns(&event), "ADD: {event:?}");
+    }
+    assert_eq!(repair(&node, &vpc, Extent::Routing).differences, []);
+
+    for damage in [
+        "ip rule del pref 1536",
+        "ip rule add from 10.0.32.102 lookup 10101 pref 1536",
+        "ip route flush table 10777",
+    ] {
+        vpc.node.exec(damage);
+        wait_for_concern(&mut watch, &node, damage).await;
+        repair(&node, &vpc, Extent::Routing);
+        assert_eq!(vpc.node.rules(1536), ["10.0.32.102 - 10777"], "{damage}");
+        assert_eq!(vpc.node.routes(10777).len(), 2, "{damage}");
+        drain(&mut watch).await;
+    }
+}
+
+/// Which ENIs there are, a daemon that starts learns one by one.
+#[test]
+fn pod_whose_eni_is_not_set_up_yet_keeps_its_table() {
+    let (vpc, mut node, network) = node_with_system_table();
+    let _pod = add(&vpc.node, &network);
+    node.pods.insert(key("c"), network_of(&on_other_card()));
+    node.enis.clear();
+    node.tables.clear();
+
+    assert_eq!(repair(&node, &vpc, Extent::Routing).differences, []);
+
+    assert_eq!(vpc.node.rules(1536), ["10.0.32.102 - 10777"]);
+}
+
+/// Returns a node whose system made the table of an ENI, and the network of a pod on that.
+fn node_with_system_table() -> (Vpc, Node, PodNetwork) {
+    let vpc = Vpc::new();
+    vpc.plug("eth2", eni_mac(2), "subnet2", &["10.0.32.20", "10.0.32.102"]);
+    vpc.node.ip("rule add from 10.0.32.20 lookup 10777 pref 10777");
+    let (eni, table) = (on_card(1, 1), Table(10777));
+    let mut node = Node::new(Default::default(), vpc.host_facts());
+    node.enis.insert(eni.eni, eni.clone());
+    node.tables.insert(eni.eni, table);
+    repair(&node, &vpc, Extent::All);
+    let lease = on_other_card();
+    let tables = BTreeMap::from([(lease.first.eni, table)]);
+    let network = pod::desired(&lease, &PodSettings { tables, ..settings() }).unwrap();
+    (vpc, node, network)
+}
+
+fn on_other_card() -> Lease {
+    lease("c", "c", 1, 1, "10.0.32.102")
 }
 
 #[tokio::test]
