@@ -10,7 +10,7 @@ use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
 use crate::eni::PRIORITY_ENI;
 use crate::host::{HostFacts, PRIORITY_BRANCH, PRIORITY_MARK};
-use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork};
+use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, egress};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
     Change, Family, HostConfig, Link, Netlink, NetlinkError, Object, Protocol, Refused, Rule,
@@ -33,6 +33,10 @@ pub struct Node {
     pub pods: BTreeMap<PodKey, PodNetwork>,
     /// Addresses of pods that are coming or going: somebody else is at work on their rules.
     pub busy: BTreeSet<IpAddr>,
+    /// The addresses by which pods reach the family that they have none of in the VPC, by the MAC addresses of the host's
+    /// ends of their links. Nothing but routes tells of them: [`Repaired::egress`] is to be remembered here, for when a
+    /// route is lost.
+    pub egress: BTreeMap<Mac, IpAddr>,
 }
 
 /// How much of a node is looked at.
@@ -92,6 +96,8 @@ pub struct Repaired {
     pub absent: Vec<AbsentLink>,
     /// Kernel variables that cannot be written; the node goes on without.
     pub unwritable: Vec<Refused>,
+    /// The addresses that pods were seen to have beyond those of the VPC: [`Node::egress`].
+    pub egress: BTreeMap<Mac, IpAddr>,
 }
 
 /// How often a repair looks again because pods came or went meanwhile.
@@ -107,6 +113,7 @@ impl Node {
             tables: BTreeMap::new(),
             pods: BTreeMap::new(),
             busy: BTreeSet::new(),
+            egress: BTreeMap::new(),
         }
     }
 
@@ -155,6 +162,7 @@ impl Node {
             let NodeDifferences { differences, absent, changes } =
                 node.differences(&actual, extent);
             repaired.absent = absent;
+            repaired.egress = node.egress_of_pods(&actual);
             if differences.is_empty() {
                 break;
             }
@@ -211,7 +219,7 @@ impl Node {
             ..Actual::default()
         };
         if extent == Extent::All {
-            let (desired, _) = self.desired(&actual.links, &actual.rules, extent);
+            let (desired, _) = self.desired(&actual, extent);
             let keys: Vec<SysctlKey> = desired.sysctls().cloned().collect();
             let values = netlink.sysctls(&keys)?;
             actual.sysctls = keys.into_iter().zip(values).collect();
@@ -222,7 +230,7 @@ impl Node {
     }
 
     fn differences(&self, actual: &Actual, extent: Extent) -> NodeDifferences {
-        let (mut desired, absent) = self.desired(&actual.links, &actual.rules, extent);
+        let (mut desired, absent) = self.desired(actual, extent);
         // Of a pod that came while they were read.
         desired.wanted.retain(|object| match object {
             Object::Sysctl(sysctl) => actual.sysctls.contains_key(&sysctl.key),
@@ -239,8 +247,9 @@ impl Node {
         NodeDifferences { differences, absent, changes }
     }
 
-    /// Returns what the node should hold, given its links and rules, and which links are missing.
-    fn desired(&self, links: &[Link], rules: &[Rule], extent: Extent) -> (State, Vec<AbsentLink>) {
+    /// Returns what the node should hold, given its links, routes and rules, and which links are missing.
+    fn desired(&self, actual: &Actual, extent: Extent) -> (State, Vec<AbsentLink>) {
+        let Actual { links, rules, .. } = actual;
         let (mut state, mut absent) = (State::default(), Vec::new());
         match self.primary_mac().and_then(|mac| link_by_mac(links, mac).ok()) {
             Some(primary) => {
@@ -260,6 +269,7 @@ impl Node {
             }
         }
         let tables = self.tables(rules);
+        let egress = self.egress_of_pods(actual);
         for (key, network) in &self.pods {
             for interface in &network.interfaces {
                 let mac = interface.host.mac;
@@ -268,7 +278,8 @@ impl Node {
                         // Of an ENI that is not set up yet nothing tells which table it has but what pods were added with.
                         let table = tables.get(&interface.table).copied();
                         let table = table.or_else(|| table_of_rule(interface, rules));
-                        state.append(of_pod(interface, there, table.unwrap_or(interface.table)));
+                        let table = table.unwrap_or(interface.table);
+                        state.append(of_pod(interface, there, table, egress.get(&mac)));
                     }
                     None => absent.push(AbsentLink::Pod(key.clone(), interface.host.name.clone())),
                 }
@@ -281,6 +292,29 @@ impl Node {
             state.claims.retain(|claim| *claim != Claim::PeerNat);
         }
         (state, absent)
+    }
+
+    /// Returns the addresses beyond those of the VPC that pods have, or had until their routes were lost, unless another
+    /// has them by now.
+    fn egress_of_pods(&self, actual: &Actual) -> BTreeMap<Mac, IpAddr> {
+        let mut egress = BTreeMap::new();
+        for interface in self.interfaces() {
+            let Some(family) = interface.egress else { continue };
+            let mac = interface.host.mac;
+            let Some(there) = actual.links.iter().find(|link| link.mac == Some(mac)) else {
+                continue;
+            };
+            let over = actual.routes.iter().filter(|(link, _)| *link == there.id.index);
+            let present = egress::among(family, over.map(|(_, route)| route));
+            let free = |address: &IpAddr| {
+                let net = IpNet::from(*address);
+                let mut routes = actual.routes.iter();
+                !routes.any(|(_, it)| (it.table, it.destination) == (Table::MAIN, net))
+            };
+            let had = || self.egress.get(&mac).copied().filter(free);
+            egress.extend(present.or_else(had).map(|address| (mac, address)));
+        }
+        egress
     }
 
     /// Returns the tables of the ENIs by the numbers that they would have if the system had not made others.
@@ -381,7 +415,9 @@ impl Node {
                 let of_eni = || self.enis.values().any(|it| self.known_table(it) == route.table);
                 damage
                     && match route.table {
-                        Table::MAIN => self.has_pod(route.destination),
+                        Table::MAIN => {
+                            self.has_pod(route.destination) || self.has_egress(route.destination)
+                        }
                         _ => of_eni(),
                     }
             }
@@ -408,6 +444,11 @@ impl Node {
     fn has_pod(&self, net: IpNet) -> bool {
         let mut addresses = self.interfaces().flat_map(|interface| &interface.addresses);
         is_host(net) && addresses.any(|it| it.address == net.addr())
+    }
+
+    fn has_egress(&self, net: IpNet) -> bool {
+        let mut known = self.interfaces().filter_map(|it| self.egress.get(&it.host.mac));
+        is_host(net) && known.any(|address| *address == net.addr())
     }
 
     /// Returns whether a rule is one that a pod should have.
@@ -448,8 +489,11 @@ fn is_refused(difference: &Difference, refused: &[Refused]) -> bool {
 ///
 /// The pod's network configuration may name the link otherwise and give it another MTU than the daemon would, and whoever
 /// called the plugin had a say in that: both are as they are.
-fn of_pod(interface: &PodInterface, there: &Link, table: Table) -> State {
-    let mut interface = interface.clone();
+fn of_pod(interface: &PodInterface, there: &Link, table: Table, egress: Option<&IpAddr>) -> State {
+    let mut interface = match egress {
+        Some(address) => egress::with(interface, *address),
+        None => interface.clone(),
+    };
     interface.host.name = there.id.name.to_string();
     interface.mtu = u16::try_from(there.mtu).unwrap_or(interface.mtu);
     interface.table = table;

@@ -1,7 +1,7 @@
 //! Pods: each is joined to the node by a veth, and reaches everything through it.
 
 mod branch;
-mod egress;
+pub(crate) mod egress;
 mod found;
 
 use core::fmt::Write as _;
@@ -862,6 +862,10 @@ pub fn check(
             interface = egress::with_present_address(host, &interface, &link.id)?;
         }
         let index = |link: Option<Link>| link.map_or(NO_LINK, |link| link.id.index);
+        let (outside, inside) = (index(outside), index(with_mac(pod, &interface.container)?));
+        if inside != NO_LINK {
+            interface = egress::with_address_in_pod(pod, &interface, inside)?;
+        }
         if let Some(branch) = &interface.branch {
             let link = match branch.link(host)? {
                 Whose::Ours(link) => link.id.index,
@@ -869,7 +873,6 @@ pub fn check(
             };
             differences.extend(differences_of(host, link, &branch.on_host(link, interface.mtu))?);
         }
-        let (outside, inside) = (index(outside), index(with_mac(pod, &interface.container)?));
         differences.extend(differences_of(host, outside, &interface.on_host(outside))?);
         differences.extend(differences_of(pod, inside, &interface.in_pod(inside))?);
     }

@@ -2,11 +2,11 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, error, info, warn};
-use vpc_ipam_core::{EniId, EniLink, Lease, PodKey, Timestamp};
+use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{Event, Extent, Node, Pace, Repaired, Table, Watch};
@@ -87,7 +87,7 @@ impl Keep {
     /// Takes note of what the kernel told.
     pub(super) fn heard(&mut self, event: &Event, now: Timestamp) {
         if let Event::Rule { rule, gone: false } = event {
-            self.arrive(|coming| coming.network.is_complete_with(rule));
+            self.arrive(now, |coming| coming.network.is_complete_with(rule));
         }
         if lock(&self.node).concerns(event) {
             debug!(?event, "the node's network was changed");
@@ -115,7 +115,7 @@ impl Keep {
 
     /// Returns how much is to be repaired, if it is time.
     pub(super) fn take(&mut self, now: Timestamp) -> Option<Extent> {
-        if self.arrive(|coming| coming.until <= now) {
+        if self.arrive(now, |coming| coming.until <= now) {
             self.pace.damaged(Extent::Routing, now);
         }
         if self.repairing.is_none() {
@@ -130,7 +130,8 @@ impl Keep {
         let extent = self.repairing.take().unwrap_or(Extent::All);
         match result {
             // The thread that could not write a kernel variable told of that.
-            Ok(Repaired { differences, absent, unwritable: _ }) => {
+            Ok(Repaired { differences, absent, unwritable: _, egress }) => {
+                self.remember(egress);
                 self.pace.repaired(differences.len(), now);
                 for absent in absent {
                     debug!(%absent, "waiting for a link");
@@ -152,6 +153,16 @@ impl Keep {
             );
         }
         self.told = held_back;
+    }
+
+    /// Remembers which addresses pods have beyond those of the VPC, unless they left meanwhile.
+    fn remember(&self, mut egress: BTreeMap<Mac, IpAddr>) {
+        let mut node = lock(&self.node);
+        let interfaces = node.pods.values().flat_map(|network| &network.interfaces);
+        let macs: BTreeSet<Mac> = interfaces.map(|interface| interface.host.mac).collect();
+        egress.retain(|mac, _| macs.contains(mac));
+        node.egress.retain(|mac, _| macs.contains(mac));
+        node.egress.append(&mut egress);
     }
 
     /// Returns how many repairs found something, and how many objects they put right.
@@ -183,12 +194,16 @@ impl Keep {
     }
 
     /// Pods are there; returns whether any is.
-    fn arrive(&mut self, arrives: impl Fn(&Coming) -> bool) -> bool {
+    fn arrive(&mut self, now: Timestamp, arrives: impl Fn(&Coming) -> bool) -> bool {
         let mut node = lock(&self.node);
         let mut any = false;
         for (key, Coming { network, .. }) in self.coming.extract_if(.., |_, it| arrives(it)) {
             for address in addresses(&network) {
                 node.busy.remove(&address);
+            }
+            if network.interfaces.iter().any(|interface| interface.egress.is_some()) {
+                // Nothing may be wrong, but only a look at the routes tells which address it has.
+                self.pace.damaged(Extent::Routing, now);
             }
             node.pods.insert(key, network);
             any = true;
@@ -255,4 +270,81 @@ fn addresses(network: &PodNetwork) -> impl Iterator<Item = IpAddr> {
 fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
     // Every change of it is one insertion or removal.
     node.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Pod};
+    use vpc_ipam_linux::{
+        Family, HostConfig, Link, LinkId, LinkIndex, Namespace, Route, Table, VethPrefix,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn address_that_only_the_node_knows_is_remembered_until_its_pod_leaves() {
+        let now = Timestamp::from_secs(1000);
+        let mut keep = keep(now);
+        assert_eq!(keep.take(now + SOON), Some(Extent::All));
+        keep.repaired(Ok(Repaired::default()), now);
+        let lease = lease();
+        keep.leased(&lease, now);
+        // No rule was heard of, but it should be there by now.
+        let late = now + WIRING_MAX;
+        assert_eq!(keep.take(late), None);
+        assert_eq!(keep.take(late + SOON), Some(Extent::Routing));
+        let mac = lock(&keep.node).pods[&lease.key].interfaces[0].host.mac;
+        let address = IpAddr::from([169, 254, 172, 9]);
+        let seen = || Ok(Repaired { egress: [(mac, address)].into(), ..Repaired::default() });
+        keep.repaired(seen(), late);
+        assert_eq!(lock(&keep.node).egress, [(mac, address)].into());
+
+        let lost = Event::Route { route: Route::on_link(Table::MAIN, address), gone: true };
+        keep.heard(&lost, late);
+        assert_eq!(keep.take(late + SOON), Some(Extent::Routing));
+        keep.leaving(&lease.key);
+        keep.repaired(seen(), late);
+
+        assert_eq!(lock(&keep.node).egress, BTreeMap::new());
+        keep.heard(&lost, late);
+        assert_eq!(keep.take(late + SOON), None);
+    }
+
+    /// Longer than what a repair waits for more damage.
+    const SOON: Duration = Duration::from_secs(1);
+
+    fn keep(now: Timestamp) -> Keep {
+        let primary = Link {
+            id: LinkId::new(LinkIndex(2), "eth0"),
+            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mtu: 9001,
+            up: true,
+            kind: None,
+            lower: None,
+        };
+        let facts = HostFacts::ipv4(primary, [10, 0, 0, 10].into(), Vec::new(), 9001);
+        let settings = PodSettings {
+            egress: Some(Family::Ipv4),
+            ..PodSettings::new(VethPrefix::default(), 9001)
+        };
+        let watch = Watch::open(&Namespace::current().unwrap()).unwrap();
+        Keep::start(Node::new(HostConfig::default(), facts), settings, watch, now)
+    }
+
+    fn lease() -> Lease {
+        Lease {
+            key: PodKey::new("net", "c", "eth0").unwrap(),
+            pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
+            since: Timestamp::EPOCH,
+            first: LeasedInterface {
+                eni: "eni-1".parse().unwrap(),
+                mac: Mac([2, 0, 0, 0, 0, 1]),
+                card: Card(0),
+                device: DeviceIndex(0),
+                ipv4: None,
+                ipv6: Some("2001:db8::1".parse().unwrap()),
+            },
+            more: Vec::new(),
+        }
+    }
 }

@@ -10,7 +10,9 @@ use sha1::{Digest as _, Sha1};
 
 use crate::nat::{EGRESS_IPV4, EGRESS_IPV6};
 use crate::state::ApplyError;
-use crate::{Change, Family, LinkId, Netlink, NetlinkError, Protocol, Refused, Route, Table};
+use crate::{
+    Change, Family, LinkId, LinkIndex, Netlink, NetlinkError, Protocol, Refused, Route, Table,
+};
 
 use super::{PodAddress, PodInterface};
 
@@ -62,14 +64,39 @@ pub(super) fn with_present_address(
     let Some(family) = interface.egress else {
         return Ok(interface.clone());
     };
-    let range = range(family);
-    let found = host.routes(link.index)?.into_iter().find(|route| {
-        route.protocol == Protocol::OURS && range.contains(&route.destination.addr())
-    });
-    Ok(found.map_or_else(|| interface.clone(), |found| with(interface, found.destination.addr())))
+    let found = among(family, &host.routes(link.index)?);
+    Ok(found.map_or_else(|| interface.clone(), |found| with(interface, found)))
 }
 
-fn with(interface: &PodInterface, address: IpAddr) -> PodInterface {
+/// Returns the interface with the address that the pod's end has, if it has one: the host may have lost its route to it.
+pub(super) fn with_address_in_pod(
+    pod: &mut dyn Netlink,
+    interface: &PodInterface,
+    link: LinkIndex,
+) -> Result<PodInterface, NetlinkError> {
+    let Some(family) = interface.egress else {
+        return Ok(interface.clone());
+    };
+    let range = range(family);
+    let found = pod.addresses(link)?.into_iter().map(|address| address.net.addr());
+    let found = found.filter(|address| range.contains(address)).min();
+    Ok(found.map_or_else(|| interface.clone(), |found| with(interface, found)))
+}
+
+/// Returns the address to which one of the routes over the link of a pod leads.
+pub(crate) fn among<'a>(
+    family: Family,
+    routes: impl IntoIterator<Item = &'a Route>,
+) -> Option<IpAddr> {
+    let range = range(family);
+    let found = routes.into_iter().find(|route| {
+        route.protocol == Protocol::OURS && range.contains(&route.destination.addr())
+    });
+    found.map(|route| route.destination.addr())
+}
+
+/// Returns the interface with an address that is known to be its own.
+pub(crate) fn with(interface: &PodInterface, address: IpAddr) -> PodInterface {
     let mut interface = interface.clone();
     interface.egress = None;
     let gateway = super::gateway(Family::of(address), 0);

@@ -8,8 +8,11 @@ use ipnet::IpNet;
 use vpc_ipam_core::{Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Family, HostConfig};
+use vpc_ipam_linux::{
+    Difference, Event, Extent, Family, HostConfig, Netlink as _, Node, Object, Route, Table,
+};
 
+use crate::node::{key, repair};
 use crate::support::{INTERNET, Netns, Vpc, add, add_to, chain, lease_with, settings, source_seen};
 
 const IPV4: Families = Families::Ipv4(Ipv4Kind::Addresses);
@@ -76,6 +79,50 @@ fn address_is_free_again_when_the_pod_is_gone() {
         let again = add(&vpc.node, &network);
 
         assert_eq!(side.hidden(&again), hidden, "{side:?}");
+    }
+}
+
+/// The kernel takes routes along with a link that goes down; nothing else on the node tells of the address.
+#[test]
+fn route_that_is_lost_is_reported_and_repaired() {
+    for side in SIDES {
+        let vpc = side.node();
+        let network = side.network("a", 0);
+        let pod = add(&vpc.node, &network);
+        let mut node = Node::new(Side::config(), side.facts(&vpc));
+        node.pods.insert(key("a"), network.clone());
+        let repaired = repair(&node, &vpc, Extent::Routing);
+        assert_eq!(repaired.differences, [], "{side:?}");
+        let hidden: IpAddr = side.hidden(&pod).parse().unwrap();
+        let veth = &network.interfaces[0].host;
+        assert_eq!(repaired.egress, [(veth.mac, hidden)].into(), "{side:?}");
+        node.egress = repaired.egress;
+        let route = Route::on_link(Table::MAIN, hidden);
+        assert!(node.concerns(&Event::Route { route, gone: true }));
+        let link = vpc.node.netlink().link(&veth.name).unwrap().unwrap().id;
+        let missing = Difference::Missing(Object::Route { link, route });
+
+        for damage in [
+            format!("route del {hidden} dev {}", veth.name),
+            format!("link set {} down", veth.name),
+        ] {
+            vpc.node.ip(&damage);
+            let check =
+                || pod::check(&mut vpc.node.netlink(), &mut pod.netlink(), &network).unwrap();
+            assert!(check().contains(&missing), "{side:?}: {damage}: {:?}", check());
+
+            let repaired = repair(&node, &vpc, Extent::Routing);
+
+            assert!(repaired.differences.contains(&missing), "{side:?}: {damage}: {repaired:?}");
+            assert_eq!(check(), [], "{side:?}: {damage}");
+            let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, side.internet);
+            assert_eq!(seen.as_deref(), Some(side.node), "{side:?}: {damage}");
+        }
+
+        // Who has it by now keeps it.
+        vpc.node.ip(&format!("route del {hidden} dev {}", veth.name));
+        vpc.node.ip(&format!("route add {hidden} dev lo"));
+        assert_eq!(repair(&node, &vpc, Extent::Routing).differences, [], "{side:?}");
     }
 }
 
@@ -146,14 +193,20 @@ impl Side {
     fn node(self) -> Vpc {
         let vpc = Vpc::with_ipv6();
         vpc.deliver("eth0", crate::support::PRIMARY_MAC, "subnet1", &["10.0.0.100", "10.0.0.109"]);
-        let config = HostConfig { ipv6_egress: true, ..HostConfig::default() };
-        let ipv6 = "2001:db8:a::10".parse().unwrap();
-        let facts =
-            HostFacts { families: self.families, primary_ipv6: Some(ipv6), ..vpc.host_facts() };
+        let (config, facts) = (Self::config(), self.facts(&vpc));
         assert_eq!(facts.egress(&config), Some(self.egress));
         host::set_up(&mut vpc.node.netlink(), &config, &facts)
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
         vpc
+    }
+
+    fn config() -> HostConfig {
+        HostConfig { ipv6_egress: true, ..HostConfig::default() }
+    }
+
+    fn facts(self, vpc: &Vpc) -> HostFacts {
+        let ipv6 = "2001:db8:a::10".parse().unwrap();
+        HostFacts { families: self.families, primary_ipv6: Some(ipv6), ..vpc.host_facts() }
     }
 
     fn network(self, name: &str, number: usize) -> PodNetwork {
