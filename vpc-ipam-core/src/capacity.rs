@@ -226,22 +226,38 @@ pub struct Claims {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn address_claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claims {
-    let mut worst = claim(limits, config, u32::MAX / 2);
+    let claim = |config: &Config, pods| claim(limits, config, pods);
+    let mut worst = claim(config, u32::MAX / 2);
     if limits.prefixes() && config.families.ipv4() == Some(Ipv4Kind::Prefixes) {
         // Where single addresses stand in for prefixes they take sixteen times the places.
         let singles = Config { families: Families::Ipv4(Ipv4Kind::Addresses), ..config.clone() };
-        worst.enis = worst.enis.max(claim(limits, &singles, u32::MAX / 2).enis);
+        worst.enis = worst.enis.max(claim(&singles, u32::MAX / 2).enis);
         worst.in_all = worst.for_pods + worst.enis;
     }
-    let at_pods = claim(limits, config, pods.min(max_pods));
-    Claims { at_boot: claim(limits, config, 0), at_pods, worst }
+    let at_pods = claim(config, pods.min(max_pods));
+    Claims { at_boot: claim(config, 0), at_pods, worst }
 }
 
+/// Returns what a node takes with so many pods that go on card 0 while it has room, and on the others from there.
 fn claim(limits: &Limits, config: &Config, pods: u32) -> Claim {
-    let of_type = u32::from(limits.enis(Card(0)));
+    let mut claim = claim_of_card(limits, config, Card(0), pods);
+    let mut left = pods.saturating_sub(claim.for_pods);
+    for card in limits.cards().into_iter().filter(|card| config.multi_nic && *card != Card(0)) {
+        let more = claim_of_card(limits, config, card, left);
+        left = left.saturating_sub(more.for_pods);
+        claim.enis += more.enis;
+        claim.for_pods += more.for_pods;
+        claim.in_all += more.in_all;
+    }
+    claim
+}
+
+fn claim_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Claim {
+    let of_type = u32::from(limits.enis(card));
     let enis_max = config.enis_max.map_or(of_type, |most| of_type.min(most.into()));
-    let for_trunk = u32::from(config.trunk && limits.branch_enis != Some(0));
-    let for_primary = u32::from(config.custom_networking);
+    let is_default = card == Card(0);
+    let for_trunk = u32::from(is_default && config.trunk && limits.branch_enis != Some(0));
+    let for_primary = u32::from(is_default && config.custom_networking);
     let slots = u32::from(limits.ipv4_slots()).max(1);
 
     let Some(configured) = config.families.ipv4() else {
@@ -253,13 +269,14 @@ fn claim(limits: &Limits, config: &Config, pods: u32) -> Claim {
         Ipv4Kind::Prefixes => PREFIX_SIZE,
     };
     let stock = Stock { waiting: pods, ..Stock::default() };
-    let wanted = match demand(config.target, kind, stock, limits.ipv4_slots()) {
+    let wanted = match demand(config.target_of(card), kind, stock, limits.ipv4_slots()) {
         Demand::Short(blocks) => blocks,
         Demand::Met | Demand::Over(_) => 0,
     };
+    // The other cards are not told how many pods the node runs.
+    let pods_max = config.pods_max.filter(|_| is_default);
     let blocks_max = enis_max.saturating_sub(for_trunk + for_primary) * slots;
-    let blocks =
-        wanted.min(config.pods_max.map_or(u32::MAX, |most| most.div_ceil(size))).min(blocks_max);
+    let blocks = wanted.min(pods_max.map_or(u32::MAX, |most| most.div_ceil(size))).min(blocks_max);
     let enis = (blocks.div_ceil(slots) + for_primary).clamp(1, enis_max.max(1));
     let for_pods = blocks * size;
     Claim { enis, for_pods, in_all: for_pods + enis }

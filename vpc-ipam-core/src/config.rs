@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::{Limits, Note, Remark, SecurityGroupId, SubnetId, Vars};
+use crate::{Card, Limits, Note, Remark, SecurityGroupId, SubnetId, Vars};
 
 /// What the operator wants of a node's addresses. Every combination of fields is usable.
 ///
@@ -243,6 +243,14 @@ const COOLDOWN_SECS_MAX: i64 = 86_400;
 const NEW_ADDRESS_SECS: u64 = 10;
 
 impl Config {
+    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as the peer.
+    pub(crate) fn target_of(&self, card: Card) -> WarmTarget {
+        match card {
+            Card(0) => self.target,
+            Card(_) => WarmTarget::Ips { warm: 1, minimum: 1 },
+        }
+    }
+
     /// Reads the peer's variables. Others are left alone; what cannot be used, or has no effect, is noted.
     ///
     /// ```

@@ -121,7 +121,7 @@ impl Planner<'_> {
         };
         for card in self.cards_in_use() {
             let kind = self.kind_to_be_had(card, configured);
-            let target = self.target(card);
+            let target = self.config.target_of(card);
             let stock = self.stock(card, kind, kind != configured);
             let demand = demand(target, kind, stock, self.limits.ipv4_slots());
             let on_card = CardDemand { card, target, kind, stock, demand };
@@ -147,14 +147,6 @@ impl Planner<'_> {
             }
         }
         cards
-    }
-
-    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as the peer.
-    fn target(&self, card: Card) -> WarmTarget {
-        match card {
-            Card(0) => self.config.target,
-            Card(_) => WarmTarget::Ips { warm: 1, minimum: 1 },
-        }
     }
 
     /// Returns in which pieces a card can get addresses: not in prefixes while no subnet that it could use has one.

@@ -8,7 +8,7 @@ use vpc_ipam_core::EniConfig;
 use vpc_ipam_core::capacity::{Claim, address_claim};
 
 /// Instance type, variables, pods that need an address, the most that the node runs.
-const CASES: [(&str, &[(&str, &str)], usize, u32); 18] = [
+const CASES: [(&str, &[(&str, &str)], usize, u32); 20] = [
     ("m5.large", &[], 0, 29),
     ("m5.large", &[], 10, 29),
     ("m5.large", &[], 27, 29),
@@ -32,6 +32,8 @@ const CASES: [(&str, &[(&str, &str)], usize, u32); 18] = [
         33,
         110,
     ),
+    ("p4d.24xlarge", &[("ENABLE_MULTI_NIC", "true")], 20, 110),
+    ("p4d.24xlarge", &[("ENABLE_MULTI_NIC", "true"), ("ENABLE_PREFIX_DELEGATION", "true")], 9, 110),
 ];
 
 fn start(instance_type: &str, vars: &[(&str, &str)], max_pods: u32) -> Node {
