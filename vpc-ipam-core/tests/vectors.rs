@@ -48,7 +48,9 @@ fn machine_shaped_rows_hold_or_deviate_by_rule() {
     }
     assert!(checked > 0, "no machine-shaped row among {} rows", rows.len());
     assert!(failed.is_empty(), "{} of {checked} rows:\n{}", failed.len(), failed.join("\n"));
-    for deviation in Deviation::ALL {
+    // Rows from elsewhere need not be about everything.
+    let own = std::env::var_os("VPC_IPAM_VECTORS").is_none();
+    for deviation in Deviation::ALL.into_iter().filter(|_| own) {
         assert!(used.contains(&deviation), "no row needs {deviation:?} any more: remove it");
     }
     println!("{checked} rows checked, deviations used: {used:?}");
