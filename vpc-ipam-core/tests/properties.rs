@@ -11,8 +11,9 @@ use proptest::sample::select;
 use vpc_ipam_core::sim::{Faults, World};
 use vpc_ipam_core::testkit::{Setup, Terrain, strategy};
 use vpc_ipam_core::{
-    Action, AddressRequest, Assigned, Block, Card, CardChoice, Config, Demand, Ec2Action, Eni,
-    Families, Ipv4Kind, Issued, Limits, Pod, PodKey, Scope, Source, Timestamp, WarmTarget,
+    Action, AddressRequest, Assigned, Block, Card, CardChoice, CardDemand, Config, Demand,
+    Ec2Action, Eni, Families, Held, InterfaceType, Ipv4Kind, Issued, Limits, Pod, PodKey, Scope,
+    Source, Timestamp, WaitingOn, Wanted, WarmTarget,
 };
 
 /// How many cases of each; `PROPTEST_CASES` asks for more.
@@ -63,9 +64,15 @@ proptest! {
     fn node_at_its_target_plans_nothing_and_changes_nothing((setup, pods) in anything()) {
         let mut world = settled(&setup, pods);
         let done = changes(&world).count();
-        for on_card in &world.ipam.plan(world.now).demand {
-            let held = world.ipam.plan(world.now).held;
-            prop_assert!(on_card.demand == Demand::Met || !held.is_empty(), "{on_card:?}");
+        let plan = world.ipam.plan(world.now);
+        for on_card in &plan.demand {
+            let said = plan.held.iter().any(|held| says_why(held, on_card));
+            // What pods share a prefix with cannot be given back.
+            let in_use = matches!(on_card.demand, Demand::Over(_)) && !has_idle(&world, on_card);
+            prop_assert!(
+                on_card.demand == Demand::Met || said || in_use,
+                "{on_card:?} and nothing says why: {:?}\n{}", plan.held, world.transcript()
+            );
         }
         world.run_for(2 * HOUR);
         // Where a subnet is full, it is tried again from time to time, and refuses.
@@ -366,6 +373,39 @@ fn add(world: &mut World, pods: u16) {
     for pod in 0..pods {
         world.add_pod(&format!("pod-{pod}"));
     }
+}
+
+/// Returns whether something that is held back says why a card is not at its target.
+fn says_why(held: &Held, on: &CardDemand) -> bool {
+    match (on.demand, held.wanted) {
+        (Demand::Short(_), Wanted::Addresses { card } | Wanted::Eni { card }) => {
+            let passing =
+                matches!(held.waiting_on, WaitingOn::Outcome(_) | WaitingOn::Observation { .. });
+            card == on.card && !passing
+        }
+        (Demand::Over(_), Wanted::FewerAddresses { card }) => card == on.card,
+        _ => false,
+    }
+}
+
+/// Returns whether a card has a block of the kind that counts, on an ENI that serves pods, of which nobody uses an address.
+fn has_idle(world: &World, on: &CardDemand) -> bool {
+    let config = world.ipam.config();
+    let serves = |eni: &&Eni| {
+        eni.card == on.card
+            && eni.is_managed()
+            && !eni.excluded
+            && eni.interface_type != InterfaceType::Trunk
+            && !(config.custom_networking && eni.is_primary())
+    };
+    let mut blocks = world.ipam.pool().enis().iter().filter(serves).flat_map(Eni::blocks);
+    blocks.any(|block| match block.net() {
+        IpNet::V4(net) => {
+            (net.prefix_len() < 32) == (on.kind == Ipv4Kind::Prefixes)
+                && block.is_idle(world.now, config.cooldown)
+        }
+        IpNet::V6(_) => false,
+    })
 }
 
 /// Returns what was done besides asking.
