@@ -134,7 +134,16 @@ proptest! {
             (Ipv4Kind::Prefixes, WarmTarget::Ips { warm, minimum }) => {
                 (pods_held + warm).div_ceil(16).max(minimum.div_ceil(16)) * 16
             }
-            _ => return Ok(()),
+            (Ipv4Kind::Prefixes, WarmTarget::Prefixes(prefixes)) => {
+                (pods_held + (prefixes * 16).max(1)).div_ceil(16) * 16
+            }
+            (kind, WarmTarget::Batch { batch, buffer_percent }) => {
+                let wanted = (pods_held * 100 + buffer_percent * batch).div_ceil(batch * 100) * batch;
+                if kind == Ipv4Kind::Prefixes { wanted.div_ceil(16) * 16 } else { wanted }
+            }
+            (Ipv4Kind::Addresses, WarmTarget::Prefixes(_)) | (Ipv4Kind::Prefixes, WarmTarget::Enis(_)) => {
+                unreachable!("not made by `plain`")
+            }
         };
         let places = if kind == Ipv4Kind::Prefixes { expected / 16 } else { expected };
         let world = settled(&setup, pods);
@@ -333,14 +342,22 @@ fn plain() -> impl Strategy<Value = (Setup, u16)> {
             ips(17, 33),
             WarmTarget::Enis(0),
             WarmTarget::Enis(1),
+            WarmTarget::Prefixes(0),
+            WarmTarget::Prefixes(1),
+            WarmTarget::Prefixes(2),
+            WarmTarget::Batch { batch: 8, buffer_percent: 50 },
+            WarmTarget::Batch { batch: 16, buffer_percent: 100 },
         ]);
         let kinds = select(vec![Ipv4Kind::Addresses, Ipv4Kind::Prefixes]);
         let pods = strategy::pods(&limits);
         (targets, kinds, pods, any::<u8>()).prop_map(move |(target, kind, pods, seed)| {
             let kind = if limits.prefixes() { kind } else { Ipv4Kind::Addresses };
-            let kind = match target {
-                WarmTarget::Enis(_) => Ipv4Kind::Addresses,
-                _ => kind,
+            let (kind, target) = match target {
+                WarmTarget::Enis(_) => (Ipv4Kind::Addresses, target),
+                WarmTarget::Prefixes(_) if limits.prefixes() => (Ipv4Kind::Prefixes, target),
+                // A target of prefixes on a type without them is another test's.
+                WarmTarget::Prefixes(count) => (kind, ips(count, 0)),
+                _ => (kind, target),
             };
             let plain = Setup::decode(&[]);
             let config = Config { families: Families::Ipv4(kind), target, ..plain.config };
