@@ -104,13 +104,17 @@ proptest! {
         (setup, pods) in plain(),
         more_pods in 0..4u16,
         more_warm in 0..4u32,
+        enis_max in proptest::option::of(1..5u8),
+        more_enis in 0..2u8,
     ) {
         let WarmTarget::Ips { warm, minimum } = setup.config.target else {
             return Ok(());
         };
-        let less = held(&settled(&setup, pods));
+        let config = Config { enis_max, ..setup.config.clone() };
+        let less = held(&settled(&Setup { config, ..setup.clone() }, pods));
         let target = WarmTarget::Ips { warm: warm + more_warm, minimum };
-        let config = Config { target, ..setup.config.clone() };
+        let enis_max = enis_max.map(|most| most + more_enis);
+        let config = Config { target, enis_max, ..setup.config.clone() };
         let more = Setup { config, ..setup };
         let room = u16::from(more.limits.enis(Card(0))) * more.limits.ipv4_slots();
         let more = held(&settled(&more, (pods + more_pods).min(room.max(pods))));
