@@ -208,10 +208,10 @@ pub async fn run(
         clock.now(),
     )?;
     let records = records(found);
-    let mut flush = Flush::default();
+    let mut flush = Flush::new(options.config.cooldown);
     for record in &records {
-        if let Record::Released { addresses, .. } = record {
-            flush.released(addresses.iter().copied());
+        if let Record::Released { addresses, at, .. } = record {
+            flush.released(addresses.iter().copied(), *at);
         }
     }
     ipam.restore(records, clock.now());
@@ -354,7 +354,7 @@ fn consume_notes(
     for (_, Note { key }) in &notes {
         if let Released::Lease { lease, at } = ipam.release(key, now) {
             info!(pod = %key, "was deleted while there was no daemon");
-            flush.released(lease.addresses());
+            flush.released(lease.addresses(), now);
             released.push(Record::released(&lease, at));
         }
     }
@@ -419,7 +419,8 @@ impl Loop {
         loop {
             self.drain()?;
             let due = self.ipam.poll_timeout().map(|(at, _)| self.clock.instant(at));
-            let tended = self.keep.due().into_iter().chain(self.awaited.due());
+            let tended =
+                self.keep.due().into_iter().chain(self.awaited.due()).chain(self.flush.due());
             let tended = tended.map(|at| self.clock.instant(at)).min();
             let due = due.into_iter().chain(self.write_at).chain(tended).min();
             let timer = async {
@@ -509,7 +510,7 @@ impl Loop {
         self.keep.heard(event, self.clock.now());
         for address in self.unknown.heard(event)? {
             info!(%address, "is free: the pod that nobody knew is gone");
-            self.flush.released([address]);
+            self.flush.released([address], self.clock.now());
             self.keep.stranger_gone(self.clock.now());
             self.ipam.handle_unknown_owner(address, false, self.clock.now());
         }
@@ -536,7 +537,7 @@ impl Loop {
 
     /// Has the host thread flush what somebody waits for.
     fn flush(&mut self) -> Result<(), DaemonError> {
-        if let Some(addresses) = self.flush.begin() {
+        if let Some(addresses) = self.flush.begin(self.clock.now()) {
             self.host.flush_conntrack(addresses).map_err(|_| DaemonError::Ended("host thread"))?;
         }
         Ok(())
@@ -681,7 +682,7 @@ impl Loop {
                 match self.ipam.release(&key, now) {
                     Released::Lease { lease, at } => {
                         let record = Record::released(&lease, at);
-                        self.flush.released(lease.addresses());
+                        self.flush.released(lease.addresses(), now);
                         let lease = self.lease(lease);
                         self.unwritten.push(Write::Release(record, lease, vec![caller]));
                     }
@@ -754,7 +755,7 @@ impl Loop {
                     self.ipam.abandon(uncommitted, now);
                     // A running pod that was added again keeps its own.
                     if self.ipam.pool().lease(&key).is_none() {
-                        self.flush.released(addresses);
+                        self.flush.released(addresses, now);
                     }
                     for caller in callers {
                         answer(caller, refused("make the pod's address durable"));

@@ -1,12 +1,14 @@
 //! Addresses that were used before, whose connections the kernel is to forget before another pod gets them.
 //!
 //! While an address rests, senders that know it and a pod that is still being torn down go on to use it, and the kernel
-//! remembers new connections. So it is flushed when somebody is about to get it, not when it is released.
+//! remembers new connections. So it is flushed when it has rested, not when it is released; and whoever gets it before that is
+//! done waits for it.
 
 use core::net::IpAddr;
-use std::collections::BTreeSet;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vpc_ipam_core::Record;
+use vpc_ipam_core::{Record, Timestamp};
 
 /// How often a flush is tried before addresses are given out without.
 const TRIES_MAX: u32 = 5;
@@ -14,8 +16,10 @@ const TRIES_MAX: u32 = 5;
 /// Addresses that nobody gets before their connections are forgotten. For many the kernel walks its table once.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
-    /// Released, and nobody's since.
-    used: BTreeSet<IpAddr>,
+    /// How long an address rests.
+    rest: Duration,
+    /// Released, nobody's since and not flushed, and when each has rested.
+    used: BTreeMap<IpAddr, Timestamp>,
     /// Granted, and to be flushed first.
     waiting: BTreeSet<IpAddr>,
     under_way: BTreeSet<IpAddr>,
@@ -24,27 +28,40 @@ pub(super) struct Flush {
 }
 
 impl Flush {
+    /// Describes that nothing is to be flushed, for addresses that rest so long.
+    pub(super) fn new(rest: Duration) -> Self {
+        Self { rest, ..Self::default() }
+    }
+
     /// Addresses are nobody's any more.
-    pub(super) fn released(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.used.extend(addresses);
+    pub(super) fn released(&mut self, addresses: impl IntoIterator<Item = IpAddr>, at: Timestamp) {
+        let rested = at + self.rest;
+        self.used.extend(addresses.into_iter().map(|address| (address, rested)));
+    }
+
+    /// Returns when the next address has rested.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        self.used.values().min().copied().filter(|_| self.under_way.is_empty())
     }
 
     /// Addresses are granted; those that were used before are to be flushed, even if they are being flushed right now.
     pub(super) fn granted(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         for address in addresses {
-            if self.used.remove(&address) || self.under_way.contains(&address) {
+            if self.used.remove(&address).is_some() || self.under_way.contains(&address) {
                 self.waiting.insert(address);
             }
         }
     }
 
     /// Returns the addresses to be flushed, unless others are under way.
-    pub(super) fn begin(&mut self) -> Option<BTreeSet<IpAddr>> {
-        if !self.under_way.is_empty() || self.waiting.is_empty() {
+    pub(super) fn begin(&mut self, now: Timestamp) -> Option<BTreeSet<IpAddr>> {
+        if !self.under_way.is_empty() {
             return None;
         }
         self.under_way = core::mem::take(&mut self.waiting);
-        Some(self.under_way.clone())
+        let rested = self.used.extract_if(.., |_, rested| *rested <= now);
+        self.under_way.extend(rested.map(|(address, _)| address));
+        (!self.under_way.is_empty()).then(|| self.under_way.clone())
     }
 
     /// Those under way are flushed.
@@ -87,43 +104,45 @@ mod tests {
 
     #[test]
     fn address_that_was_used_is_held_back_until_it_is_flushed() {
-        let mut flush = Flush::default();
+        const LATER: Timestamp = Timestamp::from_secs(60);
+        let mut flush = Flush::new(Duration::from_secs(30));
         flush.granted([address(9)]);
         assert!(flush.is_idle(), "it was nobody's before");
-        flush.released([1, 2, 3].map(address));
-        assert_eq!(flush.begin(), None, "nobody wants it yet");
+        flush.released([1, 2, 3].map(address), LATER);
+        assert_eq!(flush.begin(LATER), None, "nobody wants it yet");
 
         flush.granted([address(1)]);
         assert!(flush.holds_back(&granted(1)));
-        assert_eq!(flush.begin(), Some([address(1)].into()));
+        assert_eq!(flush.begin(LATER), Some([address(1)].into()));
         flush.granted([address(2), address(3)]);
-        assert_eq!(flush.begin(), None, "one at a time");
+        assert_eq!(flush.begin(LATER), None, "one at a time");
         assert!(flush.holds_back(&granted(1)) && flush.holds_back(&granted(2)));
 
         flush.done();
         assert!(!flush.holds_back(&granted(1)) && flush.holds_back(&granted(2)));
-        assert_eq!(flush.begin(), Some([address(2), address(3)].into()));
+        assert_eq!(flush.begin(LATER), Some([address(2), address(3)].into()));
         // Given back and granted anew meanwhile: what was done so far does not count.
         flush.granted([address(2)]);
         flush.done();
         assert!(flush.holds_back(&granted(2)) && !flush.holds_back(&granted(3)));
-        assert_eq!(flush.begin(), Some([address(2)].into()));
+        assert_eq!(flush.begin(LATER), Some([address(2)].into()));
         flush.done();
         assert!(flush.is_idle());
     }
 
     #[test]
     fn flush_that_fails_is_tried_again_a_few_times() {
-        let mut flush = Flush::default();
+        const LATER: Timestamp = Timestamp::from_secs(60);
+        let mut flush = Flush::new(Duration::from_secs(30));
         for _ in 0..2 {
-            flush.released([address(1)]);
+            flush.released([address(1)], LATER);
             flush.granted([address(1)]);
             for _ in 1..TRIES_MAX {
-                assert_eq!(flush.begin(), Some([address(1)].into()));
+                assert_eq!(flush.begin(LATER), Some([address(1)].into()));
                 assert!(flush.failed());
                 assert!(flush.holds_back(&granted(1)));
             }
-            assert!(flush.begin().is_some());
+            assert!(flush.begin(LATER).is_some());
             assert!(!flush.failed());
             assert!(flush.is_idle() && !flush.holds_back(&granted(1)));
         }
