@@ -22,6 +22,8 @@ const RELEASED: TableDefinition<'_, &str, u64> = TableDefinition::new("released"
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
 const FORMAT: &str = "vpc-ipam/1";
+/// How the formats of all versions begin.
+const FORMAT_NAME: &str = "vpc-ipam/";
 /// Of a database of a few hundred rows; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 256 << 10;
 /// Longer than any rest of an address; what was released before is forgotten when the file is opened.
@@ -76,6 +78,16 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// Another version of vpc-ipamd wrote it, in a form that this one does not know. It is left as it is.
+    #[error(
+        "{path} has format {found:?}, and this vpc-ipamd reads {FORMAT:?}: start the version that wrote it, or move the file away"
+    )]
+    UnknownVersion {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: String,
+    },
     /// The file could not be read or written, which is no damage of its contents: it is as it was.
     #[error("use {path}")]
     Use {
@@ -114,6 +126,9 @@ impl Store {
                 return Err(OpenError::InUse { path: path.display().to_string() });
             }
             Err(Unusable::Failed(source)) => return Err(unusable(path, source)),
+            Err(Unusable::UnknownVersion(found)) => {
+                return Err(OpenError::UnknownVersion { path: path.display().to_string(), found });
+            }
             Err(Unusable::Damaged(why)) => why,
         };
         let aside = format!("{}.damaged-{}", path.display(), now.as_nanos());
@@ -123,7 +138,9 @@ impl Store {
             Ok((store, _)) => Ok((store, Found::Damaged { moved_to, why })),
             Err(Unusable::InUse) => Err(OpenError::InUse { path: path.display().to_string() }),
             Err(Unusable::Failed(source)) => Err(unusable(path, source)),
-            Err(Unusable::Damaged(why)) => Err(unusable(path, to_redb(why))),
+            Err(Unusable::Damaged(why) | Unusable::UnknownVersion(why)) => {
+                Err(unusable(path, to_redb(why)))
+            }
         }
     }
 
@@ -189,6 +206,8 @@ enum Unusable {
     InUse,
     /// Reading or writing failed.
     Failed(redb::Error),
+    /// It has a format of this name, which we do not know.
+    UnknownVersion(String),
     /// What is in it cannot be.
     Damaged(String),
 }
@@ -232,9 +251,15 @@ fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Vec<Re
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let format = meta.get("format")?.map(|value| value.value().to_string());
-    if format.as_deref() != Some(FORMAT) {
-        return Err(Unusable::Damaged(format!("its format is {format:?}, not {FORMAT:?}")));
+    match meta.get("format")?.map(|value| value.value().to_string()) {
+        Some(format) if format == FORMAT => {}
+        // The name tells that it is whole and ours; anything else may be damage.
+        Some(format) if format.starts_with(FORMAT_NAME) => {
+            return Err(Unusable::UnknownVersion(format));
+        }
+        format => {
+            return Err(Unusable::Damaged(format!("its format is {format:?}, not {FORMAT:?}")));
+        }
     }
     if meta.get("boot")?.is_none_or(|value| value.value() != boot) {
         return Ok(None);
