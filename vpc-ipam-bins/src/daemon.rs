@@ -127,9 +127,6 @@ pub enum DaemonError {
     /// The kernel does not tell of changes.
     #[error("watch the node's network")]
     Watch(#[from] WatchError),
-    /// The notes of pods that were deleted meanwhile could not be read.
-    #[error("read which pods were deleted while there was no daemon")]
-    Spool(#[source] std::io::Error),
     /// The state file could not be opened.
     #[error("open the state file")]
     State(#[from] OpenError),
@@ -232,7 +229,7 @@ pub async fn run(
         socket = %options.socket.display(),
         "serving"
     );
-    consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now())?;
+    consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
     let links = links(&options.config, &options.host_config, &metadata);
     let settings = PodSettings {
         egress: egress(&options.host_config, &options.config, &metadata),
@@ -339,7 +336,8 @@ fn records(found: Found) -> Vec<Record> {
     }
 }
 
-/// Gives up the addresses of pods that were deleted while there was no daemon.
+/// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is told and
+/// keeps nobody waiting.
 ///
 /// The socket is there already: a plugin that leaves a note after this finds it.
 fn consume_notes(
@@ -348,8 +346,11 @@ fn consume_notes(
     store: &mut Store,
     flush: &mut Flush,
     now: Timestamp,
-) -> Result<(), DaemonError> {
-    let notes = spool::read(socket).map_err(DaemonError::Spool)?;
+) {
+    let spool::Found { notes, ignored } = spool::read(socket);
+    for error in ignored {
+        warn!(error = chain(&error), "is no note about a deleted pod; it is left alone");
+    }
     let mut released = Vec::new();
     for (_, Note { key }) in &notes {
         if let Released::Lease { lease, at } = ipam.release(key, now) {
@@ -360,12 +361,13 @@ fn consume_notes(
     }
     if let Err(error) = store.write(&released) {
         error!(error = chain(&error), "cannot make releases durable; the notes stay");
-        return Ok(());
+        return;
     }
     for (path, _) in &notes {
-        spool::remove(path).map_err(DaemonError::Spool)?;
+        if let Err(error) = spool::remove(path) {
+            warn!(path = %path.display(), %error, "cannot remove the note about a deleted pod");
+        }
     }
-    Ok(())
 }
 
 /// The one task that owns the state.

@@ -26,3 +26,4 @@ pub mod settings;
 pub mod spool;
 #[cfg(feature = "daemon")]
 pub mod store;
+pub mod trusted_file;

@@ -1,22 +1,21 @@
 //! Files in which an operator says what variables cannot.
 
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use vpc_ipam_core::{Limits, Override};
+
+use crate::trusted_file::{self, UntrustedError};
+
+/// The longest file that is read, in bytes: the limits of all instance types take less than a tenth of it.
+const BYTES_MAX: u64 = 16 << 20;
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorFileError {
-    /// It cannot be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// It cannot be read, or is no regular file of a length to be expected.
+    #[error("read what the operator says")]
+    Read(#[from] UntrustedError),
     /// It does not hold what it should.
     #[error("read {expected} in {}", path.display())]
     Parse {
@@ -31,8 +30,8 @@ pub enum OperatorFileError {
 
 /// Reads limits of instance types: JSON objects one after the other, as `vpc-ipam limits --json` prints them.
 pub fn limits(path: &Path) -> Result<Vec<Limits>, OperatorFileError> {
-    let text = read(path)?;
-    let objects = serde_json::Deserializer::from_str(&text).into_iter();
+    let text = trusted_file::read_named(path, BYTES_MAX)?;
+    let objects = serde_json::Deserializer::from_slice(&text).into_iter();
     let expected = "the limits of instance types";
     objects.collect::<Result<_, _>>().map_err(|source| parse(path, expected, source))
 }
@@ -40,14 +39,8 @@ pub fn limits(path: &Path) -> Result<Vec<Limits>, OperatorFileError> {
 /// Reads settings for some nodes only: a JSON array of [`Override`]s.
 pub fn overrides(path: &Path) -> Result<Vec<Override>, OperatorFileError> {
     let expected = "the settings of some nodes";
-    serde_json::from_str(&read(path)?).map_err(|source| parse(path, expected, source))
-}
-
-fn read(path: &Path) -> Result<String, OperatorFileError> {
-    fs::read_to_string(path).map_err(|source| {
-        let path = path.to_owned();
-        OperatorFileError::Read { path, source }
-    })
+    let text = trusted_file::read_named(path, BYTES_MAX)?;
+    serde_json::from_slice(&text).map_err(|source| parse(path, expected, source))
 }
 
 fn parse(path: &Path, expected: &'static str, source: serde_json::Error) -> OperatorFileError {
@@ -56,6 +49,8 @@ fn parse(path: &Path, expected: &'static str, source: serde_json::Error) -> Oper
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// The examples of docs/per-node.md are read as they stand there.
@@ -88,6 +83,6 @@ mod tests {
             assert_eq!(read, expected, "{text}");
         }
         let missing = overrides(&folder.path().join("missing")).unwrap_err();
-        assert!(matches!(missing, OperatorFileError::Read { .. }), "{missing}");
+        assert!(matches!(missing, OperatorFileError::Read(_)), "{missing}");
     }
 }

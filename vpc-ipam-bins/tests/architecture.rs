@@ -49,7 +49,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "clap",
             "ipnet",
             "redb",
-            // Processes and user namespaces of labs.
+            // Files that are not followed, who owns them and who calls; processes and user namespaces of labs.
             "rustix",
             "serde",
             "serde_json",

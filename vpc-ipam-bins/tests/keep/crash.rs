@@ -204,7 +204,7 @@ fn assigned(node: &LabNode) -> u32 {
 }
 
 fn notes(node: &LabNode) -> usize {
-    spool::read(&node.address.socket).unwrap().len()
+    spool::read(&node.address.socket).notes.len()
 }
 
 fn leave_note(node: &LabNode, container: &str) {
