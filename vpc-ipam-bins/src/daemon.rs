@@ -330,7 +330,7 @@ fn records(found: Found) -> Vec<Record> {
             records
         }
         Found::Damaged { moved_to, why } => {
-            error!(moved_to = %moved_to.display(), why, "the state file is damaged and was put aside");
+            error!(moved_to = %moved_to.display(), why, "the state file cannot be used and was put aside");
             Vec::new()
         }
     }

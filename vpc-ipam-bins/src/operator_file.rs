@@ -14,8 +14,13 @@ const BYTES_MAX: u64 = 16 << 20;
 #[non_exhaustive]
 pub enum OperatorFileError {
     /// It cannot be read, or is no regular file of a length to be expected.
-    #[error("read what the operator says")]
-    Read(#[from] UntrustedError),
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: UntrustedError,
+    },
     /// It does not hold what it should.
     #[error("read {expected} in {}", path.display())]
     Parse {
@@ -30,7 +35,7 @@ pub enum OperatorFileError {
 
 /// Reads limits of instance types: JSON objects one after the other, as `vpc-ipam limits --json` prints them.
 pub fn limits(path: &Path) -> Result<Vec<Limits>, OperatorFileError> {
-    let text = trusted_file::read_named(path, BYTES_MAX)?;
+    let text = read(path)?;
     let objects = serde_json::Deserializer::from_slice(&text).into_iter();
     let expected = "the limits of instance types";
     objects.collect::<Result<_, _>>().map_err(|source| parse(path, expected, source))
@@ -39,8 +44,13 @@ pub fn limits(path: &Path) -> Result<Vec<Limits>, OperatorFileError> {
 /// Reads settings for some nodes only: a JSON array of [`Override`]s.
 pub fn overrides(path: &Path) -> Result<Vec<Override>, OperatorFileError> {
     let expected = "the settings of some nodes";
-    let text = trusted_file::read_named(path, BYTES_MAX)?;
+    let text = read(path)?;
     serde_json::from_slice(&text).map_err(|source| parse(path, expected, source))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, OperatorFileError> {
+    trusted_file::read_named(path, BYTES_MAX)
+        .map_err(|source| OperatorFileError::Read { path: path.to_owned(), source })
 }
 
 fn parse(path: &Path, expected: &'static str, source: serde_json::Error) -> OperatorFileError {
@@ -83,6 +93,6 @@ mod tests {
             assert_eq!(read, expected, "{text}");
         }
         let missing = overrides(&folder.path().join("missing")).unwrap_err();
-        assert!(matches!(missing, OperatorFileError::Read(_)), "{missing}");
+        assert!(matches!(missing, OperatorFileError::Read { .. }), "{missing}");
     }
 }

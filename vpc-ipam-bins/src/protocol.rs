@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
 
-use crate::cni;
+use crate::{cni, trusted_file};
 
 /// Where the daemon listens unless told otherwise.
 pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
@@ -150,6 +150,14 @@ pub enum AskError {
         /// Why.
         source: io::Error,
     },
+    /// Another user listens there, who may not speak for the daemon.
+    #[error("user {uid} listens at {path}, who is neither root nor the user of this program")]
+    Untrusted {
+        /// The socket.
+        path: String,
+        /// Who.
+        uid: u32,
+    },
     /// The connection broke, or no answer came in time.
     #[error("ask the daemon")]
     Exchange(#[source] io::Error),
@@ -172,6 +180,12 @@ impl Asked {
     pub fn send(socket: &Path, request: &Request) -> Result<Self, AskError> {
         let mut stream = UnixStream::connect(socket)
             .map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
+        let listener = rustix::net::sockopt::socket_peercred(&stream)
+            .map_err(|error| AskError::Exchange(error.into()))?;
+        let uid = listener.uid.as_raw();
+        if !trusted_file::is_trusted(uid) {
+            return Err(AskError::Untrusted { path: socket.display().to_string(), uid });
+        }
         let mut send = || -> io::Result<()> {
             stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
             stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;

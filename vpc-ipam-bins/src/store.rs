@@ -1,18 +1,20 @@
 //! What survives a restart of the daemon: a redb file in the runtime directory.
 //!
-//! The file belongs to one boot of the kernel, whose id it carries: after a reboot no pod of before exists. A damaged file
-//! is put aside, never deleted.
+//! The file belongs to one boot of the kernel, whose id it carries: after a reboot no pod of before exists. What cannot be
+//! used in its place, a damaged file, a symbolic link or the file of another user, is put aside, never followed or deleted.
 
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
+
+use crate::trusted_file::{self, UntrustedError};
 
 /// Leases as JSON, by key as JSON.
 const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases");
@@ -26,6 +28,8 @@ const FORMAT: &str = "vpc-ipam/1";
 const FORMAT_NAME: &str = "vpc-ipam/";
 /// Of a database of a few hundred rows; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 256 << 10;
+/// The longest file that is opened: a hundred times what a node with a thousand pods needs.
+const BYTES_MAX: u64 = 256 << 20;
 /// Longer than any rest of an address; what was released before is forgotten when the file is opened.
 const RELEASED_KEPT: Duration = Duration::from_secs(86_400);
 
@@ -45,7 +49,7 @@ pub enum Found {
     Records(Vec<Record>),
     /// State of another boot, which was discarded.
     OtherBoot,
-    /// A file that cannot be read; it was put aside.
+    /// Something that cannot be used: a damaged file, or none of ours. It was put aside.
     Damaged {
         /// Where it is now.
         moved_to: PathBuf,
@@ -70,10 +74,13 @@ pub enum OpenError {
         /// The file.
         path: String,
     },
-    /// The directory could not be made, or the file not be moved or made.
-    #[error("make {path}")]
-    Make {
-        /// The file or directory.
+    /// The directory could not be made, or is another user's or every user's.
+    #[error("keep the state file in a folder of ours")]
+    Folder(#[source] UntrustedError),
+    /// What cannot be used could not be put aside.
+    #[error("move {path} away")]
+    Move {
+        /// The file.
         path: String,
         /// Why.
         source: io::Error,
@@ -106,16 +113,11 @@ pub struct WriteError(#[source] Box<redb::Error>);
 impl Store {
     /// Opens the state file of a node, or makes it.
     pub fn open(path: &Path, boot: &str, now: Timestamp) -> Result<(Self, Found), OpenError> {
-        let make = |path: &Path| {
-            let path = path.display().to_string();
-            move |source| OpenError::Make { path, source }
-        };
         if let Some(directory) = path.parent() {
             // Names of pods are nobody else's business.
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(directory).map_err(make(directory))?;
+            trusted_file::folder(directory).map_err(OpenError::Folder)?;
         }
-        let existed = path.exists();
+        let existed = fs::symlink_metadata(path).is_ok();
         let why = match Self::open_file(path, boot, now) {
             Ok((store, Some(records))) => return Ok((store, Found::Records(records))),
             Ok((store, None)) => {
@@ -133,7 +135,8 @@ impl Store {
         };
         let aside = format!("{}.damaged-{}", path.display(), now.as_nanos());
         let moved_to = PathBuf::from(aside);
-        fs::rename(path, &moved_to).map_err(make(path))?;
+        fs::rename(path, &moved_to)
+            .map_err(|source| OpenError::Move { path: path.display().to_string(), source })?;
         match Self::open_file(path, boot, now) {
             Ok((store, _)) => Ok((store, Found::Damaged { moved_to, why })),
             Err(Unusable::InUse) => Err(OpenError::InUse { path: path.display().to_string() }),
@@ -156,7 +159,7 @@ impl Store {
     fn try_write(&mut self, records: &[Record]) -> Result<(), redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open_database(&self.path)?,
+            None => open_database(&self.path).map_err(to_redb_error)?,
         };
         let transaction = self.database.insert(database).begin_write()?;
         {
@@ -212,6 +215,15 @@ enum Unusable {
     Damaged(String),
 }
 
+impl From<UntrustedError> for Unusable {
+    fn from(error: UntrustedError) -> Self {
+        match error {
+            UntrustedError::Open { source, .. } => Self::Failed(redb::Error::Io(source)),
+            error => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for Unusable {
     fn from(error: E) -> Self {
         match error.into() {
@@ -231,16 +243,16 @@ impl<E: Into<redb::Error>> From<E> for Unusable {
     }
 }
 
-fn open_database(path: &Path) -> Result<Database, redb::Error> {
-    // Made by hand, so that nobody else can read it; redb takes an empty file for a new one.
-    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-        _ => {}
-    }
+fn open_database(path: &Path) -> Result<Database, Unusable> {
+    let file = match trusted_file::open(path, BYTES_MAX)? {
+        Some(file) => file,
+        // redb takes an empty file for a new one.
+        None => trusted_file::create(path)?,
+    };
     let mut builder = Database::builder();
     // Reading what a damaged file says could end the process otherwise.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    Ok(builder.create(path)?)
+    Ok(builder.create_with_backend(FileBackend::new(file)?)?)
 }
 
 /// Returns the records of this boot; `None` if the file is new or of another one.
@@ -332,6 +344,14 @@ fn to_json(lease: &Lease) -> Result<Vec<u8>, redb::Error> {
     serde_json::to_vec(lease).map_err(|error| to_redb(error.to_string()))
 }
 
+fn to_redb_error(unusable: Unusable) -> redb::Error {
+    match unusable {
+        Unusable::InUse => redb::Error::DatabaseAlreadyOpen,
+        Unusable::Failed(error) => error,
+        Unusable::Damaged(why) | Unusable::UnknownVersion(why) => to_redb(why),
+    }
+}
+
 fn to_redb(message: String) -> redb::Error {
     redb::Error::Io(io::Error::other(message))
 }
@@ -405,6 +425,65 @@ mod tests {
         drop(store);
         let (_, found) = Store::open(&path, "boot-1", NOW).unwrap();
         assert_eq!(leased(found).len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_of_ours_is_put_aside_and_not_followed() {
+        for kind in ["link", "dangling link", "folder", "fifo"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("state/state.redb");
+            let elsewhere = folder.path().join("elsewhere");
+            fs::create_dir(folder.path().join("state")).unwrap();
+            match kind {
+                "link" => fs::write(&elsewhere, b"precious").unwrap(),
+                "folder" => fs::create_dir(&path).unwrap(),
+                "fifo" => {
+                    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+                    rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+                }
+                _ => {}
+            }
+            if kind.ends_with("link") {
+                std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+            }
+
+            let (mut store, found) = Store::open(&path, "boot-1", NOW).unwrap();
+
+            let Found::Damaged { moved_to, why } = found else { panic!("{kind}: {found:?}") };
+            assert!(why.contains(path.to_str().unwrap()), "{kind}: {why}");
+            assert!(fs::symlink_metadata(moved_to).is_ok(), "{kind}: it is gone");
+            assert_eq!(elsewhere.exists(), kind == "link", "{kind}");
+            if kind == "link" {
+                assert_eq!(fs::read(&elsewhere).unwrap(), b"precious");
+            }
+            store.write(&[Record::Leased(lease("a", "10.0.0.5"))]).unwrap();
+            drop(store);
+            let (_, found) = Store::open(&path, "boot-1", NOW).unwrap();
+            assert_eq!(leased(found).len(), 1, "{kind}");
+        }
+    }
+
+    #[test]
+    fn file_of_a_length_that_no_node_needs_is_put_aside_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        // Without blocks: a terabyte on no disk.
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let (_, found) = Store::open(&path, "boot-1", NOW).unwrap();
+        assert!(
+            matches!(&found, Found::Damaged { why, .. } if why.contains("longer")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn folder_that_every_user_may_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = Store::open(&folder.path().join("state.redb"), "boot-1", NOW);
+        assert!(matches!(refused, Err(OpenError::Folder(_))), "{refused:?}");
     }
 
     #[test]

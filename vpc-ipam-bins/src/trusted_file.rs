@@ -66,6 +66,13 @@ pub fn open(path: &Path, bytes_max: u64) -> Result<Option<File>, UntrustedError>
     open_own(path, bytes_max, OpenOptions::new().read(true).write(true))
 }
 
+/// Makes a file that only we can read; there must be none.
+pub fn create(path: &Path) -> Result<File, UntrustedError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(|source| unopened(path, source))
+}
+
 /// Reads a file of ours, under the conditions of [`open`].
 pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, UntrustedError> {
     let file = open_own(path, bytes_max, OpenOptions::new().read(true))?;
@@ -86,6 +93,8 @@ pub fn read_named(path: &Path, bytes_max: u64) -> Result<Vec<u8>, UntrustedError
 /// Makes a folder that is ours alone, or makes sure that the one that is there is root's or ours and not for every user to
 /// write to.
 pub fn folder(path: &Path) -> Result<(), UntrustedError> {
+    // Of a file that is named without a folder.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     let found = match (fs::metadata(path), made) {
         (Ok(found), _) => found,

@@ -3,9 +3,7 @@
 use core::time::Duration;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +16,7 @@ use tracing::{debug, warn};
 use super::Input;
 use crate::cni::Code;
 use crate::protocol::{Answer, DOCUMENT_MAX, Request};
+use crate::trusted_file;
 
 /// How many callers are heard at once, those who wait for an address aside, whom core bounds; further ones wait in the
 /// kernel's queue.
@@ -50,14 +49,14 @@ impl Server {
 
 /// Listens at a path that only root and our own user can reach.
 pub(super) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Server> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    if let Some(directory) = path.parent() {
+        trusted_file::folder(directory).map_err(io::Error::other)?;
     }
     match fs::symlink_metadata(path) {
         // Of a daemon that was killed.
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
         Ok(_) => {
-            let what = "there is something else than a socket";
+            let what = "there is something else than a socket, which is left alone";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -65,15 +64,13 @@ pub(super) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Ser
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    let own_uid = fs::metadata(path)?.uid();
     let (conversation, conversations) = mpsc::channel(1);
-    let task = tokio::spawn(serve(listener, own_uid, inputs, conversation));
+    let task = tokio::spawn(serve(listener, inputs, conversation));
     Ok(Server { task, conversations, path: path.to_path_buf() })
 }
 
 async fn serve(
     listener: UnixListener,
-    own_uid: u32,
     inputs: mpsc::Sender<Input>,
     conversation: mpsc::Sender<()>,
 ) {
@@ -90,7 +87,7 @@ async fn serve(
             }
         };
         match stream.peer_cred() {
-            Ok(caller) if caller.uid() == 0 || caller.uid() == own_uid => {}
+            Ok(caller) if trusted_file::is_trusted(caller.uid()) => {}
             caller => {
                 warn!(?caller, "a caller who is neither root nor our own user was turned away");
                 continue;

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use vpc_ipam_aws::EmulatedEc2;
-use vpc_ipam_bins::daemon::{self, Options};
+use vpc_ipam_bins::daemon::{self, DaemonError, Options};
 use vpc_ipam_bins::lab::LabNode;
 use vpc_ipam_bins::spool;
 use vpc_ipam_bins::store::{self, Found, Store};
@@ -193,13 +194,13 @@ fn addresses_of_pods_that_only_the_kernel_knows_are_kept_for_them() {
 }
 
 /// A node whose daemon is one of the test's own.
-fn node() -> LabNode {
+pub(crate) fn node() -> LabNode {
     let mut plan = plan("m5.large");
     plan.daemon = false;
     start(&plan)
 }
 
-fn assigned(node: &LabNode) -> u32 {
+pub(crate) fn assigned(node: &LabNode) -> u32 {
     status(node).enis.iter().map(|eni| eni.assigned).sum()
 }
 
@@ -232,46 +233,24 @@ fn set_leases_ahead(node: &LabNode) {
 }
 
 /// A daemon within this process that can be made to end at once: nothing is written, answered or removed any more.
-struct Daemon {
+pub(crate) struct Daemon {
     crash: oneshot::Sender<()>,
     thread: JoinHandle<()>,
     state: PathBuf,
 }
 
 impl Daemon {
-    fn start(node: &LabNode) -> Self {
+    pub(crate) fn start(node: &LabNode) -> Self {
         let (crash, crashed) = oneshot::channel();
-        let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
-        let vars = [("IP_COOLDOWN_PERIOD", "1")];
+        let run = daemon_of(node);
+        let run = async {
+            tokio::select! {
+                _ = crashed => {}
+                result = run => panic!("the daemon ended: {result:?}"),
+            }
+        };
         let state = node.address.socket.with_file_name("state.redb");
-        let options = Options {
-            config: Config::from_vars(vars).0,
-            host_config: HostConfig::from_vars(vars).0,
-            budget: Budget::default(),
-            netns: netns(node),
-            socket: node.address.socket.clone(),
-            state: state.clone(),
-            boot: store::boot_id().unwrap(),
-            adopt: true,
-            limits: KnownLimits::default(),
-            overrides: Vec::new(),
-            labels: BTreeMap::new(),
-        };
-        let run = move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = crashed => {}
-                    result = daemon::run(options, api, None, core::future::pending()) => {
-                        panic!("the daemon ended: {result:?}");
-                    }
-                }
-            });
-        };
+        let run = move || runtime().block_on(run);
         let daemon = Self { crash, thread: std::thread::spawn(run), state };
         let socket = &node.address.socket;
         wait_until("the daemon", || {
@@ -285,10 +264,40 @@ impl Daemon {
         daemon
     }
 
-    fn crash(self) {
+    pub(crate) fn crash(self) {
         self.crash.send(()).unwrap();
         self.thread.join().unwrap();
         // The thread that writes ends after the one that it writes for, and the next daemon wants its file.
         File::open(self.state).unwrap().lock().unwrap();
     }
+
+    /// Returns why a daemon does not start.
+    pub(crate) fn fail(node: &LabNode) -> String {
+        let error = runtime().block_on(daemon_of(node)).unwrap_err();
+        vpc_ipam_bins::cni::chain(&error)
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// The daemon of a node, which runs until it is dropped.
+fn daemon_of(node: &LabNode) -> impl Future<Output = Result<(), DaemonError>> + Send + 'static {
+    let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
+    let vars = [("IP_COOLDOWN_PERIOD", "1")];
+    let options = Options {
+        config: Config::from_vars(vars).0,
+        host_config: HostConfig::from_vars(vars).0,
+        budget: Budget::default(),
+        netns: netns(node),
+        socket: node.address.socket.clone(),
+        state: node.address.socket.with_file_name("state.redb"),
+        boot: store::boot_id().unwrap(),
+        adopt: true,
+        limits: KnownLimits::default(),
+        overrides: Vec::new(),
+        labels: BTreeMap::new(),
+    };
+    daemon::run(options, api, None, core::future::pending())
 }

@@ -6,6 +6,7 @@
 mod check;
 mod conntrack;
 mod crash;
+mod hostile;
 mod many;
 mod repair;
 mod result;
