@@ -1,5 +1,6 @@
 //! Files in which an operator says what variables cannot.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use vpc_ipam_core::{Limits, Override};
@@ -13,14 +14,17 @@ const BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorFileError {
-    /// It cannot be read, or is no regular file of a length to be expected.
+    /// It cannot be read.
     #[error("read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: UntrustedError,
+        source: io::Error,
     },
+    /// It is no regular file, or too long.
+    #[error(transparent)]
+    Untrusted(UntrustedError),
     /// It does not hold what it should.
     #[error("read {expected} in {}", path.display())]
     Parse {
@@ -49,8 +53,10 @@ pub fn overrides(path: &Path) -> Result<Vec<Override>, OperatorFileError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, OperatorFileError> {
-    trusted_file::read_named(path, BYTES_MAX)
-        .map_err(|source| OperatorFileError::Read { path: path.to_owned(), source })
+    trusted_file::read_named(path, BYTES_MAX).map_err(|error| match error {
+        UntrustedError::Open { path, source } => OperatorFileError::Read { path, source },
+        error => OperatorFileError::Untrusted(error),
+    })
 }
 
 fn parse(path: &Path, expected: &'static str, source: serde_json::Error) -> OperatorFileError {
