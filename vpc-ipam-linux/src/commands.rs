@@ -1,16 +1,18 @@
 //! Changes as the commands by which a person would make them.
 
 use core::fmt::Write as _;
+use std::borrow::Cow;
 use std::path::Path;
 
 use ipnet::IpNet;
 
+use crate::quote::shell;
 use crate::{
     Address, Change, Family, LinkId, Mark, Neighbour, Object, Protocol, Route, Rule, Scope, Table,
 };
 
 /// Writes changes as the commands of iproute2, sysctl, nft and iptables that make the same changes, one a line; scripts for
-/// standard input follow theirs as here-documents.
+/// standard input follow theirs as here-documents. Names of links are quoted where the shell would read more into them.
 ///
 /// ```
 /// use vpc_ipam_linux::{Change, LinkId, LinkIndex, Object, Route, Table, commands};
@@ -32,40 +34,52 @@ fn of_change(change: &Change) -> Vec<String> {
     match change {
         Change::Set(object) => set(object),
         Change::Remove(object) => remove(object),
-        Change::RemoveLink { name } => vec![format!("ip link delete dev {name}")],
-        Change::Join { port, bridge } => vec![
-            format!("ip link set dev {port} master {bridge}"),
-            format!("ip link set dev {port} type bridge_slave isolated on"),
-        ],
+        Change::RemoveLink { name } => vec![format!("ip link delete dev {}", shell(name))],
+        Change::Join { port, bridge } => {
+            let (port, bridge) = (of_link(port), of_link(bridge));
+            vec![
+                format!("ip link set dev {port} master {bridge}"),
+                format!("ip link set dev {port} type bridge_slave isolated on"),
+            ]
+        }
         Change::AddBridge(bridge) => vec![
             format!(
                 "ip link add {} address {} mtu {} type bridge stp_state 0 mcast_snooping 0",
-                bridge.name, bridge.mac, bridge.mtu
+                shell(&bridge.name),
+                bridge.mac,
+                bridge.mtu
             ),
-            format!("ip link set dev {} up", bridge.name),
+            format!("ip link set dev {} up", shell(&bridge.name)),
         ],
         Change::AddRoute { link, route } => {
             let family = Family::of(route.destination.addr());
             vec![format!("ip{} route add {}", option(family), of_route(link, route))]
         }
         Change::Introduce { link, neighbour: Neighbour { address, mac } } => {
-            vec![format!("ip neigh replace {address} lladdr {mac} dev {link} nud reachable")]
+            vec![format!(
+                "ip neigh replace {address} lladdr {mac} dev {} nud reachable",
+                of_link(link)
+            )]
         }
         Change::AddVlan(vlan) => vec![format!(
             "ip link add {} link {} address {} mtu {} type vlan id {}",
-            vlan.name, vlan.trunk, vlan.mac, vlan.mtu, vlan.id
+            shell(&vlan.name),
+            of_link(&vlan.trunk),
+            vlan.mac,
+            vlan.mtu,
+            vlan.id
         )],
         Change::AddVeth(veth) => vec![
             format!(
                 "ip link add {} address {} mtu {mtu} type veth peer name {} address {} mtu {mtu} netns {}",
-                veth.name,
+                shell(&veth.name),
                 veth.mac,
-                veth.peer.name,
+                shell(&veth.peer.name),
                 veth.peer.mac,
-                veth.peer.namespace.path().display(),
+                shell(&veth.peer.namespace.path().display().to_string()),
                 mtu = veth.mtu,
             ),
-            format!("ip link set dev {} up", veth.name),
+            format!("ip link set dev {} up", shell(&veth.name)),
         ],
     }
 }
@@ -73,7 +87,8 @@ fn of_change(change: &Change) -> Vec<String> {
 fn set(object: &Object) -> Vec<String> {
     match object {
         Object::Link { link, mtu, up } => {
-            vec![format!("ip link set dev {link} mtu {mtu} {}", if *up { "up" } else { "down" })]
+            let (link, state) = (of_link(link), if *up { "up" } else { "down" });
+            vec![format!("ip link set dev {link} mtu {mtu} {state}")]
         }
         Object::Address { link, address } => {
             let mut how = String::new();
@@ -93,12 +108,15 @@ fn set(object: &Object) -> Vec<String> {
             vec![format!("ip{} route replace {}", option(family), of_route(link, route))]
         }
         Object::Neighbour { link, neighbour: Neighbour { address, mac } } => {
-            vec![format!("ip neigh replace {address} lladdr {mac} dev {link} nud permanent")]
+            vec![format!(
+                "ip neigh replace {address} lladdr {mac} dev {} nud permanent",
+                of_link(link)
+            )]
         }
         Object::Rule(rule) => {
             vec![format!("ip{} rule add {}", option(rule.family), of_rule(rule))]
         }
-        Object::Sysctl(sysctl) => vec![format!("sysctl -w {sysctl}")],
+        Object::Sysctl(sysctl) => vec![format!("sysctl -w {}", shell(&sysctl.to_string()))],
         Object::Nat(nat) => vec![here_document("nft --file -", &nat.script())],
         Object::PeerNat(_) => Vec::new(),
     }
@@ -114,7 +132,7 @@ fn remove(object: &Object) -> Vec<String> {
             vec![format!("ip{} route delete {}", option(family), of_route(link, route))]
         }
         Object::Neighbour { link, neighbour } => {
-            vec![format!("ip neigh delete {} dev {link}", neighbour.address)]
+            vec![format!("ip neigh delete {} dev {}", neighbour.address, of_link(link))]
         }
         Object::Rule(rule) => {
             vec![format!("ip{} rule delete {}", option(rule.family), of_rule(rule))]
@@ -124,7 +142,8 @@ fn remove(object: &Object) -> Vec<String> {
             let removal = peer.removal(Path::new("nft")).into_iter();
             removal
                 .map(|(program, arguments, script)| {
-                    let command = format!("{} {}", program.display(), arguments.join(" "));
+                    let program = program.display().to_string();
+                    let command = format!("{} {}", shell(&program), arguments.join(" "));
                     here_document(&command, &script)
                 })
                 .collect()
@@ -138,7 +157,11 @@ fn of_address(link: &LinkId, address: &Address) -> String {
         Scope::Global => String::new(),
         scope => format!(" scope {}", scope_name(scope)),
     };
-    format!("{} dev {link}{scope}", address.net)
+    format!("{} dev {}{scope}", address.net, of_link(link))
+}
+
+fn of_link(link: &LinkId) -> Cow<'_, str> {
+    shell(&link.name)
 }
 
 fn of_route(link: &LinkId, route: &Route) -> String {
@@ -147,6 +170,7 @@ fn of_route(link: &LinkId, route: &Route) -> String {
         _ => route.destination.to_string(),
     };
     let gateway = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    let link = of_link(link);
     let mut text = format!("{destination}{gateway} dev {link} table {}", route.table);
     // Writing to a String cannot fail.
     let _ = write!(text, " proto {}", route.protocol.0);
@@ -174,7 +198,7 @@ fn of_rule(rule: &Rule) -> String {
         let _ = write!(text, " fwmark {value:#x}/{mask:#x}");
     }
     if let Some(input) = &rule.input {
-        let _ = write!(text, " iif {input}");
+        let _ = write!(text, " iif {}", shell(input));
     }
     if let Some(protocol) = rule.carries {
         let _ = write!(text, " ipproto {protocol}");

@@ -92,10 +92,23 @@ fn own_addresses(metadata: &Metadata) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
     (ipv4, primary.and_then(|primary| primary.primary_ipv6))
 }
 
-/// The ranges of the VPC are not known, and without them every packet would be translated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("translate addresses of pods: no IPv4 range of the VPC is known")]
-pub struct NoVpcCidrError;
+/// Why it cannot be said what a node should hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DesiredError {
+    /// The ranges of the VPC are not known, and without them every packet would be translated.
+    #[error("translate addresses of pods: no IPv4 range of the VPC is known")]
+    NoVpcCidr,
+    /// Rules of nft and iptables cannot name the link of the primary ENI, or would name others with it.
+    #[error(
+        "write rules for the primary ENI: its link is named {name:?}, with a quotation mark or a plus sign at the end; \
+         rename it (ip link set dev NAME name eth0)"
+    )]
+    LinkName {
+        /// The name of the link.
+        name: String,
+    },
+}
 
 /// The place of the rule that leads marked packets to the main table.
 pub(crate) const PRIORITY_MARK: u32 = 1024;
@@ -110,10 +123,14 @@ pub(crate) const PRIORITY_BRANCH: u32 = 10;
 const PRIORITY_LOCAL: u32 = 20;
 
 /// Returns what the node should hold whatever ENIs and pods there are.
-pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, NoVpcCidrError> {
+pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredError> {
     let ipv4 = facts.families.ipv4().is_some();
     if ipv4 && facts.vpc_ipv4_cidrs.is_empty() && !config.external_snat {
-        return Err(NoVpcCidrError);
+        return Err(DesiredError::NoVpcCidr);
+    }
+    let name = &*facts.primary.id.name;
+    if !crate::quote::rules_can_name(name) {
+        return Err(DesiredError::LinkName { name: name.to_owned() });
     }
     let (primary, mtu) = (facts.primary.id.clone(), facts.mtu.into());
     let mut state = State::default();
@@ -215,9 +232,9 @@ pub enum HostError {
         /// The ENI.
         eni: vpc_ipam_core::EniId,
     },
-    /// The ranges of the VPC are not known.
+    /// It cannot be said what the node should hold.
     #[error(transparent)]
-    Vpc(#[from] NoVpcCidrError),
+    Desired(#[from] DesiredError),
     /// The node could not be changed.
     #[error("set up the node")]
     Apply(#[source] ApplyError),

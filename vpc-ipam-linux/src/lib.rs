@@ -75,6 +75,7 @@ mod node;
 mod object;
 mod peer;
 pub mod pod;
+mod quote;
 mod state;
 mod sysctl;
 #[cfg(feature = "watch")]

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::programs::Iptables;
 use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
 use crate::nft::run;
-use crate::{Family, SnatPorts};
+use crate::{Family, SnatPorts, quote};
 
 /// One of the tables that iptables has, with what is ours in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) fn render(plan: &Plan<'_>) -> Vec<Table> {
         if plan.node_port {
             rules.push(format!(
                 "-i {} -m addrtype --dst-type LOCAL --limit-iface-in {set}",
-                plan.primary
+                quote::iptables(plan.primary)
             ));
         }
         if let Some(translated) = &plan.translated {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
 use crate::nft::run;
-use crate::{Family, SnatPorts};
+use crate::{Family, SnatPorts, quote};
 
 const TABLE: &str = "vpc-ipam";
 
@@ -89,8 +89,8 @@ fn chains(plan: &Plan<'_>) -> Vec<String> {
     let mut restores = Vec::new();
     if plan.node_port {
         restores.push(format!(
-            r#"iifname "{}" fib daddr . iif type local ct mark set ct mark | {mark:#x}"#,
-            plan.primary
+            "iifname {} fib daddr . iif type local ct mark set ct mark | {mark:#x}",
+            quote::nft(plan.primary)
         ));
     }
     if plan.restores_marks() {

@@ -1,5 +1,5 @@
 use serde_json::json;
-use vpc_ipam_linux::{HostConfig, NatPrograms, SnatPorts, host, remove};
+use vpc_ipam_linux::{Change, HostConfig, NatPrograms, SnatPorts, commands, host, remove};
 
 use crate::support::{Netns, PRIMARY_MAC, Vpc, chain};
 
@@ -69,6 +69,51 @@ fn host_follows_its_flags() {
         assert_eq!(vpc.node.rules(1024).len() == 1, expected_rule, "{case}");
         assert_eq!(chains.map(|part| nat.contains(part)), expected_chains, "{case}:\n{nat}");
         assert_eq!(vpc.set_up_host(&config), 0, "{case}: again");
+    }
+}
+
+/// The names that the kernel takes and the languages of nft, iptables and the shell read more into.
+const ODD_NAMES: [&str; 6] = ["e;$(id)`id`&", "e*", r"e\", "it's#1", "{e}|<e>", "e\x1b[31m"];
+
+#[test]
+fn odd_name_of_the_primary_link_is_one_word_in_rules_and_commands() {
+    for name in ODD_NAMES {
+        let vpc = Vpc::new();
+        vpc.node.run("ip", &["link", "set", "dev", "eth0", "down"]);
+        vpc.node.run("ip", &["link", "set", "dev", "eth0", "name", name]);
+        vpc.node.run("ip", &["link", "set", "dev", name, "up"]);
+        let config = HostConfig::default();
+        let rule = match name.strip_suffix('*') {
+            Some(beginning) => format!(r#"iifname "{beginning}\*" fib"#),
+            None => format!(r#"iifname "{name}" fib"#),
+        };
+
+        // As a person would, by what is printed.
+        let state = host::desired(&config, &vpc.host_facts()).unwrap();
+        let changes: Vec<Change> = state.wanted.into_iter().map(Change::Set).collect();
+        vpc.node.run("bash", &["-ec", &commands(&changes).join("\n")]);
+        let printed = vpc.nat().unwrap();
+        assert!(printed.contains(&rule), "{rule} is not in\n{printed}");
+        assert_eq!(vpc.set_up_host(&config), 1, "{name:?}: all but the seal of the rules is there");
+
+        assert_eq!(vpc.set_up_host(&config), 0, "{name:?}");
+        let nat = vpc.nat().unwrap();
+        assert!(nat.contains(&rule), "{rule} is not in\n{nat}");
+    }
+}
+
+#[test]
+fn name_that_rules_cannot_tell_is_refused_and_named() {
+    for name in [r#"e"x"#, "eth+"] {
+        let vpc = Vpc::new();
+        vpc.node.run("ip", &["link", "set", "dev", "eth0", "down"]);
+        vpc.node.run("ip", &["link", "set", "dev", "eth0", "name", name]);
+        let before = vpc.nat();
+        let error =
+            host::set_up(&mut vpc.node.netlink(), &HostConfig::default(), &vpc.host_facts());
+        let said = chain(&error.unwrap_err());
+        assert!(said.contains(&format!("{name:?}")) && said.contains("rename"), "{said}");
+        assert_eq!(vpc.nat(), before);
     }
 }
 

@@ -82,6 +82,28 @@ fn rules_are_there_once_and_replaced_only_where_they_differ() {
 }
 
 #[test]
+fn odd_name_of_the_primary_link_is_one_word_in_rules() {
+    for kind in KINDS {
+        for name in ["e;$(id)`id`&", "e*", r"e\", "it's#1", "{e}|<e>", "!e"] {
+            let vpc = Vpc::new();
+            vpc.node.run("ip", &["link", "set", "dev", "eth0", "down"]);
+            vpc.node.run("ip", &["link", "set", "dev", "eth0", "name", name]);
+            vpc.node.run("ip", &["link", "set", "dev", name, "up"]);
+            let config = HostConfig::default();
+
+            assert_ne!(set_up(&vpc, kind, &config), 0, "{kind}: {name}");
+            assert_eq!(set_up(&vpc, kind, &config), 0, "{kind}: {name}: again");
+
+            let made = saved(&vpc, kind);
+            let of_link = made.lines().filter(|line| line.contains("--limit-iface-in"));
+            let plain = of_link.map(|line| line.replace(['"', '\\'], "")).collect::<Vec<_>>();
+            let expected = format!("-i {} -m addrtype", name.replace('\\', ""));
+            assert!(plain.len() == 1 && plain[0].contains(&expected), "{kind}: {name}: {plain:?}");
+        }
+    }
+}
+
+#[test]
 fn rules_follow_the_configuration_and_foreign_ones_stay() {
     for kind in KINDS {
         let vpc = Vpc::new();
