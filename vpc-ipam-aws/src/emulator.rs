@@ -2,6 +2,7 @@
 
 mod ec2;
 mod filter;
+mod guard;
 mod imds;
 mod query;
 mod render;
@@ -254,8 +255,9 @@ impl Ec2Api for EmulatedEc2 {
 
 /// A shared cloud on HTTP, for any EC2 client.
 ///
-/// It takes connections until it is dropped. Nothing it says is secret and nobody is asked who they are, so it belongs on a loopback
-/// address or in a network namespace of its own.
+/// It takes connections until it is dropped. Nothing it says is secret and no client has to say who it is, so it belongs in a
+/// network namespace of its own, or on a loopback address of a machine without other users. Requests that a web page makes a
+/// browser send are refused with status 403: those with an `Origin` or a `Host` that is another server's.
 #[derive(Debug)]
 pub struct HttpServer {
     addr: SocketAddr,
@@ -286,7 +288,7 @@ impl HttpServer {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let task = tokio::spawn(async move {
             // It accepts until the task is aborted, and retries by itself where accepting fails.
-            let _never = axum::serve(listener, router).await;
+            let _never = axum::serve(listener, guard::guarded(router, addr)).await;
         });
         Ok(Self { addr, task })
     }

@@ -99,6 +99,44 @@ async fn ec2_answers_in_xml() {
 }
 
 #[tokio::test]
+async fn requests_that_a_web_page_makes_a_browser_send_are_refused() {
+    let lab = Lab::new();
+    let get = "GET /?Action=DescribeSubnets&Version=2016-11-15 HTTP/1.1";
+    for (server, head, served) in
+        [(&lab.ec2, get, 200), (&lab.imds, "GET /latest/meta-data/instance-id HTTP/1.1", 401)]
+    {
+        let own = server.addr();
+        let cases = [
+            (format!("Host: {own}"), served),
+            (format!("Host: localhost:{}", own.port()), served),
+            (format!("Host: {own}\r\nOrigin: http://{own}"), served),
+            (format!("Host: {own}\r\nSec-Fetch-Site: none"), served),
+            // The name of the page was made to resolve to loopback.
+            (format!("Host: example.com:{}", own.port()), 403),
+            (format!("Host: {own}\r\nHost: example.com"), 403),
+            (format!("Host: {own}\r\nOrigin: http://example.com"), 403),
+            (format!("Host: {own}\r\nOrigin: http://127.0.0.1:1"), 403),
+            (format!("Host: {own}\r\nOrigin: null"), 403),
+            // Of an image, a browser tells no origin.
+            (format!("Host: {own}\r\nSec-Fetch-Site: cross-site"), 403),
+            (format!("Host: {own}\r\nSec-Fetch-Site: same-site"), 403),
+        ];
+        for (headers, status) in cases {
+            let answer = exchange(server, &format!("{head}\r\n{headers}"), "").await;
+            let expected = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&expected), "{head}: {headers}: {answer}");
+        }
+        // HTTP/1.0 needs no Host, and a browser sends one all the same.
+        let old = head.replace("HTTP/1.1", "HTTP/1.0");
+        let answer = exchange(server, &old, "").await;
+        assert!(answer.starts_with("HTTP/1.0 403 "), "{answer}");
+        let whole = head.replace(" /", " http://example.com/");
+        let answer = exchange(server, &format!("{whole}\r\nHost: {own}"), "").await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn imds_wants_a_token_and_lists_what_there_is() {
     let lab = Lab::new();
     let eni = lab.cloud.with(|cloud, _| cloud.interface(&lab.node.primary).unwrap().clone());
@@ -156,12 +194,15 @@ async fn post(server: &HttpServer, form: &str) -> String {
     send(server, head, form).await
 }
 
-/// Sends a request by hand and returns the whole answer.
+/// Sends a request to the server by its address.
 async fn send(server: &HttpServer, head: &str, body: &str) -> String {
-    let request = format!(
-        "{head}\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    exchange(server, &format!("{head}\r\nHost: {}", server.addr()), body).await
+}
+
+/// Sends a request by hand and returns the whole answer.
+async fn exchange(server: &HttpServer, head: &str, body: &str) -> String {
+    let request =
+        format!("{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
