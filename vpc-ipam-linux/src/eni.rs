@@ -5,11 +5,11 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
 
-use crate::pod::PRIORITY_FROM_POD;
+use crate::pod::{PRIORITY_FROM_POD, link_local};
 use crate::state::{Applied, ApplyError, Claim, State, apply};
 use crate::{
     Address, Family, Link, LinkId, Netlink, NetlinkError, Object, Protocol, Route, Rule, Scope,
-    Table,
+    Sysctl, SysctlKey, Table,
 };
 
 /// The place of the rule that leads what an ENI's own address sends to the ENI's table.
@@ -79,8 +79,15 @@ pub(crate) fn own_addresses(eni: &EniLink) -> Vec<IpAddr> {
 /// Of the primary ENI only the link is ours: its address and its routes are the operating system's.
 pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
     let mut state = State::default();
-    state.wanted.push(Object::Link { link: link.clone(), mtu: eni.mtu.into(), up: true });
     let (table, made_by_system) = table_among(eni, rules);
+    if table != Table::MAIN && eni.subnet_ipv6.is_some() {
+        // Before the link is up: the kernel asks for the router from a link-local address, and what pods send is lost until
+        // it has one that it trusts. No other host could have it, since EC2 gives each ENI a MAC address of its own.
+        let (key, value) = (SysctlKey::ipv6_of_link(&link.name, "accept_dad"), "0".to_owned());
+        state.wanted.push(Object::Sysctl(Sysctl { key, value, optional: false }));
+        state.wanted.push(Object::Address { link: link.clone(), address: link_local(eni.mac) });
+    }
+    state.wanted.push(Object::Link { link: link.clone(), mtu: eni.mtu.into(), up: true });
     if table == Table::MAIN {
         return state;
     }
@@ -97,7 +104,7 @@ pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
         }
         state.append(routes(link, table, GATEWAY_IPV6.into()));
     }
-    if state.wanted.len() > 1 {
+    if eni.subnet_ipv4.is_some() || eni.subnet_ipv6.is_some() {
         state.claims.push(Claim::OurRoutes { link: link.clone() });
     }
     for address in own_addresses(eni) {

@@ -362,7 +362,7 @@ fn no_own_address(link: &str) -> Sysctl {
 }
 
 /// Returns the link-local address that follows from a MAC address, as the kernel would make it (EUI-64).
-fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Address {
+pub(crate) fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Address {
     let [ab, cx, xd, ef] = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
     let address = Ipv6Addr::new(0xfe80, 0, 0, 0, ab, cx, xd, ef);
     Address { net: Ipv6Net::new_assert(address, 64).into(), scope: Scope::Link }

@@ -203,6 +203,28 @@ fn eni_has_a_table_for_each_family() {
     assert_eq!((rules(&vpc.node, 32765), vpc.node.rules(32765)), (vec![], vec![]));
 }
 
+/// Until the kernel trusts the link-local address it asks for no router, and what pods of the ENI send is lost.
+#[test]
+fn new_eni_serves_its_pods_at_once() {
+    let vpc = Vpc::with_ipv6();
+    set_up_host(&vpc, Families::Dual(Ipv4Kind::Addresses), &HostConfig::default());
+    vpc.node.exec("sysctl -qw net.ipv6.conf.default.accept_dad=1");
+    let pod_address = "2001:db8:a:0:2::2";
+    vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101", pod_address]);
+    assert_eq!(vpc.node.sysctl("net/ipv6/conf/eth1/accept_dad"), "1");
+
+    enis::set_up(&mut vpc.node.netlink(), &EniLink { primary_ipv6: None, ..dual_eni() }).unwrap();
+
+    assert_eq!(vpc.node.ip("-6 addr show dev eth1 tentative"), "");
+    // As network managers do.
+    vpc.node.ip("-6 addr flush dev eth1");
+    enis::set_up(&mut vpc.node.netlink(), &EniLink { primary_ipv6: None, ..dual_eni() }).unwrap();
+    let network = network_of(&lease_with("b", 1, Some("10.0.0.101"), Some(pod_address)));
+    let pod = add(&vpc.node, &network);
+    let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, INTERNET);
+    assert_eq!(seen.as_deref(), Some(pod_address));
+}
+
 #[test]
 fn eni_without_an_address_of_its_own_routes_those_of_its_pods() {
     let vpc = Vpc::with_ipv6();
