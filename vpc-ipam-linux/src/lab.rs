@@ -16,9 +16,13 @@
 //! question for a MAC address and has a permanent neighbour for each assigned address. What an ENI sends with a source
 //! that is not assigned to it is dropped and [counted](Lab::source_check_drops). Packets are of up to 9001 bytes.
 //!
-//! It is unlike it in this: IPv4 alone is delivered and checked; the internet sees the address of the primary ENI, where
-//! an internet gateway would put a public one in its place; there are no security groups, no name server, and nothing
-//! answers at the address of the metadata service.
+//! Where a subnet has an IPv6 range, all of this holds of IPv6 too: the router is fe80:ec2::1, prefixes are delivered, and
+//! nothing is translated on the way to the internet at [`INTERNET_IPV6`].
+//!
+//! It is unlike it in this: the internet sees the IPv4 address of the primary ENI, where an internet gateway would put a
+//! public one in its place, and reaches every address of the VPC; a host has its IPv6 address as a /128, since the router
+//! answers no question for the neighbours of a whole range; there are no security groups, no name server, and nothing answers
+//! at the address of the metadata service.
 //!
 //! Everything happens in namespaces that the lab makes, all of which go with it. Another process finds them by name, adds
 //! pods with [`add_pod`], and removes with [`remove_all`] what a lab left that was killed. [`requirements`] says whether a
@@ -62,24 +66,26 @@ mod place;
 mod probe;
 mod requirements;
 mod source_check;
+mod view;
 
 use std::collections::BTreeMap;
 
 use vpc_ipam_core::sim::{Change, Port};
 use vpc_ipam_core::{AttachmentId, EniId, SubnetId};
 
-use self::fabric::{Fabric, up};
+use self::fabric::{Fabric, primary};
 use self::place::{make, set};
-use crate::{ApplyError, KernelNetlink, Namespace};
+use crate::{ApplyError, KernelNetlink, Namespace, Netlink as _, NetlinkError};
 
-pub use self::fabric::INTERNET;
+pub use self::fabric::{INTERNET, INTERNET_IPV6};
 pub use self::layout::{Host, Layout, LayoutError, Subnet};
 pub use self::place::{
     LabName, LabNameError, Place, PlaceError, RemoveLabError, add_pod, pods, remove_all, remove_pod,
 };
-pub use self::probe::{AskError, RespondError, Responder, ask};
+pub use self::probe::{AskError, Echo, EchoError, RespondError, Responder, ask, ask_from, echo};
 pub use self::requirements::{Missing, UnmetError, requirements};
 pub use self::source_check::SourceCheckError;
+pub use self::view::{EnterError, RunError, enter, output};
 
 /// A VPC made of network namespaces. It goes when dropped, whatever others made of it meanwhile.
 pub struct Lab {
@@ -112,6 +118,9 @@ pub enum BuildFailure {
     /// A namespace could not be made. If it exists already, so does a lab of that name.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// A subnet of the layout has an IPv6 range.
+    #[error("the kernel has no IPv6 (is it booted with ipv6.disable=1?)")]
+    NoIpv6,
     /// The router could not be set up.
     #[error("set up the router")]
     Router(#[source] ApplyError),
@@ -192,6 +201,18 @@ impl Lab {
         }
     }
 
+    /// Lets the kernel take note of which links of the router and the hosts are up, as it does when it is asked about one
+    /// (since Linux 6.13). Left to itself it may take a second after a cable was plugged in, and drops what is sent until then.
+    pub fn note_links(&mut self) -> Result<(), NetlinkError> {
+        for netlink in [self.fabric.router(), &mut self.node, &mut self.other_host] {
+            // The youngest first: a bridge is up only once one of its ports is known to be.
+            for link in netlink.links()?.into_iter().rev() {
+                netlink.link(&link.id.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns how many packets the source/destination check dropped of each ENI that was ever plugged in.
     pub fn source_check_drops(&self) -> Result<BTreeMap<EniId, u64>, SourceCheckError> {
         self.fabric.drops()
@@ -248,7 +269,7 @@ impl Lab {
         let subnet = subnet.ok_or(ChangeError::NoSubnet { eni, subnet: port.subnet })?;
         let link = self.fabric.plug(port, netlink.namespace(), &link_name(port))?;
         if eni == host.primary {
-            set(netlink, up(&link, host.primary_ipv4, subnet.ipv4_cidr, subnet.router()))
+            set(netlink, primary(&link, port.mac, &host, subnet))
                 .map_err(|source| ChangeError::Network { eni, source })?;
         }
         self.cables.insert(eni, attachment);
@@ -274,7 +295,7 @@ fn build_places(
     let hosts =
         [make(name, &Place::Node)?, make(name, &Place::OtherHost)?, make(name, &Place::Internet)?];
     let [_, _, internet] = &hosts;
-    let fabric = Fabric::build(router, &layout.subnets, internet.namespace())?;
+    let fabric = Fabric::build(router, layout, internet.namespace())?;
     Ok((fabric, hosts))
 }
 

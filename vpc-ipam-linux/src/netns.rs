@@ -172,6 +172,13 @@ impl Namespace {
         Ok(function())
     }
 
+    /// Moves the calling thread, which stays there.
+    #[cfg(feature = "lab")]
+    pub(crate) fn enter_for_good(&self) -> Result<(), NamespaceError> {
+        let path = self.path.to_path_buf();
+        self.enter().map_err(|errno| NamespaceError::Enter { path, source: errno.into() })
+    }
+
     /// Moves the calling thread.
     fn enter(&self) -> rustix::io::Result<()> {
         let network = Some(LinkNameSpaceType::Network);

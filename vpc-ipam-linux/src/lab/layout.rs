@@ -1,8 +1,8 @@
 //! What a lab consists of before anything is plugged in.
 
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::sim::Cloud;
 use vpc_ipam_core::{EniId, InstanceId, SubnetId};
 
@@ -24,6 +24,8 @@ pub struct Subnet {
     pub id: SubnetId,
     /// Its IPv4 range. The router is the first address after the base, as EC2 has it.
     pub ipv4_cidr: Ipv4Net,
+    /// Its IPv6 range, if it has one. The router is fe80:ec2::1, as for every subnet of EC2.
+    pub ipv6_cidr: Option<Ipv6Net>,
 }
 
 /// An instance as its operating system knows it when it boots.
@@ -35,6 +37,8 @@ pub struct Host {
     pub primary: EniId,
     /// What that ENI's own address is, which DHCP gives to the link.
     pub primary_ipv4: Ipv4Addr,
+    /// The ENI's own IPv6 address, if it has one, which DHCPv6 gives to the link.
+    pub primary_ipv6: Option<Ipv6Addr>,
 }
 
 /// A layout that the cloud has no answer for.
@@ -62,14 +66,16 @@ impl Layout {
     ) -> Result<Self, LayoutError> {
         let subnet = |id| {
             let found = cloud.subnet(&id).ok_or(LayoutError::NoSubnet(id))?;
-            Ok(Subnet { id, ipv4_cidr: found.ipv4_cidr })
+            Ok(Subnet { id, ipv4_cidr: found.ipv4_cidr, ipv6_cidr: found.ipv6_cidr })
         };
         let host = |instance| {
             let found = cloud.instance(&instance).ok_or(LayoutError::NoInstance(instance))?;
             let primary = found.node.primary;
-            let address = cloud.interface(&primary).and_then(|eni| eni.primary_ipv4);
-            let primary_ipv4 = address.ok_or(LayoutError::NoAddress(primary))?;
-            Ok(Host { instance, primary, primary_ipv4 })
+            let eni = cloud.interface(&primary);
+            let primary_ipv4 = eni.and_then(|eni| eni.primary_ipv4);
+            let primary_ipv4 = primary_ipv4.ok_or(LayoutError::NoAddress(primary))?;
+            let primary_ipv6 = eni.and_then(|eni| eni.ipv6_addresses().next());
+            Ok(Host { instance, primary, primary_ipv4, primary_ipv6 })
         };
         Ok(Self {
             subnets: subnets.into_iter().map(subnet).collect::<Result<_, _>>()?,
@@ -77,10 +83,15 @@ impl Layout {
             other_host: host(other_host)?,
         })
     }
+
+    /// Returns whether any subnet has an IPv6 range, so that the kernel must have IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.subnets.iter().any(|subnet| subnet.ipv6_cidr.is_some())
+    }
 }
 
 impl Subnet {
-    /// Returns the address of the router.
+    /// Returns the IPv4 address of the router.
     pub fn router(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.ipv4_cidr.network()).saturating_add(1))
     }

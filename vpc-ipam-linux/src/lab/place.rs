@@ -205,11 +205,16 @@ pub(super) fn make(lab: &LabName, place: &Place) -> Result<KernelNetlink, PlaceE
 
 /// Returns what a namespace may have inherited from the first one of the machine, with a value of its own.
 ///
-/// In this order: to turn forwarding off turns `accept_redirects` on.
+/// In this order: to turn forwarding off turns `accept_redirects` on. A kernel without IPv6 has none of its variables.
 fn variables(forwards: &'static str) -> impl Iterator<Item = Object> {
     let of_links = ["all", "default"].into_iter().flat_map(|link| {
-        ["rp_filter", "accept_redirects", "send_redirects"]
-            .map(|name| variable(SysctlKey::ipv4_of_link(link, name), "0"))
+        let ipv4 = ["rp_filter", "accept_redirects", "send_redirects"]
+            .map(|name| variable(SysctlKey::ipv4_of_link(link, name), "0"));
+        let ipv6 = ["disable_ipv6", "forwarding"].map(|name| {
+            let (key, value) = (SysctlKey::ipv6_of_link(link, name), "0".to_owned());
+            Object::Sysctl(Sysctl { key, value, optional: true })
+        });
+        ipv4.into_iter().chain(ipv6)
     });
     core::iter::once(variable(SysctlKey::new("net/ipv4/ip_forward"), forwards)).chain(of_links)
 }

@@ -1,10 +1,12 @@
 //! The source/destination check of ENIs: what leaves an ENI with an address that is not its own goes nowhere.
+//!
+//! The link-local addresses of IPv6 pass, and the unspecified one: neighbours are found with them, and no router forwards them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::Value;
 use vpc_ipam_core::Mac;
 
@@ -41,7 +43,7 @@ pub(super) fn set(
     router: &Namespace,
     port: &str,
     mac: Mac,
-    blocks: &[Ipv4Net],
+    blocks: &BTreeSet<IpNet>,
 ) -> Result<(), SourceCheckError> {
     nft(router, &["--file", "-"], &script(port, mac, blocks)).map(drop)
 }
@@ -49,12 +51,11 @@ pub(super) fn set(
 /// Removes the check of a port; how much it dropped stays.
 pub(super) fn remove(router: &Namespace, port: &str) -> Result<(), SourceCheckError> {
     // To delete what may not be there, it is added first.
-    let script = format!(
-        "add chain {TABLE} {port}\n\
-         delete chain {TABLE} {port}\n\
-         add set {TABLE} {port} {{ type ipv4_addr; flags interval; }}\n\
-         delete set {TABLE} {port}\n"
-    );
+    let mut script =
+        format!("add chain {TABLE} {port}\ndelete chain {TABLE} {port}\n{}", add_sets(port));
+    for (set, _) in sets(port) {
+        script += &format!("delete set {TABLE} {set}\n");
+    }
     nft(router, &["--file", "-"], &script).map(drop)
 }
 
@@ -65,24 +66,49 @@ pub(super) fn drops(router: &Namespace) -> Result<BTreeMap<String, u64>, SourceC
     parse(&nft(router, &arguments, "")?).ok_or(SourceCheckError::Listing)
 }
 
-fn script(port: &str, mac: Mac, blocks: &[Ipv4Net]) -> String {
-    // Elements must not overlap, and an empty list of them is a syntax error.
-    let blocks: Vec<_> =
-        Ipv4Net::aggregate(&blocks.to_vec()).iter().map(Ipv4Net::to_string).collect();
-    let elements = match blocks.join(", ") {
-        none if none.is_empty() => String::new(),
-        some => format!("add element {TABLE} {port} {{ {some} }}\n"),
-    };
+/// Returns the names of the sets of a port's blocks, and their types.
+fn sets(port: &str) -> [(String, &'static str); 2] {
+    [(format!("{port}-ipv4"), "ipv4_addr"), (format!("{port}-ipv6"), "ipv6_addr")]
+}
+
+fn add_sets(port: &str) -> String {
+    let add = |(set, kind)| format!("add set {TABLE} {set} {{ type {kind}; flags interval; }}\n");
+    sets(port).map(add).concat()
+}
+
+fn script(port: &str, mac: Mac, blocks: &BTreeSet<IpNet>) -> String {
+    let add_sets = add_sets(port);
+    let [(ipv4, _), (ipv6, _)] = sets(port);
+    // Elements must not overlap.
+    let (of_ipv4, of_ipv6): (Vec<_>, Vec<_>) =
+        IpNet::aggregate(&blocks.iter().copied().collect()).into_iter().partition(is_ipv4);
+    let (of_ipv4, of_ipv6) = (add_elements(&ipv4, &of_ipv4), add_elements(&ipv6, &of_ipv6));
     format!(
         "add counter {TABLE} {port}\n\
-         add set {TABLE} {port} {{ type ipv4_addr; flags interval; }}\n\
-         flush set {TABLE} {port}\n\
-         {elements}\
+         {add_sets}\
+         flush set {TABLE} {ipv4}\n\
+         flush set {TABLE} {ipv6}\n\
+         {of_ipv4}{of_ipv6}\
          add chain {TABLE} {port} {{ type filter hook ingress device \"{port}\" priority 0; policy accept; }}\n\
          flush chain {TABLE} {port}\n\
          add rule {TABLE} {port} ether saddr != {mac} counter name {port} drop\n\
-         add rule {TABLE} {port} ip saddr != @{port} counter name {port} drop\n"
+         add rule {TABLE} {port} ip saddr != @{ipv4} counter name {port} drop\n\
+         add rule {TABLE} {port} ip6 saddr {{ ::, fe80::/10 }} accept\n\
+         add rule {TABLE} {port} ip6 saddr != @{ipv6} counter name {port} drop\n"
     )
+}
+
+fn is_ipv4(block: &IpNet) -> bool {
+    block.addr().is_ipv4()
+}
+
+/// Fills a set; an empty list of elements is a syntax error.
+fn add_elements(set: &str, blocks: &[IpNet]) -> String {
+    if blocks.is_empty() {
+        return String::new();
+    }
+    let blocks: Vec<_> = blocks.iter().map(IpNet::to_string).collect();
+    format!("add element {TABLE} {set} {{ {} }}\n", blocks.join(", "))
 }
 
 fn parse(listing: &str) -> Option<BTreeMap<String, u64>> {
@@ -120,12 +146,25 @@ mod tests {
     #[test]
     fn blocks_that_overlap_are_one_element() {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let blocks = ["10.0.0.17/32", "10.0.0.16/28", "10.0.0.4/32"];
-        let blocks: Vec<_> = blocks.iter().map(|block| block.parse().unwrap()).collect();
-        let text = script("port1", mac, &blocks);
-        assert!(text.contains("{ 10.0.0.4/32, 10.0.0.16/28 }"), "{text}");
+        let blocks = |blocks: &[&str]| blocks.iter().map(|block| block.parse().unwrap()).collect();
+        let text = script(
+            "port1",
+            mac,
+            &blocks(&[
+                "10.0.0.17/32",
+                "10.0.0.16/28",
+                "10.0.0.4/32",
+                "2001:db8::1/128",
+                "2001:db8:0:0:1::/80",
+                "2001:db8:0:0:1::7/128",
+            ]),
+        );
+        assert!(text.contains("port1-ipv4 { 10.0.0.4/32, 10.0.0.16/28 }"), "{text}");
+        assert!(text.contains("port1-ipv6 { 2001:db8::1/128, 2001:db8:0:0:1::/80 }"), "{text}");
 
-        let text = script("port1", mac, &[]);
+        let text = script("port1", mac, &blocks(&["10.0.0.4/32"]));
+        assert!(!text.contains("add element netdev source-check port1-ipv6"), "{text}");
+        let text = script("port1", mac, &blocks(&[]));
         assert!(!text.contains("add element"), "{text}");
     }
 }

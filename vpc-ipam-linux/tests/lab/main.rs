@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 mod changes;
+mod ipv6;
+mod probe;
 mod removal;
 mod support;
 mod traffic;

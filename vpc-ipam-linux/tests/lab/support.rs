@@ -1,15 +1,15 @@
 //! A cloud of two subnets, a node and another host, and the lab that follows it.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 use vpc_ipam_core::sim::{
-    Cloud, CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface, RunInstance,
+    Cloud, CreateInterface, CreateSubnet, Ipv4Request, Ipv6Request, NetworkInterface, RunInstance,
 };
 use vpc_ipam_core::{
-    AttachNetworkInterface, AttachmentId, Card, DeviceIndex, EniId, EniLink, InstanceId,
-    Ipv4Amount, Lease, LeasedInterface, Limits, Pod, PodKey, SubnetId, Timestamp,
+    AttachNetworkInterface, AttachmentId, Card, DeviceIndex, EniId, EniLink, Families, InstanceId,
+    Ipv4Amount, Ipv4Kind, Lease, LeasedInterface, Limits, Pod, PodKey, SubnetId, Timestamp,
 };
 use vpc_ipam_linux::lab::{self, AskError, Lab, LabName, Layout, Responder};
 use vpc_ipam_linux::pod::{self, PodSettings};
@@ -25,24 +25,42 @@ pub struct World {
     pub subnets: [SubnetId; 2],
     pub node: InstanceId,
     pub primary: EniId,
+    families: Families,
 }
 
 impl World {
     /// Builds a lab with the primary ENIs plugged in.
     pub fn new() -> Self {
+        Self::of(Families::Ipv4(Ipv4Kind::Addresses))
+    }
+
+    /// Builds a lab whose subnets have IPv6 where pods are to.
+    pub fn of(families: Families) -> Self {
         let mut cloud = Cloud::new(1);
-        let vpc = cloud.create_vpc(vec!["10.0.0.0/16".parse().unwrap()], vec![]);
-        let subnets = ["10.0.0.0/19", "10.0.32.0/19"].map(|cidr| {
+        let range = families.ipv6().then(|| "2001:db8:0:a00::/56".parse().unwrap());
+        let vpc =
+            cloud.create_vpc(vec!["10.0.0.0/16".parse().unwrap()], range.into_iter().collect());
+        let ranges =
+            [("10.0.0.0/19", "2001:db8:0:a00::/64"), ("10.0.32.0/19", "2001:db8:0:a01::/64")];
+        let subnets = ranges.map(|(ipv4, ipv6)| {
             let zone = "eu-west-1a".parse().unwrap();
-            cloud.create_subnet(CreateSubnet::new(vpc, zone, cidr.parse().unwrap())).unwrap()
+            let ipv6_cidr = families.ipv6().then(|| ipv6.parse().unwrap());
+            let subnet = CreateSubnet::new(vpc, zone, ipv4.parse().unwrap());
+            cloud.create_subnet(CreateSubnet { ipv6_cidr, ..subnet }).unwrap()
         });
         let limits = Limits::lookup("m5.large".parse().unwrap()).unwrap();
-        let mut run =
-            || cloud.run_instance(RunInstance::new(limits.clone(), subnets[0]), NOW).unwrap();
+        let mut run = || {
+            let request = RunInstance::new(limits.clone(), subnets[0]);
+            let instance = cloud.run_instance(request, NOW).unwrap();
+            let primary = cloud.instance(&instance).unwrap().node.primary;
+            let own = Ipv6Request::AddressCount(families.ipv6().into());
+            cloud.assign_ipv6_addresses(primary, &own, NOW).unwrap();
+            instance
+        };
         let (node, other_host) = (run(), run());
         let layout = Layout::of(&cloud, subnets, node, other_host).unwrap();
         let primary = layout.node.primary;
-        let mut world = Self { cloud, lab: build(layout), subnets, node, primary };
+        let mut world = Self { cloud, lab: build(layout), subnets, node, primary, families };
         world.settle();
         world
     }
@@ -52,12 +70,14 @@ impl World {
         while let Some(change) = self.cloud.poll_change() {
             self.lab.apply(&change).unwrap_or_else(|error| panic!("{}", chain(&error)));
         }
+        self.lab.note_links().unwrap();
     }
 
     /// Makes an ENI and attaches it to the node; the lab does not follow yet.
     pub fn attach(&mut self, device: u8, subnet: usize, ipv4: Ipv4Amount) -> AttachmentId {
         let request = CreateInterface {
             ipv4: Ipv4Request::Count(ipv4),
+            ipv6: Ipv6Request::PrefixCount(self.families.ipv6().into()),
             ..CreateInterface::new(self.subnets[subnet])
         };
         let made = self.cloud.create_network_interface(&request, NOW).unwrap();
@@ -87,15 +107,19 @@ impl World {
     pub fn set_up_node(&self) {
         let mut netlink = self.lab.node().netlink().unwrap();
         let primary = host::primary(&mut netlink, self.eni(0).mac).unwrap();
-        let address = self.lab.layout().node.primary_ipv4;
+        let node = self.lab.layout().node;
         let cidrs = vec!["10.0.0.0/16".parse().unwrap()];
-        let facts = host::HostFacts::ipv4(primary, address, cidrs, 9001);
+        let facts = host::HostFacts {
+            families: self.families,
+            primary_ipv6: node.primary_ipv6,
+            ..host::HostFacts::ipv4(primary, node.primary_ipv4, cidrs, 9001)
+        };
         host::set_up(&mut netlink, &HostConfig::default(), &facts)
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
     }
 
     /// Sets up the secondary ENI with that device as the daemon does.
-    pub fn set_up_eni(&self, device: u8) {
+    pub fn set_up_eni(&mut self, device: u8) {
         let eni = self.eni(device);
         let link = EniLink {
             eni: eni.id,
@@ -104,18 +128,23 @@ impl World {
             device: DeviceIndex(device),
             trunk: false,
             primary_ipv4: eni.primary_ipv4,
-            primary_ipv6: None,
+            primary_ipv6: eni.ipv6_addresses().next(),
             subnet_ipv4: self.cloud.subnet(&eni.subnet).map(|subnet| subnet.ipv4_cidr),
-            subnet_ipv6: None,
+            subnet_ipv6: self.cloud.subnet(&eni.subnet).and_then(|subnet| subnet.ipv6_cidr),
             mtu: 9001,
         };
         eni::set_up(&mut self.lab.node().netlink().unwrap(), &link)
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        self.lab.note_links().unwrap();
     }
 
     /// Gives a new pod an address of the ENI with that device, as the plugin does.
-    pub fn add_pod(&self, name: &str, device: u8, address: Ipv4Addr) -> Namespace {
+    pub fn add_pod(&self, name: &str, device: u8, address: impl Into<IpAddr>) -> Namespace {
         let eni = self.eni(device);
+        let (ipv4, ipv6) = match address.into() {
+            IpAddr::V4(address) => (Some(address), None),
+            IpAddr::V6(address) => (None, Some(address)),
+        };
         let lease = Lease {
             key: PodKey::new("aws-cni", name, "eth0").unwrap(),
             pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
@@ -125,8 +154,8 @@ impl World {
                 mac: eni.mac,
                 card: Card(0),
                 device: DeviceIndex(device),
-                ipv4: Some(address),
-                ipv6: None,
+                ipv4,
+                ipv6,
             },
             more: Vec::new(),
         };
@@ -176,7 +205,7 @@ pub fn namespaces_of(lab: &LabName) -> Vec<String> {
 }
 
 pub fn respond(namespace: &Namespace) -> Responder {
-    Responder::start(namespace, (Ipv4Addr::UNSPECIFIED, PORT).into()).unwrap()
+    Responder::start(namespace, (Ipv6Addr::UNSPECIFIED, PORT).into()).unwrap()
 }
 
 pub fn ask(from: &Namespace, to: impl Into<IpAddr>) -> Result<IpAddr, AskError> {
