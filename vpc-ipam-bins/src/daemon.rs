@@ -26,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant,
-    HostAction, InstanceType, Ipam, Issued, KnownLimits, Lease, Limits, Metadata, Outcome,
+    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniConfig, EniId, Event,
+    Grant, HostAction, InstanceType, Ipam, Issued, KnownLimits, Lease, Limits, Metadata, Outcome,
     Override, PodKey, Record, Released, Timestamp, Uncommitted, UnknownInstanceTypeError,
     UnusableConfigError,
 };
@@ -204,6 +204,11 @@ pub async fn run(
         seed,
         clock.now(),
     )?;
+    if let Some(eni_config) =
+        EniConfig::for_node(&options.overrides, &metadata.node, &options.labels)
+    {
+        ipam.handle_eni_config(Some(eni_config), clock.now());
+    }
     let records = records(found);
     let mut flush = Flush::new(options.config.cooldown);
     for record in &records {

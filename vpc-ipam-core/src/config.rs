@@ -139,10 +139,12 @@ pub enum Cooling {
 /// Where new ENIs go under custom networking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct EniConfig {
     /// The subnet, in the node's zone.
     pub subnet: SubnetId,
     /// The security groups; empty takes those of the primary ENI.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub security_groups: Vec<SecurityGroupId>,
 }
 

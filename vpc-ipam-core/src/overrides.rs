@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::{Config, Families, InstanceType, Node, SubnetId, WarmTarget, Zone};
+use crate::{Config, EniConfig, Families, InstanceType, Node, SubnetId, WarmTarget, Zone};
 
 /// Settings for the nodes that a selector names.
 ///
@@ -52,7 +52,7 @@ pub struct NodeSelector {
 }
 
 /// What holds instead of a [`Config`]'s own fields; `None` leaves a field as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct ConfigChange {
@@ -66,6 +66,8 @@ pub struct ConfigChange {
     pub pods_max: Option<u32>,
     /// [`Config::cooldown`], in seconds.
     pub cooldown_secs: Option<u64>,
+    /// Where new ENIs go under custom networking; [`EniConfig::for_node`] finds it.
+    pub eni_config: Option<EniConfig>,
 }
 
 impl NodeSelector {
@@ -117,7 +119,8 @@ impl Config {
     ) -> Self {
         let mut config = self.clone();
         for Override { set, .. } in overrides.iter().filter(|o| o.when.fits(node, labels)) {
-            let ConfigChange { families, target, enis_max, pods_max, cooldown_secs } = *set;
+            let ConfigChange { families, target, enis_max, pods_max, cooldown_secs, eni_config: _ } =
+                *set;
             config.families = families.unwrap_or(config.families);
             config.target = target.unwrap_or(config.target);
             config.enis_max = enis_max.or(config.enis_max);
@@ -125,6 +128,35 @@ impl Config {
             config.cooldown = cooldown_secs.map_or(config.cooldown, Duration::from_secs);
         }
         config
+    }
+}
+
+impl EniConfig {
+    /// Returns where new ENIs of a node go under custom networking, by the last override that fits the node and says so.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use vpc_ipam_core::{ConfigChange, EniConfig, NodeSelector, Override};
+    /// # let node = vpc_ipam_core::Node {
+    /// #     instance: "i-1".parse()?, instance_type: "m5.large".parse()?, zone: "eu-west-1a".parse()?,
+    /// #     vpc: "vpc-1".parse()?, primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
+    /// # };
+    ///
+    /// let pods = EniConfig { subnet: "subnet-2".parse()?, security_groups: Vec::new() };
+    /// let of_zone = Override {
+    ///     when: NodeSelector { zones: vec!["eu-west-1a".parse()?], ..NodeSelector::default() },
+    ///     set: ConfigChange { eni_config: Some(pods.clone()), ..ConfigChange::default() },
+    /// };
+    /// assert_eq!(EniConfig::for_node(&[of_zone], &node, &BTreeMap::new()), Some(pods));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_node(
+        overrides: &[Override],
+        node: &Node,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Self> {
+        let fitting = overrides.iter().filter(|it| it.when.fits(node, labels));
+        fitting.filter_map(|it| it.set.eni_config.clone()).next_back()
     }
 }
 
@@ -142,6 +174,10 @@ mod tests {
             primary: "eni-1".parse().unwrap(),
             subnet: "subnet-1".parse().unwrap(),
         }
+    }
+
+    fn eni_config(subnet: &str) -> EniConfig {
+        EniConfig { subnet: subnet.parse().unwrap(), security_groups: Vec::new() }
     }
 
     fn labels() -> BTreeMap<String, String> {
@@ -195,6 +231,26 @@ mod tests {
         let set = |target, enis_max| ConfigChange { target, enis_max, ..ConfigChange::default() };
         let over = |when: &NodeSelector, set| Override { when: when.clone(), set };
         let base = Config { enis_max: Some(9), ..Config::default() };
+        let set_eni_config = |subnet: &str| ConfigChange {
+            eni_config: Some(eni_config(subnet)),
+            ..ConfigChange::default()
+        };
+        let cases: [(&[Override], Option<&str>); 4] = [
+            (&[], None),
+            (&[over(&other, set_eni_config("subnet-2"))], None),
+            (
+                &[over(&fits, set_eni_config("subnet-2")), over(&fits, set(ips(1), None))],
+                Some("subnet-2"),
+            ),
+            (
+                &[over(&fits, set_eni_config("subnet-2")), over(&fits, set_eni_config("subnet-3"))],
+                Some("subnet-3"),
+            ),
+        ];
+        for (overrides, subnet) in cases {
+            let found = EniConfig::for_node(overrides, &node(), &labels());
+            assert_eq!(found, subnet.map(eni_config), "{overrides:?}");
+        }
         let cases: [(&[Override], Option<WarmTarget>, Option<u8>); 6] = [
             (&[], Some(base.target), Some(9)),
             (&[over(&other, set(ips(1), Some(1)))], Some(base.target), Some(9)),
@@ -226,7 +282,12 @@ mod tests {
         let good =
             r#"{"when": {}, "set": {"target": {"Batch": {"batch": 16, "buffer_percent": 50}}}}"#;
         assert!(serde_json::from_str::<Override>(good).is_ok());
+        let good = r#"{"when": {}, "set": {"eni_config": {"subnet": "subnet-2"}}}"#;
+        let read: Override = serde_json::from_str(good).unwrap();
+        assert_eq!(read.set.eni_config, Some(eni_config("subnet-2")));
         for bad in [
+            r#"{"when": {}, "set": {"eni_config": {"subnet": "subnet-2", "groups": []}}}"#,
+            r#"{"when": {}, "set": {"eni_config": {}}}"#,
             r#"{"when": {"family": ["m5"]}, "set": {}}"#,
             r#"{"when": {}, "set": {"warm_ip_target": 5}}"#,
             r#"{"when": {}, "set": {}, "then": {}}"#,

@@ -351,7 +351,7 @@ impl fmt::Display for WaitingOn {
             Self::MaxPods(pods) => write!(f, "the node runs at most {pods} pods"),
             Self::NoSubnet => f.write_str("no subnet is known in which an ENI may be made"),
             Self::NoEniConfig => {
-                f.write_str("custom networking is on, but no ENIConfig names a subnet")
+                f.write_str("custom networking is on, but no ENIConfig or override names a subnet")
             }
             Self::Subnets => f.write_str("the subnets were not listed yet"),
             Self::UnknownOwner(eni) => {
