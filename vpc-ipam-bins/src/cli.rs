@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::cni::chain;
+use crate::one_line::OneLine;
 
 /// Address management of AWS nodes: what types hold, how many pods fit, and a VPC in a box to try it in.
 #[derive(Debug, Parser)]
@@ -50,7 +51,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("vpc-ipam: {}", chain(&*failure));
+            eprintln!("vpc-ipam: {}", OneLine(chain(&*failure)));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,5 @@
 //! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs [`daemon`].
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +7,6 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions};
 use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::{Namespace, NamespaceError};
@@ -17,8 +15,8 @@ use crate::cni::chain;
 use crate::daemon::{self, DaemonError, Options};
 use crate::operator_file::{self, OperatorFileError};
 use crate::protocol::SOCKET;
-use crate::settings::{LogLevel, Settings};
-use crate::store;
+use crate::settings::Settings;
+use crate::{log, store};
 
 /// Manages the ENIs and addresses of this node, and gives addresses to pods.
 ///
@@ -88,7 +86,7 @@ enum Failure {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let (settings, notes) = Settings::from_vars(std::env::vars());
-    start_log(settings.log_level, args.log_json);
+    log::start(settings.log_level, args.log_json);
     for note in notes {
         warn!("{note}");
     }
@@ -151,16 +149,4 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
         }
     };
     Ok(daemon::run(options, Arc::new(api), None, shutdown).await?)
-}
-
-fn start_log(level: LogLevel, json: bool) {
-    let level = level.as_str();
-    let filter = EnvFilter::new(format!(
-        "{level},hyper=warn,aws_config=warn,aws_smithy=warn,aws_sdk=warn,aws_runtime=warn"
-    ));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    if json { log.json().init() } else { log.init() }
 }

@@ -18,6 +18,9 @@ pub mod daemon;
 pub mod ipamd;
 #[cfg(feature = "lab")]
 pub mod lab;
+#[cfg(feature = "aws")]
+mod log;
+pub mod one_line;
 pub mod operator_file;
 pub mod plugin;
 pub mod protocol;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use crate::cni::chain;
+use crate::one_line::OneLine;
 use crate::protocol::{self, Answer, NetReport, Request, SOCKET};
 
 /// Compare this node's network with what it should be, and put it right.
@@ -59,7 +60,7 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
     let report = match ask(how, &request) {
         Ok(report) => report,
         Err(failed) => {
-            eprintln!("vpc-ipam: {failed}");
+            eprintln!("vpc-ipam: {}", OneLine(failed));
             return ExitCode::from(FAILED);
         }
     };
@@ -74,11 +75,11 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
     } else if dry_run {
         report.commands.iter().for_each(|command| println!("{command}"));
         // Not for a shell.
-        report.beyond.iter().for_each(|what| eprintln!("{what}"));
+        report.beyond.iter().for_each(|what| eprintln!("{}", OneLine(what)));
     } else {
         let done = if request == Request::NetRepair { "put right: " } else { "" };
-        report.differences.iter().for_each(|what| println!("{done}{what}"));
-        report.beyond.iter().for_each(|what| println!("{what}"));
+        report.differences.iter().for_each(|what| println!("{done}{}", OneLine(what)));
+        report.beyond.iter().for_each(|what| println!("{}", OneLine(what)));
     }
     let repaired = request == Request::NetRepair || report.differences.is_empty();
     if repaired && report.beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }
