@@ -15,11 +15,17 @@ const ALLOWED: [(&str, &[&str]); 4] = [
         &[
             "async-trait",
             "aws-config",
+            // What the SDK says of credentials that are missing.
+            "aws-credential-types",
             "aws-sdk-ec2",
             "aws-smithy-http-client",
+            // The seam at which answers are bounded.
+            "aws-smithy-runtime-api",
+            "aws-smithy-types",
             "axum",
             "form_urlencoded",
             "http",
+            "http-body-util",
             "ipnet",
             "quick-xml",
             "thiserror",
