@@ -12,6 +12,8 @@ mod host;
 mod keep;
 mod links;
 mod server;
+mod sources;
+mod start;
 mod status;
 mod unknown;
 mod writer;
@@ -19,28 +21,23 @@ mod writer;
 use core::future::Future;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniConfig, EniId, Event,
-    Grant, HostAction, InstanceType, Ipam, Issued, KnownLimits, Lease, Limits, Metadata, Outcome,
-    Override, PodKey, Record, Released, Timestamp, Uncommitted, UnknownInstanceTypeError,
-    UnusableConfigError,
+    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant,
+    HostAction, Ipam, Issued, KnownLimits, Metadata, Node, Outcome, Override, PodKey, Record,
+    Released, Timestamp, Uncommitted, UnknownInstanceTypeError, UnusableConfigError,
 };
-use vpc_ipam_linux::host::{HostFacts, egress};
-use vpc_ipam_linux::pod::PodSettings;
-use vpc_ipam_linux::{
-    Family, HostConfig, Namespace, NetlinkError, Node, Repaired, Table, Watch, WatchError,
-};
+use vpc_ipam_linux::host::HostFacts;
+use vpc_ipam_linux::{HostConfig, Namespace, NetlinkError, Repaired, Table, WatchError};
 
-use crate::cni::{Code, chain};
+use crate::cni::Code;
 use crate::protocol::{Answer, PodLinks, Request};
-use crate::spool::{self, Note};
-use crate::store::{Found, OpenError, Store};
+use crate::store::{Known, OpenError};
 
 pub use self::clock::Clock;
 use self::flush::Flush;
@@ -48,6 +45,7 @@ use self::host::HostThread;
 pub use self::host::HostThreadError;
 use self::keep::Keep;
 use self::links::{Links, Verdict};
+use self::sources::Sources;
 use self::unknown::Unknown;
 use self::writer::Writer;
 
@@ -100,10 +98,21 @@ pub enum Notice {
 pub enum DaemonError {
     /// The instance's metadata could not be read.
     #[error(
-        "read the instance's metadata (in a container without the host's network IMDSv2 wants a hop limit of 2; \
-         --imds-endpoint names another service)"
+        "read the instance's metadata (in a container: give it the host's network and leave the hop limit of IMDSv2 at 1, \
+         since a larger one gives pods the role of the node; --imds-endpoint names another service)"
     )]
     Metadata(#[source] Ec2Error),
+    /// The metadata are of another node than those that the state file keeps of this boot.
+    #[error(
+        "the metadata name {now}, and named {before} earlier in this boot; the next start goes by them (does the endpoint \
+         belong to another instance?)"
+    )]
+    OtherNode {
+        /// The node of before.
+        before: String,
+        /// The node that the metadata name.
+        now: String,
+    },
     /// The limits of the instance type are not known.
     #[error("ask EC2 for the limits of instance type {instance_type}")]
     Limits {
@@ -143,9 +152,6 @@ pub enum DaemonError {
     Ended(&'static str),
 }
 
-/// How often the start is tried again while the metadata cannot be read, and how far apart.
-const START_TRIES: u32 = 10;
-const START_PAUSE: Duration = Duration::from_secs(1);
 /// After a write failed, until the next is tried.
 const WRITE_PAUSE: Duration = Duration::from_millis(200);
 /// How many inputs may queue up before those who bring them wait.
@@ -161,218 +167,36 @@ enum Input {
     Table(EniId, Option<Table>),
     Repaired(Result<Repaired, String>),
     Flushed(Result<(), String>),
+    /// The metadata of this start, or why they were not read yet.
+    Metadata(Result<Box<Metadata>, String>),
+    /// What was told of the node is in the state file, or why it is not.
+    Remembered(Result<(), String>),
 }
 
-/// Manages the addresses of the node until `shutdown` completes.
+/// Manages the addresses of the node until `shutdown` completes, also while it starts.
 pub async fn run(
-    mut options: Options,
+    options: Options,
     api: Arc<dyn Ec2Api>,
     notices: Option<std::sync::mpsc::Sender<Notice>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
-    let clock = Clock::start();
-    let metadata = metadata(&*api, &clock).await?;
-    let limits = limits(&*api, &mut options.limits, metadata.node.instance_type).await?;
-    let Options { config, overrides, labels, .. } = &options;
-    options.config = config.for_node(overrides, &metadata.node, labels);
+    tokio::pin!(shutdown);
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
-
-    // Before the first look, so that nothing that happens after it is missed.
-    let watch = Watch::open(&options.netns)?;
-    let host = HostThread::start(
-        options.netns.clone(),
-        options.host_config.clone(),
-        options.config.clone(),
-        options.adopt,
-        inputs.clone(),
-    )
-    .map_err(DaemonError::Host)?;
-    let (facts, changed) = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
-    info!(changed = changed.len(), "node network is set up");
-
-    for note in options.config.notes_on(&limits) {
-        warn!("{note}");
-    }
-    let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
-    // The time tells one start from another.
-    let seed = clock.now().as_nanos();
-    let mut ipam = Ipam::new(
-        metadata.node.clone(),
-        limits,
-        options.config.clone(),
-        options.budget,
-        seed,
-        clock.now(),
-    )?;
-    if let Some(eni_config) =
-        EniConfig::for_node(&options.overrides, &metadata.node, &options.labels)
-    {
-        ipam.handle_eni_config(Some(eni_config), clock.now());
-    }
-    let records = records(found);
-    let mut flush = Flush::new(options.config.cooldown);
-    for record in &records {
-        if let Record::Released { addresses, at, .. } = record {
-            flush.released(addresses.iter().copied(), *at);
+    let started = tokio::select! {
+        biased;
+        () = &mut shutdown => {
+            info!("stopped while it started");
+            return Ok(());
         }
-    }
-    ipam.restore(records, clock.now());
-    let known = ipam.pool().leases().flat_map(Lease::addresses).collect();
-    let unknown = Unknown::find(options.netns.netlink()?, &known)?;
-    for address in unknown.addresses() {
-        warn!(%address, "is used by a pod that nobody here knows; it is kept for it");
-        ipam.handle_unknown_owner(*address, true, clock.now());
-    }
-    ipam.observe(&metadata.observation, clock.now());
-
-    let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
-        DaemonError::Listen { path: options.socket.display().to_string(), source }
-    })?;
-    info!(
-        instance = %metadata.node.instance,
-        instance_type = %metadata.node.instance_type,
-        socket = %options.socket.display(),
-        "serving"
-    );
-    consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
-    let links = links(&options.config, &options.host_config, &metadata);
-    let settings = PodSettings {
-        egress: egress(&options.host_config, &options.config, &metadata),
-        ipv6_disabled: links.ipv6_disabled,
-        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
+        started = start::start(options, api, notices, inputs) => started?,
     };
-    let node = Node::new(options.host_config.clone(), facts);
-    let mut keep = Keep::start(node, settings, watch, clock.now());
-    for lease in ipam.pool().leases() {
-        keep.found(lease);
-    }
-    let mut daemon = Loop {
-        ipam,
-        clock,
-        api,
-        host,
-        keep,
-        awaited: Links::default(),
-        unknown,
-        flush,
-        writer: Writer::start(store, inputs.clone()),
-        inputs,
-        notices,
-        links,
-        vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
-        callers: BTreeMap::new(),
-        unwritten: Vec::new(),
-        being_written: Vec::new(),
-        write_at: None,
-    };
-    daemon.notice(Notice::HostReady { changed });
+    let start::Started { mut daemon, server } = started;
     let result = daemon.run(queue, shutdown).await;
     // Who still waits hears that the daemon stops.
-    drop(daemon);
+    let writer = daemon.end();
     server.stop().await;
+    writer.stop().await;
     result
-}
-
-/// Returns how the links of pods are to be made on this node.
-fn links(config: &Config, host_config: &HostConfig, metadata: &Metadata) -> PodLinks {
-    let egress = egress(host_config, config, metadata);
-    PodLinks {
-        veth_prefix: host_config.veth_prefix.to_string(),
-        mtu: host_config.pod_mtu.unwrap_or(config.eni_mtu),
-        ipv4_egress: egress == Some(Family::Ipv4),
-        ipv6_egress: egress == Some(Family::Ipv6),
-        ipv6_disabled: !host_config.pod_ipv6 && egress != Some(Family::Ipv6),
-        tables: BTreeMap::new(),
-    }
-}
-
-async fn metadata(api: &dyn Ec2Api, clock: &Clock) -> Result<Metadata, DaemonError> {
-    let mut tries = 1;
-    loop {
-        match api.metadata(clock.now()).await {
-            Ok(metadata) => return Ok(metadata),
-            Err(error) if tries < START_TRIES => {
-                warn!(error = chain(&error), tries, "cannot read the metadata yet");
-                tries += 1;
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            Err(error) => return Err(DaemonError::Metadata(error)),
-        }
-    }
-}
-
-/// Returns the limits of a type; EC2 is asked if its word counts.
-async fn limits(
-    api: &dyn Ec2Api,
-    known: &mut KnownLimits,
-    instance_type: InstanceType,
-) -> Result<Limits, DaemonError> {
-    if known.needs_ec2(instance_type) {
-        match api.describe_instance_types(&[instance_type]).await {
-            Ok(answer) => known.ec2.extend(answer),
-            // Who is believed after EC2 may know it.
-            Err(source) if known.find(instance_type).is_err() => {
-                let instance_type = instance_type.to_string();
-                return Err(DaemonError::Limits { instance_type, source });
-            }
-            Err(error) => warn!(%error, "EC2 does not tell the limits of {instance_type}"),
-        }
-    }
-    let (limits, source) = known.find(instance_type)?;
-    info!(?source, enis = limits.enis(limits.default_card), "limits are known");
-    Ok(limits)
-}
-
-fn records(found: Found) -> Vec<Record> {
-    match found {
-        Found::Nothing => Vec::new(),
-        Found::OtherBoot => {
-            info!("state of an earlier boot was discarded: its pods are gone");
-            Vec::new()
-        }
-        Found::Records(records) => {
-            info!(records = records.len(), "state was restored");
-            records
-        }
-        Found::Damaged { moved_to, why } => {
-            error!(moved_to = %moved_to.display(), why, "the state file cannot be used and was put aside");
-            Vec::new()
-        }
-    }
-}
-
-/// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is told and
-/// keeps nobody waiting.
-///
-/// The socket is there already: a plugin that leaves a note after this finds it.
-fn consume_notes(
-    socket: &Path,
-    ipam: &mut Ipam,
-    store: &mut Store,
-    flush: &mut Flush,
-    now: Timestamp,
-) {
-    let spool::Found { notes, ignored } = spool::read(socket);
-    for error in ignored {
-        warn!(error = chain(&error), "is no note about a deleted pod; it is left alone");
-    }
-    let mut released = Vec::new();
-    for (_, Note { key }) in &notes {
-        if let Released::Lease { lease, at } = ipam.release(key, now) {
-            info!(pod = %key, "was deleted while there was no daemon");
-            flush.released(lease.addresses(), now);
-            released.push(Record::released(&lease, at));
-        }
-    }
-    if let Err(error) = store.write(&released) {
-        error!(error = chain(&error), "cannot make releases durable; the notes stay");
-        return;
-    }
-    for (path, _) in &notes {
-        if let Err(error) = spool::remove(path) {
-            warn!(path = %path.display(), %error, "cannot remove the note about a deleted pod");
-        }
-    }
 }
 
 /// The one task that owns the state.
@@ -391,6 +215,14 @@ struct Loop {
     /// How the links of pods are to be made.
     links: PodLinks,
     vpc_ipv4_cidrs: Vec<ipnet::Ipv4Net>,
+    /// What the sources said since the start.
+    sources: Sources,
+    /// What the state file keeps of the node, or will.
+    known: Known,
+    /// How often the writer has yet to make that durable.
+    remembering: usize,
+    /// Why the daemon has to end.
+    failed: Option<DaemonError>,
     /// Who waits for the address of a pod.
     callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
     /// What has to be durable before somebody is answered.
@@ -453,16 +285,27 @@ impl Loop {
             while let Ok(input) = queue.try_recv() {
                 self.on_input(input);
             }
+            if self.failed.is_some() {
+                break;
+            }
         }
         self.finish(&mut queue).await;
-        Ok(())
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Drops everything but the thread that owns the state file.
+    fn end(self) -> Writer {
+        self.writer
     }
 
     /// Makes durable what was promised, and answers who waits for that.
     async fn finish(&mut self, queue: &mut mpsc::Receiver<Input>) {
         const PATIENCE: Duration = Duration::from_secs(2);
         let finished = tokio::time::timeout(PATIENCE, async {
-            while !self.being_written.is_empty() || !self.unwritten.is_empty() {
+            while !self.being_written.is_empty()
+                || !self.unwritten.is_empty()
+                || self.remembering > 0
+            {
                 if self.flush().and_then(|()| self.write()).is_err() {
                     break;
                 }
@@ -474,7 +317,9 @@ impl Loop {
                 };
                 tokio::select! {
                     input = queue.recv() => match input {
-                        Some(input @ (Input::Written(_) | Input::Flushed(_))) => self.on_input(input),
+                        Some(
+                            input @ (Input::Written(_) | Input::Flushed(_) | Input::Remembered(_)),
+                        ) => self.on_input(input),
                         Some(_) => {}
                         None => break,
                     },
@@ -620,6 +465,7 @@ impl Loop {
                 if let Outcome::Done(Effect::Metadata(metadata)) = &outcome {
                     self.on_metadata(metadata);
                 }
+                self.sources.heard(&outcome, &self.ipam.constraints().node);
                 self.notice(Notice::Ended(now, id, outcome.clone()));
                 self.ipam.handle_outcome(id, outcome, now);
             }
@@ -630,6 +476,15 @@ impl Loop {
                     Some(table) => self.links.tables.insert(eni, table.0),
                     None => self.links.tables.remove(&eni),
                 };
+                self.remember(Known { tables: self.links.tables.clone(), ..self.known.clone() });
+            }
+            Input::Metadata(Ok(metadata)) => self.on_first_metadata(*metadata, now),
+            Input::Metadata(Err(error)) => self.sources.metadata_unread(error),
+            Input::Remembered(result) => {
+                self.remembering -= 1;
+                if let Err(error) = result {
+                    warn!(error, "cannot keep what was told of the node for the next start");
+                }
             }
             Input::Repaired(result) => self.keep.repaired(result, now),
             Input::Flushed(Ok(())) => self.flush.done(),
@@ -662,6 +517,14 @@ impl Loop {
 
     fn on_request(&mut self, request: Request, caller: oneshot::Sender<Answer>, now: Timestamp) {
         match request {
+            // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
+            // that the sources may take long to say.
+            Request::Assign(request)
+                if !self.sources.answered() && self.ipam.pool().lease(&request.key).is_some() =>
+            {
+                let lease = self.ipam.pool().lease(&request.key).cloned();
+                answer(caller, lease.map_or_else(gone, |lease| self.lease(lease)));
+            }
             Request::Assign(request) => match self.ipam.assign(&request, now) {
                 Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
                 Ok(Assigned::Later { .. }) => {
@@ -701,7 +564,7 @@ impl Loop {
                 }
             }
             Request::Status => {
-                let status = status::of(&self.ipam, self.keep.counts(), now);
+                let status = status::of(&self.ipam, &self.sources, self.keep.counts(), now);
                 answer(caller, Answer::Status(status));
             }
             // The caller hears from the host thread; or if that is not there, that nobody answers.
@@ -782,14 +645,41 @@ impl Loop {
         self.write_at = Some(self.clock.instant(now + WRITE_PAUSE));
     }
 
+    /// Takes in the metadata of this start, where those that the state file keeps were gone by.
+    fn on_first_metadata(&mut self, metadata: Metadata, now: Timestamp) {
+        self.sources.metadata_read();
+        let before = &self.ipam.constraints().node;
+        if metadata.node != *before {
+            let name = |Node { instance, instance_type, primary, .. }: &Node| {
+                format!("{instance} of type {instance_type} with primary ENI {primary}")
+            };
+            let (before, now) = (name(before), name(&metadata.node));
+            self.remember(Known::new(metadata));
+            self.failed = Some(DaemonError::OtherNode { before, now });
+            return;
+        }
+        self.on_metadata(&metadata);
+        self.ipam.observe(&metadata.observation, now);
+    }
+
     /// The ranges of the VPC decide what is translated.
     fn on_metadata(&mut self, metadata: &Metadata) {
+        let told = Known::new(metadata.clone()).metadata;
+        self.remember(Known { metadata: told, ..self.known.clone() });
         if metadata.vpc_ipv4_cidrs != self.vpc_ipv4_cidrs && !metadata.vpc_ipv4_cidrs.is_empty() {
             info!(cidrs = ?metadata.vpc_ipv4_cidrs, "the ranges of the VPC changed");
             self.vpc_ipv4_cidrs.clone_from(&metadata.vpc_ipv4_cidrs);
             if self.host.set_up(metadata.clone()).is_err() {
                 error!("the host thread is not there");
             }
+        }
+    }
+
+    /// Has the writer make durable what was told of the node, if it is something else than before.
+    fn remember(&mut self, known: Known) {
+        if !self.known.says_the_same(&known) {
+            self.known = known.clone();
+            self.remembering += usize::from(self.writer.remember(known).is_ok());
         }
     }
 

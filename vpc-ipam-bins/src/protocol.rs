@@ -117,6 +117,9 @@ pub struct Status {
     pub repairs: u64,
     /// How many objects that were.
     pub repaired: u64,
+    /// What an operator should look at, and what it may come from.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// How an ENI stands.

@@ -6,13 +6,15 @@
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
+use serde::{Deserialize, Serialize};
+use vpc_ipam_core::{EniId, Lease, Limits, Metadata, PodKey, Record, Timestamp};
 
 use crate::trusted_file::{self, UntrustedError};
 
@@ -20,6 +22,11 @@ use crate::trusted_file::{self, UntrustedError};
 const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases");
 /// When addresses were released, in nanoseconds since the epoch.
 const RELEASED: TableDefinition<'_, &str, u64> = TableDefinition::new("released");
+/// What was told of the node, by the name of its form: a file of an earlier version has none, and what a later version adds
+/// under another name is not read.
+const KNOWN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("known");
+/// The name of [`Known`] as it is below, as JSON.
+const KNOWN_FORM: &str = "node/1";
 /// What the file is.
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
@@ -56,6 +63,35 @@ pub enum Found {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// What a daemon was told of its node in this boot, for a start at which the instance metadata service or EC2 does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The metadata, with the primary ENI alone: what other ENIs hold may have changed since.
+    pub metadata: Metadata,
+    /// What EC2 said of the limits of instance types.
+    #[serde(default)]
+    pub limits: Vec<Limits>,
+    /// The route tables of ENIs for which they do not follow from the place.
+    #[serde(default)]
+    pub tables: BTreeMap<EniId, u32>,
+}
+
+impl Known {
+    /// Keeps what metadata say that holds for the rest of the boot.
+    pub fn new(mut metadata: Metadata) -> Self {
+        let primary = metadata.node.primary;
+        metadata.observation.enis.retain(|eni| eni.id == primary);
+        Self { metadata, limits: Vec::new(), tables: BTreeMap::new() }
+    }
+
+    /// Returns whether another says the same, whenever it was told.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let mut other = other.clone();
+        other.metadata.observation.as_of = self.metadata.observation.as_of;
+        *self == other
+    }
 }
 
 impl fmt::Debug for Store {
@@ -110,6 +146,18 @@ pub enum OpenError {
 #[error("write the state file")]
 pub struct WriteError(#[source] Box<redb::Error>);
 
+/// Why what was told of the node cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KnownError {
+    /// The file cannot be read.
+    #[error("read the state file")]
+    Read(#[from] Box<redb::Error>),
+    /// It is not in the form that its name says.
+    #[error("read what the state file says of the node, form {KNOWN_FORM:?}")]
+    Decode(#[from] serde_json::Error),
+}
+
 impl Store {
     /// Opens the state file of a node, or makes it.
     pub fn open(path: &Path, boot: &str, now: Timestamp) -> Result<(Self, Found), OpenError> {
@@ -156,12 +204,47 @@ impl Store {
         result.map_err(|error| WriteError(Box::new(error)))
     }
 
-    fn try_write(&mut self, records: &[Record]) -> Result<(), redb::Error> {
+    /// Returns what was told of the node in this boot; an error if that cannot be read, which is no reason not to go on.
+    pub fn known(&mut self) -> Result<Option<Known>, KnownError> {
+        let found = self.database().and_then(|database| {
+            let transaction = database.begin_read()?;
+            match transaction.open_table(KNOWN) {
+                Ok(table) => {
+                    Ok(table.get(KNOWN_FORM)?.map(|value| serde_json::from_slice(value.value())))
+                }
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        });
+        Ok(found.map_err(Box::new)?.transpose()?)
+    }
+
+    /// Makes durable what was told of the node.
+    pub fn remember(&mut self, known: &Known) -> Result<(), WriteError> {
+        let result = self.try_remember(known);
+        if result.is_err() {
+            self.database = None;
+        }
+        result.map_err(|error| WriteError(Box::new(error)))
+    }
+
+    fn try_remember(&mut self, known: &Known) -> Result<(), redb::Error> {
+        let transaction = self.database()?.begin_write()?;
+        transaction.open_table(KNOWN)?.insert(KNOWN_FORM, to_json(known)?.as_slice())?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn database(&mut self) -> Result<&mut Database, redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
             None => open_database(&self.path).map_err(to_redb_error)?,
         };
-        let transaction = self.database.insert(database).begin_write()?;
+        Ok(self.database.insert(database))
+    }
+
+    fn try_write(&mut self, records: &[Record]) -> Result<(), redb::Error> {
+        let transaction = self.database()?.begin_write()?;
         {
             let mut leases = transaction.open_table(LEASES)?;
             let mut released = transaction.open_table(RELEASED)?;
@@ -317,6 +400,7 @@ fn clear(database: &Database, boot: &str) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.delete_table(LEASES)?;
     transaction.delete_table(RELEASED)?;
+    transaction.delete_table(KNOWN)?;
     {
         transaction.open_table(LEASES)?;
         transaction.open_table(RELEASED)?;
@@ -340,8 +424,8 @@ fn key_text(key: &PodKey) -> Result<String, redb::Error> {
     serde_json::to_string(key).map_err(|error| to_redb(error.to_string()))
 }
 
-fn to_json(lease: &Lease) -> Result<Vec<u8>, redb::Error> {
-    serde_json::to_vec(lease).map_err(|error| to_redb(error.to_string()))
+fn to_json(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| to_redb(error.to_string()))
 }
 
 fn to_redb_error(unusable: Unusable) -> redb::Error {
@@ -359,7 +443,9 @@ fn to_redb(message: String) -> redb::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac, Pod};
+    use vpc_ipam_core::{
+        Card, DeviceIndex, LeasedInterface, Mac, Node, Observation, Pod, Scope, Source,
+    };
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -411,6 +497,70 @@ mod tests {
 
         let (_, found) = Store::open(&path, "boot-2", NOW).unwrap();
         assert_eq!(found, Found::OtherBoot);
+    }
+
+    fn known() -> Known {
+        let node = Node {
+            instance: "i-1".parse().unwrap(),
+            instance_type: "m5.large".parse().unwrap(),
+            zone: "eu-west-1a".parse().unwrap(),
+            vpc: "vpc-1".parse().unwrap(),
+            primary: "eni-0".parse().unwrap(),
+            subnet: "subnet-1".parse().unwrap(),
+        };
+        let observation = Observation {
+            as_of: NOW,
+            source: Source::Imds,
+            scope: Scope::Attached,
+            enis: Vec::new(),
+        };
+        let metadata = Metadata {
+            node,
+            observation,
+            primary_ipv4: Some([10, 0, 0, 4].into()),
+            vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+            vpc_ipv6_cidrs: Vec::new(),
+            subnets: BTreeMap::new(),
+        };
+        let limits = vec![Limits::lookup("m5.large".parse().unwrap()).unwrap()];
+        Known { metadata, limits, tables: BTreeMap::from([("eni-5".parse().unwrap(), 10_101)]) }
+    }
+
+    #[test]
+    fn what_was_told_of_the_node_survives_a_restart_and_not_a_reboot() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        assert_eq!(store.known().unwrap(), None);
+        store.remember(&known()).unwrap();
+        drop(store);
+
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        assert_eq!(store.known().unwrap(), Some(known()));
+        drop(store);
+        let (mut store, _) = Store::open(&path, "boot-2", NOW).unwrap();
+        assert_eq!(store.known().unwrap(), None);
+    }
+
+    /// What it said is only a help; leases are what counts.
+    #[test]
+    fn what_cannot_be_read_of_the_node_costs_no_lease() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        store.write(&[Record::Leased(lease("a", "10.0.0.5"))]).unwrap();
+        let transaction = store.database().unwrap().begin_write().unwrap();
+        transaction.open_table(KNOWN).unwrap().insert(KNOWN_FORM, b"{".as_slice()).unwrap();
+        transaction.open_table(KNOWN).unwrap().insert("node/2", b"later".as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(store);
+
+        let (mut store, found) = Store::open(&path, "boot-1", NOW).unwrap();
+
+        assert_eq!(leased(found).len(), 1);
+        assert!(matches!(store.known(), Err(KnownError::Decode(_))));
+        store.remember(&known()).unwrap();
+        assert_eq!(store.known().unwrap(), Some(known()));
     }
 
     #[test]

@@ -2,12 +2,13 @@ use core::time::Duration;
 
 use vpc_ipam_core::{Ipam, Timestamp};
 
+use super::sources::Sources;
 use crate::protocol::{EniStatus, Status};
 
 /// Returns how a node stands.
 ///
 /// `repairs` is how often its network was put right, and of how many objects.
-pub(super) fn of(ipam: &Ipam, repairs: (u64, u64), now: Timestamp) -> Status {
+pub(super) fn of(ipam: &Ipam, sources: &Sources, repairs: (u64, u64), now: Timestamp) -> Status {
     let node = &ipam.constraints().node;
     let cooldown = ipam.config().cooldown;
     let enis: Vec<EniStatus> = ipam
@@ -25,7 +26,8 @@ pub(super) fn of(ipam: &Ipam, repairs: (u64, u64), now: Timestamp) -> Status {
         })
         .collect();
     Status {
-        ready: ipam.readiness(now).is_ready(),
+        // Until a source has answered nothing is known of what could be granted.
+        ready: sources.answered() && ipam.readiness(now).is_ready(),
         instance: node.instance.to_string(),
         instance_type: node.instance_type.to_string(),
         enis,
@@ -33,5 +35,6 @@ pub(super) fn of(ipam: &Ipam, repairs: (u64, u64), now: Timestamp) -> Status {
         held: ipam.plan(now).held.iter().map(ToString::to_string).collect(),
         repairs: repairs.0,
         repaired: repairs.1,
+        problems: sources.problems(node),
     }
 }

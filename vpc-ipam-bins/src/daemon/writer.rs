@@ -1,37 +1,74 @@
 //! The thread that makes grants and releases durable: while one batch is written, the next gathers.
 
+use core::time::Duration;
 use std::sync::mpsc::{SendError, Sender, channel};
 use std::thread;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 use vpc_ipam_core::Record;
 
 use super::Input;
 use crate::cni::chain;
-use crate::store::Store;
+use crate::store::{Known, Store};
 
 /// The thread that owns the state file.
-pub(super) struct Writer(Sender<Vec<Record>>);
+pub(super) struct Writer {
+    jobs: Sender<Job>,
+    /// Closes when the thread has closed the file.
+    ended: oneshot::Receiver<()>,
+}
+
+/// How long the file may take to be closed when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) enum Job {
+    Write(Vec<Record>),
+    Remember(Box<Known>),
+}
 
 impl Writer {
     /// Starts the thread.
     pub(super) fn start(mut store: Store, inputs: mpsc::Sender<Input>) -> Self {
-        let (batches, queue) = channel::<Vec<Record>>();
+        let (jobs, queue) = channel();
+        let (end, ended) = oneshot::channel();
         let work = move || {
-            while let Ok(records) = queue.recv() {
-                let result = store.write(&records).map_err(|error| chain(&error));
-                if inputs.blocking_send(Input::Written(result)).is_err() {
+            while let Ok(job) = queue.recv() {
+                let input = match job {
+                    Job::Write(records) => {
+                        Input::Written(store.write(&records).map_err(|error| chain(&error)))
+                    }
+                    Job::Remember(known) => {
+                        Input::Remembered(store.remember(&known).map_err(|error| chain(&error)))
+                    }
+                };
+                if inputs.blocking_send(input).is_err() {
                     break;
                 }
             }
+            drop(store);
+            drop(end);
         };
         // A thread that cannot be started shows as a queue nobody reads, at the first write.
         let _ = thread::Builder::new().name("store".to_string()).spawn(work);
-        Self(batches)
+        Self { jobs, ended }
+    }
+
+    /// Ends the thread, and waits until another daemon could open the file.
+    pub(super) async fn stop(self) {
+        drop(self.jobs);
+        if tokio::time::timeout(STOP_PATIENCE, self.ended).await.is_err() {
+            warn!("the state file is still being written");
+        }
     }
 
     /// Makes records durable, all or none; the loop hears of it.
-    pub(super) fn write(&self, records: Vec<Record>) -> Result<(), SendError<Vec<Record>>> {
-        self.0.send(records)
+    pub(super) fn write(&self, records: Vec<Record>) -> Result<(), SendError<Job>> {
+        self.jobs.send(Job::Write(records))
+    }
+
+    /// Makes durable what was told of the node; the loop hears of it.
+    pub(super) fn remember(&self, known: Known) -> Result<(), SendError<Job>> {
+        self.jobs.send(Job::Remember(Box::new(known)))
     }
 }

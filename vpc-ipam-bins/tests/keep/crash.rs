@@ -1,25 +1,16 @@
 //! A daemon that ends without a word, and what happens until there is another.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
-use vpc_ipam_aws::EmulatedEc2;
-use vpc_ipam_bins::daemon::{self, DaemonError, Options};
 use vpc_ipam_bins::lab::LabNode;
 use vpc_ipam_bins::spool;
 use vpc_ipam_bins::store::{self, Found, Store};
-use vpc_ipam_core::{Budget, Config, KnownLimits, Lease, PodKey, Record, Timestamp};
-use vpc_ipam_linux::HostConfig;
+use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
 
+use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{
-    Pod, address, call, failed, kept_of_pods, netns, plan, settled, start, status, succeeded,
-    wait_for, wait_for_no_pods, wait_until,
+    Pod, address, call, failed, kept_of_pods, netns, settled, succeeded, wait_for,
+    wait_for_no_pods, wait_until,
 };
 
 #[test]
@@ -193,17 +184,6 @@ fn addresses_of_pods_that_only_the_kernel_knows_are_kept_for_them() {
     }
 }
 
-/// A node whose daemon is one of the test's own.
-pub(crate) fn node() -> LabNode {
-    let mut plan = plan("m5.large");
-    plan.daemon = false;
-    start(&plan)
-}
-
-pub(crate) fn assigned(node: &LabNode) -> u32 {
-    status(node).enis.iter().map(|eni| eni.assigned).sum()
-}
-
 fn notes(node: &LabNode) -> usize {
     spool::read(&node.address.socket).notes.len()
 }
@@ -230,74 +210,4 @@ fn set_leases_ahead(node: &LabNode) {
         other => other,
     });
     store.write(&ahead.collect::<Vec<_>>()).unwrap();
-}
-
-/// A daemon within this process that can be made to end at once: nothing is written, answered or removed any more.
-pub(crate) struct Daemon {
-    crash: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
-    state: PathBuf,
-}
-
-impl Daemon {
-    pub(crate) fn start(node: &LabNode) -> Self {
-        let (crash, crashed) = oneshot::channel();
-        let run = daemon_of(node);
-        let run = async {
-            tokio::select! {
-                _ = crashed => {}
-                result = run => panic!("the daemon ended: {result:?}"),
-            }
-        };
-        let state = node.address.socket.with_file_name("state.redb");
-        let run = move || runtime().block_on(run);
-        let daemon = Self { crash, thread: std::thread::spawn(run), state };
-        let socket = &node.address.socket;
-        wait_until("the daemon", || {
-            use vpc_ipam_bins::protocol::{Answer, Request, ask};
-            match ask(socket, &Request::Status) {
-                // Ready it is before it has seen its ENIs: an ADD would wait for them.
-                Ok(Answer::Status(status)) if status.ready && !status.enis.is_empty() => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        });
-        daemon
-    }
-
-    pub(crate) fn crash(self) {
-        self.crash.send(()).unwrap();
-        self.thread.join().unwrap();
-        // The thread that writes ends after the one that it writes for, and the next daemon wants its file.
-        File::open(self.state).unwrap().lock().unwrap();
-    }
-
-    /// Returns why a daemon does not start.
-    pub(crate) fn fail(node: &LabNode) -> String {
-        let error = runtime().block_on(daemon_of(node)).unwrap_err();
-        vpc_ipam_bins::cni::chain(&error)
-    }
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
-
-/// The daemon of a node, which runs until it is dropped.
-fn daemon_of(node: &LabNode) -> impl Future<Output = Result<(), DaemonError>> + Send + 'static {
-    let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
-    let vars = [("IP_COOLDOWN_PERIOD", "1")];
-    let options = Options {
-        config: Config::from_vars(vars).0,
-        host_config: HostConfig::from_vars(vars).0,
-        budget: Budget::default(),
-        netns: netns(node),
-        socket: node.address.socket.clone(),
-        state: node.address.socket.with_file_name("state.redb"),
-        boot: store::boot_id().unwrap(),
-        adopt: true,
-        limits: KnownLimits::default(),
-        overrides: Vec::new(),
-        labels: BTreeMap::new(),
-    };
-    daemon::run(options, api, None, core::future::pending())
 }

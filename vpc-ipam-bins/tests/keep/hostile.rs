@@ -7,7 +7,7 @@ use std::path::Path;
 use vpc_ipam_bins::spool::{self, Note};
 use vpc_ipam_core::PodKey;
 
-use crate::crash::{Daemon, assigned, node};
+use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{Pod, call, succeeded, wait_for_no_pods};
 
 /// The user `nobody` of most systems; any but root would do.

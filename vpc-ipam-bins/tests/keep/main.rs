@@ -6,8 +6,11 @@
 mod check;
 mod conntrack;
 mod crash;
+mod daemon;
+mod faulty;
 mod hostile;
 mod many;
 mod repair;
 mod result;
 mod runtime;
+mod start;

@@ -280,20 +280,30 @@ fn full_disk_refuses_pods_until_there_is_room_and_loses_nothing() {
     let plan = plan("m5.large");
     let disk = SmallDisk::mount(vpc_ipam_bins::lab::folder(&plan.name));
     let node = start(&plan);
-    let pods = ["a", "b"].map(|name| pod(&node, name));
-    let [add_a, add_b] = ["a", "b"].map(|name| {
-        let at = if name == "a" { 0 } else { 1 };
-        Call::new(&node, "ADD", name, &pods[at].path)
-    });
-    add_a.succeed(&node);
-    let with_a = settled_state(&node);
+    let a = pod(&node, "a");
+    Call::new(&node, "ADD", "a", &a.path).succeed(&node);
 
     disk.fill();
-    let error = add_b.fail(&node);
-    assert_eq!(error["code"], 5, "{error}");
-    assert!(error["details"].as_str().unwrap().contains("full"), "{error}");
-    assert_eq!(kernel_state(&node), with_a);
-    let del_a = Call::new(&node, "DEL", "a", &pods[0].path);
+    // What the file itself has freed is used up first: each lease takes a page of it.
+    let long = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", "x".repeat(3000));
+    let mut served = Vec::new();
+    let (refused, add_refused) = loop {
+        let name = format!("b{}", served.len());
+        let next = pod(&node, &name);
+        let before = settled_state(&node);
+        let add = Call::new(&node, "ADD", &name, &next.path).with("CNI_ARGS", &long);
+        if add.output(&node).status.success() {
+            served.push(next);
+            assert!(served.len() < 20, "the file system is full, and pods are served for ever");
+            continue;
+        }
+        let error = add.fail(&node);
+        assert_eq!(error["code"], 5, "{error}");
+        assert!(error["details"].as_str().unwrap().contains("full"), "{error}");
+        assert_eq!(kernel_state(&node), before);
+        break (next, add);
+    };
+    let del_a = Call::new(&node, "DEL", "a", &a.path);
     for _ in 0..2 {
         let error = del_a.fail(&node);
         assert_eq!(error["code"], 5, "a release that is not durable is no release: {error}");
@@ -301,11 +311,11 @@ fn full_disk_refuses_pods_until_there_is_room_and_loses_nothing() {
 
     disk.free();
     crate::support::wait_until("an ADD once there is room", || {
-        let output = add_b.output(&node);
+        let output = add_refused.output(&node);
         if output.status.success() { Ok(()) } else { Err(printed(&output)) }
     });
     del_a.succeed(&node);
-    drop(pods);
+    drop((a, served, refused));
     node.stop().unwrap();
 }
 

@@ -1,0 +1,94 @@
+//! What EC2 and the instance metadata service said since the daemon started.
+
+use tracing::{info, warn};
+use vpc_ipam_core::{Effect, Node, Outcome, Scope, Source};
+
+/// What the sources said since the start.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// Whether any of them has told of the node's ENIs.
+    answered: bool,
+    /// Why the metadata were not read, while those of before are gone by.
+    metadata_unread: Option<String>,
+    /// Whether EC2's list of the instance's ENIs lacks the primary one.
+    primary_unlisted: bool,
+}
+
+impl Sources {
+    /// Says nothing yet of a node whose metadata were read a moment ago, or are those of an earlier start.
+    pub(super) fn new(metadata_are_fresh: bool) -> Self {
+        let unread = "they are being read".to_string();
+        Self {
+            answered: metadata_are_fresh,
+            metadata_unread: (!metadata_are_fresh).then_some(unread),
+            primary_unlisted: false,
+        }
+    }
+
+    /// Returns whether any source has told of the node's ENIs since the start.
+    pub(super) fn answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Takes note of the answer to an action.
+    pub(super) fn heard(&mut self, outcome: &Outcome, node: &Node) {
+        match outcome {
+            Outcome::Done(Effect::Metadata(_)) => self.metadata_read(),
+            Outcome::Done(Effect::Observed(seen))
+                if seen.source == Source::Ec2 && seen.scope == Scope::Attached =>
+            {
+                let unlisted = !seen.enis.iter().any(|eni| eni.id == node.primary);
+                if unlisted && !self.primary_unlisted {
+                    warn!(
+                        primary = %node.primary,
+                        instance = %node.instance,
+                        "EC2 does not list the primary ENI: wrong account, region or endpoint?"
+                    );
+                }
+                if !unlisted && self.primary_unlisted {
+                    info!(primary = %node.primary, "EC2 lists the primary ENI again");
+                }
+                self.primary_unlisted = unlisted;
+                self.answered |= !unlisted;
+            }
+            Outcome::Done(_) | Outcome::Failed(_) => {}
+        }
+    }
+
+    /// The metadata were not read, and will be tried again.
+    pub(super) fn metadata_unread(&mut self, why: String) {
+        if self.metadata_unread.as_ref() != Some(&why) {
+            warn!(error = why, "cannot read the instance's metadata; going by those of before");
+        }
+        self.metadata_unread = Some(why);
+    }
+
+    /// The metadata were read.
+    pub(super) fn metadata_read(&mut self) {
+        self.answered = true;
+        self.metadata_unread = None;
+    }
+
+    /// Returns what an operator should look at.
+    pub(super) fn problems(&self, node: &Node) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(why) = &self.metadata_unread {
+            problems.push(format!("the instance's metadata cannot be read: {why}"));
+        }
+        if !self.answered {
+            problems.push(
+                "neither EC2 nor the metadata service has told of this node's ENIs since the daemon started: pods that have \
+                 addresses keep and get them, new ones wait"
+                    .to_string(),
+            );
+        }
+        if self.primary_unlisted {
+            problems.push(format!(
+                "EC2 does not list the primary ENI {} among those of {}: are the credentials of another account, or is the \
+                 region or endpoint another's?",
+                node.primary, node.instance
+            ));
+        }
+        problems
+    }
+}

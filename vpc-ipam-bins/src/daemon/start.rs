@@ -1,0 +1,371 @@
+//! How a daemon starts: by what it is told of its node, or by what an earlier start in this boot was told.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use vpc_ipam_aws::{Ec2Api, Ec2Error};
+use vpc_ipam_core::{
+    Config, EniConfig, InstanceType, Ipam, KnownLimits, Lease, Limits, Metadata, Record, Released,
+    Timestamp,
+};
+use vpc_ipam_linux::host::{HostFacts, egress};
+use vpc_ipam_linux::pod::PodSettings;
+use vpc_ipam_linux::{Family, HostConfig, Node, Table, Watch};
+
+use super::flush::Flush;
+use super::host::HostThread;
+use super::keep::Keep;
+use super::links::Links;
+use super::server::{self, Server};
+use super::sources::Sources;
+use super::unknown::Unknown;
+use super::writer::Writer;
+use super::{Clock, DaemonError, Input, Loop, Notice, Options};
+use crate::cni::chain;
+use crate::protocol::PodLinks;
+use crate::spool::{self, Note};
+use crate::store::{Found, Known, Store};
+
+/// How often the start asks the metadata service or EC2 before it gives up, where it cannot do without an answer.
+const TRIES: u32 = 10;
+/// How far apart that is; the longest that a service may ask for instead.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How far apart the metadata are asked for where those of before do meanwhile: twice as far each time, up to this.
+const LATER_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A daemon that serves.
+pub(super) struct Started {
+    pub(super) daemon: Loop,
+    pub(super) server: Server,
+}
+
+/// What was found out, and done to the node's network, before anything is served.
+struct Prepared {
+    metadata: Metadata,
+    limits: Limits,
+    /// What holds on this node.
+    config: Config,
+    watch: Watch,
+    host: HostThread,
+    facts: HostFacts,
+    changed: Vec<String>,
+}
+
+/// Starts a daemon, from the first look at the state file until it serves.
+///
+/// Metadata that the state file keeps of this boot stand in for those that are still to be read, so that pods of before are
+/// served at once, whether or not the metadata service answers. They tell what the node is and not what its ENIs hold:
+/// nothing is granted by them.
+pub(super) async fn start(
+    mut options: Options,
+    api: Arc<dyn Ec2Api>,
+    notices: Option<std::sync::mpsc::Sender<Notice>>,
+    inputs: mpsc::Sender<Input>,
+) -> Result<Started, DaemonError> {
+    let clock = Clock::start();
+    let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
+    let kept = store.known().unwrap_or_else(|error| {
+        warn!(error = chain(&error), "what was told of the node before cannot be read");
+        None
+    });
+    let by_kept = match &kept {
+        Some(kept) => prepare_by_kept(&mut options, &*api, &inputs, kept).await,
+        None => None,
+    };
+    let fresh = by_kept.is_none();
+    let prepared = match by_kept {
+        Some(prepared) => prepared,
+        None => {
+            let metadata = metadata(&*api, &clock).await?;
+            prepare(&mut options, &*api, &inputs, metadata).await?
+        }
+    };
+    let known = Known {
+        limits: options.limits.ec2.clone(),
+        tables: kept.as_ref().map(|kept| kept.tables.clone()).unwrap_or_default(),
+        ..Known::new(prepared.metadata.clone())
+    };
+    if !kept.is_some_and(|kept| kept.says_the_same(&known))
+        && let Err(error) = store.remember(&known)
+    {
+        warn!(error = chain(&error), "cannot keep what was told of the node for the next start");
+    }
+
+    let (mut ipam, mut flush, unknown) = restore(&options, &prepared, found, &clock)?;
+    let Prepared { metadata, config, watch, host, facts, changed, .. } = prepared;
+    if fresh {
+        ipam.observe(&metadata.observation, clock.now());
+    } else {
+        tokio::spawn(read_metadata_later(Arc::clone(&api), clock, inputs.clone()));
+    }
+    let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
+        DaemonError::Listen { path: options.socket.display().to_string(), source }
+    })?;
+    info!(
+        instance = %metadata.node.instance,
+        instance_type = %metadata.node.instance_type,
+        socket = %options.socket.display(),
+        "serving"
+    );
+    consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
+
+    let links = links(&config, &options.host_config, &known);
+    let settings = PodSettings {
+        egress: egress(&options.host_config, &config, &metadata),
+        ipv6_disabled: links.ipv6_disabled,
+        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
+    };
+    let node = Node::new(options.host_config, facts);
+    let mut keep = Keep::start(node, settings, watch, clock.now());
+    for (eni, table) in &known.tables {
+        keep.eni_table(*eni, Some(Table(*table)));
+    }
+    for lease in ipam.pool().leases() {
+        keep.found(lease);
+    }
+    let daemon = Loop {
+        ipam,
+        clock,
+        api,
+        host,
+        keep,
+        awaited: Links::default(),
+        unknown,
+        flush,
+        writer: Writer::start(store, inputs.clone()),
+        inputs,
+        notices,
+        links,
+        vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs,
+        sources: Sources::new(fresh),
+        known,
+        remembering: 0,
+        failed: None,
+        callers: BTreeMap::new(),
+        unwritten: Vec::new(),
+        being_written: Vec::new(),
+        write_at: None,
+    };
+    daemon.notice(Notice::HostReady { changed });
+    Ok(Started { daemon, server })
+}
+
+/// Makes the state machine of the node, with what the state file and the kernel tell of its pods.
+fn restore(
+    options: &Options,
+    prepared: &Prepared,
+    found: Found,
+    clock: &Clock,
+) -> Result<(Ipam, Flush, Unknown), DaemonError> {
+    let Prepared { metadata, limits, config, .. } = prepared;
+    for note in config.notes_on(limits) {
+        warn!("{note}");
+    }
+    // The time tells one start from another.
+    let seed = clock.now().as_nanos();
+    let (node, budget) = (metadata.node.clone(), options.budget.clone());
+    let mut ipam = Ipam::new(node, limits.clone(), config.clone(), budget, seed, clock.now())?;
+    let eni_config = EniConfig::for_node(&options.overrides, &metadata.node, &options.labels);
+    if let Some(eni_config) = eni_config {
+        ipam.handle_eni_config(Some(eni_config), clock.now());
+    }
+    let records = records(found);
+    let mut flush = Flush::new(config.cooldown);
+    for record in &records {
+        if let Record::Released { addresses, at, .. } = record {
+            flush.released(addresses.iter().copied(), *at);
+        }
+    }
+    ipam.restore(records, clock.now());
+    let in_leases = ipam.pool().leases().flat_map(Lease::addresses).collect();
+    let unknown = Unknown::find(options.netns.netlink()?, &in_leases)?;
+    for address in unknown.addresses() {
+        warn!(%address, "is used by a pod that nobody here knows; it is kept for it");
+        ipam.handle_unknown_owner(*address, true, clock.now());
+    }
+    Ok((ipam, flush, unknown))
+}
+
+/// Prepares the node by what an earlier start was told; `None` if that does not do.
+async fn prepare_by_kept(
+    options: &mut Options,
+    api: &dyn Ec2Api,
+    inputs: &mpsc::Sender<Input>,
+    kept: &Known,
+) -> Option<Prepared> {
+    options.limits.ec2.extend(kept.limits.iter().cloned());
+    let prepared = prepare(options, api, inputs, kept.metadata.clone()).await;
+    prepared
+        .inspect_err(|error| {
+            warn!(
+                error = chain(error),
+                "cannot start by what was told of the node before; asking again"
+            );
+        })
+        .ok()
+}
+
+/// Finds out what holds for the node, and sets its network up.
+async fn prepare(
+    options: &mut Options,
+    api: &dyn Ec2Api,
+    inputs: &mpsc::Sender<Input>,
+    metadata: Metadata,
+) -> Result<Prepared, DaemonError> {
+    let limits = limits(api, &mut options.limits, metadata.node.instance_type).await?;
+    let config = options.config.for_node(&options.overrides, &metadata.node, &options.labels);
+    // Before the first look, so that nothing that happens after it is missed.
+    let watch = Watch::open(&options.netns)?;
+    let host = HostThread::start(
+        options.netns.clone(),
+        options.host_config.clone(),
+        config.clone(),
+        options.adopt,
+        inputs.clone(),
+    )
+    .map_err(DaemonError::Host)?;
+    let (facts, changed) = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
+    info!(changed = changed.len(), "node network is set up");
+    Ok(Prepared { metadata, limits, config, watch, host, facts, changed })
+}
+
+/// Returns how the links of pods are to be made on this node.
+fn links(config: &Config, host_config: &HostConfig, known: &Known) -> PodLinks {
+    let egress = egress(host_config, config, &known.metadata);
+    PodLinks {
+        veth_prefix: host_config.veth_prefix.to_string(),
+        mtu: host_config.pod_mtu.unwrap_or(config.eni_mtu),
+        ipv4_egress: egress == Some(Family::Ipv4),
+        ipv6_egress: egress == Some(Family::Ipv6),
+        ipv6_disabled: !host_config.pod_ipv6 && egress != Some(Family::Ipv6),
+        tables: known.tables.clone(),
+    }
+}
+
+async fn metadata(api: &dyn Ec2Api, clock: &Clock) -> Result<Metadata, DaemonError> {
+    let ask = || api.metadata(clock.now());
+    tries("the instance's metadata", ask).await.map_err(DaemonError::Metadata)
+}
+
+/// Asks until there is an answer, as often as a start may.
+async fn tries<T, F: Future<Output = Result<T, Ec2Error>>>(
+    what: &str,
+    ask: impl Fn() -> F,
+) -> Result<T, Ec2Error> {
+    let mut tried = 1;
+    loop {
+        match ask().await {
+            Err(error) if tried < TRIES => {
+                let pause = error.retry_after.unwrap_or(PAUSE).clamp(PAUSE, PAUSE_MAX);
+                warn!(error = chain(&error), tried, ?pause, "cannot read {what} yet");
+                tried += 1;
+                tokio::time::sleep(pause).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Asks for the metadata until they are read, ever more seldom, and tells the loop of every answer.
+async fn read_metadata_later(api: Arc<dyn Ec2Api>, clock: Clock, inputs: mpsc::Sender<Input>) {
+    let mut pause = PAUSE;
+    loop {
+        let (answer, wait) = match api.metadata(clock.now()).await {
+            Ok(metadata) => (Ok(Box::new(metadata)), None),
+            Err(error) => {
+                let wait = error.retry_after.unwrap_or_default().min(LATER_PAUSE_MAX).max(pause);
+                (Err(chain(&error)), Some(wait))
+            }
+        };
+        let ended = inputs.send(Input::Metadata(answer)).await.is_err();
+        let Some(wait) = wait.filter(|_| !ended) else { return };
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(LATER_PAUSE_MAX);
+    }
+}
+
+/// Returns the limits of a type; EC2 is asked if its word counts.
+async fn limits(
+    api: &dyn Ec2Api,
+    known: &mut KnownLimits,
+    instance_type: InstanceType,
+) -> Result<Limits, DaemonError> {
+    if known.needs_ec2(instance_type) {
+        let types = [instance_type];
+        let ask = || api.describe_instance_types(&types);
+        // Where others are believed too, one answer more is not worth a wait.
+        let told = match known.find(instance_type) {
+            Ok(_) => ask().await,
+            Err(_) => tries("the limits of the instance type", ask).await,
+        };
+        match told {
+            Ok(answer) => known.ec2.extend(answer),
+            // Who is believed after EC2 may know it.
+            Err(source) if known.find(instance_type).is_err() => {
+                let instance_type = instance_type.to_string();
+                return Err(DaemonError::Limits { instance_type, source });
+            }
+            Err(error) => warn!(%error, "EC2 does not tell the limits of {instance_type}"),
+        }
+    }
+    let (limits, source) = known.find(instance_type)?;
+    info!(?source, enis = limits.enis(limits.default_card), "limits are known");
+    Ok(limits)
+}
+
+fn records(found: Found) -> Vec<Record> {
+    match found {
+        Found::Nothing => Vec::new(),
+        Found::OtherBoot => {
+            info!("state of an earlier boot was discarded: its pods are gone");
+            Vec::new()
+        }
+        Found::Records(records) => {
+            info!(records = records.len(), "state was restored");
+            records
+        }
+        Found::Damaged { moved_to, why } => {
+            error!(moved_to = %moved_to.display(), why, "the state file cannot be used and was put aside");
+            Vec::new()
+        }
+    }
+}
+
+/// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is told and
+/// keeps nobody waiting.
+///
+/// The socket is there already: a plugin that leaves a note after this finds it.
+fn consume_notes(
+    socket: &Path,
+    ipam: &mut Ipam,
+    store: &mut Store,
+    flush: &mut Flush,
+    now: Timestamp,
+) {
+    let spool::Found { notes, ignored } = spool::read(socket);
+    for error in ignored {
+        warn!(error = chain(&error), "is no note about a deleted pod; it is left alone");
+    }
+    let mut released = Vec::new();
+    for (_, Note { key }) in &notes {
+        if let Released::Lease { lease, at } = ipam.release(key, now) {
+            info!(pod = %key, "was deleted while there was no daemon");
+            flush.released(lease.addresses(), now);
+            released.push(Record::released(&lease, at));
+        }
+    }
+    if let Err(error) = store.write(&released) {
+        error!(error = chain(&error), "cannot make releases durable; the notes stay");
+        return;
+    }
+    for (path, _) in &notes {
+        if let Err(error) = spool::remove(path) {
+            warn!(path = %path.display(), %error, "cannot remove the note about a deleted pod");
+        }
+    }
+}
