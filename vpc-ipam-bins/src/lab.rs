@@ -4,15 +4,18 @@
 //! plugin ─► daemon ─► EmulatedEc2, or SdkEc2 over HTTP ─► core's model of EC2 ─► namespaces
 //! ```
 
+mod notices;
+mod plugin;
+#[cfg(feature = "aws")]
+mod wire;
+
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -23,18 +26,18 @@ use vpc_ipam_core::{
     Budget, InstanceId, InstanceType, KnownLimits, Limits, Note, Timing, UnknownInstanceTypeError,
 };
 use vpc_ipam_linux::lab::{
-    self, BuildError, ChangeError, LabName, Layout, LayoutError, PlaceError, RemoveLabError,
-    SourceCheckError,
+    self, BuildError, ChangeError, LabName, Layout, LayoutError, RemoveLabError, SourceCheckError,
 };
 use vpc_ipam_linux::{Namespace, NamespaceError};
 
+use self::notices::relay;
 use crate::cni::chain;
-use crate::daemon::{self, Clock, DaemonError, Notice, Options};
+use crate::daemon::{self, Clock, DaemonError, Options};
 use crate::settings::Settings;
 use crate::store;
 
-#[cfg(feature = "aws")]
-mod wire;
+pub use self::notices::Notices;
+pub use self::plugin::{PluginCall, PluginError};
 
 /// What a node in a box is to be.
 #[derive(Clone, Debug)]
@@ -68,28 +71,6 @@ pub struct LabNode {
     #[cfg(feature = "aws")]
     wire: Option<wire::Fronts>,
     _folder: Folder,
-}
-
-/// What the daemon of a node does, one after the other. The daemon waits for nobody: who is slow misses some of it.
-#[derive(Debug)]
-pub struct Notices {
-    receiver: Receiver<Notice>,
-    missed: Arc<AtomicU64>,
-}
-
-/// How many notices are kept for who follows them: more than there are from the start of a node until it is full.
-const NOTICES_MAX: usize = 1024;
-
-impl Notices {
-    /// Waits for what happens next; `None` once the daemon has ended.
-    pub fn recv(&self) -> Option<Notice> {
-        self.receiver.recv().ok()
-    }
-
-    /// Returns how many there was no room for since this was last asked.
-    pub fn missed(&self) -> u64 {
-        self.missed.swap(0, Ordering::Relaxed)
-    }
 }
 
 /// The folder of a lab. What is left in it is of no use without the lab, and goes with this value.
@@ -407,40 +388,6 @@ fn joined(thread: JoinHandle<Result<(), DaemonError>>) -> Result<(), DaemonError
     thread.join().unwrap_or(Err(DaemonError::Ended("daemon")))
 }
 
-/// Returns where the daemon sends notices and where they can be followed; tells `ready` of the first.
-fn relay(ready: Sender<()>) -> io::Result<(Sender<Notice>, Notices)> {
-    let (sender, from_daemon) = channel();
-    let (to_follower, receiver) = sync_channel(NOTICES_MAX);
-    let missed = Arc::new(AtomicU64::new(0));
-    let notices = Notices { receiver, missed: Arc::clone(&missed) };
-    thread::Builder::new()
-        .name("notices".to_string())
-        .spawn(move || pass_on(&from_daemon, &to_follower, &missed, ready))?;
-    Ok((sender, notices))
-}
-
-/// Takes whatever the daemon sends, so that nothing queues up there, and passes on what there is room for.
-fn pass_on(
-    from_daemon: &Receiver<Notice>,
-    to_follower: &SyncSender<Notice>,
-    missed: &AtomicU64,
-    ready: Sender<()>,
-) {
-    let mut ready = Some(ready);
-    while let Ok(notice) = from_daemon.recv() {
-        if let Some(ready) = ready.take() {
-            let _ = ready.send(());
-        }
-        match to_follower.try_send(notice) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                missed.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(TrySendError::Disconnected(_)) => break,
-        }
-    }
-}
-
 /// Lets the namespaces follow the cloud. What goes wrong is kept, since nobody else could be told.
 fn follow(
     cloud: &SharedCloud,
@@ -516,93 +463,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A call of the plugin, as a container runtime on the node makes it.
-#[derive(Clone, Debug)]
-pub struct PluginCall<'a> {
-    /// `ADD` or `DEL`.
-    pub command: &'a str,
-    /// The pod's name, which stands for the container's id too.
-    pub pod: &'a str,
-    /// The pod's namespace; DEL may come without.
-    pub netns: Option<&'a Path>,
-}
-
-/// Why the plugin could not be called, or what it said.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PluginError {
-    /// The node's namespace is not there.
-    #[error(transparent)]
-    Netns(#[from] NamespaceError),
-    /// The pod's namespace could not be made.
-    #[error(transparent)]
-    Pod(#[from] PlaceError),
-    /// The plugin could not be run.
-    #[error("run {path}")]
-    Run {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The plugin failed.
-    #[error("{command} of {pod}: {said}")]
-    Failed {
-        /// `ADD` or `DEL`.
-        command: String,
-        /// The pod.
-        pod: String,
-        /// What it printed.
-        said: String,
-    },
-}
-
-impl LabAddress {
-    /// Calls the plugin on the node, and returns what it printed.
-    pub fn call_plugin(&self, call: &PluginCall<'_>) -> Result<serde_json::Value, PluginError> {
-        let Output { status, stdout, .. } = self.run_plugin(call)?;
-        let said = String::from_utf8_lossy(&stdout).trim().to_string();
-        if !status.success() {
-            let (command, pod) = (call.command.to_string(), call.pod.to_string());
-            return Err(PluginError::Failed { command, pod, said });
-        }
-        Ok(serde_json::from_str(&said).unwrap_or_default())
-    }
-
-    fn run_plugin(&self, call: &PluginCall<'_>) -> Result<Output, PluginError> {
-        let path = self.cni_bin_dir.join("vpc-cni");
-        let config = serde_json::json!({
-            "cniVersion": "1.0.0",
-            "name": "aws-cni",
-            "type": "vpc-cni",
-            "socket": self.socket,
-        });
-        let mut command = Command::new(&path);
-        command
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("CNI_COMMAND", call.command)
-            .env("CNI_CONTAINERID", call.pod)
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", &self.cni_bin_dir)
-            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", call.pod))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        if let Some(netns) = call.netns {
-            command.env("CNI_NETNS", netns);
-        }
-        let run = || -> io::Result<Output> {
-            let mut child = command.spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                io::Write::write_all(&mut stdin, config.to_string().as_bytes())?;
-            }
-            child.wait_with_output()
-        };
-        let node = Namespace::named(&self.node_netns)?;
-        node.run(run)?.map_err(|source| PluginError::Run { path, source })
-    }
-}
-
 /// Times for a lab that is watched: pods and ENIs that are no longer needed go within seconds.
 pub fn quick() -> Timing {
     Timing {
@@ -621,26 +481,5 @@ mod tests {
     fn daemon_that_panicked_did_not_end_well() {
         let end = joined(thread::spawn(|| panic!("as a test wants it")));
         assert!(matches!(end, Err(DaemonError::Ended("daemon"))), "{end:?}");
-    }
-
-    #[test]
-    fn follower_who_does_not_read_misses_what_there_is_no_room_for() {
-        const MORE: usize = 10;
-        let (sender, from_daemon) = channel();
-        for _ in 0..NOTICES_MAX + MORE {
-            sender.send(Notice::HostReady { changed: Vec::new() }).unwrap();
-        }
-        drop(sender);
-        let (to_follower, receiver) = sync_channel(NOTICES_MAX);
-        let notices = Notices { receiver, missed: Arc::default() };
-        let (ready, is_ready) = channel();
-
-        // Returns, though nobody reads.
-        pass_on(&from_daemon, &to_follower, &notices.missed, ready);
-
-        drop(to_follower);
-        assert_eq!(is_ready.iter().count(), 1);
-        assert_eq!((notices.missed(), notices.missed()), (MORE as u64, 0));
-        assert_eq!(core::iter::from_fn(|| notices.recv()).count(), NOTICES_MAX);
     }
 }
