@@ -26,8 +26,10 @@ until [ -s "$work/ready" ]; do
 done
 value() { python3 -c "import json; print(json.load(open('$work/ready'))['$1'])"; }
 socket=$(value socket)
+# EC2 and the metadata service are in the node's namespace. `lab exec` becomes the program, whose process id this is then.
 AWS_EC2_METADATA_DISABLED=true AWS_ACCESS_KEY_ID=lab AWS_SECRET_ACCESS_KEY=lab \
-	"$folder/vpc-ipamd" --netns "/run/netns/$(value node_netns)" --socket "$socket" --state "${socket%/*}/state.redb" \
+	"$folder/vpc-ipam" lab exec --name "$name" node -- \
+	"$folder/vpc-ipamd" --socket "$socket" --state "${socket%/*}/state.redb" \
 	--ec2-endpoint "$(value ec2_endpoint)" --imds-endpoint "$(value imds_endpoint)" --region lab-1 2>"$work/daemon.log" &
 daemon=$!
 tries=0

@@ -113,14 +113,7 @@ struct Sandbox {
 impl Bench {
     fn start() -> Result<Self, Failure> {
         let name: LabName = format!("bench{}", std::process::id()).parse()?;
-        let plan = Plan {
-            name: name.clone(),
-            instance_type: "m5.24xlarge".parse()?,
-            vars: Vec::new(),
-            timing: None,
-            wire: false,
-            daemon: false,
-        };
+        let plan = Plan { daemon: false, ..Plan::new(name.clone(), "m5.24xlarge".parse()?) };
         let node = LabNode::start(&plan)?;
         let netns = Namespace::named(&node.address.node_netns)?;
         let daemon = Daemon::start(&node, netns.clone())?;
@@ -189,7 +182,7 @@ impl Bench {
         for number in 0..MANY {
             let pod = format!("filler-{number}");
             let netns = add_pod(&self.name, &pod)?;
-            let call = PluginCall { command: "ADD", pod: &pod, netns: Some(netns.path()) };
+            let call = PluginCall::add(&pod, netns.path());
             self.node.address.call_plugin(&call)?;
         }
         Ok(())

@@ -67,20 +67,13 @@ struct Node {
 impl Node {
     fn start(number: usize) -> Result<Self, Failure> {
         let name: LabName = format!("keep{}n{number}", std::process::id()).parse()?;
-        let plan = Plan {
-            name: name.clone(),
-            instance_type: "m5.large".parse()?,
-            vars: Vec::new(),
-            timing: None,
-            wire: false,
-            daemon: true,
-        };
+        let plan = Plan::new(name.clone(), "m5.large".parse()?);
         let lab = LabNode::start(&plan)?;
         let mut pods = Vec::new();
         for number in 0..PODS {
             let pod = format!("p{number}");
             let netns = add_pod(&name, &pod)?;
-            let call = PluginCall { command: "ADD", pod: &pod, netns: Some(netns.path()) };
+            let call = PluginCall::add(&pod, netns.path());
             lab.address.call_plugin(&call)?;
             pods.push(netns);
         }

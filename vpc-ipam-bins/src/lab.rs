@@ -6,6 +6,7 @@
 
 mod notices;
 mod plugin;
+mod vpc;
 #[cfg(feature = "aws")]
 mod wire;
 
@@ -21,16 +22,18 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 use vpc_ipam_aws::{Ec2Api, EmulatedEc2, SharedCloud};
-use vpc_ipam_core::sim::{Cloud, CloudError, CreateSubnet, RunInstance};
+use vpc_ipam_core::sim::CloudError;
 use vpc_ipam_core::{
-    Budget, InstanceId, InstanceType, KnownLimits, Limits, Note, Timing, UnknownInstanceTypeError,
+    Budget, InstanceId, InstanceType, KnownLimits, Limits, Note, Override, Timestamp, Timing,
+    UnknownInstanceTypeError,
 };
 use vpc_ipam_linux::lab::{
-    self, BuildError, ChangeError, LabName, Layout, LayoutError, RemoveLabError, SourceCheckError,
+    self, BuildError, ChangeError, LabName, LayoutError, RemoveLabError, SourceCheckError,
 };
 use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use self::notices::relay;
+use self::vpc::Vpc;
 use crate::cni::chain;
 use crate::daemon::{self, Clock, DaemonError, Options};
 use crate::settings::Settings;
@@ -38,6 +41,7 @@ use crate::store;
 
 pub use self::notices::Notices;
 pub use self::plugin::{PluginCall, PluginError};
+pub use self::vpc::{LabSubnet, Mode, Subnets};
 
 /// What a node in a box is to be.
 #[derive(Clone, Debug)]
@@ -48,6 +52,8 @@ pub struct Plan {
     pub instance_type: InstanceType,
     /// The node's variables.
     pub vars: Vec<(String, String)>,
+    /// What holds for some nodes only, and which of them this is.
+    pub per_node: PerNode,
     /// Times other than those of a real node, for a lab that is watched.
     pub timing: Option<Timing>,
     /// Whether EC2 and the metadata service are on HTTP, and the daemon calls them through the AWS SDK.
@@ -56,10 +62,53 @@ pub struct Plan {
     pub daemon: bool,
 }
 
+/// What `vpc-ipamd` is told on its command line of a node: docs/per-node.md.
+#[derive(Clone, Debug, Default)]
+pub struct PerNode {
+    /// Settings for some nodes.
+    pub overrides: Vec<Override>,
+    /// Limits of instance types. EC2 plays a type by them if the built-in table does not know it.
+    pub limits: Vec<Limits>,
+    /// The node's labels, by which overrides may name it.
+    pub labels: BTreeMap<String, String>,
+    /// The most pods that the node runs.
+    pub pods_max: Option<u32>,
+}
+
+impl Plan {
+    /// Plans a node of a type with nothing set, whose daemon calls EC2 in process.
+    pub fn new(name: LabName, instance_type: InstanceType) -> Self {
+        Self {
+            name,
+            instance_type,
+            vars: Vec::new(),
+            per_node: PerNode::default(),
+            timing: None,
+            wire: false,
+            daemon: true,
+        }
+    }
+}
+
+impl Plan {
+    /// Returns what the variables and files come to on the node, without making anything.
+    pub fn mode(&self) -> Result<Mode, StartError> {
+        Ok(Vpc::make(self, Timestamp::EPOCH)?.1)
+    }
+}
+
+impl PerNode {
+    fn known_limits(&self) -> KnownLimits {
+        KnownLimits { overrides: self.limits.clone(), ..KnownLimits::default() }
+    }
+}
+
 /// A node in a box. It is gone when this is dropped.
 pub struct LabNode {
     /// Where everything is.
     pub address: LabAddress,
+    /// What the variables and files come to on this node.
+    pub mode: Mode,
     /// What there was to remark about the variables.
     pub notes: Vec<Note>,
     /// What the daemon does, for whoever takes it to follow that.
@@ -105,9 +154,15 @@ pub struct LabAddress {
     pub cni_conf_dir: PathBuf,
     /// The instance.
     pub instance_id: InstanceId,
-    /// The URL of EC2; without HTTP there is none.
+    /// The subnets.
+    pub subnets: Subnets,
+    /// The settings for some nodes that a daemon of this one is to be started with, if there are any.
+    pub overrides: Option<PathBuf>,
+    /// The limits of instance types that a daemon of this node is to be started with, if there are any.
+    pub limits: Option<PathBuf>,
+    /// The URL of EC2, for who is in the node's namespace; without HTTP there is none.
     pub ec2_endpoint: Option<String>,
-    /// The URL of the metadata service; without HTTP there is none.
+    /// The URL of the metadata service, for who is in the node's namespace; without HTTP there is none.
     pub imds_endpoint: Option<String>,
     /// The process that keeps the lab up.
     pub pid: u32,
@@ -194,31 +249,26 @@ pub fn folder(name: &LabName) -> PathBuf {
 impl LabNode {
     /// Makes a VPC with a node and another host, starts the node's daemon, and returns once it serves.
     pub fn start(plan: &Plan) -> Result<Self, StartError> {
-        let limits = Limits::lookup(plan.instance_type)?;
         let cni_bin_dir = plugin_folder()?;
         let clock = Clock::start();
-        let mut cloud = Cloud::new(1);
-        let now = clock.now();
-        let vpc = cloud.create_vpc(vec![net("10.0.0.0/16")], vec![]);
-        let zone = "lab-1a".parse().expect("a short printable text is a zone");
-        let subnet = cloud.create_subnet(CreateSubnet::new(vpc, zone, net("10.0.0.0/19")))?;
-        let other = cloud.create_subnet(CreateSubnet::new(vpc, zone, net("10.0.32.0/19")))?;
-        let node = cloud.run_instance(RunInstance::new(limits.clone(), subnet), now)?;
-        let host = cloud.run_instance(RunInstance::new(limits, other), now)?;
-        let layout = Layout::of(&cloud, [subnet, other], node, host)?;
-
-        let lab = lab::Lab::build(plan.name.clone(), layout)?;
+        let (vpc, mode) = Vpc::make(plan, clock.now())?;
+        let lab = lab::Lab::build(plan.name.clone(), vpc.layout()?)?;
         let node_netns = lab.node().clone();
+        // Only now: whoever has the lab's namespaces has its folder too.
+        let folder = Folder(folder(&plan.name));
+        let overrides = vpc.overrides(plan);
+        let (subnets, instance) = (vpc.subnets.clone(), vpc.node.instance);
+        let address = write_files(plan, &overrides, subnets, instance, &folder.0, cni_bin_dir)?;
         let lab = Arc::new(Mutex::new(Some(lab)));
-        let cloud = SharedCloud::new(cloud, move || clock.now());
+        let cloud = SharedCloud::new(vpc.cloud, move || clock.now());
         let follow_failed = follow(&cloud, &lab);
         if let Some(error) = lock(&follow_failed).take() {
             return Err(error.into());
         }
 
-        let folder = Folder(folder(&plan.name));
         let mut lab_node = Self {
-            address: address(plan, &folder.0, cni_bin_dir, node)?,
+            address,
+            mode,
             notes: Vec::new(),
             notices: None,
             cloud,
@@ -229,23 +279,23 @@ impl LabNode {
             wire: None,
             _folder: folder,
         };
-        let api = lab_node.api(plan.wire)?;
+        let api = lab_node.api(plan.wire, &node_netns)?;
         if plan.daemon {
-            lab_node.start_daemon(plan, node_netns, api)?;
+            lab_node.start_daemon(plan, overrides, node_netns, api)?;
         }
         Ok(lab_node)
     }
 
     #[cfg(feature = "aws")]
-    fn api(&mut self, wire: bool) -> Result<Api, StartError> {
+    fn api(&mut self, wire: bool, node: &Namespace) -> Result<Api, StartError> {
         if !wire {
             return Ok(Api::InProcess(EmulatedEc2::new(
                 self.cloud.clone(),
                 self.address.instance_id,
             )));
         }
-        let fronts = wire::Fronts::serve(self.cloud.clone(), self.address.instance_id)
-            .map_err(StartError::Wire)?;
+        let (cloud, instance) = (self.cloud.clone(), self.address.instance_id);
+        let fronts = wire::Fronts::serve(cloud, instance, node)?.map_err(StartError::Wire)?;
         self.address.ec2_endpoint = Some(fronts.ec2.clone());
         self.address.imds_endpoint = Some(fronts.imds.clone());
         let options = fronts.options();
@@ -254,54 +304,61 @@ impl LabNode {
     }
 
     #[cfg(not(feature = "aws"))]
-    fn api(&mut self, wire: bool) -> Result<Api, StartError> {
+    fn api(&mut self, wire: bool, _node: &Namespace) -> Result<Api, StartError> {
         if wire {
             return Err(StartError::NoSdk);
         }
         Ok(Api::InProcess(EmulatedEc2::new(self.cloud.clone(), self.address.instance_id)))
     }
 
-    fn start_daemon(&mut self, plan: &Plan, netns: Namespace, api: Api) -> Result<(), StartError> {
+    fn start_daemon(
+        &mut self,
+        plan: &Plan,
+        overrides: Vec<Override>,
+        netns: Namespace,
+        api: Api,
+    ) -> Result<(), StartError> {
         let (Settings { mut config, host: host_config, .. }, notes) =
             Settings::from_vars(plan.vars.iter().cloned());
         if let Some(timing) = plan.timing {
             config.timing = timing;
         }
+        config.pods_max = plan.per_node.pods_max;
         self.notes = notes;
         let options = Options {
             config,
-            overrides: Vec::new(),
-            labels: BTreeMap::new(),
-            limits: KnownLimits::default(),
+            overrides,
+            labels: plan.per_node.labels.clone(),
+            limits: plan.per_node.known_limits(),
             host_config,
             budget: Budget::default(),
-            netns,
+            netns: netns.clone(),
             socket: self.address.socket.clone(),
             state: self.address.socket.with_file_name("state.redb"),
             boot: store::boot_id().map_err(StartError::Threads)?,
             adopt: true,
         };
-        // EC2 is played on a worker thread, so that the daemon's loop goes on while links are plugged in.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
         let (ready, is_ready) = channel();
         let (notices, to_follow) = relay(ready).map_err(StartError::Threads)?;
         let (stop, stopped) = oneshot::channel::<()>();
+        // All of the daemon's threads are in the node's namespace, as a service of the node is: a thread is where the one was
+        // that started it. EC2 is played on a worker thread, so that the loop goes on while links are plugged in.
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all();
+        let runtime = netns.run(move || builder.build())?.map_err(StartError::Threads)?;
+        let serve = move || {
+            runtime.block_on(async move {
+                let api = api.connect().await?;
+                let shutdown = async {
+                    // The sender dropped is as good as the word sent.
+                    let _ = stopped.await;
+                };
+                daemon::run(options, api, Some(notices), shutdown).await
+            })
+        };
         let thread = thread::Builder::new()
             .name("daemon".to_string())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let api = api.connect().await?;
-                    let shutdown = async {
-                        // The sender dropped is as good as the word sent.
-                        let _ = stopped.await;
-                    };
-                    daemon::run(options, api, Some(notices), shutdown).await
-                })
-            })
+            .spawn(move || netns.run(serve).unwrap_or(Err(DaemonError::Ended("namespace"))))
             .map_err(StartError::Threads)?;
         self.notices = Some(to_follow);
         let daemon = Running { stop, thread };
@@ -405,37 +462,63 @@ fn follow(
     failed
 }
 
-fn address(
+/// Writes the files of a lab, and returns where everything is.
+fn write_files(
     plan: &Plan,
+    overrides: &[Override],
+    subnets: Subnets,
+    instance: InstanceId,
     folder: &Path,
     cni_bin_dir: PathBuf,
-    instance: InstanceId,
 ) -> Result<LabAddress, StartError> {
-    let write = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| StartError::Write { path, source }
-    };
     let cni_conf_dir = folder.join("net.d");
-    fs::create_dir_all(&cni_conf_dir).map_err(write(&cni_conf_dir))?;
+    fs::create_dir_all(&cni_conf_dir)
+        .map_err(|source| StartError::Write { path: cni_conf_dir.clone(), source })?;
     let socket = folder.join("ipamd.sock");
     let conflist = serde_json::json!({
         "cniVersion": "1.0.0",
         "name": "aws-cni",
-        "plugins": [{ "type": "vpc-cni", "socket": socket }],
+        "plugins": [{
+            "type": "vpc-cni",
+            "socket": socket,
+            // So that the runtime tells on how many network cards a pod wants an interface.
+            "capabilities": { "io.kubernetes.cri.pod-annotations": true },
+        }],
     });
-    let file = cni_conf_dir.join("10-vpc-ipam.conflist");
-    fs::write(&file, format!("{conflist:#}\n")).map_err(write(&file))?;
-
+    write(cni_conf_dir.join("10-vpc-ipam.conflist"), &[conflist])?;
+    let PerNode { limits, .. } = &plan.per_node;
+    let overrides = (!overrides.is_empty())
+        .then(|| write(folder.join("overrides.json"), &[serde_json::json!(overrides)]))
+        .transpose()?;
+    let limits =
+        (!limits.is_empty()).then(|| write(folder.join("limits.json"), limits)).transpose()?;
     Ok(LabAddress {
         node_netns: plan.name.namespace(&lab::Place::Node),
         socket,
         cni_bin_dir,
         cni_conf_dir,
         instance_id: instance,
+        subnets,
+        overrides,
+        limits,
         ec2_endpoint: None,
         imds_endpoint: None,
         pid: std::process::id(),
     })
+}
+
+/// Writes JSON documents one after the other into a file, and returns its path.
+fn write(path: PathBuf, documents: &[impl serde::Serialize]) -> Result<PathBuf, StartError> {
+    let mut text = String::new();
+    for document in documents {
+        let document = serde_json::to_string_pretty(document).map_err(io::Error::from);
+        text += &document.map_err(|source| StartError::Write { path: path.clone(), source })?;
+        text.push('\n');
+    }
+    match fs::write(&path, text) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(StartError::Write { path, source }),
+    }
 }
 
 /// Returns the folder with the plugin of this build; the programs of a test are one folder further down.
@@ -452,10 +535,6 @@ fn plugin_folder() -> Result<PathBuf, StartError> {
     } else {
         Err(StartError::Plugin { path: plugin })
     }
-}
-
-fn net(text: &str) -> ipnet::Ipv4Net {
-    text.parse().expect("the lab's ranges are written as such")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

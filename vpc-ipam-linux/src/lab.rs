@@ -71,7 +71,7 @@ mod view;
 use std::collections::BTreeMap;
 
 use vpc_ipam_core::sim::{Change, Port};
-use vpc_ipam_core::{AttachmentId, EniId, SubnetId};
+use vpc_ipam_core::{AttachmentId, Card, DeviceIndex, EniId, SubnetId};
 
 use self::fabric::{Fabric, primary};
 use self::place::{make, set};
@@ -188,10 +188,7 @@ impl Lab {
     }
 
     /// Does in the kernel what the cloud did in its model. Changes of instances other than the layout's two are nobody's
-    /// here.
-    ///
-    /// The link of a secondary ENI is called `eth` and the index of the device, with 100 added for each network card
-    /// before its own.
+    /// here. [`link_name`] tells how the link of an ENI is called.
     pub fn apply(&mut self, change: &Change) -> Result<(), ChangeError> {
         match change {
             Change::Detached(port) => self.unplug(port),
@@ -267,7 +264,8 @@ impl Lab {
         }
         let subnet = self.layout.subnets.iter().find(|subnet| subnet.id == port.subnet);
         let subnet = subnet.ok_or(ChangeError::NoSubnet { eni, subnet: port.subnet })?;
-        let link = self.fabric.plug(port, netlink.namespace(), &link_name(port))?;
+        let link =
+            self.fabric.plug(port, netlink.namespace(), &link_name(port.card, port.device))?;
         if eni == host.primary {
             set(netlink, primary(&link, port.mac, &host, subnet))
                 .map_err(|source| ChangeError::Network { eni, source })?;
@@ -299,8 +297,10 @@ fn build_places(
     Ok((fabric, hosts))
 }
 
-fn link_name(port: &Port) -> String {
-    format!("eth{}", 100 * u16::from(port.card.0) + u16::from(port.device.0))
+/// Returns the name of the link of an ENI that is plugged in there: `eth` and the index of the device, with 100 added for each
+/// network card before its own.
+pub fn link_name(card: Card, device: DeviceIndex) -> String {
+    format!("eth{}", 100 * u16::from(card.0) + u16::from(device.0))
 }
 
 /// A lab of which something stands; it goes with this value.

@@ -9,20 +9,22 @@ mod user_namespace;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
 use vpc_ipam_core::InstanceType;
 use vpc_ipam_linux::Namespace;
-use vpc_ipam_linux::lab::{self, LabName, Place};
+use vpc_ipam_linux::lab::{self, EnterError, LabName, Place};
 
 use self::keeper::Folder;
 use super::Failure;
 use super::parse_var;
 use crate::cni::chain;
-use crate::lab::{LabAddress, LabNode, Plan, PluginCall, folder, quick};
+use crate::lab::{LabAddress, LabNode, PerNode, Plan, PluginCall, folder, quick};
+use crate::operator_file::{self, OperatorFileError};
 
 #[derive(Debug, Args)]
 pub(super) struct LabArgs {
@@ -71,6 +73,18 @@ struct NodeArgs {
     /// A variable of the node, such as WARM_IP_TARGET=5; may be repeated
     #[arg(long = "env", value_name = "K=V", value_parser = parse_var)]
     vars: Vec<(String, String)>,
+    /// A file with settings for some nodes only, as vpc-ipamd takes it
+    #[arg(long, value_name = "PATH")]
+    overrides: Option<PathBuf>,
+    /// A file with limits of instance types, as vpc-ipamd takes it; a type that only the file knows is played by it
+    #[arg(long, value_name = "PATH")]
+    limits: Option<PathBuf>,
+    /// A label of the node, by which settings may name it; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = parse_var)]
+    labels: Vec<(String, String)>,
+    /// The most pods that the node runs
+    #[arg(long, value_name = "N")]
+    max_pods: Option<u32>,
     /// Call EC2 through the AWS SDK and HTTP instead of in process
     #[arg(long)]
     wire: bool,
@@ -98,6 +112,9 @@ enum PodCommand {
         which: Which,
         /// The pod's name
         pod: String,
+        /// Ask for an interface on every network card of the node (ENABLE_MULTI_NIC), as a pod's annotation does
+        #[arg(long)]
+        every_card: bool,
         /// Print the CNI result
         #[arg(long)]
         json: bool,
@@ -125,16 +142,16 @@ fn dispatch(command: &LabCommand) -> Result<ExitCode, Failure> {
     match command {
         LabCommand::Run(args) => match supervise::role(None)? {
             supervise::Role::Done(code) => Ok(code),
-            supervise::Role::Inner(name) => demo::run(&plan(name, args)),
+            supervise::Role::Inner(name) => demo::run(&plan(name, args)?),
         },
         LabCommand::Up(args) => match supervise::role(Some(&args.which.name))? {
             supervise::Role::Done(code) => Ok(code),
             supervise::Role::Inner(name) => up(args, name),
         },
         LabCommand::Down { which } => down(&which.name).map(|()| ExitCode::SUCCESS),
-        LabCommand::Pod(PodCommand::Add { which, pod, json }) => {
+        LabCommand::Pod(PodCommand::Add { which, pod, every_card, json }) => {
             supervise::enter(&which.name)?;
-            add_pod(&which.name, pod, *json).map(|()| ExitCode::SUCCESS)
+            add_pod(&which.name, pod, *every_card, *json).map(|()| ExitCode::SUCCESS)
         }
         LabCommand::Pod(PodCommand::Del { which, pod }) => {
             supervise::enter(&which.name)?;
@@ -142,25 +159,42 @@ fn dispatch(command: &LabCommand) -> Result<ExitCode, Failure> {
         }
         LabCommand::Exec { which, place, command } => {
             supervise::enter(&which.name)?;
-            exec(&which.name, place, command)
+            // Returns only where the command could not be started.
+            Err(exec(&which.name, place, command)?)
         }
     }
 }
 
-fn plan(name: LabName, args: &NodeArgs) -> Plan {
-    Plan {
-        name,
-        instance_type: args.instance_type,
-        vars: args.vars.clone(),
-        timing: None,
-        wire: args.wire,
-        daemon: true,
+fn plan(name: LabName, args: &NodeArgs) -> Result<Plan, Failure> {
+    let NodeArgs { instance_type, vars, overrides, limits, labels, max_pods, wire } = args;
+    let mut per_node = PerNode {
+        labels: labels.iter().cloned().collect(),
+        pods_max: *max_pods,
+        ..PerNode::default()
+    };
+    if let Some(path) = overrides {
+        per_node.overrides = operator_file::overrides(path).map_err(|error| unseen(path, error))?;
     }
+    if let Some(path) = limits {
+        per_node.limits = operator_file::limits(path).map_err(|error| unseen(path, error))?;
+    }
+    let plan = Plan::new(name, *instance_type);
+    Ok(Plan { vars: vars.clone(), per_node, wire: *wire, ..plan })
+}
+
+/// Says why a file is not there that the user may see elsewhere.
+fn unseen(path: &Path, error: OperatorFileError) -> Failure {
+    if user_namespace::is_inside() && path.starts_with("/run") {
+        let what = chain(&error);
+        return format!("{what}; a lab without root has a /run of its own: put the file elsewhere")
+            .into();
+    }
+    error.into()
 }
 
 fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let stop = supervise::stop_requests(None)?;
-    let plan = Plan { daemon: !args.no_daemon, ..plan(name, &args.node) };
+    let plan = Plan { daemon: !args.no_daemon, ..plan(name, &args.node)? };
     let mut node = LabNode::start(&plan)?;
     for note in &node.notes {
         eprintln!("vpc-ipam: {note}");
@@ -174,7 +208,7 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     if args.json {
         print::say(&serde_json::to_string(&address)?);
     } else {
-        print::address(&plan.name, &address);
+        print::address(&plan, &node.mode, &address);
     }
     let watch = print::Stopwatch::start();
     let notices = node.notices.take();
@@ -215,10 +249,11 @@ fn down(name: &LabName) -> Result<(), Failure> {
     Ok(())
 }
 
-fn add_pod(name: &LabName, pod: &str, json: bool) -> Result<(), Failure> {
+fn add_pod(name: &LabName, pod: &str, every_card: bool, json: bool) -> Result<(), Failure> {
     let address = address(name)?;
     let netns = lab::add_pod(name, pod)?;
-    let call = PluginCall { command: "ADD", pod, netns: Some(netns.path()) };
+    let call = PluginCall::add(pod, netns.path());
+    let call = if every_card { call.on_every_card() } else { call };
     let result = match address.call_plugin(&call) {
         Ok(result) => result,
         Err(error) => {
@@ -232,7 +267,9 @@ fn add_pod(name: &LabName, pod: &str, json: bool) -> Result<(), Failure> {
     if json {
         print::say(&result.to_string());
     } else {
-        let got = result["ips"][0]["address"].as_str().unwrap_or("no address");
+        let ips = result["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let got: Vec<_> = ips.iter().filter_map(|ip| ip["address"].as_str()).collect();
+        let got = if got.is_empty() { "no address".to_string() } else { got.join(" and ") };
         print::say(&format!("{pod} has {got}; namespace {}", netns.path().display()));
     }
     Ok(())
@@ -241,7 +278,7 @@ fn add_pod(name: &LabName, pod: &str, json: bool) -> Result<(), Failure> {
 fn del_pod(name: &LabName, pod: &str) -> Result<(), Failure> {
     let netns = PathBuf::from("/run/netns").join(name.namespace(&Place::Pod(pod.to_string())));
     let netns = netns.exists().then_some(netns);
-    address(name)?.call_plugin(&PluginCall { command: "DEL", pod, netns: netns.as_deref() })?;
+    address(name)?.call_plugin(&PluginCall::del(pod, netns.as_deref()))?;
     match netns {
         Some(_) => lab::remove_pod(name, pod)?,
         None => eprintln!("vpc-ipam: lab {name} has no pod {pod}"),
@@ -249,7 +286,9 @@ fn del_pod(name: &LabName, pod: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn exec(name: &LabName, place: &str, command: &[String]) -> Result<ExitCode, Failure> {
+/// Becomes a command on a host or in a pod. Returns only if that failed: with what is wrong with the command, or else with the
+/// place.
+fn exec(name: &LabName, place: &str, command: &[String]) -> Result<Failure, Failure> {
     let where_to = match place {
         "node" => Place::Node,
         "host2" => Place::OtherHost,
@@ -269,11 +308,17 @@ fn exec(name: &LabName, place: &str, command: &[String]) -> Result<ExitCode, Fai
         .into());
     }
     let netns = Namespace::named(&name.namespace(&where_to))?;
-    let [program, arguments @ ..] = command else { return Ok(ExitCode::SUCCESS) };
-    let status = netns
-        .run(|| Command::new(program).args(arguments).status())?
-        .map_err(|error| format!("run {program}: {error}"))?;
-    Ok(supervise::code(status))
+    match lab::enter(&netns) {
+        // A container may not let its users mount one. All but what is read there is as it should be.
+        Err(error @ EnterError::Sys { .. }) => {
+            eprintln!("vpc-ipam: /sys shows the links of this machine: {}", chain(&error));
+        }
+        other => other?,
+    }
+    let [program, arguments @ ..] = command else { return Err("no command is given".into()) };
+    // In place of this process, so that its signals and its end are the command's own.
+    let error = Command::new(program).args(arguments).exec();
+    Ok(format!("run {program}: {error}").into())
 }
 
 /// The file in a lab's folder that says where everything is; the process that keeps the lab holds it.

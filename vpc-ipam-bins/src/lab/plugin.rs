@@ -1,5 +1,6 @@
 //! The CNI plugin, called as a container runtime on the node calls it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,6 +19,27 @@ pub struct PluginCall<'a> {
     pub pod: &'a str,
     /// The pod's namespace; DEL may come without.
     pub netns: Option<&'a Path>,
+    /// The pod's annotations.
+    pub annotations: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> PluginCall<'a> {
+    /// Describes the call by which a pod is given its network.
+    pub fn add(pod: &'a str, netns: &'a Path) -> Self {
+        Self { command: "ADD", pod, netns: Some(netns), annotations: BTreeMap::new() }
+    }
+
+    /// Describes the call by which a pod's network is taken apart.
+    pub fn del(pod: &'a str, netns: Option<&'a Path>) -> Self {
+        Self { command: "DEL", pod, netns, annotations: BTreeMap::new() }
+    }
+
+    /// Asks for an interface on every network card of the node instead of one on any.
+    #[must_use]
+    pub fn on_every_card(mut self) -> Self {
+        self.annotations.insert("k8s.amazonaws.com/nicConfig", "multi-nic-attachment");
+        self
+    }
 }
 
 /// Why the plugin could not be called, or what it said.
@@ -69,6 +91,7 @@ impl LabAddress {
             "name": "aws-cni",
             "type": "vpc-cni",
             "socket": self.socket,
+            "runtimeConfig": { "io.kubernetes.cri.pod-annotations": call.annotations },
         });
         let mut command = Command::new(&path);
         command

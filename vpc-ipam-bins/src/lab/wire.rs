@@ -1,4 +1,6 @@
-//! EC2 and the metadata service on loopback, for the AWS SDK.
+//! EC2 and the metadata service on the node's loopback, for the AWS SDK.
+//!
+//! On the machine's own, every user of it could change the lab.
 
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -10,8 +12,9 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::oneshot;
 use vpc_ipam_aws::{Credentials, Ec2Api, HttpServer, SdkEc2, SdkOptions, SharedCloud};
 use vpc_ipam_core::InstanceId;
+use vpc_ipam_linux::{Namespace, NamespaceError};
 
-/// Servers on loopback; they stop when this is dropped.
+/// Servers on the node's loopback; they stop when this is dropped.
 pub(super) struct Fronts {
     pub(super) ec2: String,
     pub(super) imds: String,
@@ -20,9 +23,22 @@ pub(super) struct Fronts {
 }
 
 impl Fronts {
-    pub(super) fn serve(cloud: SharedCloud, instance: InstanceId) -> io::Result<Self> {
+    pub(super) fn serve(
+        cloud: SharedCloud,
+        instance: InstanceId,
+        node: &Namespace,
+    ) -> Result<io::Result<Self>, NamespaceError> {
         let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let (for_ec2, for_imds) = (listen()?, listen()?);
+        // A socket belongs to the namespace in which it was opened, whoever serves it.
+        let listeners = node.run(|| Ok((listen()?, listen()?)))?;
+        Ok(listeners.and_then(|listeners| Self::serve_on(cloud, instance, listeners)))
+    }
+
+    fn serve_on(
+        cloud: SharedCloud,
+        instance: InstanceId,
+        (for_ec2, for_imds): (TcpListener, TcpListener),
+    ) -> io::Result<Self> {
         let url = |listener: &TcpListener| -> io::Result<String> {
             Ok(format!("http://{}", listener.local_addr()?))
         };

@@ -68,7 +68,7 @@ fn pod_whose_namespace_is_gone_is_deleted_without_a_daemon() {
         left => Err(format!("{left:?}")),
     });
     // There is no link left that would tell which rules were the pod's.
-    let call = vpc_ipam_bins::lab::PluginCall { command: "DEL", pod: "a", netns: None };
+    let call = vpc_ipam_bins::lab::PluginCall::del("a", None);
     node.address.call_plugin(&call).unwrap();
 
     let daemon = Daemon::start(&node);

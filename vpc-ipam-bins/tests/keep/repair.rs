@@ -54,7 +54,7 @@ fn pod_that_dies_without_del_leaves_nothing() {
     wait_for_no_pods(&node);
     assert_eq!(status(&node).enis.iter().map(|eni| eni.assigned).sum::<u32>(), 1, "its address");
     // The runtime calls DEL later, for a namespace that is not there.
-    let call = vpc_ipam_bins::lab::PluginCall { command: "DEL", pod: &name, netns: None };
+    let call = vpc_ipam_bins::lab::PluginCall::del(&name, None);
     node.address.call_plugin(&call).unwrap();
     assert_eq!(status(&node).enis.iter().map(|eni| eni.assigned).sum::<u32>(), 0);
     node.stop().unwrap();

@@ -20,13 +20,11 @@ pub(crate) fn plan(instance_type: &str) -> Plan {
         panic!("{unmet}\nThese tests build nodes in boxes: run them as root.")
     });
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("keep{}n{count}", std::process::id());
     Plan {
-        name: format!("keep{}n{count}", std::process::id()).parse().unwrap(),
-        instance_type: instance_type.parse().unwrap(),
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
-        wire: false,
-        daemon: true,
+        ..Plan::new(name.parse().unwrap(), instance_type.parse().unwrap())
     }
 }
 

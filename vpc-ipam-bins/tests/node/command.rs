@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -27,9 +28,14 @@ impl<'a> Up<'a> {
     }
 
     fn start_by(user: Option<&'a User>) -> Self {
+        Self::start_with(user, &[])
+    }
+
+    fn start_with(user: Option<&'a User>, arguments: &[&str]) -> Self {
         let name = unused_name();
         let mut process = vpc_ipam(user)
             .args(["lab", "up", "--json", "--name", &name.to_string()])
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -69,14 +75,14 @@ fn vpc_ipam(user: Option<&User>) -> Command {
 }
 
 /// A user who is not root: nobody, with folders of their own.
-struct User {
+pub(crate) struct User {
     folder: TempDir,
 }
 
 impl User {
     const UID: u32 = 65534;
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         for program in ["vpc-ipam", "vpc-cni"] {
@@ -98,7 +104,7 @@ impl User {
         self.runtime().join("vpc-ipam-lab")
     }
 
-    fn vpc_ipam(&self) -> Command {
+    pub(crate) fn vpc_ipam(&self) -> Command {
         let id = Self::UID.to_string();
         let mut command = Command::new("setpriv");
         command
@@ -128,7 +134,7 @@ fn lab_run_passes_and_says_what_it_did_and_why() {
         "attach",
         "because",
         "pod to internet",
-        "source/dest. check drops             0         0  ok",
+        "source/dest. check drops",
         "all passed",
     ] {
         assert!(said.contains(expected), "{expected:?} is not in\n{said}");
@@ -357,8 +363,13 @@ fn lab_up_tells_where_it_is_and_takes_pods() {
     let address = result["ips"][0]["address"].as_str().unwrap();
     let inside = up.lab(&["exec"], &["web", "--", "ip", "-o", "-4", "address", "show", "eth0"]);
     assert!(printed(&inside).contains(address), "{address}: {}", printed(&inside));
+    let links = up.lab(&["exec"], &["web", "--", "ls", "/sys/class/net"]);
+    assert_eq!(printed(&links), "eth0\nlo\n", "a pod sees its own /sys");
     let failed = up.lab(&["exec"], &["node", "--", "sh", "-c", "exit 7"]);
     assert_eq!(failed.status.code(), Some(7));
+    let missing = up.lab(&["exec"], &["node", "--", "vil-there-is-no-such-program"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(printed(&missing).contains("no-such-program"), "{}", printed(&missing));
     let nowhere = up.lab(&["exec"], &["nowhere", "--", "true"]);
     assert_eq!(nowhere.status.code(), Some(1));
     assert!(printed(&nowhere).contains("has no nowhere"), "{}", printed(&nowhere));
@@ -370,6 +381,35 @@ fn lab_up_tells_where_it_is_and_takes_pods() {
     let down = up.lab(&["down"], &[]);
     assert!(down.status.success(), "{}", printed(&down));
     assert_eq!(left_of(&up.name), [""; 0]);
+}
+
+#[test]
+fn command_in_a_lab_gets_the_signals_and_ends_as_it_ends() {
+    let up = Up::start();
+    let name = up.name.to_string();
+    let mut sleep = Command::new(VPC_IPAM)
+        .args(["lab", "exec", "--name", &name, "node", "--", "sleep", "600"])
+        .spawn()
+        .unwrap();
+    let is = || fs::read_to_string(format!("/proc/{}/comm", sleep.id())).unwrap();
+    wait_until("the command", || if is() == "sleep\n" { Ok(()) } else { Err(is()) });
+    signal(sleep.id(), Signal::TERM);
+    assert_eq!(sleep.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+}
+
+#[test]
+fn pod_of_a_lab_takes_every_network_card() {
+    let node = ["--instance-type", "hpc7a.12xlarge", "--env", "ENABLE_MULTI_NIC=true"];
+    let up = Up::start_with(None, &node);
+    let added = up.lab(&["pod", "add"], &["web", "--every-card", "--json"]);
+    let result: Value = serde_json::from_slice(&added.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", printed(&added)));
+    assert_eq!(result["ips"].as_array().map(Vec::len), Some(2), "{result}");
+    let links = up.lab(&["exec"], &["web", "--", "ls", "/sys/class/net"]);
+    assert_eq!(printed(&links), "eth0\nlo\nmNicIf1\n");
+    let one = up.lab(&["pod", "add"], &["one", "--json"]);
+    let result: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(result["ips"].as_array().map(Vec::len), Some(1), "{result}");
 }
 
 /// Such as a pager at which nobody scrolls on.

@@ -2,7 +2,6 @@
 #![cfg(feature = "aws")]
 
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
@@ -24,7 +23,8 @@ impl Ipamd {
     fn start(node: &LabNode) -> Self {
         let address = &node.address;
         let log = address.socket.with_file_name("ipamd.log");
-        let process = Command::new(env!("CARGO_BIN_EXE_vpc-ipamd"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vpc-ipamd"));
+        command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("AWS_ACCESS_KEY_ID", "test")
@@ -36,16 +36,15 @@ impl Ipamd {
             .arg(address.ec2_endpoint.as_ref().unwrap())
             .arg("--imds-endpoint")
             .arg(address.imds_endpoint.as_ref().unwrap())
-            .arg("--netns")
-            .arg(Path::new("/run/netns").join(&address.node_netns))
             .arg("--socket")
             .arg(&address.socket)
             .arg("--state")
             .arg(address.socket.with_file_name("state.redb"))
             .stdout(Stdio::null())
-            .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).unwrap())
-            .spawn()
-            .unwrap();
+            .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).unwrap());
+        // A service of the node, where EC2 and the metadata service are.
+        let netns = Namespace::named(&address.node_netns).unwrap();
+        let process = netns.run(|| command.spawn()).unwrap().unwrap();
         let ipamd = Self { process, log };
         wait_until("vpc-ipamd", || match status(node) {
             // Ready it is before it has seen its ENIs: an ADD would wait for them.
@@ -105,7 +104,7 @@ fn add(node: &LabNode, pod: &str) -> (Namespace, String) {
 }
 
 fn add_to(node: &LabNode, pod: &str, netns: &Namespace) -> String {
-    let call = PluginCall { command: "ADD", pod, netns: Some(netns.path()) };
+    let call = PluginCall::add(pod, netns.path());
     let result = node.address.call_plugin(&call).unwrap();
     result["ips"][0]["address"].as_str().unwrap().to_owned()
 }
@@ -135,7 +134,7 @@ fn killed_daemon_knows_its_pods_when_it_is_started_again() {
     let addresses: Vec<String> =
         pods.into_iter().map(|(_, address)| address.replace("/32", " ")).collect();
     for pod in (0..12).map(|n| format!("pod{n}")).chain(["another".to_owned()]) {
-        let call = PluginCall { command: "DEL", pod: &pod, netns: None };
+        let call = PluginCall::del(&pod, None);
         node.address.call_plugin(&call).unwrap();
         lab::remove_pod(&node.with_lab(|lab| lab.name().clone()), &pod).unwrap();
     }
@@ -152,6 +151,25 @@ fn killed_daemon_knows_its_pods_when_it_is_started_again() {
         let left: Vec<&str> = state.lines().filter(of_pods).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
     });
+    node.stop().unwrap();
+}
+
+#[test]
+fn endpoints_of_a_lab_are_in_the_nodes_namespace_alone() {
+    let node = node();
+    let port = |url: &Option<String>| -> u16 {
+        url.as_ref().unwrap().rsplit(':').next().unwrap().parse().unwrap()
+    };
+    let ports = [port(&node.address.ec2_endpoint), port(&node.address.imds_endpoint)];
+    let reached =
+        |port| std::net::TcpStream::connect((core::net::Ipv4Addr::LOCALHOST, port)).is_ok();
+    let (inside, pod) =
+        node.with_lab(|lab| (lab.node().clone(), lab::add_pod(lab.name(), "p").unwrap()));
+    for port in ports {
+        assert!(inside.run(|| reached(port)).unwrap(), "{port}");
+        assert!(!reached(port), "{port} of this machine");
+        assert!(!pod.run(|| reached(port)).unwrap(), "{port} of a pod");
+    }
     node.stop().unwrap();
 }
 

@@ -6,5 +6,6 @@
 mod command;
 mod containerd;
 mod daemon;
+mod modes;
 mod plugin;
 mod support;

@@ -28,12 +28,9 @@ pub(crate) fn plan(instance_type: &str) -> Plan {
         panic!("{unmet}\nThese tests build nodes in boxes: run them as root.")
     });
     Plan {
-        name: unused_name(),
-        instance_type: instance_type.parse().unwrap(),
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
-        wire: false,
-        daemon: true,
+        ..Plan::new(unused_name(), instance_type.parse().unwrap())
     }
 }
 

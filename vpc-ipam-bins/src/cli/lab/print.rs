@@ -2,15 +2,15 @@
 
 use core::time::Duration;
 use std::io::Write;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use vpc_ipam_core::{Action, Event, Issued, Outcome, Timestamp};
-use vpc_ipam_linux::lab::LabName;
 
 use crate::daemon::Notice;
-use crate::lab::{LabAddress, Notices};
+use crate::lab::{LabAddress, LabSubnet, Mode, Notices, PerNode, Plan};
 
 /// Prints lines with the time since the start.
 #[derive(Clone, Copy, Debug)]
@@ -120,17 +120,31 @@ fn describe(event: &Event) -> Option<String> {
 }
 
 /// Says where a lab is and how to use it.
-pub(super) fn address(name: &LabName, address: &LabAddress) {
+pub(super) fn address(plan: &Plan, mode: &Mode, address: &LabAddress) {
     let LabAddress { node_netns, socket, cni_bin_dir, cni_conf_dir, instance_id, .. } = address;
+    let (name, of_type) = (&plan.name, plan.instance_type);
     say(&format!("lab {name} is up; Ctrl-C removes it"));
-    say(&format!("  instance       {instance_id}"));
+    say(&format!("  instance       {instance_id}, {of_type}"));
+    for line in super::demo::about_pods(mode) {
+        say(&format!("  pods           {line}"));
+    }
+    let subnets = [
+        ("of the node", Some(address.subnets.node)),
+        ("of host2", Some(address.subnets.other_host)),
+        ("of pods", address.subnets.pods),
+    ];
+    for (whose, subnet) in subnets {
+        let Some(LabSubnet { id, ipv4_cidr, ipv6_cidr }) = subnet else { continue };
+        let ipv6 = ipv6_cidr.map_or_else(String::new, |cidr| format!(" {cidr}"));
+        say(&format!("  subnet         {id} {ipv4_cidr}{ipv6} {whose}"));
+    }
     say(&format!("  namespace      /run/netns/{node_netns}"));
     say(&format!("  daemon         {}", socket.display()));
     say(&format!("  CNI plugin     {}", cni_bin_dir.join("vpc-cni").display()));
     say(&format!("  CNI conflist   {}", cni_conf_dir.join("10-vpc-ipam.conflist").display()));
     if let (Some(ec2), Some(imds)) = (&address.ec2_endpoint, &address.imds_endpoint) {
-        say(&format!("  EC2            {ec2}"));
-        say(&format!("  IMDS           {imds}"));
+        say(&format!("  EC2            {ec2} in the node's namespace"));
+        say(&format!("  IMDS           {imds} in the node's namespace"));
     }
     if super::user_namespace::is_inside() {
         say("These paths are the lab's own: only what `lab exec` runs finds them.");
@@ -142,7 +156,66 @@ pub(super) fn address(name: &LabName, address: &LabAddress) {
         other => format!(" --name {other}"),
     };
     say("In another terminal:");
+    if !plan.daemon {
+        say(&format!("  {program} lab exec{which} node -- env {}", daemon_command(plan, address)));
+    }
     say(&format!("  {program} lab pod add{which} web"));
     say(&format!("  {program} lab exec{which} web -- ip addr"));
     say(&format!("  {program} lab exec{which} node -- ip rule"));
+}
+
+/// Returns how the lab's own daemon would be started as a program, variables first.
+fn daemon_command(plan: &Plan, address: &LabAddress) -> String {
+    let given = plan.vars.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
+    // None of the caller's own, and no way to the metadata service of this machine.
+    let lab = [
+        "AWS_EC2_METADATA_DISABLED=true",
+        "AWS_ACCESS_KEY_ID=lab",
+        "AWS_SECRET_ACCESS_KEY=lab",
+        "AWS_REGION=lab-1",
+    ];
+    let mut words: Vec<_> = given.chain(lab.map(str::to_string)).collect();
+    words.push(quoted(&address.cni_bin_dir.join("vpc-ipamd").display().to_string()));
+    let path = |path: &Path| path.display().to_string();
+    let PerNode { labels, pods_max, .. } = &plan.per_node;
+    let options = [
+        ("--socket", Some(path(&address.socket))),
+        ("--state", Some(path(&address.socket.with_file_name("state.redb")))),
+        ("--ec2-endpoint", address.ec2_endpoint.clone()),
+        ("--imds-endpoint", address.imds_endpoint.clone()),
+        ("--overrides", address.overrides.as_deref().map(path)),
+        ("--limits", address.limits.as_deref().map(path)),
+        ("--max-pods", pods_max.map(|most| most.to_string())),
+    ];
+    let labels = labels.iter().map(|(key, value)| ("--label", Some(format!("{key}={value}"))));
+    for (option, value) in options.into_iter().chain(labels) {
+        words.extend(value.map(|value| format!("{option} {}", quoted(&value))));
+    }
+    words.join(" ")
+}
+
+/// Returns a word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_reach_a_program_as_they_are() {
+        for word in
+            ["plain", "", "two words", "it's", r#"{"team": "net"}"#, "$HOME", "a\\b", "a\nb"]
+        {
+            let script = format!("printf %s {}", quoted(word));
+            let printed = std::process::Command::new("sh").args(["-c", &script]).output();
+            assert_eq!(printed.unwrap().stdout, word.as_bytes(), "{word:?}");
+        }
+    }
 }
