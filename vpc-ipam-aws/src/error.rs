@@ -12,7 +12,7 @@ pub struct Ec2Error {
     pub kind: FailureKind,
     /// EC2's error code; `None` where EC2 did not answer.
     pub code: Option<String>,
-    /// EC2's message, or what became of the connection.
+    /// EC2's message, or what became of the connection; what is made here is cut at 4 KiB.
     pub message: String,
     /// How long EC2 asks to wait, if it does.
     pub retry_after: Option<Duration>,
@@ -24,8 +24,8 @@ impl Ec2Error {
         Self {
             operation: operation.into(),
             kind: FailureKind::of_ec2_error(code, message),
-            code: Some(code.into()),
-            message: message.into(),
+            code: Some(cut(code, CODE_BYTES_MAX)),
+            message: cut(message, MESSAGE_BYTES_MAX),
             retry_after: None,
         }
     }
@@ -36,10 +36,23 @@ impl Ec2Error {
             operation: operation.into(),
             kind: FailureKind::Unanswered,
             code: None,
-            message: message.into(),
+            message: cut(&message.into(), MESSAGE_BYTES_MAX),
             retry_after: None,
         }
     }
+}
+
+/// As long as the longest that EC2 sends: what it encodes of a call that is not allowed.
+const MESSAGE_BYTES_MAX: usize = 4096;
+/// Twice as long as the longest code.
+const CODE_BYTES_MAX: usize = 128;
+
+/// Returns a text whole, or as much of it as is worth a line of the log.
+fn cut(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    format!("{}… ({} bytes)", &text[..text.floor_char_boundary(bytes_max)], text.len())
 }
 
 impl From<Ec2Error> for Failure {
@@ -81,6 +94,17 @@ mod tests {
         for (code, message, expected) in cases {
             let actual = Ec2Error::refused("CreateTags", code, message).kind;
             assert_eq!(actual, expected, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn text_of_any_length_makes_a_message_that_can_be_logged() {
+        let long = "é".repeat(5_000_000);
+        let refused = Ec2Error::refused("CreateTags", &long, &long);
+        let silent = Ec2Error::unanswered("CreateTags", long);
+        for error in [refused, silent] {
+            let said = error.to_string();
+            assert!(said.len() < 5000 && said.contains("(10000000 bytes)"), "{}", said.len());
         }
     }
 

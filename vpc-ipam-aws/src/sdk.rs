@@ -1,22 +1,29 @@
 //! EC2 and IMDSv2 through the AWS SDK.
 
+mod failure;
+mod http;
 mod imds;
+mod list;
 mod translate;
 
 use core::time::Duration;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::future::ProvideRegion as ProvidedRegion;
+use aws_config::meta::region::{ProvideRegion, RegionProviderChain};
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ec2::config::{AppName, SharedCredentialsProvider};
-use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::builders::{FilterBuilder, NetworkInterfaceAttachmentChangesBuilder};
 use aws_sdk_ec2::types::{Filter, ResourceType, TagSpecification};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
@@ -26,40 +33,75 @@ use vpc_ipam_core::{
     UnassignIpv6Addresses, UnassignPrivateIpAddresses, VpcId, Zone,
 };
 
+use tokio::sync::OnceCell;
+
+pub use self::http::is_usable_proxy;
+
+use self::failure::failed;
+use self::http::Proxy;
 use self::imds::Imds;
+use self::list::List;
 use crate::{Ec2Api, Ec2Error};
 
 /// EC2 and the instance metadata service, through the AWS SDK.
 ///
 /// Every call is one attempt: the SDK's own retries are off, because core decides what follows from a failure. Only
-/// describing many things takes several requests, one a page.
+/// describing many things takes several requests, one a page, and reading the metadata one a value.
+///
+/// Whatever answers, a call ends within the timeout of [`SdkOptions`]; an answer of more than 16 MiB, a list of more than 50
+/// pages or with more ENIs, addresses or values than any instance has counts as unanswered; and nobody is asked to wait for
+/// more than five minutes.
 #[derive(Clone, Debug)]
 pub struct SdkEc2 {
-    ec2: aws_sdk_ec2::Client,
+    ec2: Arc<Ec2>,
     imds: Imds,
+    timeout: Duration,
+}
+
+/// The client of EC2, which is made when it is first needed: the region may have to be asked for.
+#[derive(Debug)]
+struct Ec2 {
+    shared: Shared,
+    region: Option<Region>,
+    endpoint: Option<String>,
+    http: SharedHttpClient,
+    timeouts: TimeoutConfig,
+    client: OnceCell<aws_sdk_ec2::Client>,
+}
+
+/// Who asks, and what else the environment says.
+#[derive(Debug)]
+enum Shared {
+    /// The variables and profile files that all SDKs of AWS know.
+    Environment(Box<SdkConfig>),
+    /// A key, and nothing of the environment.
+    Key(SharedCredentialsProvider),
 }
 
 /// Where EC2 is and who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SdkOptions {
-    /// The region; `None` asks the metadata service.
+    /// The region; `None` takes that of the environment, or asks the metadata service when EC2 is first called.
     pub region: Option<String>,
-    /// The URL of EC2; `None` takes AWS's own for the region.
+    /// The URL of EC2; `None` takes that of the environment, or AWS's own for the region.
     pub ec2_endpoint: Option<String>,
-    /// The URL of the metadata service; `None` takes the link-local address at which AWS has it.
+    /// The URL of the metadata service; `None` takes that of the environment, or the link-local address at which AWS has it.
     pub imds_endpoint: Option<String>,
     /// Who asks.
     pub credentials: Credentials,
-    /// How long a call may take before it counts as unanswered.
+    /// How long a call may take before it counts as unanswered, with all requests that it consists of.
     pub timeout: Duration,
 }
 
 /// Who asks.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// The SDK's default chain: environment, profile files, web identity, container, instance role.
+    /// The SDK's default chain: environment, profile files, web identity, container, instance role. With it count the
+    /// variables and profile files that name a region, an endpoint or a kind of endpoint (`AWS_REGION`, `AWS_ENDPOINT_URL`,
+    /// `AWS_USE_FIPS_ENDPOINT` and their kin), and proxies.
     Chain,
-    /// A key, as doubles of EC2 want one. It does not change, so it is nothing for production.
+    /// A key, as doubles of EC2 want one, and nothing of the environment. It does not change, so it is nothing for
+    /// production.
     Static {
         /// The id of the key.
         access_key_id: String,
@@ -95,9 +137,6 @@ pub enum ConnectError {
         /// What was given.
         url: String,
     },
-    /// No region was given, and the metadata service named none.
-    #[error("read the region from the metadata service")]
-    Region(#[source] Ec2Error),
 }
 
 impl Default for SdkOptions {
@@ -115,78 +154,177 @@ impl Default for SdkOptions {
 }
 
 impl SdkEc2 {
-    /// Makes the clients. It sends nothing, unless the region has to be asked for.
+    /// Makes the clients. It sends nothing.
     pub async fn connect(options: SdkOptions) -> Result<Self, ConnectError> {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+        let SdkOptions { region, ec2_endpoint, imds_endpoint, credentials, timeout } = options;
         let timeouts = TimeoutConfig::builder()
-            .connect_timeout(options.timeout.min(CONNECT_TIMEOUT_MAX))
-            .operation_timeout(options.timeout)
+            .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
+            .operation_timeout(timeout)
             .build();
-        let provider = ProviderConfig::without_region()
-            .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
-            .with_http_client(http.clone());
-
         let mut imds = aws_config::imds::Client::builder()
-            .configure(&provider)
+            .configure(&provider(http::imds_client()))
             .max_attempts(1)
-            .connect_timeout(options.timeout.min(CONNECT_TIMEOUT_MAX))
-            .read_timeout(options.timeout)
-            .operation_attempt_timeout(options.timeout)
-            .operation_timeout(options.timeout);
-        if let Some(url) = options.imds_endpoint {
+            .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
+            .read_timeout(timeout)
+            .operation_attempt_timeout(timeout)
+            .operation_timeout(timeout);
+        if let Some(url) = imds_endpoint {
             imds =
                 imds.endpoint(&url).map_err(|source| ConnectError::ImdsEndpoint { url, source })?;
         }
-        let imds = Imds::new(imds.build());
+        let imds = Imds::new(imds.build(), timeout);
 
-        let region = match options.region {
-            Some(region) => region,
-            None => imds.region().await.map_err(ConnectError::Region)?,
-        };
-        let region = Region::new(region);
-        let credentials = match options.credentials {
+        let region = region.map(Region::new);
+        let (http, shared) = match credentials {
             Credentials::Static { access_key_id, secret_access_key } => {
-                SharedCredentialsProvider::new(aws_sdk_ec2::config::Credentials::new(
+                let key = aws_sdk_ec2::config::Credentials::new(
                     access_key_id,
                     secret_access_key,
                     None,
                     None,
                     "vpc-ipam",
-                ))
+                );
+                (http::client(Proxy::None), Shared::Key(SharedCredentialsProvider::new(key)))
             }
-            Credentials::Chain => SharedCredentialsProvider::new(
-                DefaultCredentialsChain::builder()
-                    .configure(provider.with_region(Some(region.clone())))
-                    .region(region.clone())
-                    .imds_client(imds.client())
-                    .build()
-                    .await,
-            ),
+            Credentials::Chain => {
+                let http = http::client(Proxy::OfEnvironment);
+                let shared = environment(region.clone(), http.clone(), timeouts.clone()).await;
+                (http, Shared::Environment(Box::new(shared)))
+            }
         };
-        let mut config = aws_sdk_ec2::Config::builder()
+        let of_environment = match &shared {
+            Shared::Environment(shared) => (shared.region().cloned(), shared.endpoint_url()),
+            Shared::Key(_) => (None, None),
+        };
+        if let Some(url) = ec2_endpoint.as_deref().or(of_environment.1)
+            && !is_http_url(url)
+        {
+            return Err(ConnectError::Ec2Endpoint { url: url.to_owned() });
+        }
+        let ec2 = Ec2 {
+            region: region.or(of_environment.0),
+            endpoint: ec2_endpoint,
+            shared,
+            http,
+            timeouts,
+            client: OnceCell::new(),
+        };
+        Ok(Self { ec2: Arc::new(ec2), imds, timeout })
+    }
+
+    /// Returns the client of EC2; for its region the metadata service may have to be asked.
+    async fn ec2(&self) -> Result<&aws_sdk_ec2::Client, Ec2Error> {
+        let make = || async {
+            let region = match &self.ec2.region {
+                Some(region) => region.clone(),
+                None => Region::new(self.imds.region().await?),
+            };
+            Ok(self.ec2.client(region, &self.imds).await)
+        };
+        self.ec2.client.get_or_try_init(make).await
+    }
+
+    /// Waits for the answer to a call that takes several requests, for as long as a call may take.
+    async fn within<T>(
+        &self,
+        operation: &str,
+        call: impl Future<Output = Result<T, Ec2Error>>,
+    ) -> Result<T, Ec2Error> {
+        within(self.timeout, operation, call).await
+    }
+}
+
+async fn within<T>(
+    timeout: Duration,
+    operation: &str,
+    call: impl Future<Output = Result<T, Ec2Error>>,
+) -> Result<T, Ec2Error> {
+    tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
+        Err(Ec2Error::unanswered(operation, format!("not answered whole within {timeout:?}")))
+    })
+}
+
+impl Ec2 {
+    async fn client(&self, region: Region, imds: &Imds) -> aws_sdk_ec2::Client {
+        let (config, credentials) = match &self.shared {
+            Shared::Key(key) => (aws_sdk_ec2::Config::builder(), key.clone()),
+            Shared::Environment(shared) => {
+                let chain = DefaultCredentialsChain::builder()
+                    .configure(provider(self.http.clone()).with_region(Some(region.clone())))
+                    .region(region.clone())
+                    .imds_client(imds.client());
+                let chain = SharedCredentialsProvider::new(chain.build().await);
+                (aws_sdk_ec2::config::Builder::from(&**shared), chain)
+            }
+        };
+        let mut config = config
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .app_name(AppName::new("vpc-ipam").expect("the name holds letters and a dash alone"))
+            .app_name(app_name())
             .region(region)
             .credentials_provider(credentials)
-            .http_client(http)
+            .http_client(self.http.clone())
             .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts);
-        if let Some(url) = options.ec2_endpoint {
-            if !is_http_url(&url) {
-                return Err(ConnectError::Ec2Endpoint { url });
-            }
-            config.set_endpoint_url(Some(url));
+            .timeout_config(self.timeouts.clone());
+        if self.endpoint.is_some() {
+            config.set_endpoint_url(self.endpoint.clone());
         }
-        Ok(Self { ec2: aws_sdk_ec2::Client::from_conf(config.build()), imds })
+        aws_sdk_ec2::Client::from_conf(config.build())
     }
+}
+
+/// Reads what variables and profile files say to all SDKs of AWS; credentials aside, which want a region.
+async fn environment(
+    region: Option<Region>,
+    http: SharedHttpClient,
+    timeouts: TimeoutConfig,
+) -> SdkConfig {
+    let profile = ProfileFileRegionProvider::builder().configure(&provider(http.clone())).build();
+    let region = RegionProviderChain::first_try(region)
+        .or_else(NotEmpty(EnvironmentVariableRegionProvider::new()))
+        .or_else(NotEmpty(profile));
+    let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(region)
+        .http_client(http)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .app_name(app_name())
+        .no_credentials()
+        .load()
+        .await;
+    // A variable that is empty is one that is not set.
+    if shared.endpoint_url() != Some("") {
+        return shared;
+    }
+    let mut unset = shared.into_builder();
+    unset.set_endpoint_url(None);
+    unset.build()
+}
+
+/// Where a region is named by an empty text, none is.
+#[derive(Debug)]
+struct NotEmpty<P>(P);
+
+impl<P: ProvideRegion> ProvideRegion for NotEmpty<P> {
+    fn region(&self) -> ProvidedRegion<'_> {
+        let region = self.0.region();
+        ProvidedRegion::new(async { region.await.filter(|region| !region.as_ref().is_empty()) })
+    }
+}
+
+fn provider(http: SharedHttpClient) -> ProviderConfig {
+    ProviderConfig::without_region()
+        .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
+        .with_http_client(http)
+}
+
+fn app_name() -> AppName {
+    AppName::new("vpc-ipam").expect("the name holds letters and a dash alone")
 }
 
 /// Tells whether this is a URL that the SDK can call; it would say so only at the first call.
 fn is_http_url(text: &str) -> bool {
-    let scheme = |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https"));
-    text.parse::<http::Uri>().is_ok_and(|uri| scheme(&uri) && uri.host().is_some())
+    let scheme = |uri: &::http::Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+    text.parse::<::http::Uri>().is_ok_and(|uri| scheme(&uri) && uri.host().is_some())
 }
 
 /// The SDK's own default: three tries of a TCP handshake.
@@ -206,7 +344,8 @@ impl Ec2Api for SdkEc2 {
     ) -> Result<ObservedEni, Ec2Error> {
         let operation = "CreateNetworkInterface";
         let mut call = self
-            .ec2
+            .ec2()
+            .await?
             .create_network_interface()
             .client_token(&request.client_token)
             .subnet_id(request.subnet.as_str())
@@ -245,7 +384,8 @@ impl Ec2Api for SdkEc2 {
     ) -> Result<AttachmentId, Ec2Error> {
         let operation = "AttachNetworkInterface";
         let answer = self
-            .ec2
+            .ec2()
+            .await?
             .attach_network_interface()
             .network_interface_id(request.eni.as_str())
             .instance_id(request.instance.as_str())
@@ -264,7 +404,8 @@ impl Ec2Api for SdkEc2 {
     ) -> Result<(), Ec2Error> {
         let operation = "ModifyNetworkInterfaceAttribute";
         let mut call = self
-            .ec2
+            .ec2()
+            .await?
             .modify_network_interface_attribute()
             .network_interface_id(request.eni.as_str());
         match &request.attribute {
@@ -290,8 +431,11 @@ impl Ec2Api for SdkEc2 {
         request: &AssignPrivateIpAddresses,
     ) -> Result<Vec<Ipv4Net>, Ec2Error> {
         let operation = "AssignPrivateIpAddresses";
-        let call =
-            self.ec2.assign_private_ip_addresses().network_interface_id(request.eni.as_str());
+        let call = self
+            .ec2()
+            .await?
+            .assign_private_ip_addresses()
+            .network_interface_id(request.eni.as_str());
         let call = match request.amount {
             Ipv4Amount::Addresses(count) => call.secondary_private_ip_address_count(count.into()),
             Ipv4Amount::Prefixes(count) => call.ipv4_prefix_count(count.into()),
@@ -306,7 +450,8 @@ impl Ec2Api for SdkEc2 {
     ) -> Result<Vec<Ipv6Net>, Ec2Error> {
         let operation = "AssignIpv6Addresses";
         let answer = self
-            .ec2
+            .ec2()
+            .await?
             .assign_ipv6_addresses()
             .network_interface_id(request.eni.as_str())
             .ipv6_prefix_count(request.prefixes.into())
@@ -321,8 +466,11 @@ impl Ec2Api for SdkEc2 {
         &self,
         request: &UnassignPrivateIpAddresses,
     ) -> Result<(), Ec2Error> {
-        let mut call =
-            self.ec2.unassign_private_ip_addresses().network_interface_id(request.eni.as_str());
+        let mut call = self
+            .ec2()
+            .await?
+            .unassign_private_ip_addresses()
+            .network_interface_id(request.eni.as_str());
         for block in &request.blocks {
             call = if block.prefix_len() == 32 {
                 call.private_ip_addresses(block.addr().to_string())
@@ -339,7 +487,7 @@ impl Ec2Api for SdkEc2 {
         request: &UnassignIpv6Addresses,
     ) -> Result<(), Ec2Error> {
         let mut call =
-            self.ec2.unassign_ipv6_addresses().network_interface_id(request.eni.as_str());
+            self.ec2().await?.unassign_ipv6_addresses().network_interface_id(request.eni.as_str());
         for prefix in &request.prefixes {
             call = call.ipv6_prefixes(prefix.to_string());
         }
@@ -351,7 +499,8 @@ impl Ec2Api for SdkEc2 {
         &self,
         request: &DetachNetworkInterface,
     ) -> Result<(), Ec2Error> {
-        self.ec2
+        self.ec2()
+            .await?
             .detach_network_interface()
             .attachment_id(request.attachment.as_str())
             .send()
@@ -364,7 +513,8 @@ impl Ec2Api for SdkEc2 {
         &self,
         request: &DeleteNetworkInterface,
     ) -> Result<(), Ec2Error> {
-        self.ec2
+        self.ec2()
+            .await?
             .delete_network_interface()
             .network_interface_id(request.eni.as_str())
             .send()
@@ -374,7 +524,8 @@ impl Ec2Api for SdkEc2 {
     }
 
     async fn create_tags(&self, request: &CreateTags) -> Result<(), Ec2Error> {
-        self.ec2
+        self.ec2()
+            .await?
             .create_tags()
             .resources(request.eni.as_str())
             .set_tags(Some(translate::tags(&request.tags)))
@@ -385,6 +536,123 @@ impl Ec2Api for SdkEc2 {
     }
 
     async fn describe_network_interfaces(
+        &self,
+        instance: InstanceId,
+        scope: &Scope,
+    ) -> Result<Vec<ObservedEni>, Ec2Error> {
+        self.within("DescribeNetworkInterfaces", self.described(instance, scope)).await
+    }
+
+    async fn describe_subnets(
+        &self,
+        vpc: VpcId,
+        zone: Zone,
+    ) -> Result<Vec<ObservedSubnet>, Ec2Error> {
+        self.within("DescribeSubnets", self.subnets(vpc, zone)).await
+    }
+
+    async fn describe_instances(&self, instances: &[InstanceId]) -> Result<Vec<Node>, Ec2Error> {
+        // EC2 takes no names for all of them.
+        if instances.is_empty() {
+            return Ok(Vec::new());
+        }
+        let operation = "DescribeInstances";
+        let ids = instances.iter().map(|id| id.as_str().into()).collect();
+        // A call that names ids is answered in one page.
+        let answer = self
+            .ec2()
+            .await?
+            .describe_instances()
+            .set_instance_ids(Some(ids))
+            .send()
+            .await
+            .map_err(|error| failed(operation, error))?;
+        answer
+            .reservations()
+            .iter()
+            .flat_map(|reservation| reservation.instances())
+            .map(|instance| translate::node(operation, instance))
+            .collect()
+    }
+
+    async fn describe_instance_types(
+        &self,
+        types: &[InstanceType],
+    ) -> Result<Vec<Limits>, Ec2Error> {
+        if types.is_empty() {
+            return Ok(Vec::new());
+        }
+        let operation = "DescribeInstanceTypes";
+        let names = types.iter().map(|name| name.as_str().into()).collect();
+        let answer = self
+            .ec2()
+            .await?
+            .describe_instance_types()
+            .set_instance_types(Some(names))
+            .send()
+            .await
+            .map_err(|error| failed(operation, error))?;
+        answer.instance_types().iter().map(|info| translate::limits(operation, info)).collect()
+    }
+
+    async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
+        self.imds.metadata(now).await
+    }
+}
+
+impl SdkEc2 {
+    /// Returns all ENIs that match, page by page.
+    async fn interfaces(&self, filters: Vec<Filter>) -> Result<Vec<ObservedEni>, Ec2Error> {
+        let operation = "DescribeNetworkInterfaces";
+        let mut list = List::new(operation);
+        loop {
+            let answer = self
+                .ec2()
+                .await?
+                .describe_network_interfaces()
+                .set_filters(Some(filters.clone()))
+                .max_results(PAGE)
+                .set_next_token(list.next.take())
+                .send()
+                .await
+                .map_err(|error| failed(operation, error))?;
+            for eni in answer.network_interfaces() {
+                let eni = translate::eni(operation, eni)?;
+                let size = 1 + eni.blocks.len();
+                list.push(eni, size)?;
+            }
+            if list.ends(answer.next_token())? {
+                return Ok(list.all);
+            }
+        }
+    }
+
+    /// Returns all subnets of a VPC in a zone, page by page.
+    async fn subnets(&self, vpc: VpcId, zone: Zone) -> Result<Vec<ObservedSubnet>, Ec2Error> {
+        let operation = "DescribeSubnets";
+        let mut list = List::new(operation);
+        loop {
+            let answer = self
+                .ec2()
+                .await?
+                .describe_subnets()
+                .filters(filter("vpc-id", [vpc.as_str()]))
+                .filters(filter("availability-zone", [zone.as_str()]))
+                .max_results(PAGE)
+                .set_next_token(list.next.take())
+                .send()
+                .await
+                .map_err(|error| failed(operation, error))?;
+            for subnet in answer.subnets() {
+                list.push(translate::subnet(operation, subnet)?, 1)?;
+            }
+            if list.ends(answer.next_token())? {
+                return Ok(list.all);
+            }
+        }
+    }
+
+    async fn described(
         &self,
         instance: InstanceId,
         scope: &Scope,
@@ -413,146 +681,9 @@ impl Ec2Api for SdkEc2 {
             }
         }
     }
-
-    async fn describe_subnets(
-        &self,
-        vpc: VpcId,
-        zone: Zone,
-    ) -> Result<Vec<ObservedSubnet>, Ec2Error> {
-        let operation = "DescribeSubnets";
-        let mut pages = self
-            .ec2
-            .describe_subnets()
-            .filters(filter("vpc-id", [vpc.as_str()]))
-            .filters(filter("availability-zone", [zone.as_str()]))
-            .into_paginator()
-            .page_size(PAGE)
-            .send();
-        let mut subnets = Vec::new();
-        while let Some(page) = pages.next().await {
-            for subnet in page.map_err(|error| failed(operation, error))?.subnets() {
-                subnets.push(translate::subnet(operation, subnet)?);
-            }
-        }
-        Ok(subnets)
-    }
-
-    async fn describe_instances(&self, instances: &[InstanceId]) -> Result<Vec<Node>, Ec2Error> {
-        // EC2 takes no names for all of them.
-        if instances.is_empty() {
-            return Ok(Vec::new());
-        }
-        let operation = "DescribeInstances";
-        let ids = instances.iter().map(|id| id.as_str().into()).collect();
-        // A call that names ids is answered in one page.
-        let answer = self
-            .ec2
-            .describe_instances()
-            .set_instance_ids(Some(ids))
-            .send()
-            .await
-            .map_err(|error| failed(operation, error))?;
-        answer
-            .reservations()
-            .iter()
-            .flat_map(|reservation| reservation.instances())
-            .map(|instance| translate::node(operation, instance))
-            .collect()
-    }
-
-    async fn describe_instance_types(
-        &self,
-        types: &[InstanceType],
-    ) -> Result<Vec<Limits>, Ec2Error> {
-        if types.is_empty() {
-            return Ok(Vec::new());
-        }
-        let operation = "DescribeInstanceTypes";
-        let names = types.iter().map(|name| name.as_str().into()).collect();
-        let answer = self
-            .ec2
-            .describe_instance_types()
-            .set_instance_types(Some(names))
-            .send()
-            .await
-            .map_err(|error| failed(operation, error))?;
-        answer.instance_types().iter().map(|info| translate::limits(operation, info)).collect()
-    }
-
-    async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
-        self.imds.metadata(now).await
-    }
-}
-
-impl SdkEc2 {
-    /// Returns all ENIs that match, page by page.
-    async fn interfaces(&self, filters: Vec<Filter>) -> Result<Vec<ObservedEni>, Ec2Error> {
-        let operation = "DescribeNetworkInterfaces";
-        let mut pages = self
-            .ec2
-            .describe_network_interfaces()
-            .set_filters(Some(filters))
-            .into_paginator()
-            .page_size(PAGE)
-            .send();
-        let mut enis = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| failed(operation, error))?;
-            for eni in page.network_interfaces() {
-                enis.push(translate::eni(operation, eni)?);
-            }
-        }
-        Ok(enis)
-    }
 }
 
 fn filter<'a>(name: &str, values: impl IntoIterator<Item = &'a str>) -> Filter {
     let values = values.into_iter().map(Into::into).collect();
     FilterBuilder::default().name(name).set_values(Some(values)).build()
-}
-
-/// Classifies what became of a call that did not succeed.
-fn failed<E>(operation: &str, error: SdkError<E>) -> Ec2Error
-where
-    E: ProvideErrorMetadata + core::error::Error + Send + Sync + 'static,
-{
-    let retry_after = error.raw_response().and_then(|response| {
-        // Milliseconds in AWS's own header, seconds in HTTP's.
-        let number = |name| response.headers().get(name)?.parse().ok();
-        let millis = number("x-amz-retry-after").map(Duration::from_millis);
-        millis.or_else(|| number("retry-after").map(Duration::from_secs))
-    });
-    let error = match &error {
-        // A code is EC2's own word. Without one it was somebody on the way who answered.
-        SdkError::ServiceError(context) => match context.err().code() {
-            Some(code) => {
-                let message = context.err().message().unwrap_or("no message");
-                Ec2Error::refused(operation, code, message)
-            }
-            None => Ec2Error::unanswered(operation, chain(&error)),
-        },
-        // Nothing was sent, and never will be: the request is wrong in itself.
-        SdkError::ConstructionFailure(_) => Ec2Error {
-            kind: vpc_ipam_core::FailureKind::Rejected,
-            ..Ec2Error::unanswered(operation, chain(&error))
-        },
-        _ => Ec2Error::unanswered(operation, chain(&error)),
-    };
-    Ec2Error { retry_after, ..error }
-}
-
-/// Returns an error with its causes. Those of the SDK say little by themselves.
-fn chain(error: &dyn core::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        // Some repeat their cause in their own message.
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -16,15 +17,25 @@ use vpc_ipam_core::{
 use crate::Ec2Error;
 
 #[derive(Clone, Debug)]
-pub(super) struct Imds(Client);
+pub(super) struct Imds {
+    client: Client,
+    timeout: Duration,
+}
+
+/// The most ENIs that are read: several times what any instance type takes.
+const ENIS_MAX: usize = 512;
+
+/// The most lines of one value: many times the addresses of an ENI.
+const LINES_MAX: usize = 4096;
 
 impl Imds {
-    pub(super) fn new(client: Client) -> Self {
-        Self(client)
+    /// Reads by `client`, for at most `timeout` in all.
+    pub(super) fn new(client: Client, timeout: Duration) -> Self {
+        Self { client, timeout }
     }
 
     pub(super) fn client(&self) -> Client {
-        self.0.clone()
+        self.client.clone()
     }
 
     pub(super) async fn region(&self) -> Result<String, Ec2Error> {
@@ -35,6 +46,10 @@ impl Imds {
     /// Reads what is known of the instance and its ENIs. It takes about ten requests an ENI, which is why what comes or
     /// goes in between may be seen by half.
     pub(super) async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
+        super::within(self.timeout, "metadata", self.all(now)).await
+    }
+
+    async fn all(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
         let instance = self.value("instance-id").await?;
         let primary_mac: Mac = self.value("mac").await?;
         let primary = self.eni_dir(primary_mac);
@@ -50,7 +65,8 @@ impl Imds {
 
         let mut enis = Vec::new();
         let mut subnets = BTreeMap::new();
-        for entry in lines(&self.get(MACS).await?.ok_or_else(|| missing(MACS))?) {
+        let macs = self.get(MACS).await?.ok_or_else(|| missing(MACS))?;
+        for entry in bounded(MACS, &macs, ENIS_MAX)? {
             let mac = parse(MACS, entry.trim_end_matches('/'))?;
             if let Some((eni, ranges)) = self.eni(instance, mac).await? {
                 subnets.insert(eni.subnet, ranges);
@@ -83,8 +99,8 @@ impl Imds {
             return Ok(None);
         };
         // Asking for what is not listed costs a request and a 404 each.
-        let dir =
-            EniDir { imds: self, names: lines(&names).map(str::to_owned).collect(), path: dir };
+        let names = bounded(&dir, &names, LINES_MAX)?.map(str::to_owned).collect();
+        let dir = EniDir { imds: self, names, path: dir };
 
         let ipv4: Vec<Ipv4Addr> = dir.list("local-ipv4s").await?;
         let ipv6: Vec<Ipv6Addr> = dir.list("ipv6s").await?;
@@ -133,12 +149,12 @@ impl Imds {
     /// Reads a value of one line each; none where the path does not exist.
     async fn list<T: FromStr<Err: fmt::Display>>(&self, path: &str) -> Result<Vec<T>, Ec2Error> {
         let text = self.get(path).await?.unwrap_or_default();
-        lines(&text).map(|line| parse(path, line)).collect()
+        bounded(path, &text, LINES_MAX)?.map(|line| parse(path, line)).collect()
     }
 
     /// Reads a path; `None` if it does not exist.
     async fn get(&self, path: &str) -> Result<Option<String>, Ec2Error> {
-        match self.0.get(format!("/latest/meta-data/{path}")).await {
+        match self.client.get(format!("/latest/meta-data/{path}")).await {
             Ok(text) => Ok(Some(text.into())),
             Err(ImdsError::ErrorResponse(answer)) if answer.response().status().as_u16() == 404 => {
                 Ok(None)
@@ -167,8 +183,18 @@ impl EniDir<'_> {
     }
 }
 
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty())
+/// Returns the lines of a value that is not longer than it could be.
+fn bounded<'a>(
+    path: &str,
+    text: &'a str,
+    lines_max: usize,
+) -> Result<impl Iterator<Item = &'a str>, Ec2Error> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    if lines.clone().nth(lines_max).is_some() {
+        let message = format!("the value has more than the {lines_max} lines that are read");
+        return Err(Ec2Error::unanswered(&operation(path), message));
+    }
+    Ok(lines)
 }
 
 fn parse<T: FromStr<Err: fmt::Display>>(path: &str, text: &str) -> Result<T, Ec2Error> {
@@ -190,7 +216,15 @@ fn failed(path: &str, error: &ImdsError) -> Ec2Error {
         },
         _ => FailureKind::Unanswered,
     };
-    Ec2Error { kind, ..Ec2Error::unanswered(&operation(path), super::chain(error)) }
+    let retry_after = match error {
+        ImdsError::ErrorResponse(answer) => super::failure::retry_after(answer.response()),
+        _ => None,
+    };
+    Ec2Error {
+        kind,
+        retry_after,
+        ..Ec2Error::unanswered(&operation(path), super::failure::chain(error))
+    }
 }
 
 fn operation(path: &str) -> String {

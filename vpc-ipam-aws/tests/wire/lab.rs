@@ -22,6 +22,11 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::at(|| NOW)
+    }
+
+    /// Makes a lab in which it is always as late as `clock` says.
+    pub fn at(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         let mut cloud = Cloud::new(1);
         let vpc = cloud.create_vpc(
             vec!["10.0.0.0/16".parse().unwrap()],
@@ -39,7 +44,7 @@ impl Lab {
         let instance = cloud.run_instance(RunInstance::new(limits, main), NOW).unwrap();
         let node = cloud.metadata(instance, NOW).unwrap().node;
 
-        let cloud = SharedCloud::new(cloud, || NOW);
+        let cloud = SharedCloud::new(cloud, clock);
         Self {
             ec2: HttpServer::ec2(cloud.clone(), listener()).unwrap(),
             imds: HttpServer::imds(cloud.clone(), instance, listener()).unwrap(),

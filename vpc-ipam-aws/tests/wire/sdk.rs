@@ -4,7 +4,9 @@ use core::time::Duration;
 use std::net::TcpListener;
 
 use ipnet::IpNet;
-use vpc_ipam_aws::{ConnectError, Credentials, Ec2Api as _, SdkEc2, SdkOptions, execute};
+use vpc_ipam_aws::{
+    ConnectError, Credentials, Ec2Api as _, HttpServer, SdkEc2, SdkOptions, execute,
+};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId, Card,
     CreateNetworkInterface, DeleteNetworkInterface, DetachNetworkInterface, DeviceIndex, Ec2Action,
@@ -238,9 +240,41 @@ async fn silence_is_no_answer() {
                 Outcome::Done(effect) => panic!("{url} {action:?}: {effect:?}"),
             }
         }
-        let nowhere = SdkOptions { region: None, ..options };
-        let error = SdkEc2::connect(nowhere).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Region(_)), "{error:?}");
+        // The region, which has to be asked for, is no reason not to start.
+        let api = SdkEc2::connect(SdkOptions { region: None, ..options }).await.unwrap();
+        let action = Ec2Action::DescribeNetworkInterfaces(Scope::Attached);
+        match execute(&api, &lab.node, &action, NOW).await {
+            Outcome::Failed(failure) => {
+                assert_eq!(failure.kind, FailureKind::Unanswered, "{url}: {failure}");
+                assert!(failure.message.contains("placement/region"), "{url}: {failure}");
+            }
+            Outcome::Done(effect) => panic!("{url} {action:?}: {effect:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn region_is_asked_for_until_it_is_known() {
+    let lab = Lab::new();
+    let imds = listener();
+    let imds_url = format!("http://{}", imds.local_addr().unwrap());
+    drop(imds);
+    let options = SdkOptions { region: None, ..options(&lab.ec2.url(), Some(&imds_url)) };
+    let api = SdkEc2::connect(options).await.unwrap();
+    let ask = async || api.describe_network_interfaces(lab.instance, &Scope::Attached).await;
+    assert_eq!(ask().await.unwrap_err().kind, FailureKind::Unanswered);
+
+    let addr = imds_url.strip_prefix("http://").unwrap();
+    let listener = TcpListener::bind(addr).unwrap();
+    let _imds = HttpServer::imds(lab.cloud.clone(), lab.instance, listener).unwrap();
+    assert_eq!(ask().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn endpoint_that_is_no_url_is_refused_before_anything_is_sent() {
+    for url in ["no url", "ftp://example.com", "http://", "example.com"] {
+        let error = SdkEc2::connect(options(url, None)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Ec2Endpoint { .. }), "{url}: {error:?}");
     }
 }
 
