@@ -52,6 +52,15 @@ pub fn overrides(path: &Path) -> Result<Vec<Override>, OperatorFileError> {
     serde_json::from_slice(&text).map_err(|source| parse(path, expected, source))
 }
 
+/// Makes sure that another program that reads a file is neither kept waiting nor filled by it; one that is not there, or not to
+/// be read by us, is that program's business.
+pub fn expect_readable(path: &Path) -> Result<(), OperatorFileError> {
+    match read(path) {
+        Ok(_) | Err(OperatorFileError::Read { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, OperatorFileError> {
     trusted_file::read_named(path, BYTES_MAX).map_err(|error| match error {
         UntrustedError::Open { path, source } => OperatorFileError::Read { path, source },
@@ -98,6 +107,9 @@ mod tests {
             let read = overrides(&path).ok().map(|overrides| overrides.len());
             assert_eq!(read, expected, "{text}");
         }
+        assert!(expect_readable(&path).is_ok());
+        assert!(expect_readable(&folder.path().join("missing")).is_ok());
+        assert!(matches!(expect_readable(folder.path()), Err(OperatorFileError::Untrusted(_))));
         let missing = overrides(&folder.path().join("missing")).unwrap_err();
         assert!(matches!(missing, OperatorFileError::Read { .. }), "{missing}");
     }

@@ -3,9 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 #![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
 
+#[cfg(feature = "aws")]
+mod alone;
 mod command;
 mod containerd;
 mod daemon;
+#[cfg(feature = "aws")]
+mod environment;
 mod modes;
 mod plugin;
+#[cfg(feature = "aws")]
+mod rights;
+#[cfg(feature = "aws")]
+mod stopping;
 mod support;
