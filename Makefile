@@ -1,6 +1,6 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test test-deps lab-deps lint build bench fuzz fuzz-long limits
+.PHONY: help lab test can-test test-deps lab-deps lint build bench fuzz fuzz-long limits
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
@@ -10,7 +10,7 @@ VENV := target/venv
 
 help:
 	@echo 'make lab          show the main job: a node, ENIs, pods that get addresses and talk (WIRE=1: through the AWS SDK)'
-	@echo 'make test         run all tests; as root it installs what they need'
+	@echo 'make test         run all tests; as root it installs what they need, otherwise it uses a user namespace'
 	@echo 'make lint         formatting, clippy, documentation, dependencies'
 	@echo 'make build        release binaries; vpc-cni static'
 	@echo 'make bench        figures beside their references'
@@ -27,11 +27,14 @@ else
 	target/debug/vpc-ipam lab run
 endif
 
-test: test-deps
-	VPC_IPAM_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python cargo test $(ALL)
+test: can-test test-deps
+	VPC_IPAM_TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python scripts/test.sh $(ALL)
 
 lab-deps:
 	@scripts/deps.sh lab
+
+can-test:
+	@scripts/test.sh --check
 
 test-deps:
 	@scripts/deps.sh test

@@ -196,8 +196,9 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let stop = supervise::stop_requests(None)?;
     let plan = Plan { daemon: !args.no_daemon, ..plan(name, &args.node)? };
     let mut node = LabNode::start(&plan)?;
-    for note in &node.notes {
-        eprintln!("vpc-ipam: {note}");
+    if !node.notes.is_empty() {
+        let notes: Vec<_> = node.notes.iter().map(ToString::to_string).collect();
+        print::tell(None, notes.join("\nvpc-ipam: "));
     }
     let folder = Folder::open(&folder(&plan.name))?;
     let Some(mut held) = folder.hold(ADDRESS)? else {
@@ -219,7 +220,7 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let stopped = node.stop();
     drop(held);
     stopped?;
-    print::farewell(printer, format!("lab {} is removed", plan.name));
+    print::tell(printer, format!("lab {} is removed", plan.name));
     Ok(ExitCode::SUCCESS)
 }
 

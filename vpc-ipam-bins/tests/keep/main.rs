@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 #![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
 
+mod as_root;
 mod check;
 mod conntrack;
 mod crash;
 mod daemon;
 mod faulty;
-mod hostile;
 mod many;
 mod repair;
 mod result;

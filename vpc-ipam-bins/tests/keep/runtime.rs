@@ -17,7 +17,7 @@ use vpc_ipam_linux::lab::{self, LabName};
 pub(crate) fn plan(instance_type: &str) -> Plan {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     lab::requirements().unwrap_or_else(|unmet| {
-        panic!("{unmet}\nThese tests build nodes in boxes: run them as root.")
+        panic!("{unmet}\nRun the tests with scripts/test.sh instead of cargo test.")
     });
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("keep{}n{count}", std::process::id());

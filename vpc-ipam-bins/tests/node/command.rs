@@ -1,18 +1,17 @@
 //! `vpc-ipam lab` as one types it.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 use vpc_ipam_linux::lab::LabName;
 
 use crate::support::{VPC_IPAM, left_of, printed, signal, unused_name, wait_until};
+use crate::user::User;
 
 /// A `vpc-ipam lab up`; ended by a signal, if only at the end of the test.
 struct Up<'a> {
@@ -72,49 +71,6 @@ impl Drop for Up<'_> {
 /// Returns a call of the program as root, or as a user who is not.
 fn vpc_ipam(user: Option<&User>) -> Command {
     user.map_or_else(|| Command::new(VPC_IPAM), User::vpc_ipam)
-}
-
-/// A user who is not root: nobody, with folders of their own.
-pub(crate) struct User {
-    folder: TempDir,
-}
-
-impl User {
-    const UID: u32 = 65534;
-
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        for program in ["vpc-ipam", "vpc-cni"] {
-            let from = Path::new(VPC_IPAM).with_file_name(program);
-            fs::copy(from, folder.path().join(program)).unwrap();
-        }
-        let user = Self { folder };
-        fs::create_dir(user.runtime()).unwrap();
-        chown(user.runtime(), Some(Self::UID), Some(Self::UID)).unwrap();
-        user
-    }
-
-    fn runtime(&self) -> PathBuf {
-        self.folder.path().join("runtime")
-    }
-
-    /// Returns where the user's labs are written down.
-    fn labs(&self) -> PathBuf {
-        self.runtime().join("vpc-ipam-lab")
-    }
-
-    pub(crate) fn vpc_ipam(&self) -> Command {
-        let id = Self::UID.to_string();
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"])
-            .arg(self.folder.path().join("vpc-ipam"))
-            .current_dir("/")
-            .env("PATH", "/usr/bin:/bin")
-            .env("XDG_RUNTIME_DIR", self.runtime());
-        command
-    }
 }
 
 fn wait_until_gone(name: &LabName) {
@@ -283,67 +239,6 @@ fn root_enters_no_namespace_of_a_user() {
 }
 
 #[test]
-fn what_others_could_have_written_is_not_trusted() {
-    type Plant = fn(&User);
-    let cases: [(&str, Plant, &str); 5] = [
-        (
-            "somebody else's folder",
-            |user| fs::create_dir(user.labs()).unwrap(),
-            "not this user's alone",
-        ),
-        (
-            "a folder for everyone",
-            |user| {
-                fs::create_dir(user.labs()).unwrap();
-                chown(user.labs(), Some(User::UID), None).unwrap();
-                fs::set_permissions(user.labs(), Permissions::from_mode(0o777)).unwrap();
-            },
-            "not this user's alone",
-        ),
-        ("a link to a folder", |user| symlink(user.runtime(), user.labs()).unwrap(), "open "),
-        (
-            "somebody else's file",
-            |user| {
-                own_folder(user);
-                fs::write(user.labs().join("planted"), r#"{"pid":1}"#).unwrap();
-                fs::set_permissions(user.labs().join("planted"), Permissions::from_mode(0o666))
-                    .unwrap();
-            },
-            "not this user's alone",
-        ),
-        (
-            "a link to a file",
-            |user| {
-                own_folder(user);
-                fs::write(user.runtime().join("precious"), "precious").unwrap();
-                chown(user.runtime().join("precious"), Some(User::UID), None).unwrap();
-                symlink(user.runtime().join("precious"), user.labs().join("planted")).unwrap();
-            },
-            "open ",
-        ),
-    ];
-    for (case, plant, expected) in cases {
-        let user = User::new();
-        plant(&user);
-        for command in
-            [&["exec", "--name", "planted", "node", "--", "true"][..], &["up", "--name", "planted"]]
-        {
-            let output = user.vpc_ipam().arg("lab").args(command).output().unwrap();
-            assert_eq!(output.status.code(), Some(1), "{case}: {}", printed(&output));
-            assert!(printed(&output).contains(expected), "{case}: {}", printed(&output));
-        }
-        if let Ok(precious) = fs::read_to_string(user.runtime().join("precious")) {
-            assert_eq!(precious, "precious", "{case}");
-        }
-    }
-
-    fn own_folder(user: &User) {
-        fs::create_dir(user.labs()).unwrap();
-        chown(user.labs(), Some(User::UID), None).unwrap();
-    }
-}
-
-#[test]
 fn lab_up_tells_where_it_is_and_takes_pods() {
     let up = Up::start();
     let keys = ["node_netns", "socket", "cni_bin_dir", "cni_conf_dir", "instance_id"];
@@ -421,7 +316,7 @@ fn reader_who_stops_holds_up_neither_pods_nor_the_end() {
     while std::io::Write::write(&mut stderr, &[b'.'; 4096]).is_ok() {}
     rustix::io::ioctl_fionbio(&stderr, false).unwrap();
     let mut up = Command::new(VPC_IPAM)
-        .args(["lab", "up", "--json", "--name", &name])
+        .args(["lab", "up", "--json", "--name", &name, "--env", "WARM_IP_TARGET=many"])
         .stdout(Stdio::piped())
         .stderr(stderr)
         .spawn()

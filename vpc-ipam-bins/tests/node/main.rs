@@ -5,8 +5,8 @@
 
 #[cfg(feature = "aws")]
 mod alone;
+mod as_root;
 mod command;
-mod containerd;
 mod daemon;
 #[cfg(feature = "aws")]
 mod environment;
@@ -17,3 +17,4 @@ mod rights;
 #[cfg(feature = "aws")]
 mod stopping;
 mod support;
+mod user;

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 use crate::support::{VPC_IPAM, printed};
+use crate::user::User;
 
 /// A run of the lab: its arguments, and what it has to say.
 type Case<'a> = (&'a [&'a str], &'a [&'a str]);
@@ -127,7 +128,7 @@ fn lab_run_passes_in_every_mode() {
 
 #[test]
 fn users_lab_passes_in_every_mode_too() {
-    let user = crate::command::User::new();
+    let user = User::new();
     run_all(&MODES, || user.vpc_ipam());
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn unused_name() -> LabName {
 /// Returns a plan for a node that gives back quickly what it no longer needs.
 pub(crate) fn plan(instance_type: &str) -> Plan {
     lab::requirements().unwrap_or_else(|unmet| {
-        panic!("{unmet}\nThese tests build nodes in boxes: run them as root.")
+        panic!("{unmet}\nRun the tests with scripts/test.sh instead of cargo test.")
     });
     Plan {
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],

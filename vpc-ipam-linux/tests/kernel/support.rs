@@ -34,7 +34,7 @@ impl Netns {
             panic!(
                 "the kernel tests make network namespaces of their own, and could not: {says}\n\
                  They need iproute2, nftables, CAP_SYS_ADMIN and CAP_NET_ADMIN, and a /run/netns to write to: \
-                 run them as root"
+                 run them with scripts/test.sh instead of cargo test"
             )
         });
         let namespace = Namespace::named(&name).unwrap();

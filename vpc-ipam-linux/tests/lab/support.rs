@@ -183,10 +183,7 @@ impl World {
 
 pub fn build(layout: Layout) -> Lab {
     lab::requirements().unwrap_or_else(|unmet| {
-        panic!(
-            "{unmet}\nThe tests of the lab build labs: run them as root, or inside\n\
-             unshare -Urnm sh -c 'mount -t tmpfs tmpfs /run && exec \"$@\"' -- PROGRAM"
-        )
+        panic!("{unmet}\nRun the tests with scripts/test.sh instead of cargo test.")
     });
     Lab::build(unused_name(), layout).unwrap_or_else(|error| panic!("{}", chain(&error)))
 }

@@ -87,8 +87,9 @@ pub(super) fn follow(
     })
 }
 
-/// Prints a last line once all others are printed. Nobody may read them, so this waits no longer than a second.
-pub(super) fn farewell(printer: Option<JoinHandle<()>>, line: String) {
+/// Prints a line on standard error, once what a printer has is printed. It waits no longer than a second for a reader who does not
+/// read on.
+pub(super) fn tell(printer: Option<JoinHandle<()>>, line: String) {
     const PATIENCE: Duration = Duration::from_secs(1);
     let (done, is_done) = channel::<()>();
     thread::spawn(move || {

@@ -16,7 +16,7 @@ use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName, Place};
 
 use super::keeper::{Folder, Keeper};
-use super::print::farewell;
+use super::print::tell;
 use super::user_namespace::{restart_in_own, restart_in_that_of};
 use super::{ADDRESS, Failure, path};
 use crate::cni::chain;
@@ -59,7 +59,7 @@ fn watch_as_root(name: &LabName) -> Result<ExitCode, Failure> {
     let status = watch(name, |_| Ok(()))?;
     let left = lab::remove_all(name)?;
     if !left.is_empty() {
-        eprintln!("vpc-ipam: removed what was left: {}", left.join(", "));
+        tell(None, format!("removed what was left: {}", left.join(", ")));
     }
     let _ = fs::remove_dir_all(folder(name));
     Ok(code(status))
@@ -69,7 +69,7 @@ fn watch_as_root(name: &LabName) -> Result<ExitCode, Failure> {
 fn watch_as_user(name: &LabName) -> Result<ExitCode, Failure> {
     let folder = Folder::of_user()?;
     let Some(mut held) = folder.hold(&name.to_string())? else { return Err(there_already(name)) };
-    eprintln!("vpc-ipam: not root: building the lab in a user namespace");
+    tell(None, "not root: building the lab in a user namespace".to_string());
     Ok(code(watch(name, |pid| held.name_keeper(pid))?))
 }
 
@@ -132,7 +132,7 @@ pub(super) fn stop_requests(remove: Option<&LabName>) -> io::Result<Receiver<()>
             Ok(_) => "stopped; the lab is removed".to_string(),
             Err(error) => format!("stopped; {}", chain(&error)),
         };
-        farewell(None, said);
+        tell(None, said);
         // As a shell reports a program that Ctrl-C ended.
         drop(never);
         std::process::exit(130);
