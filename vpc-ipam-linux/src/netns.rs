@@ -89,8 +89,9 @@ impl Namespace {
             }
             other => NamespaceError::Open { path: owned(), source: other.into() },
         };
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed)?;
+        // What is there may be a pipe to which nobody writes.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         // A runtime keeps a namespace by mounting it over a plain file, which is what remains when the mount goes.
         let filesystem = rustix::fs::fstatfs(&file).map_err(failed)?;
         if filesystem.f_type as u64 != NSFS_MAGIC {

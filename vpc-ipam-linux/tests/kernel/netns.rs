@@ -40,6 +40,19 @@ fn namespaces_of_ip_netns_are_the_same() {
     assert!(!String::from_utf8_lossy(&list.stdout).contains(&name));
 }
 
+/// What stands at CNI_NETNS may be anything.
+#[test]
+fn what_is_no_namespace_is_told_at_once() {
+    let fifo = std::env::temp_dir().join(format!("vit-{}-fifo", std::process::id()));
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let opened = [fifo.as_path(), "/dev/zero".as_ref(), "/tmp".as_ref()].map(Namespace::open);
+    std::fs::remove_file(&fifo).unwrap();
+    for opened in opened {
+        assert!(matches!(opened, Err(NamespaceError::NotANamespace { .. })), "{opened:?}");
+    }
+}
+
 #[test]
 fn visitor_is_back_afterwards() {
     let name = format!("vit-{}-visit", std::process::id());

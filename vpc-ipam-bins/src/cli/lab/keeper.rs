@@ -104,7 +104,7 @@ impl Folder {
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> Result<Option<File>, Failure> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR) {
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failed("open", name, errno)),
