@@ -522,8 +522,14 @@ impl Loop {
             Request::Assign(request)
                 if !self.sources.answered() && self.ipam.pool().lease(&request.key).is_some() =>
             {
-                let lease = self.ipam.pool().lease(&request.key).cloned();
-                answer(caller, lease.map_or_else(gone, |lease| self.lease(lease)));
+                let said = match self.ipam.pool().lease(&request.key).cloned() {
+                    Some(lease) => {
+                        self.keep.leased(&lease, now);
+                        self.lease(lease)
+                    }
+                    None => gone(),
+                };
+                answer(caller, said);
             }
             Request::Assign(request) => match self.ipam.assign(&request, now) {
                 Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
