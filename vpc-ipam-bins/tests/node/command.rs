@@ -216,6 +216,27 @@ fn name_of_a_users_lab_is_free_after_a_kill() {
     again.wait().unwrap();
 }
 
+#[test]
+fn what_a_killed_process_left_goes_with_the_users_next_lab() {
+    let user = User::new();
+    let running = Up::start_by(Some(&user));
+    let mut killed = Up::start_by(Some(&user));
+    signal(killed.process.id(), Signal::KILL);
+    killed.process.wait().unwrap();
+
+    let next = Up::start_by(Some(&user));
+
+    let mut left: Vec<_> = fs::read_dir(user.labs())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    let mut expected = [&running, &next].map(|up| up.name.to_string());
+    expected.sort();
+    assert_eq!(left, expected);
+    assert!(running.lab(&["exec"], &["node", "--", "true"]).status.success());
+}
+
 /// What runs in there is the user's to choose.
 #[test]
 fn root_enters_no_namespace_of_a_user() {

@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 use std::env;
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -68,7 +68,11 @@ impl Folder {
         for _ in 0..10 {
             let Some(file) = self.open_file(name, OFlags::RDWR | OFlags::CREATE)? else { continue };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => return Ok(None),
+                // It may be held for no longer than it takes to look whether it is.
+                Err(Errno::WOULDBLOCK) => {
+                    thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
                 other => other.map_err(|errno| self.failed("lock", name, errno))?,
             }
             let stat =
@@ -79,6 +83,17 @@ impl Folder {
             }
         }
         Ok(None)
+    }
+
+    /// Removes the files that killed processes left.
+    pub(super) fn sweep(&self) -> Result<(), Failure> {
+        for entry in fs::read_dir(&self.path)? {
+            // What is not ours to open, or is of a lab that is just starting, stays; to tell is up to who asks for that lab.
+            if let Some(name) = entry?.file_name().to_str() {
+                let _ = self.keeper(name);
+            }
+        }
+        Ok(())
     }
 
     /// Returns the process that keeps a lab; `None` if there is none, and then no file either.

@@ -68,6 +68,7 @@ fn watch_as_root(name: &LabName) -> Result<ExitCode, Failure> {
 /// Those of others are in a user namespace, and all of it goes with the last process there.
 fn watch_as_user(name: &LabName) -> Result<ExitCode, Failure> {
     let folder = Folder::of_user()?;
+    folder.sweep()?;
     let Some(mut held) = folder.hold(&name.to_string())? else { return Err(there_already(name)) };
     tell(None, "not root: building the lab in a user namespace".to_string());
     Ok(code(watch(name, |pid| held.name_keeper(pid))?))
