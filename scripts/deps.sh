@@ -20,7 +20,7 @@ test)
 	want setpriv util-linux
 	want unshare util-linux
 	want python3 python3
-	# What scripts/test.sh leaves out for others: containers.
+	# Containers, which scripts/test.sh leaves out for users who are not root.
 	if [ "$(id -u)" = 0 ]; then
 		want containerd containerd
 		want runc runc

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::daemon::Notice;
 
-/// What the daemon of a node does, one after the other. The daemon waits for nobody: who is slow misses some of it.
+/// What the daemon of a node does, one after the other. The daemon does not wait for the follower, who misses some of it when slow.
 #[derive(Debug)]
 pub struct Notices {
     receiver: Receiver<Notice>,

@@ -57,16 +57,17 @@ pub struct Mode {
     pub host: HostConfig,
     /// Where ENIs for pods go under custom networking.
     pub eni_config: Option<EniConfig>,
-    /// What the daemon takes the limits of its type for.
+    /// What it can hold: as much as the daemon takes its type for, and no more than EC2 allows.
     pub limits: Limits,
 }
 
 impl Mode {
-    /// Settles what holds for a node by the overrides of its daemon.
+    /// Settles what holds for a node by the overrides of its daemon and the true limits of its type.
     fn of(
         plan: &Plan,
         overrides: &[Override],
         node: &Node,
+        truth: &Limits,
     ) -> Result<Self, UnknownInstanceTypeError> {
         let PerNode { labels, pods_max, .. } = &plan.per_node;
         let (Settings { config, host, .. }, _) = Settings::from_vars(plan.vars.iter().cloned());
@@ -75,9 +76,9 @@ impl Mode {
             config.timing = timing;
         }
         let config = config.for_node(overrides, node, labels);
-        let (limits, _) = plan.per_node.known_limits().find(plan.instance_type)?;
+        let (believed, _) = plan.per_node.known_limits().find(plan.instance_type)?;
         let eni_config = EniConfig::for_node(overrides, node, labels);
-        Ok(Self { config, host, eni_config, limits })
+        Ok(Self { config, host, eni_config, limits: within(&believed, truth) })
     }
 
     /// Returns whether anything about the node has to do with IPv6.
@@ -98,9 +99,10 @@ impl Vpc {
         let (limits, _) = truth.find(plan.instance_type)?;
         // Which settings are for the node follows from its zone and subnet, which are the same in any such VPC.
         let plain = Self::with(limits.clone(), false, false, now)?;
-        let mode = Mode::of(plan, &plan.per_node.overrides, &plain.node)?;
-        let vpc = Self::with(limits, mode.has_ipv6(), mode.config.custom_networking, now)?;
-        let mode = Mode::of(plan, &vpc.overrides(plan), &vpc.node)?;
+        let mode = Mode::of(plan, &plan.per_node.overrides, &plain.node, &limits)?;
+        let (ipv6, custom_networking) = (mode.has_ipv6(), mode.config.custom_networking);
+        let vpc = Self::with(limits.clone(), ipv6, custom_networking, now)?;
+        let mode = Mode::of(plan, &vpc.overrides(plan), &vpc.node, &limits)?;
         Ok((vpc, mode))
     }
 
@@ -154,6 +156,17 @@ impl Subnets {
     /// Returns all that there are.
     pub fn all(&self) -> impl Iterator<Item = LabSubnet> {
         [self.node, self.other_host].into_iter().chain(self.pods)
+    }
+}
+
+/// Returns believed limits, cut down to the true ones.
+fn within(believed: &Limits, truth: &Limits) -> Limits {
+    let enis = believed.enis_per_card.iter().zip(&*truth.enis_per_card);
+    Limits {
+        enis_per_card: enis.map(|(believed, truth)| *believed.min(truth)).collect(),
+        ipv4_per_eni: believed.ipv4_per_eni.min(truth.ipv4_per_eni),
+        ipv6_per_eni: believed.ipv6_per_eni.min(truth.ipv6_per_eni),
+        ..believed.clone()
     }
 }
 
@@ -232,15 +245,18 @@ mod tests {
     #[test]
     fn ec2_holds_a_type_to_its_true_limits() {
         let mut plan = plan(&[], "[]");
-        let fewer = Limits { ipv4_per_eni: 4, ..Limits::lookup(plan.instance_type).unwrap() };
-        let new = Limits { instance_type: "m99.large".parse().unwrap(), ..fewer.clone() };
-        plan.per_node.limits = vec![fewer, new];
-        for (instance_type, truth) in [("m5.large", 10), ("m99.large", 4)] {
+        let cases =
+            [("m5.large", 4, (10, 4)), ("m5.large", 30, (10, 10)), ("m99.large", 4, (4, 4))];
+        for (instance_type, ipv4_per_eni, expected) in cases {
             plan.instance_type = instance_type.parse().unwrap();
+            let like = Limits::lookup("m5.large".parse().unwrap()).unwrap();
+            let believed = Limits { instance_type: plan.instance_type, ipv4_per_eni, ..like };
+            plan.per_node.limits = vec![believed];
             let now = Timestamp::from_secs(1_700_000_000);
             let (vpc, mode) = Vpc::make(&plan, now).unwrap();
-            let limits = &vpc.cloud.instance(&vpc.node.instance).unwrap().limits;
-            assert_eq!((limits.ipv4_per_eni, mode.limits.ipv4_per_eni), (truth, 4));
+            let truth = &vpc.cloud.instance(&vpc.node.instance).unwrap().limits;
+            let found = (truth.ipv4_per_eni, mode.limits.ipv4_per_eni);
+            assert_eq!(found, expected, "{instance_type} {ipv4_per_eni}");
         }
     }
 }

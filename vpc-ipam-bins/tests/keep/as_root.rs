@@ -1,3 +1,3 @@
-//! What takes root of the machine, with more users than one: `scripts/test.sh` leaves it out for others, and says so.
+//! What takes root of the machine, with a second user: `scripts/test.sh` leaves it out for users who are not root, and says so.
 
 mod hostile;

@@ -1,5 +1,5 @@
-//! What takes root of the machine, with containers or more users than one: `scripts/test.sh` leaves it out for others, and says
-//! so.
+//! What takes root of the machine, with containers or a second user: `scripts/test.sh` leaves it out for users who are not root, and
+//! says so.
 
 mod containerd;
 mod users;

@@ -61,7 +61,7 @@ const MODES: [Case<'_>; 12] = [
             "pod to pod, eth0 to eth0, IPv6 240 240 ok",
             "internet to pod, IPv6 16 16 ok",
             "pod by its node to internet, IPv4 16 16 ok",
-            "egress address refuses others, IPv4 2 2 ok",
+            "egress address is sealed, IPv4 2 2 ok",
             "IPv6 prefixes left without pods 1 1 ok",
             "source/dest. check drops 0 0 ok",
         ],
@@ -159,7 +159,7 @@ fn settings_and_limits_of_some_nodes_hold_for_those() {
             {"when": {"labels": {"team": "batch"}, "zones": ["lab-1a"]}, "set": {"enis_max": 2}},
             {"when": {"labels": {"team": "six"}}, "set": {"families": "Ipv6"}}]"#,
     );
-    // EC2 holds m5.large to its true limits all the same; of m99.large nobody else knows any.
+    // EC2 holds m5.large to its true limits all the same; of m99.large only the file knows any.
     let limits = files.option(
         "--limits",
         "limits.json",

@@ -92,7 +92,7 @@ fn mount_sys() -> io::Result<()> {
         reason = "unsound for descriptor tables alone, which stay shared; the replacement is unsafe to call"
     )]
     rustix::thread::unshare(UnshareFlags::NEWNS)?;
-    // Nothing that is mounted here is seen elsewhere; what others mount goes on to be seen here.
+    // Nothing that is mounted here is seen elsewhere; what is mounted elsewhere goes on to be seen here.
     let alone = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", alone)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

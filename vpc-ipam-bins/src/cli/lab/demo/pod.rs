@@ -136,7 +136,7 @@ fn look_inside(
     let Some(first) = first else { return Ok((0, None)) };
     let addresses = netlink.addresses(first.id.index)?;
     let leased: Vec<_> = interfaces.iter().flat_map(|it| &it.addresses).collect();
-    let others = addresses.iter().filter(|address| address.scope == Scope::Global);
-    let mut others = others.map(|address| address.net.addr());
-    Ok((first.mtu, others.find(|address| !leased.contains(&address))))
+    let global = addresses.iter().filter(|address| address.scope == Scope::Global);
+    let mut global = global.map(|address| address.net.addr());
+    Ok((first.mtu, global.find(|address| !leased.contains(&address))))
 }

@@ -196,9 +196,9 @@ impl Surroundings {
         places.into_iter().filter_map(trial).collect()
     }
 
-    /// To an address that only the node knows, by which nobody is to reach a pod.
+    /// To an address that only the node knows, by which no other pod is to reach this one.
     fn sealed<'a>(&self, from: &'a DemoPod, to: IpAddr) -> Trial<'a> {
-        let what = "egress address refuses others".to_string();
+        let what = "egress address is sealed".to_string();
         self.trial(what, Family::of(to), &from.netns, to, Wanted::Refused)
     }
 
