@@ -6,6 +6,7 @@ mod print;
 mod supervise;
 mod user_namespace;
 
+use core::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -159,8 +160,7 @@ fn dispatch(command: &LabCommand) -> Result<ExitCode, Failure> {
         }
         LabCommand::Exec { which, place, command } => {
             supervise::enter(&which.name)?;
-            // Returns only where the command could not be started.
-            Err(exec(&which.name, place, command)?)
+            match exec(&which.name, place, command)? {}
         }
     }
 }
@@ -287,9 +287,8 @@ fn del_pod(name: &LabName, pod: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Becomes a command on a host or in a pod. Returns only if that failed: with what is wrong with the command, or else with the
-/// place.
-fn exec(name: &LabName, place: &str, command: &[String]) -> Result<Failure, Failure> {
+/// Becomes a command on a host or in a pod. Returns only if that failed.
+fn exec(name: &LabName, place: &str, command: &[String]) -> Result<Infallible, Failure> {
     let where_to = match place {
         "node" => Place::Node,
         "host2" => Place::OtherHost,
@@ -319,7 +318,7 @@ fn exec(name: &LabName, place: &str, command: &[String]) -> Result<Failure, Fail
     let [program, arguments @ ..] = command else { return Err("no command is given".into()) };
     // In place of this process, so that its signals and its end are the command's own.
     let error = Command::new(program).args(arguments).exec();
-    Ok(format!("run {program}: {error}").into())
+    Err(format!("run {program}: {error}").into())
 }
 
 /// The file in a lab's folder that says where everything is; the process that keeps the lab holds it.
