@@ -199,6 +199,22 @@ fn custom_networking_takes_the_subnet_that_is_named() {
 }
 
 #[test]
+fn what_cannot_be_shown_is_refused_with_the_reason() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["--env=ENABLE_IMDS_ONLY_MODE=true"], "asks for no addresses"),
+        (&["--max-pods=0"], "leave no address for any pod"),
+        (&[CUSTOM, "--env=MAX_ENI=1"], "leave no address for any pod"),
+        (&[CUSTOM, IPV6], "custom networking does not go together with IPv6"),
+        (&[IPV6, "--instance-type=m4.large"], "m4.large takes no prefixes, which IPv6 needs"),
+    ];
+    for (arguments, expected) in cases {
+        let output = Command::new(VPC_IPAM).args(["lab", "run"]).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", printed(&output));
+        assert!(printed(&output).contains(expected), "{arguments:?}: {}", printed(&output));
+    }
+}
+
+#[test]
 fn file_that_cannot_be_used_is_told() {
     let files = Files::new();
     let cases = [

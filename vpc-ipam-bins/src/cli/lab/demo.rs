@@ -36,8 +36,8 @@ pub(super) fn run(plan: &Plan) -> Result<ExitCode, Failure> {
     let given = plan.vars.clone();
     let plan = hurried(plan);
     let mode = plan.mode()?;
-    if !mode.config.provisioning {
-        let why = "a node that asks for no addresses has none for pods";
+    let expected = Expected::of(&mode.limits, &mode.config);
+    if let Some(why) = beyond_a_lab(&mode, &expected) {
         return Err(format!("this cannot be shown: {why}").into());
     }
     watch.line("lab", &about_node(&mode));
@@ -49,7 +49,6 @@ pub(super) fn run(plan: &Plan) -> Result<ExitCode, Failure> {
     }
     let printer = node.notices.take().map(|notices| follow(watch, notices, std::io::stdout()));
 
-    let expected = Expected::of(&mode.limits, &mode.config);
     let surroundings = node.with_lab(|lab| Surroundings::of(lab, &mode));
     let (pods, report) = (Vec::new(), Report::default());
     let mut demo = Demo { watch, plan, mode, expected, surroundings, node, pods, report };
@@ -64,6 +63,17 @@ pub(super) fn run(plan: &Plan) -> Result<ExitCode, Failure> {
     stopped?;
     report.print(watch.elapsed());
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns why a lab cannot show what the settings ask for.
+fn beyond_a_lab(mode: &Mode, expected: &Expected) -> Option<&'static str> {
+    if !mode.config.provisioning {
+        Some("a node that asks for no addresses has none for pods")
+    } else if expected.pods == 0 {
+        Some("type and settings leave no address for any pod")
+    } else {
+        None
+    }
 }
 
 /// Says what the node is.
