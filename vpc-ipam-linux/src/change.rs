@@ -200,10 +200,15 @@ pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
         Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
         Change::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
         Change::Set(_) => false,
-        // A table that holds no route any more answers ENOENT where one that does answers ESRCH.
-        Change::Remove(_) => {
-            refusal.is(&[Errno::NOENT, Errno::SRCH, Errno::ADDRNOTAVAIL, Errno::NODEV])
-        }
+        // A table that holds no route any more answers ENOENT where one that does answers ESRCH; and a kernel without IPv6
+        // has no object of it.
+        Change::Remove(_) => refusal.is(&[
+            Errno::NOENT,
+            Errno::SRCH,
+            Errno::ADDRNOTAVAIL,
+            Errno::NODEV,
+            Errno::AFNOSUPPORT,
+        ]),
     }
 }
 
@@ -237,6 +242,9 @@ fn likely_cause(change: &Change, refusal: &Refusal) -> &'static str {
             " (/proc/sys is mounted read-only: write it on the host or in a privileged init container)"
         }
         Change::Set(_) if refusal.is(&[Errno::NODEV]) => " (the link is gone)",
+        Change::Set(_) if refusal.is(&[Errno::AFNOSUPPORT]) => {
+            " (the kernel has no such address family: booted with ipv6.disable=1?)"
+        }
         Change::Set(Object::Nat(_)) if refusal.is(&[Errno::NOENT]) => " (nft is not installed?)",
         _ => "",
     }

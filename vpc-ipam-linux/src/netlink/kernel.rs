@@ -77,7 +77,30 @@ impl KernelNetlink {
             Ok(found.map(|(_, object)| object))
         };
         match self.exchange.dump(what, request, decode) {
-            Err(NetlinkError::Refused { refusal, .. }) if refusal.is(&[Errno::NODEV]) => {
+            Err(NetlinkError::Refused { refusal, .. })
+                if refusal.is(&[Errno::NODEV]) || is_without_family(&refusal) =>
+            {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
+    }
+
+    /// Lists objects of one address family. A kernel that does not have the family has none of its objects.
+    fn list_of_family<T>(
+        &mut self,
+        what: &'static str,
+        request: &Message,
+        decode: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        // Asked for routes of a family that it does not have, the kernel lists those of all others.
+        let family = wire::family_of(request);
+        let decode = |payload: &[u8]| match payload.first() {
+            Some(&other) if other != family => Ok(None),
+            _ => decode(payload),
+        };
+        match self.exchange.dump(what, request, decode) {
+            Err(NetlinkError::Refused { refusal, .. }) if is_without_family(&refusal) => {
                 Ok(Vec::new())
             }
             other => other,
@@ -180,7 +203,7 @@ impl Netlink for KernelNetlink {
         let mut routes = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
             let request = wire::list_routes(family, None);
-            routes.extend(self.exchange.dump("routes", &request, wire::route)?);
+            routes.extend(self.list_of_family("routes", &request, wire::route)?);
         }
         Ok(routes)
     }
@@ -191,13 +214,13 @@ impl Netlink for KernelNetlink {
         match self.ask(wire::get_route(address))? {
             Ok(payloads) => payloads.first().map_or(Ok(None), |payload| wire::route(payload)),
             // Unreachable, prohibited and the like are answered as errors.
-            Err(refusal) if refusal.is(&NONE) => Ok(None),
+            Err(refusal) if refusal.is(&NONE) || is_without_family(&refusal) => Ok(None),
             Err(refusal) => Err(NetlinkError::Refused { what: "route", refusal }),
         }
     }
 
     fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.exchange.dump("rules", &wire::list_rules(family), wire::rule)
+        self.list_of_family("rules", &wire::list_rules(family), wire::rule)
     }
 
     fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
@@ -309,6 +332,12 @@ fn remove(object: &Object) -> Option<Request> {
     }
 }
 
+/// Returns whether the kernel refused because it does not have the address family: IPv6 on a node that was booted with
+/// `ipv6.disable=1`.
+fn is_without_family(refusal: &Refusal) -> bool {
+    refusal.is(&[Errno::AFNOSUPPORT, Errno::OPNOTSUPP])
+}
+
 fn veth_effect(payload: &[u8]) -> Result<Effect, NetlinkError> {
     let link = wire::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
     let (link, peer) = link.ok_or(NetlinkError::Decode { what: "veth without a peer" })?;
@@ -360,5 +389,49 @@ impl Wire for KernelSocket {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::neighbour::NeighbourMessage;
+    use netlink_packet_route::route::RouteMessage;
+    use netlink_packet_route::rule::RuleMessage;
+
+    use super::*;
+
+    /// A family that Linux 6.1 took out, so that this kernel answers of it as one that was booted with `ipv6.disable=1`
+    /// answers of IPv6.
+    const ABSENT: AddressFamily = AddressFamily::Decnet;
+
+    #[test]
+    fn family_that_the_kernel_does_not_have_is_an_empty_list() {
+        let mut netlink = KernelNetlink::current().unwrap();
+        let (mut rules, mut routes) = (RuleMessage::default(), RouteMessage::default());
+        rules.header.family = ABSENT;
+        routes.header.address_family = ABSENT;
+        let mut neighbours = NeighbourMessage::default();
+        neighbours.header.family = ABSENT;
+        for (what, request) in [
+            ("rules", Message::GetRule(rules)),
+            ("routes", Message::GetRoute(routes)),
+            ("neighbours", Message::GetNeighbour(neighbours)),
+        ] {
+            let listed = netlink.list_of_family(what, &request, |payload| Ok(Some(payload.len())));
+            assert_eq!(listed.unwrap(), [] as [usize; 0], "{what}");
+        }
+    }
+
+    #[test]
+    fn object_of_a_family_that_the_kernel_does_not_have_is_gone_already() {
+        let mut netlink = KernelNetlink::current().unwrap();
+        let mut rule = RuleMessage::default();
+        rule.header.family = ABSENT;
+        let request = Request { message: Message::DelRule(rule), flags: 0 };
+        let refusal = netlink.ask(request).unwrap().unwrap_err();
+        let of_ipv6 = crate::Rule::new(Family::Ipv6, 512, crate::Table::MAIN);
+        let change = Change::Remove(Object::Rule(of_ipv6));
+        assert!(crate::change::is_so_already(&change, &refusal), "{refusal:?}");
     }
 }

@@ -241,6 +241,16 @@ fn route_message(link: LinkIndex, route: &Route) -> RouteMessage {
     message
 }
 
+/// Returns the number of the address family that a list is asked for.
+pub(super) fn family_of(list: &Message) -> u8 {
+    match list {
+        Message::GetRoute(message) => message.header.address_family.into(),
+        Message::GetRule(message) => message.header.family.into(),
+        Message::GetNeighbour(message) => message.header.family.into(),
+        _ => 0,
+    }
+}
+
 pub(super) fn set_rule(rule: &Rule) -> Request {
     Request { message: Message::NewRule(rule_message(rule)), flags: NLM_F_CREATE | NLM_F_EXCL }
 }
