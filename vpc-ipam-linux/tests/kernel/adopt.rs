@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use vpc_ipam_linux::{Beside, Extent, HostConfig, Node, eni as enis};
 
 use crate::node::{key, repair};
-use crate::support::{Netns, Vpc, add, eni, eni_mac, network, source_seen};
+use crate::support::{Netns, Vpc, accept, add, eni, eni_mac, network, source_seen};
 
 const INTERNET: &str = "203.0.113.10:80";
 
@@ -130,7 +130,7 @@ fn sources_seen_during(vpc: &Vpc, pod: &Netns, what: impl FnOnce()) -> BTreeSet<
         let mut seen = BTreeSet::new();
         while stopped.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
             let _stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).unwrap();
-            seen.insert(listener.accept().unwrap().1.ip());
+            seen.insert(accept(listener).unwrap().ip());
             let _ = begun.send(());
         }
         seen

@@ -7,7 +7,7 @@ use vpc_ipam_linux::{HostConfig, KernelNetlink, NatPrograms, SnatPorts, host, re
 
 use crate::services::without_counters;
 use crate::support::{
-    INTERNET, NODE_PORT, PODS, Vpc, add_pods, chain, source_seen, source_seen_by,
+    INTERNET, NODE_PORT, PODS, Vpc, accept, add_pods, chain, source_seen, source_seen_by,
 };
 
 const KINDS: [&str; 2] = ["iptables-nft", "iptables-legacy"];
@@ -196,7 +196,7 @@ fn service_with_an_endpoint_outside_of_the_vpc_is_reached_at_the_second_try() {
         let stream = b.namespace.run(connect).unwrap();
 
         stream.unwrap_or_else(|error| panic!("{kind}: {error}"));
-        let (_, seen) = server.accept().unwrap();
+        let seen = accept(&server).unwrap();
         assert_eq!(seen.ip().to_string(), "10.0.0.10", "{kind}");
         assert_eq!(vpc.drops("eth1"), 1, "{kind}");
 

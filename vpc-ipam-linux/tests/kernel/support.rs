@@ -7,6 +7,7 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use vpc_ipam_core::{
     Card, DeviceIndex, EniLink, InterfaceType, Lease, LeasedInterface, Mac, Metadata, Node,
@@ -421,7 +422,16 @@ pub fn source_seen_by(
     let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(300));
     let stream = client.run(|| (0..3).find_map(|_| connect().ok())).unwrap();
     let _stream = stream?;
-    listener.accept().ok().map(|(_, peer)| peer.ip().to_string())
+    accept(&listener).map(|peer| peer.ip().to_string())
+}
+
+/// Returns who connected. A client may take itself for connected while its last packet does not arrive: that is no connection,
+/// and nothing to wait for any longer than the server takes to ask for it again.
+pub fn accept(listener: &TcpListener) -> Option<SocketAddr> {
+    let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let mut ready = [PollFd::new(listener, PollFlags::IN)];
+    let any = poll(&mut ready, Some(&patience)).unwrap() > 0;
+    any.then(|| listener.accept().unwrap().1)
 }
 
 /// Lets the kernel take note of which links are up, as it does when it is asked about one.
