@@ -4,7 +4,7 @@ use core::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::nft::run;
+use crate::child::{WAIT_FOR_LOCK, run};
 
 /// The rules and chains of amazon-vpc-cni-k8s, in whichever of nftables and the two kinds of iptables they are.
 ///
@@ -71,7 +71,7 @@ impl PeerNat {
         }
         for IptablesRules { kind, tables } in &self.iptables {
             let script: String = tables.iter().map(IptablesTable::removal).collect();
-            let arguments = ["--wait", "--noflush"].as_slice();
+            let arguments = [WAIT_FOR_LOCK, "--noflush"].as_slice();
             commands.push((kind.program("restore"), arguments, script));
         }
         commands

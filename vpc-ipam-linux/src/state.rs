@@ -1,6 +1,7 @@
 //! What a namespace should hold, compared with what it holds, and made so.
 
 use core::fmt;
+use std::io;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::is_so_already;
@@ -354,6 +355,18 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// Returns whether the same may succeed the next time because only time was lacking: a program that writes the address
+    /// translation did not end, or something else held its lock.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { refused } => refused.iter().all(|it| it.refusal.may_pass()),
+            Self::Netlink(NetlinkError::Nat { source } | NetlinkError::PeerNat { source }) => {
+                matches!(source.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy)
+            }
+            Self::Netlink(_) => false,
+        }
+    }
+
     /// Returns what was refused if that was kernel variables alone: in a container `/proc/sys` is often read-only, and the rest
     /// works as well as the variables let it.
     pub fn kernel_variables(&self) -> Option<&[Refused]> {

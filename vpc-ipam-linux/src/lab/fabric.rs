@@ -15,7 +15,7 @@ use crate::pod::link_local;
 use crate::{
     Address, ApplyError, Bridge, Change, Effect, KernelNetlink, LinkId, LinkIndex, Namespace,
     Neighbour, Netlink as _, NetlinkError, Object, Protocol, Route, Scope, Sysctl, SysctlKey,
-    Table, Veth, VethPeer, nft, state,
+    Table, Veth, VethPeer, child, state,
 };
 
 /// The address of the host that stands for the internet, from a range that is reserved for documentation (RFC 5737).
@@ -249,7 +249,7 @@ fn prepare_ipv6(router: &mut KernelNetlink) -> Result<(), BuildFailure> {
     let silence = "add table ip6 router\n\
                    add chain ip6 router redirects { type filter hook output priority 0; }\n\
                    add rule ip6 router redirects icmpv6 type nd-redirect drop\n";
-    let run = || nft::run(Path::new("nft"), &["--file", "-"], silence);
+    let run = || child::run(source_check::nft_of_system(), &["--file", "-"], silence);
     let silenced = router.namespace().run(run).map_err(SourceCheckError::Namespace)?;
     silenced.map(drop).map_err(|source| SourceCheckError::Nft { source }.into())
 }

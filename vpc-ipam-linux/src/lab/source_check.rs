@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use vpc_ipam_core::Mac;
 
-use crate::{Namespace, NamespaceError, nft};
+use crate::{Namespace, NamespaceError, child};
 
 /// A failure to set or to read the source/destination checks of a lab.
 #[derive(Debug, thiserror::Error)]
@@ -121,8 +121,14 @@ fn parse(listing: &str) -> Option<BTreeMap<String, u64>> {
         .collect()
 }
 
+/// Returns the nft by which the VPC is played: the system's, whatever stands in its place for the node.
+pub(super) fn nft_of_system() -> &'static Path {
+    let places = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"].map(Path::new);
+    places.into_iter().find(|path| path.exists()).unwrap_or(Path::new("nft"))
+}
+
 fn nft(router: &Namespace, arguments: &[&str], input: &str) -> Result<String, SourceCheckError> {
-    let run = || nft::run(Path::new("nft"), arguments, input);
+    let run = || child::run(nft_of_system(), arguments, input);
     router.run(run)?.map_err(|source| SourceCheckError::Nft { source })
 }
 

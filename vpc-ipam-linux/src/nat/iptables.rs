@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::programs::Iptables;
 use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
-use crate::nft::run;
+use crate::child::{WAIT_FOR_LOCK, run};
 use crate::{Family, SnatPorts, quote};
 
 /// One of the tables that iptables has, with what is ours in it.
@@ -253,6 +253,6 @@ fn script(family: Family, tables: &[Table], listing: &Listing) -> String {
 
 fn restore(program: &Path, script: &str) -> io::Result<()> {
     // Shares the lock with the host's own, and waits for it.
-    let arguments = ["--wait", "--noflush"];
+    let arguments = [WAIT_FOR_LOCK, "--noflush"];
     run_with_known_ports(program, &arguments, script, ["--random-fully", "--random"])
 }

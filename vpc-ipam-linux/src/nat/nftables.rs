@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
-use crate::nft::run;
+use crate::child::run;
 use crate::{Family, SnatPorts, quote};
 
 const TABLE: &str = "vpc-ipam";
@@ -153,6 +153,7 @@ const SEAL_OF_BOTH: &str = "sealed6-";
 pub(super) fn list(nft: &Path) -> io::Result<NatActual> {
     let ipv4 = match list_table(nft, Family::Ipv4) {
         Ok(listing) => listing,
+        Err(error) if error.kind() != io::ErrorKind::Other => return Err(error),
         // nft does not say in a way to rely on that a table is not there.
         Err(error) => {
             let there = families_there(nft)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Nat, NatActual, iptables, nftables};
 use crate::Family;
-use crate::nft::run;
+use crate::child::run;
 
 /// The programs that can write the rules of address translation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +90,15 @@ pub(crate) struct Place {
     backend: Backend,
     /// Where else there are some, left from when other programs could be used.
     elsewhere: Vec<Backend>,
+    programs: NatPrograms,
 }
 
 impl Place {
     /// Finds out what there is in the calling thread's namespace.
     pub(crate) fn find(programs: &NatPrograms) -> io::Result<Self> {
         let backend = Backend::find(programs)?;
-        Ok(Self { elsewhere: backend.left_elsewhere(programs), backend })
+        let elsewhere = backend.left_elsewhere(programs);
+        Ok(Self { backend, elsewhere, programs: programs.clone() })
     }
 
     /// Returns what is there of our rules.
@@ -105,12 +107,35 @@ impl Place {
     }
 
     /// Replaces our rules, and removes those that are elsewhere.
+    ///
+    /// A kernel may let rules be listed and lack what ours need. Only where they are refused are they handed to the next program:
+    /// one that did not end in time, or whose lock was held, may load them the next time, and two sets of rules may not be.
     pub(crate) fn replace(&mut self, nat: &Nat) -> io::Result<()> {
-        self.backend.replace(nat)?;
+        if let Err(refused) = self.backend.replace(nat) {
+            if refused.kind() != io::ErrorKind::Other {
+                return Err(refused);
+            }
+            self.replace_by_another(nat, refused)?;
+        }
         for other in core::mem::take(&mut self.elsewhere) {
             other.replace(&Nat::none())?;
         }
         Ok(())
+    }
+
+    fn replace_by_another(&mut self, nat: &Nat, refused: io::Error) -> io::Result<()> {
+        let mut says = refused.to_string();
+        for other in self.backend.others(&self.programs) {
+            match other.replace(nat) {
+                Ok(()) => {
+                    self.elsewhere.retain(|place| !place.is_same(&other));
+                    self.elsewhere.push(core::mem::replace(&mut self.backend, other));
+                    return Ok(());
+                }
+                Err(error) => says += &format!("; {error}"),
+            }
+        }
+        Err(io::Error::new(refused.kind(), says))
     }
 }
 
@@ -124,8 +149,11 @@ enum Backend {
 impl Backend {
     /// Finds out what there is in the calling thread's namespace.
     fn find(programs: &NatPrograms) -> io::Result<Self> {
-        let Err(why) = run(&programs.nft, &["list", "tables", "ip"], "") else {
-            return Ok(Self::Nftables(programs.nft.clone()));
+        let why = match run(&programs.nft, &["list", "tables", "ip"], "") {
+            Ok(_) => return Ok(Self::Nftables(programs.nft.clone())),
+            // It may hold our rules, and next to them there must not be others.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+            Err(error) => error,
         };
         let there = Iptables::all(programs).into_iter().filter_map(|iptables| {
             let saved = run(&iptables.save(Family::Ipv4), &[], "").ok()?;
@@ -154,12 +182,36 @@ impl Backend {
 
     /// Returns the other places that hold rules of ours, left from when this one could not be used.
     fn left_elsewhere(&self, programs: &NatPrograms) -> Vec<Self> {
-        let others = Iptables::all(programs).into_iter().filter(|other| match self {
-            Self::Nftables(_) => true,
-            Self::Iptables(own) => own.kind != other.kind,
-        });
-        let others = others.map(Self::Iptables);
-        others.filter(|other| !matches!(other.list(), Ok(NatActual::Absent) | Err(_))).collect()
+        let mut others = self.others(programs);
+        others.retain(|other| !matches!(other.list(), Ok(NatActual::Absent) | Err(_)));
+        others
+    }
+
+    /// Returns what else could write rules, in the order of preference.
+    fn others(&self, programs: &NatPrograms) -> Vec<Self> {
+        let mut iptables: Vec<_> = Iptables::all(programs)
+            .into_iter()
+            .filter_map(|iptables| {
+                let saved = run(&iptables.save(Family::Ipv4), &[], "").ok()?;
+                Some((weight(&saved), iptables))
+            })
+            .collect();
+        // Of equals the first.
+        iptables.sort_by_key(|(weight, _)| core::cmp::Reverse(*weight));
+        let nft = Self::Nftables(programs.nft.clone());
+        let all = core::iter::once(nft).chain(iptables.into_iter().map(|it| Self::Iptables(it.1)));
+        all.filter(|other| !other.is_same(self)).collect()
+    }
+
+    /// Returns whether both write into the same list of rules.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nftables(_), Self::Nftables(_)) => true,
+            (Self::Iptables(one), Self::Iptables(other)) => one.kind == other.kind,
+            (Self::Nftables(_), Self::Iptables(_)) | (Self::Iptables(_), Self::Nftables(_)) => {
+                false
+            }
+        }
     }
 }
 

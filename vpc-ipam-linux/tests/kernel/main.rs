@@ -21,6 +21,7 @@ mod mtu;
 mod netns;
 mod node;
 mod pod;
+mod programs;
 mod property;
 mod races;
 mod regressions;

@@ -331,17 +331,17 @@ fn connections_are_translated_at_every_moment_of_a_change() {
 }
 
 /// A folder that goes with this value.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("vit-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         Self(folder)
     }
 
     /// Makes a program that passes everything on to another, unless its input has a word at which it fails.
-    fn program(&self, name: &str, behind: &str, fails_at: &str, says: &str) -> PathBuf {
+    pub fn program(&self, name: &str, behind: &str, fails_at: &str, says: &str) -> PathBuf {
         let path = self.0.join(name);
         let script = format!(
             "#!/bin/sh\ninput=$(cat)\ncase \"$input\" in *{fails_at}*) echo '{says}' >&2; exit 1;; esac\n\
