@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use crate::{
     Address, Change, Effect, Family, Link, LinkIndex, NatActual, Neighbour, Netlink, NetlinkError,
-    Protocol, Refusal, Route, Rule, SysctlKey,
+    Protocol, Refusal, Route, RouteEntry, Rule, SysctlKey,
 };
 
 /// A namespace in which what amazon-vpc-cni-k8s made is somebody else's, where it would be taken over otherwise.
@@ -45,8 +45,8 @@ impl<N: Netlink> Netlink for Beside<N> {
         self.0.routes(link)
     }
 
-    fn all_routes(&mut self) -> Result<Vec<(LinkIndex, Route)>, NetlinkError> {
-        self.0.all_routes()
+    fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
+        self.0.all_routes(family)
     }
 
     fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {

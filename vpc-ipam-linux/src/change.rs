@@ -28,6 +28,8 @@ pub enum Change {
         /// Its name.
         name: String,
     },
+    /// Removes a link, and not another that has its name by now.
+    RemoveLinkByIndex(LinkId),
     /// Adds a route that no other may lead to the same place of: of two who want it, the kernel refuses one.
     AddRoute {
         /// The link.
@@ -68,6 +70,7 @@ impl fmt::Display for Change {
             Self::AddBridge(bridge) => write!(f, "add bridge {}", bridge.name),
             Self::Join { port, bridge } => write!(f, "make {port} a port of bridge {bridge}"),
             Self::RemoveLink { name } => write!(f, "remove link {name}"),
+            Self::RemoveLinkByIndex(link) => write!(f, "remove link {link}"),
             Self::Set(object) => write!(f, "set {object}"),
             Self::Remove(object) => write!(f, "remove {object}"),
         }
@@ -148,6 +151,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Returns whether the same may be done the next time: a program took too long, or something else held its lock.
+    pub(crate) fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        self.is(&[Errno::TIME, Errno::BUSY])
+    }
+
     pub(crate) fn is(&self, errnos: &[rustix::io::Errno]) -> bool {
         errnos.iter().any(|errno| Some(errno.raw_os_error()) == self.errno)
     }
@@ -155,8 +164,14 @@ impl Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        let errno = error.raw_os_error();
-        let says = errno.is_none().then(|| error.to_string());
+        use rustix::io::Errno;
+        let says = error.raw_os_error().is_none().then(|| error.to_string());
+        let errno = match error.kind() {
+            // Of programs, which have no such numbers.
+            io::ErrorKind::TimedOut => Some(Errno::TIME.raw_os_error()),
+            io::ErrorKind::ResourceBusy => Some(Errno::BUSY.raw_os_error()),
+            _ => error.raw_os_error(),
+        };
         Self { errno, says }
     }
 }
@@ -196,7 +211,7 @@ pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
         | Change::AddRoute { .. }
         | Change::Introduce { .. }
         | Change::Join { .. } => false,
-        Change::RemoveLink { .. } => refusal.is(&[Errno::NODEV]),
+        Change::RemoveLink { .. } | Change::RemoveLinkByIndex(_) => refusal.is(&[Errno::NODEV]),
         Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
         Change::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
         Change::Set(_) => false,

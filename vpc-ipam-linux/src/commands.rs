@@ -35,6 +35,7 @@ fn of_change(change: &Change) -> Vec<String> {
         Change::Set(object) => set(object),
         Change::Remove(object) => remove(object),
         Change::RemoveLink { name } => vec![format!("ip link delete dev {}", shell(name))],
+        Change::RemoveLinkByIndex(link) => vec![format!("ip link delete dev {}", of_link(link))],
         Change::Join { port, bridge } => {
             let (port, bridge) = (of_link(port), of_link(bridge));
             vec![

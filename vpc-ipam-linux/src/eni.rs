@@ -6,10 +6,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
 
 use crate::pod::{PRIORITY_FROM_POD, link_local};
-use crate::state::{Applied, ApplyError, Claim, State, apply};
+use crate::state::{Actual, Applied, ApplyError, Claim, State, apply};
 use crate::{
-    Address, Family, Link, LinkId, Netlink, NetlinkError, Object, Protocol, Route, Rule, Scope,
-    Sysctl, SysctlKey, Table,
+    Address, Family, Link, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol, Route, Rule,
+    Scope, Sysctl, SysctlKey, Table,
 };
 
 /// The place of the rule that leads what an ENI's own address sends to the ENI's table.
@@ -47,15 +47,71 @@ pub fn link_by_mac(links: &[Link], mac: Mac) -> Result<&Link, LinkMissingError> 
     bearers.min_by_key(order).ok_or(LinkMissingError { mac })
 }
 
-/// Returns the route table that an ENI has on a node with these rules, and whether the operating system made it.
-///
-/// Amazon's systems set up the ENIs of other network cards by themselves (ec2-net-utils): what has the ENI's own address as
-/// its source is led to a table that is there already. That one is used, and the rule left to who made it. Of several the
-/// first counts, as it does for the kernel.
-pub fn table_among(eni: &EniLink, rules: &[Rule]) -> (Table, bool) {
-    let own = table(eni.card, eni.device);
+/// The route table that an ENI has on a node, and why it is that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EniTable {
+    /// The table.
+    pub table: Table,
+    /// Why.
+    pub because: TableReason,
+}
+
+/// Why an ENI has the route table that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TableReason {
+    /// It follows from the ENI's place: [`table`].
+    Place,
+    /// The operating system made it, and rules that lead there.
+    System,
+    /// That of the ENI's place was taken when the ENI was set up, or is at present, by what is shown.
+    Taken {
+        /// A route in that table, or a rule that leads there.
+        by: Option<String>,
+    },
+}
+
+/// How far apart the tables are among which an ENI gets one whose own is taken. They end in its own number.
+const TABLES_APART: u32 = 86_000;
+
+/// How many tables are tried.
+const TABLES_MAX: u32 = 16;
+
+impl EniTable {
+    /// Returns the table of an ENI, given what there is and the link that it has, if it has one.
+    ///
+    /// Amazon's systems set up the ENIs of other network cards by themselves (ec2-net-utils): what has the ENI's own address as
+    /// its source is led to a table that is there already. That one is used, and the rule left to who made it. Of several the
+    /// first counts, as it does for the kernel.
+    ///
+    /// A table that another program uses is none for an ENI, whose default route would replace that program's, or lead its
+    /// packets elsewhere. Which of the further ones it got, the kernel keeps: our rule leads there, or our routes are in it.
+    pub(crate) fn among(eni: &EniLink, link: Option<LinkIndex>, actual: &Actual) -> Self {
+        if let Some(table) = table_of_system(eni, &actual.rules) {
+            return Self { table, because: TableReason::System };
+        }
+        let place = table(eni.card, eni.device);
+        if place == Table::MAIN {
+            return Self { table: place, because: TableReason::Place };
+        }
+        let mut candidates = (0..TABLES_MAX).map(|i| Table(place.0 + i * TABLES_APART));
+        let chosen = candidates.clone().find(|table| is_of(*table, eni, link, actual));
+        let chosen = chosen
+            .or_else(|| candidates.find(|table| taken_by(*table, eni, link, actual).is_none()))
+            .unwrap_or(place);
+        let because = if chosen == place {
+            TableReason::Place
+        } else {
+            TableReason::Taken { by: taken_by(place, eni, link, actual) }
+        };
+        Self { table: chosen, because }
+    }
+}
+
+/// Returns the table to which a rule of another program leads what the ENI itself sends, if the ENI is on a further card.
+pub(crate) fn table_of_system(eni: &EniLink, rules: &[Rule]) -> Option<Table> {
     if eni.card == Card(0) {
-        return (own, false);
+        return None;
     }
     let addresses = own_addresses(eni);
     let leads = |rule: &&Rule| {
@@ -66,7 +122,52 @@ pub fn table_among(eni: &EniLink, rules: &[Rule]) -> (Table, bool) {
             && !rule.more
             && ![Table::MAIN, Table::LOCAL, Table::UNSPECIFIED].contains(&rule.table)
     };
-    rules.iter().find(leads).map_or((own, false), |rule| (rule.table, true))
+    rules.iter().find(leads).map(|rule| rule.table)
+}
+
+/// Returns whether a table is an ENI's by what is there of ours.
+fn is_of(table: Table, eni: &EniLink, link: Option<LinkIndex>, actual: &Actual) -> bool {
+    let own = own_addresses(eni);
+    let leads_there = |rule: &Rule| {
+        rule.protocol == Protocol::OURS
+            && rule.priority == PRIORITY_ENI
+            && rule.table == table
+            && rule.source.is_some_and(|net| own.contains(&net.addr()))
+    };
+    let is_in_it = |(over, route): &(LinkIndex, Route)| {
+        route.table == table && route.protocol == Protocol::OURS && Some(*over) == link
+    };
+    actual.rules.iter().any(leads_there) || actual.routes.iter().any(is_in_it)
+}
+
+/// Returns what another program has in a table, or leads there; what leads by the ENI's own link would serve it as well.
+fn taken_by(
+    table: Table,
+    eni: &EniLink,
+    link: Option<LinkIndex>,
+    actual: &Actual,
+) -> Option<String> {
+    let by_another_link = |(over, route): &&(LinkIndex, Route)| {
+        route.table == table && route.protocol != Protocol::OURS && Some(*over) != link
+    };
+    if let Some((over, route)) = actual.routes.iter().find(by_another_link) {
+        let name = actual.links.iter().find(|it| it.id.index == *over);
+        let name = name.map_or("?", |link| &link.id.name);
+        return Some(format!("route {route} dev {name} {}", route.protocol));
+    }
+    if let Some(entry) = actual.other_routes.iter().find(|entry| entry.route.table == table) {
+        return Some(format!("route {entry} {}", entry.route.protocol));
+    }
+    let own = own_addresses(eni);
+    let another = |rule: &&Rule| {
+        let is_peers = rule.protocol == Protocol::UNSPECIFIED
+            && [PRIORITY_FROM_POD, PRIORITY_ENI].contains(&rule.priority);
+        rule.table == table
+            && rule.protocol != Protocol::OURS
+            && !is_peers
+            && !rule.source.is_some_and(|net| own.contains(&net.addr()))
+    };
+    actual.rules.iter().find(another).map(|rule| format!("rule {rule} {}", rule.protocol))
 }
 
 pub(crate) fn own_addresses(eni: &EniLink) -> Vec<IpAddr> {
@@ -74,12 +175,13 @@ pub(crate) fn own_addresses(eni: &EniLink) -> Vec<IpAddr> {
     ipv4.into_iter().chain(eni.primary_ipv6.map(IpAddr::V6)).collect()
 }
 
-/// Returns what a node with these rules should hold for an ENI whose link is there.
+/// Returns what a node should hold for an ENI whose link is there, and which has this table.
 ///
 /// Of the primary ENI only the link is ours: its address and its routes are the operating system's.
-pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
+pub fn desired(eni: &EniLink, link: &LinkId, table: &EniTable) -> State {
     let mut state = State::default();
-    let (table, made_by_system) = table_among(eni, rules);
+    let EniTable { table, because } = table;
+    let (table, made_by_system) = (*table, *because == TableReason::System);
     if table != Table::MAIN && eni.subnet_ipv6.is_some() {
         // Before the link is up: the kernel asks for the router from a link-local address, and what pods send is lost until
         // it has one that it trusts. No other host could have it, since EC2 gives each ENI a MAC address of its own.
@@ -91,19 +193,11 @@ pub fn desired(eni: &EniLink, link: &LinkId, rules: &[Rule]) -> State {
     if table == Table::MAIN {
         return state;
     }
-    if let (Some(address), Some(subnet)) = (eni.primary_ipv4, eni.subnet_ipv4) {
-        let net = Ipv4Net::new_assert(address, subnet.prefix_len());
-        state.append(address_of(link, net.into()));
-        state.append(routes(link, table, gateway(subnet).into()));
+    for net in own_nets(eni) {
+        state.append(address_of(link, net));
     }
-    if let Some(subnet) = eni.subnet_ipv6 {
-        // An ENI may carry prefixes of IPv6 for pods and have no such address of its own.
-        if let Some(address) = eni.primary_ipv6 {
-            let net = Ipv6Net::new_assert(address, subnet.prefix_len());
-            state.append(address_of(link, net.into()));
-        }
-        state.append(routes(link, table, GATEWAY_IPV6.into()));
-    }
+    let routes = routes_of(eni, table).into_iter();
+    state.wanted.extend(routes.map(|route| Object::Route { link: link.clone(), route }));
     if eni.subnet_ipv4.is_some() || eni.subnet_ipv6.is_some() {
         state.claims.push(Claim::OurRoutes { link: link.clone() });
     }
@@ -139,12 +233,23 @@ fn address_of(link: &LinkId, net: IpNet) -> State {
     }
 }
 
-/// Returns what leads everything to the subnet's router.
-fn routes(link: &LinkId, table: Table, gateway: IpAddr) -> State {
-    let route = |route| Object::Route { link: link.clone(), route };
-    let direct = route(Route::on_link(table, gateway));
-    let wanted = vec![direct, route(Route::default_by(table, gateway))];
-    State { wanted, claims: Vec::new() }
+/// Returns the ENI's own addresses with their subnets. One that carries prefixes of IPv6 for pods may have none of that family.
+pub(crate) fn own_nets(eni: &EniLink) -> Vec<IpNet> {
+    let ipv4 = eni.primary_ipv4.zip(eni.subnet_ipv4);
+    let ipv4 = ipv4.map(|(own, subnet)| Ipv4Net::new_assert(own, subnet.prefix_len()).into());
+    let ipv6 = eni.primary_ipv6.zip(eni.subnet_ipv6);
+    let ipv6 = ipv6.map(|(own, subnet)| Ipv6Net::new_assert(own, subnet.prefix_len()).into());
+    ipv4.into_iter().chain(ipv6).collect()
+}
+
+/// Returns the routes that an ENI has in a table of its own: they lead everything to the subnet's router.
+pub(crate) fn routes_of(eni: &EniLink, table: Table) -> Vec<Route> {
+    let ipv4 = eni.subnet_ipv4.filter(|_| eni.primary_ipv4.is_some());
+    let ipv4 = ipv4.map(|subnet| IpAddr::V4(gateway(subnet)));
+    let gateways = ipv4.into_iter().chain(eni.subnet_ipv6.map(|_| GATEWAY_IPV6.into()));
+    gateways
+        .flat_map(|gateway| [Route::on_link(table, gateway), Route::default_by(table, gateway)])
+        .collect()
 }
 
 /// Returns what the node should hold of an ENI that is gone: nothing. The kernel removes the rest along with the link.
@@ -187,27 +292,30 @@ pub enum EniError {
 
 /// Sets up the link of an ENI, and returns what it found that was not as it should be.
 pub fn set_up(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Applied, EniError> {
-    let links = netlink.links()?;
-    let link = &link_by_mac(&links, eni.mac)?.id;
-    let rules = rules_of_system(netlink, eni)?;
-    let applied = apply(netlink, &desired(eni, link, &rules));
+    let actual = read_for_table(netlink, eni)?;
+    let link = &link_by_mac(&actual.links, eni.mac)?.id;
+    let table = EniTable::among(eni, Some(link.index), &actual);
+    let applied = apply(netlink, &desired(eni, link, &table));
     applied.map_err(|source| EniError::Apply { eni: eni.eni, source })
 }
 
 /// Returns the route table that an ENI has on this node.
-pub fn table_here(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Table, NetlinkError> {
-    Ok(table_among(eni, &rules_of_system(netlink, eni)?).0)
+pub fn table_here(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<EniTable, NetlinkError> {
+    let actual = read_for_table(netlink, eni)?;
+    let link = link_by_mac(&actual.links, eni.mac).ok().map(|link| link.id.index);
+    Ok(EniTable::among(eni, link, &actual))
 }
 
-/// Lists the rules that may say which table an ENI has.
-fn rules_of_system(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Vec<Rule>, NetlinkError> {
-    let mut rules = Vec::new();
-    if eni.card != Card(0) {
-        for address in own_addresses(eni) {
-            rules.extend(netlink.rules(Family::of(address))?);
+/// Reads what may tell which table an ENI has.
+fn read_for_table(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Actual, NetlinkError> {
+    let mut actual = Actual { links: netlink.links()?, ..Actual::default() };
+    if table(eni.card, eni.device) != Table::MAIN {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            actual.rules.extend(netlink.rules(family)?);
+            actual.add_routes(netlink.all_routes(family)?);
         }
     }
-    Ok(rules)
+    Ok(actual)
 }
 
 /// Removes what the kernel does not remove along with the link of an ENI, and returns what that was.

@@ -57,6 +57,11 @@ impl HostFacts {
         egress_by(config, self.families, self.primary_ipv4, self.primary_ipv6)
     }
 
+    /// Returns whether the node passes packets of IPv6 on.
+    pub(crate) fn routes_ipv6(&self, config: &HostConfig) -> bool {
+        self.families.ipv6() || self.egress(config) == Some(Family::Ipv6)
+    }
+
     /// Returns the families of which pods have addresses in the VPC.
     fn of_pods(&self) -> impl Iterator<Item = Family> {
         let ipv4 = self.families.ipv4().map(|_| Family::Ipv4);
@@ -175,12 +180,13 @@ fn sysctls(config: &HostConfig, facts: &HostFacts) -> impl Iterator<Item = Sysct
         needed(SysctlKey::new("net/ipv4/ip_forward"), "1"),
         // Loose: what comes in for a pod on another ENI would not be answered by the link it came by.
         needed(SysctlKey::ipv4_of_link(name, "rp_filter"), "2"),
+        forwarding(name),
         // Old kernels have no such variable.
         Sysctl { optional: true, ..needed(SysctlKey::new("net/ipv4/tcp_early_demux"), &demux) },
     ];
     let ipv6 = facts.families.ipv6();
     let enabled = ipv6.then(|| needed(SysctlKey::ipv6_of_link("all", "disable_ipv6"), "0"));
-    let routed = (ipv6 || facts.egress(config) == Some(Family::Ipv6)).then(|| {
+    let routed = facts.routes_ipv6(config).then(|| {
         // In this order: a router forgets the default route that it was advertised unless told to keep it.
         [
             needed(SysctlKey::ipv6_of_link(name, "accept_ra"), "2"),
@@ -188,6 +194,13 @@ fn sysctls(config: &HostConfig, facts: &HostFacts) -> impl Iterator<Item = Sysct
         ]
     });
     ipv4.into_iter().chain(enabled).chain(routed.into_iter().flatten())
+}
+
+/// Lets what comes in by a link be passed on. Set for all at once it holds for each, and each may be set back alone.
+pub(crate) fn forwarding(link: &str) -> Sysctl {
+    let key = SysctlKey::ipv4_of_link(link, "forwarding");
+    // A link that is gone by now takes its variables along.
+    Sysctl { key, value: "1".to_owned(), optional: true }
 }
 
 /// Returns what concerns the place of the rule of the host's own addresses.
@@ -247,6 +260,18 @@ pub fn set_up(
     facts: &HostFacts,
 ) -> Result<Applied, HostError> {
     apply(netlink, &desired(config, facts)?).map_err(HostError::Apply)
+}
+
+/// Sets up all of the node but its address translation, for which other programs are needed, and returns what it found that was
+/// not as it should be.
+pub fn set_up_routing(
+    netlink: &mut dyn Netlink,
+    config: &HostConfig,
+    facts: &HostFacts,
+) -> Result<Applied, HostError> {
+    let mut desired = desired(config, facts)?;
+    desired.wanted.retain(|object| !matches!(object, Object::Nat(_)));
+    apply(netlink, &desired).map_err(HostError::Apply)
 }
 
 /// Finds the link of the primary ENI.

@@ -59,6 +59,7 @@
 
 mod beside;
 mod change;
+mod child;
 mod commands;
 mod config;
 mod conntrack;
@@ -70,7 +71,7 @@ pub mod lab;
 mod nat;
 mod netlink;
 mod netns;
-mod nft;
+
 mod node;
 mod object;
 mod peer;
@@ -86,15 +87,17 @@ pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan}
 pub use commands::commands;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use conntrack::{ConntrackError, flush_conntrack};
-pub use eni::{EniError, LinkMissingError, link_by_mac};
+pub use eni::{EniError, EniTable, LinkMissingError, TableReason, link_by_mac};
 pub use execute::execute;
 pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
-pub use netlink::{KernelNetlink, Netlink, NetlinkError};
+pub use netlink::{KernelNetlink, Netlink, NetlinkError, PortOwner, port_owner};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
-pub use node::{AbsentLink, Event, Extent, Node, NodeDifferences, Repaired};
+pub use node::{
+    AbsentLink, Event, Extent, Node, NodeDifferences, OfLinks, Repaired, Seen, SeenLink,
+};
 pub use object::{
-    Address, Family, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route, Rule,
-    Scope, Table,
+    Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,
+    RouteEntry, Rule, Scope, Table,
 };
 pub use peer::PeerNat;
 pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};

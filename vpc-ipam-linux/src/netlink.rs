@@ -4,20 +4,22 @@
 mod event;
 mod exchange;
 mod kernel;
+mod port;
 mod wire;
 
 use core::net::IpAddr;
 use std::io;
 
 use crate::{
-    Address, Change, Effect, Family, Link, LinkIndex, NamespaceError, NatActual, Neighbour,
-    PeerNat, Refusal, Route, Rule, SysctlKey,
+    Address, Change, Effect, Family, Leads, Link, LinkIndex, NamespaceError, NatActual, Neighbour,
+    PeerNat, Refusal, Route, RouteEntry, Rule, SysctlKey,
 };
 
 #[cfg(feature = "watch")]
-pub(crate) use event::{nft_events, routing_events};
+pub(crate) use event::{nft_events, routing_event, setting_events};
 pub(crate) use exchange::{Framed, frames};
 pub use kernel::KernelNetlink;
+pub use port::{PortOwner, port_owner};
 
 /// One network namespace, to be read and changed.
 ///
@@ -45,11 +47,13 @@ pub trait Netlink {
         Ok(all)
     }
 
-    /// Returns the unicast routes of every link that are over it alone, in whichever table.
-    fn all_routes(&mut self) -> Result<Vec<(LinkIndex, Route)>, NetlinkError> {
+    /// Returns the entries of every route table of a family, wherever they lead, each table's in the order in which it has them.
+    fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
         let mut all = Vec::new();
         for Link { id, .. } in self.links()? {
-            all.extend(self.routes(id.index)?.into_iter().map(|route| (id.index, route)));
+            let of_family = |route: &Route| Family::of(route.destination.addr()) == family;
+            let routes = self.routes(id.index)?.into_iter().filter(of_family);
+            all.extend(routes.map(|route| RouteEntry { route, leads: Leads::Over(id.index) }));
         }
         Ok(all)
     }

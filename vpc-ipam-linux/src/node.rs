@@ -1,21 +1,26 @@
 //! The whole node: what it should hold for itself, its ENIs and its pods, together, so that also what nobody asked for
 //! any more is found.
 
+mod event;
+
 use core::fmt;
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
-use crate::eni::PRIORITY_ENI;
-use crate::host::{HostFacts, PRIORITY_BRANCH, PRIORITY_MARK};
+use crate::eni::{EniTable, PRIORITY_ENI, TableReason};
+use crate::host::{HostFacts, PRIORITY_BRANCH};
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, egress};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
-    Change, Family, HostConfig, Link, Netlink, NetlinkError, Object, Protocol, Refused, Rule,
-    SysctlKey, Table, eni, host, link_by_mac,
+    Change, Family, HostConfig, Link, LinkIndex, Netlink, NetlinkError, Object, Protocol, Refused,
+    Rule, SysctlKey, Table, eni, host, link_by_mac, pod,
 };
+
+pub use event::{Event, OfLinks};
 
 /// All that a node should hold, as its daemon knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,26 +31,92 @@ pub struct Node {
     pub facts: HostFacts,
     /// The secondary ENIs that are set up.
     pub enis: BTreeMap<EniId, EniLink>,
-    /// The route tables of ENIs for which they do not follow from the place, as far as is known: [`eni::table_here`]. By them
-    /// events are judged; a comparison reads the rules that tell of them.
+    /// The route tables that ENIs were set up with: [`eni::table_here`].
     pub tables: BTreeMap<EniId, Table>,
     /// The networks of the pods, with tables that follow from the places of their ENIs.
     pub pods: BTreeMap<PodKey, PodNetwork>,
-    /// Addresses of pods that are coming or going: somebody else is at work on their rules.
+    /// Addresses of pods that a plugin is wiring or removing: their rules and routes are its own business.
     pub busy: BTreeSet<IpAddr>,
+    /// The protocols under which routes to pods are made, where another program removes those that carry ours.
+    pub yielded: BTreeMap<IpAddr, Protocol>,
+    /// What is left as it is for now, in the words of [`Object`]: another program changed it back a moment ago.
+    pub spared: BTreeSet<String>,
+    /// What the last comparison saw: [`Repaired::seen`] is to be remembered here.
+    pub seen: Seen,
+}
+
+/// What a comparison saw, by which it is judged later what happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Every link, since the kernel names links by index alone where it tells of addresses, routes and variables.
+    pub links: BTreeMap<LinkIndex, SeenLink>,
     /// The addresses by which pods reach the family that they have none of in the VPC, by the MAC addresses of the host's
-    /// ends of their links. Nothing but routes tells of them: [`Repaired::egress`] is to be remembered here, for when a
-    /// route is lost.
+    /// ends of their links. Nothing but routes tells of them, and a route may be lost.
     pub egress: BTreeMap<Mac, IpAddr>,
 }
 
+/// A link that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenLink {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its MAC address, if it is of a kind that has one.
+    pub mac: Option<Mac>,
+}
+
+impl From<&Link> for SeenLink {
+    fn from(link: &Link) -> Self {
+        Self { name: Arc::clone(&link.id.name), mac: link.mac }
+    }
+}
+
 /// How much of a node is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Links, addresses, routes and rules: what netlink tells in one go.
+    /// Links, addresses, routes and rules, which netlink tells in one go, and the kernel variables of the node itself.
     Routing,
-    /// Address translation and kernel variables too.
+    /// All that the kernel tells by itself: besides, the kernel variables of ENIs and pods.
+    Kernel,
+    /// Address translation, which other programs have to list.
+    Translation,
+    /// Everything.
     All,
+}
+
+impl Extent {
+    /// Returns what takes in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (same, other) if same == other => same,
+            (Self::Routing | Self::Kernel, Self::Routing | Self::Kernel) => Self::Kernel,
+            _ => Self::All,
+        }
+    }
+
+    /// Returns what of it the kernel tells by itself.
+    pub fn of_kernel(self) -> Option<Self> {
+        match self {
+            Self::Routing | Self::Kernel => Some(self),
+            Self::All => Some(Self::Kernel),
+            Self::Translation => None,
+        }
+    }
+
+    /// Returns whether it takes in address translation.
+    pub fn has_translation(self) -> bool {
+        matches!(self, Self::Translation | Self::All)
+    }
+
+    /// Returns whether it takes in what netlink tells.
+    fn has_routing(self) -> bool {
+        self != Self::Translation
+    }
+
+    /// Returns whether it takes in the variables of every link.
+    fn has_all_variables(self) -> bool {
+        matches!(self, Self::Kernel | Self::All)
+    }
 }
 
 /// How a node differs from what it should be.
@@ -92,12 +163,14 @@ impl NodeDifferences {
 pub struct Repaired {
     /// What was not as it should be and was put right.
     pub differences: Vec<Difference>,
+    /// What was left for now: [`Node::spared`].
+    pub spared: Vec<Difference>,
     /// Links that are not there.
     pub absent: Vec<AbsentLink>,
     /// Kernel variables that cannot be written; the node goes on without.
     pub unwritable: Vec<Refused>,
-    /// The addresses that pods were seen to have beyond those of the VPC: [`Node::egress`].
-    pub egress: BTreeMap<Mac, IpAddr>,
+    /// What there was to be seen: [`Node::seen`]. `None` if netlink was not asked.
+    pub seen: Option<Seen>,
 }
 
 /// How often a repair looks again because pods came or went meanwhile.
@@ -113,8 +186,22 @@ impl Node {
             tables: BTreeMap::new(),
             pods: BTreeMap::new(),
             busy: BTreeSet::new(),
-            egress: BTreeMap::new(),
+            yielded: BTreeMap::new(),
+            spared: BTreeSet::new(),
+            seen: Seen::default(),
         }
+    }
+
+    /// Remembers what a comparison saw, but of pods that left meanwhile.
+    pub fn remember(&mut self, repaired: &Repaired) {
+        let Some(Seen { links, egress }) = &repaired.seen else { return };
+        let macs: BTreeSet<Mac> = self.interfaces().map(|interface| interface.host.mac).collect();
+        // The kernel counts links upwards: those beyond were made since then.
+        let newest = links.last_key_value().map_or(LinkIndex(0), |(index, _)| *index);
+        self.seen.links.retain(|index, _| *index > newest);
+        self.seen.links.extend(links.iter().map(|(index, link)| (*index, link.clone())));
+        self.seen.egress.extend(egress.iter().map(|(mac, address)| (*mac, *address)));
+        self.seen.egress.retain(|mac, _| macs.contains(mac));
     }
 
     /// Returns how the kernel differs from what the node should hold, without changing anything.
@@ -132,20 +219,20 @@ impl Node {
     /// `latest` returns what should be at the moment of the call: pods come and go while this reads and writes. What is
     /// read counts only for pods that were there before and after, and when one went meanwhile, all is looked at again.
     ///
-    /// Routing is put right first, by itself: it does not wait for programs that cannot list the address translation.
+    /// What the kernel tells by itself is put right first: it does not wait for programs that cannot list the address
+    /// translation.
     pub fn repair(
         latest: &dyn Fn() -> Self,
         netlink: &mut dyn Netlink,
         extent: Extent,
     ) -> Result<Repaired, ApplyError> {
-        let first = match extent {
-            Extent::Routing => Vec::new(),
-            // What is refused now is tried again along with the rest, which tells of it.
-            Extent::All => Self::repair_to(latest, netlink, Extent::Routing)
-                .map_or_else(|_| Vec::new(), |repaired| repaired.differences),
-        };
-        let mut repaired = Self::repair_to(latest, netlink, extent)?;
-        repaired.differences.splice(..0, first);
+        if extent != Extent::All {
+            return Self::repair_to(latest, netlink, extent);
+        }
+        let kernel = Self::repair_to(latest, netlink, Extent::Kernel);
+        let translation = Self::repair_to(latest, netlink, Extent::Translation)?;
+        let mut repaired = kernel?;
+        repaired.differences.extend(translation.differences);
         Ok(repaired)
     }
 
@@ -159,20 +246,25 @@ impl Node {
         for _ in 0..ROUNDS_MAX {
             let actual = before.read(netlink, extent)?;
             let node = latest().common_with(&before);
-            let NodeDifferences { differences, absent, changes } =
-                node.differences(&actual, extent);
+            let (differences, absent) = node.compare(&actual, extent);
+            let (spared, differences): (Vec<_>, Vec<_>) =
+                differences.into_iter().partition(|it| node.spares(it));
+            repaired.spared = spared;
             repaired.absent = absent;
-            repaired.egress = node.egress_of_pods(&actual);
+            if extent.has_routing() {
+                repaired.seen = Some(node.seen_in(&actual));
+            }
             if differences.is_empty() {
                 break;
             }
-            repaired.unwritable = match carry_out(netlink, &changes) {
+            repaired.unwritable = match carry_out(netlink, &changes(&differences, &actual)) {
                 Ok(()) => Vec::new(),
                 Err(error) => match error.kernel_variables() {
                     Some(refused) => refused.to_vec(),
                     None => return Err(error),
                 },
             };
+            node.make_known(netlink, &differences, &actual)?;
             repaired
                 .differences
                 .extend(differences.into_iter().filter(|it| !is_refused(it, &repaired.unwritable)));
@@ -183,6 +275,50 @@ impl Node {
             before = after;
         }
         Ok(repaired)
+    }
+
+    fn spares(&self, difference: &Difference) -> bool {
+        !self.spared.is_empty() && self.spared.contains(&difference.object().to_string())
+    }
+
+    /// Lets the kernel take note of the pods whose links or routes were put right, as an ADD does.
+    fn make_known(
+        &self,
+        netlink: &mut dyn Netlink,
+        differences: &[Difference],
+        actual: &Actual,
+    ) -> Result<(), NetlinkError> {
+        let touched: BTreeSet<LinkIndex> = differences
+            .iter()
+            .filter_map(|difference| match difference.object() {
+                Object::Link { link, .. } | Object::Route { link, .. } => Some(link.index),
+                _ => None,
+            })
+            .collect();
+        let of_mac = |interface: &PodInterface| {
+            let mac = Some(interface.host.mac);
+            actual.links.iter().find(|link| link.mac == mac && touched.contains(&link.id.index))
+        };
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let egress = self.egress_of_pods(actual);
+        let pods = self.interfaces().filter_map(|interface| {
+            let link = of_mac(interface)?.id.clone();
+            let interface = match egress.get(&interface.host.mac) {
+                Some(address) => egress::with(interface, *address),
+                None => interface.clone(),
+            };
+            Some((link, interface))
+        });
+        // What is refused was gone again before it could be made known.
+        pod::make_known(netlink, &pods.collect::<Vec<_>>()).map(drop)
+    }
+
+    /// Returns what there is to be remembered of what was read.
+    fn seen_in(&self, actual: &Actual) -> Seen {
+        let links = actual.links.iter().map(|link| (link.id.index, SeenLink::from(link)));
+        Seen { links: links.collect(), egress: self.egress_of_pods(actual) }
     }
 
     /// Leaves out pods that another description does not have, or not the same: they are busy.
@@ -209,20 +345,24 @@ impl Node {
 
     /// Reads what a comparison needs. Rules come first: a rule of a pod is made after its link.
     fn read(&self, netlink: &mut dyn Netlink, extent: Extent) -> Result<Actual, NetlinkError> {
-        let mut rules = netlink.rules(Family::Ipv4)?;
-        rules.extend(netlink.rules(Family::Ipv6)?);
-        let mut actual = Actual {
-            rules,
-            links: netlink.links()?,
-            addresses: netlink.all_addresses()?,
-            routes: netlink.all_routes()?,
-            ..Actual::default()
-        };
-        if extent == Extent::All {
+        let mut actual = Actual::default();
+        if extent.has_routing() {
+            for family in [Family::Ipv4, Family::Ipv6] {
+                actual.rules.extend(netlink.rules(family)?);
+            }
+            actual.links = netlink.links()?;
+            actual.addresses = netlink.all_addresses()?;
+            for family in [Family::Ipv4, Family::Ipv6] {
+                actual.add_routes(netlink.all_routes(family)?);
+            }
             let (desired, _) = self.desired(&actual, extent);
             let keys: Vec<SysctlKey> = desired.sysctls().cloned().collect();
             let values = netlink.sysctls(&keys)?;
             actual.sysctls = keys.into_iter().zip(values).collect();
+        } else {
+            actual.links = netlink.links()?;
+        }
+        if extent.has_translation() {
             actual.nat = Some(netlink.nat()?);
             actual.peer_nat = netlink.peer_nat()?;
         }
@@ -230,6 +370,12 @@ impl Node {
     }
 
     fn differences(&self, actual: &Actual, extent: Extent) -> NodeDifferences {
+        let (differences, absent) = self.compare(actual, extent);
+        let changes = changes(&differences, actual);
+        NodeDifferences { differences, absent, changes }
+    }
+
+    fn compare(&self, actual: &Actual, extent: Extent) -> (Vec<Difference>, Vec<AbsentLink>) {
         let (mut desired, absent) = self.desired(actual, extent);
         // Of a pod that came while they were read.
         desired.wanted.retain(|object| match object {
@@ -243,15 +389,13 @@ impl Node {
                 differences.push(unwanted);
             }
         }
-        let changes = changes(&differences, actual);
-        NodeDifferences { differences, absent, changes }
+        (differences, absent)
     }
 
     /// Returns what the node should hold, given its links, routes and rules, and which links are missing.
     fn desired(&self, actual: &Actual, extent: Extent) -> (State, Vec<AbsentLink>) {
-        let Actual { links, rules, .. } = actual;
         let (mut state, mut absent) = (State::default(), Vec::new());
-        match self.primary_mac().and_then(|mac| link_by_mac(links, mac).ok()) {
+        match self.primary_mac().and_then(|mac| link_by_mac(&actual.links, mac).ok()) {
             Some(primary) => {
                 let facts = HostFacts { primary: primary.clone(), ..self.facts.clone() };
                 // Without any range of the VPC nothing is known to be right, nor wrong.
@@ -259,39 +403,78 @@ impl Node {
             }
             None => absent.push(AbsentLink::Primary(self.facts.primary.id.name.to_string())),
         }
+        if extent.has_routing() {
+            let mut of_links = State::default();
+            self.desired_of_enis(actual, &mut of_links, &mut absent);
+            self.desired_of_pods(actual, &mut of_links, &mut absent);
+            if !extent.has_all_variables() {
+                of_links.wanted.retain(|object| !matches!(object, Object::Sysctl(_)));
+            }
+            state.append(of_links);
+        } else {
+            state.wanted.retain(|object| matches!(object, Object::Nat(_)));
+            state.claims.clear();
+        }
+        if extent.has_translation() {
+            state.claims.push(Claim::PeerNat);
+        } else {
+            state.wanted.retain(|object| !matches!(object, Object::Nat(_)));
+        }
+        (state, absent)
+    }
+
+    fn desired_of_enis(&self, actual: &Actual, state: &mut State, absent: &mut Vec<AbsentLink>) {
         for link in self.enis.values() {
-            match link_by_mac(links, link.mac) {
-                Ok(there) => state.append(eni::desired(link, &there.id, rules)),
+            match link_by_mac(&actual.links, link.mac) {
+                Ok(there) => {
+                    let table = self.table_of(link, Some(there.id.index), actual);
+                    state.append(eni::desired(link, &there.id, &table));
+                    state.wanted.push(Object::Sysctl(host::forwarding(&there.id.name)));
+                }
                 Err(_) => {
                     absent.push(AbsentLink::Eni(link.eni, link.mac));
                     state.append(eni::absent(link));
                 }
             }
         }
-        let tables = self.tables(rules);
+    }
+
+    fn desired_of_pods(&self, actual: &Actual, state: &mut State, absent: &mut Vec<AbsentLink>) {
+        let tables = self.tables_by_place(actual);
         let egress = self.egress_of_pods(actual);
+        let by_mac: BTreeMap<Mac, &Link> =
+            actual.links.iter().rev().filter_map(|link| Some((link.mac?, link))).collect();
         for (key, network) in &self.pods {
             for interface in &network.interfaces {
                 let mac = interface.host.mac;
-                match links.iter().find(|link| link.mac == Some(mac)) {
+                match by_mac.get(&mac) {
                     Some(there) => {
                         // Of an ENI that is not set up yet nothing tells which table it has but what pods were added with.
                         let table = tables.get(&interface.table).copied();
-                        let table = table.or_else(|| table_of_rule(interface, rules));
+                        let table = table.or_else(|| table_of_rule(interface, &actual.rules));
                         let table = table.unwrap_or(interface.table);
-                        state.append(of_pod(interface, there, table, egress.get(&mac)));
+                        let mut of_pod = of_pod(interface, there, table, egress.get(&mac));
+                        self.yield_in(&mut of_pod);
+                        state.append(of_pod);
                     }
                     None => absent.push(AbsentLink::Pod(key.clone(), interface.host.name.clone())),
                 }
             }
         }
-        state.claims.push(Claim::PeerNat);
-        if extent == Extent::Routing {
-            let beyond = |object: &Object| matches!(object, Object::Sysctl(_) | Object::Nat(_));
-            state.wanted.retain(|object| !beyond(object));
-            state.claims.retain(|claim| *claim != Claim::PeerNat);
+    }
+
+    /// Lets routes be made under the protocol of another program that would not leave ours.
+    fn yield_in(&self, state: &mut State) {
+        if self.yielded.is_empty() {
+            return;
         }
-        (state, absent)
+        for object in &mut state.wanted {
+            if let Object::Route { route, .. } = object
+                && let Some(protocol) = self.yielded.get(&route.destination.addr())
+            {
+                route.protocol = *protocol;
+            }
+        }
     }
 
     /// Returns the addresses beyond those of the VPC that pods have, or had until their routes were lost, unless another
@@ -311,19 +494,29 @@ impl Node {
                 let mut routes = actual.routes.iter();
                 !routes.any(|(_, it)| (it.table, it.destination) == (Table::MAIN, net))
             };
-            let had = || self.egress.get(&mac).copied().filter(free);
+            let had = || self.seen.egress.get(&mac).copied().filter(free);
             egress.extend(present.or_else(had).map(|address| (mac, address)));
         }
         egress
     }
 
-    /// Returns the tables of the ENIs by the numbers that they would have if the system had not made others.
-    fn tables(&self, rules: &[Rule]) -> BTreeMap<Table, Table> {
-        let tables = self
-            .enis
-            .values()
-            .map(|link| (eni::table(link.card, link.device), eni::table_among(link, rules).0));
-        tables.collect()
+    /// Returns the route table of an ENI: the one that it was set up with, unless the system made one since then.
+    fn table_of(&self, eni: &EniLink, link: Option<LinkIndex>, actual: &Actual) -> EniTable {
+        if let Some(&table) = self.tables.get(&eni.eni)
+            && eni::table_of_system(eni, &actual.rules).is_none()
+        {
+            return EniTable { table, because: TableReason::Place };
+        }
+        EniTable::among(eni, link, actual)
+    }
+
+    /// Returns the tables of the ENIs by the numbers that follow from their places.
+    fn tables_by_place(&self, actual: &Actual) -> BTreeMap<Table, Table> {
+        let table = |eni: &EniLink| {
+            let link = link_by_mac(&actual.links, eni.mac).ok().map(|link| link.id.index);
+            (eni::table(eni.card, eni.device), self.table_of(eni, link, actual).table)
+        };
+        self.enis.values().map(table).collect()
     }
 
     /// Returns the route table of an ENI, as far as is known.
@@ -388,83 +581,8 @@ impl Node {
         there.flat_map(|interface| &interface.addresses).map(|it| it.address).collect()
     }
 
-    /// Returns whether something that happened may have made the node differ from what it should be.
-    ///
-    /// What this crate does itself for ENIs and pods that the node is known to have is no such thing.
-    #[must_use]
-    pub fn concerns(&self, event: &Event) -> bool {
-        match event {
-            Event::Lost | Event::Nat => true,
-            // One that goes down takes its routes along, of which the kernel does not tell; a new one is down.
-            Event::Link { link, gone } => {
-                let is_damaged = |mtu: u16| *gone || !link.up || link.mtu != u32::from(mtu);
-                let enis = self.enis.values().map(|eni| (eni.mac, eni.mtu));
-                let mut enis = enis.chain(self.primary_mac().map(|mac| (mac, self.facts.mtu)));
-                let of_pod = |mac| self.interfaces().any(|interface| interface.host.mac == mac);
-                link.mac.is_some_and(|mac| {
-                    enis.any(|(of_eni, mtu)| of_eni == mac && is_damaged(mtu))
-                        || ((*gone || !link.up) && of_pod(mac))
-                })
-            }
-            // Whose link it is, is not said. Addresses of IPv6 come again and again with the router's advertisements.
-            Event::Address { address, gone } => {
-                address.scope == crate::Scope::Global && (*gone || address.net.addr().is_ipv4())
-            }
-            Event::Route { route, gone } => {
-                let damage = *gone == (route.protocol == Protocol::OURS);
-                let of_eni = || self.enis.values().any(|it| self.known_table(it) == route.table);
-                damage
-                    && match route.table {
-                        Table::MAIN => {
-                            self.has_pod(route.destination) || self.has_egress(route.destination)
-                        }
-                        _ => of_eni(),
-                    }
-            }
-            Event::Rule { rule, gone } => {
-                let is_wanted = || self.wants(rule);
-                match (rule.priority, rule.source, rule.destination) {
-                    (PRIORITY_TO_POD, None, Some(net)) | (PRIORITY_FROM_POD, Some(net), _) => {
-                        self.has_pod(net) && *gone == is_wanted()
-                    }
-                    (PRIORITY_TO_POD | PRIORITY_FROM_POD, ..) => false,
-                    (PRIORITY_MARK | PRIORITY_ENI, ..) => {
-                        *gone == (rule.protocol == Protocol::OURS)
-                    }
-                    _ => *gone && rule.protocol == Protocol::OURS,
-                }
-            }
-        }
-    }
-
     fn interfaces(&self) -> impl Iterator<Item = &PodInterface> {
         self.pods.values().flat_map(|network| &network.interfaces)
-    }
-
-    fn has_pod(&self, net: IpNet) -> bool {
-        let mut addresses = self.interfaces().flat_map(|interface| &interface.addresses);
-        is_host(net) && addresses.any(|it| it.address == net.addr())
-    }
-
-    fn has_egress(&self, net: IpNet) -> bool {
-        let mut known = self.interfaces().filter_map(|it| self.egress.get(&it.host.mac));
-        is_host(net) && known.any(|address| *address == net.addr())
-    }
-
-    /// Returns whether a rule is one that a pod should have.
-    fn wants(&self, rule: &Rule) -> bool {
-        self.interfaces().any(|interface| {
-            let mut addresses = interface.addresses.iter();
-            addresses.any(|it| {
-                interface.rules(it.address).any(|wanted| {
-                    let of_place =
-                        |eni: &&EniLink| eni::table(eni.card, eni.device) == wanted.table;
-                    let eni = self.enis.values().find(of_place);
-                    let table = eni.map_or(wanted.table, |eni| self.known_table(eni));
-                    Rule { table, ..wanted } == *rule
-                })
-            })
-        })
     }
 }
 
@@ -497,7 +615,11 @@ fn of_pod(interface: &PodInterface, there: &Link, table: Table, egress: Option<&
     interface.host.name = there.id.name.to_string();
     interface.mtu = u16::try_from(there.mtu).unwrap_or(interface.mtu);
     interface.table = table;
-    interface.on_host(there.id.index)
+    let mut state = interface.on_host(there.id.index);
+    if interface.addresses.iter().any(|it| it.address.is_ipv4()) {
+        state.wanted.push(Object::Sysctl(host::forwarding(&there.id.name)));
+    }
+    state
 }
 
 /// Returns the table to which a rule of ours, or of the peer, leads what an interface of a pod sends; on the primary ENI it
@@ -519,41 +641,4 @@ fn table_of_rule(interface: &PodInterface, rules: &[Rule]) -> Option<Table> {
 
 fn is_host(net: IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
-}
-
-/// Something that happened in the node's namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A link was made, changed or removed.
-    Link {
-        /// As it is, or was.
-        link: Link,
-        /// Whether it was removed.
-        gone: bool,
-    },
-    /// An address was given to a link, or taken from it.
-    Address {
-        /// The address.
-        address: crate::Address,
-        /// Whether it was taken.
-        gone: bool,
-    },
-    /// A route was made or removed.
-    Route {
-        /// The route.
-        route: crate::Route,
-        /// Whether it was removed.
-        gone: bool,
-    },
-    /// A rule was made or removed.
-    Rule {
-        /// The rule.
-        rule: Rule,
-        /// Whether it was removed.
-        gone: bool,
-    },
-    /// Our address translation was changed by somebody, or the peer's appeared.
-    Nat,
-    /// More happened than could be told.
-    Lost,
 }

@@ -101,8 +101,37 @@ impl Protocol {
     pub const UNSPECIFIED: Self = Self(0);
     /// The kernel itself.
     pub const KERNEL: Self = Self(2);
+    /// A command or script: what iproute2 gives routes, and Calico's default.
+    pub const BOOT: Self = Self(3);
     /// This crate, on every route and rule that it makes. No number of `/etc/iproute2/rt_protos` is near.
     pub const OURS: Self = Self(86);
+}
+
+impl fmt::Display for Protocol {
+    /// Writes it as iproute2 does, by the names of its `rt_protos`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            0 => "unspec",
+            1 => "redirect",
+            2 => "kernel",
+            3 => "boot",
+            4 => "static",
+            8 => "gated",
+            9 => "ra",
+            11 => "zebra",
+            12 => "bird",
+            16 => "dhcp",
+            18 => "keepalived",
+            42 => "babel",
+            186 => "bgp",
+            187 => "isis",
+            188 => "ospf",
+            189 => "rip",
+            192 => "eigrp",
+            number => return write!(f, "proto {number}"),
+        };
+        write!(f, "proto {name}")
+    }
 }
 
 /// How far away the destination of a route, or the validity of an address, is.
@@ -153,6 +182,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// Returns whether both routes lead the same way, whoever made them.
+    pub fn is_twin_of(&self, other: &Self) -> bool {
+        Self { protocol: other.protocol, ..*self } == *other
+    }
+
     /// Describes a route of ours to a destination on the link.
     ///
     /// The metric is what the kernel takes where none is given, and shows: 0 for IPv4, 1024 for IPv6, whose routes have no
@@ -187,6 +221,43 @@ impl fmt::Display for Route {
             write!(f, " via {gateway}")?;
         }
         write!(f, " table {}", self.table)
+    }
+}
+
+/// An entry of a route table as the kernel shows it, wherever it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteEntry {
+    /// The route.
+    pub route: Route,
+    /// Where packets go that it matches.
+    pub leads: Leads,
+}
+
+/// Where the packets go that an entry of a route table matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// Out by one link.
+    Over(LinkIndex),
+    /// To this host itself: `local`, `broadcast` and their kin.
+    Here,
+    /// Nowhere: `blackhole`, `unreachable`, `prohibit`.
+    Nowhere,
+    /// Back to the rules, as if the table had no such entry: `throw`.
+    Back,
+    /// Out by several links or through a tunnel of the route's own, or only packets of a certain source or type of service.
+    Otherwise,
+}
+
+impl fmt::Display for RouteEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.leads {
+            Leads::Over(_) => {}
+            Leads::Here => f.write_str("local ")?,
+            Leads::Nowhere => f.write_str("blackhole ")?,
+            Leads::Back => f.write_str("throw ")?,
+            Leads::Otherwise => f.write_str("by several ways ")?,
+        }
+        write!(f, "{}", self.route)
     }
 }
 

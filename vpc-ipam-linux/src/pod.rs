@@ -4,6 +4,7 @@ mod branch;
 pub(crate) mod egress;
 mod found;
 
+use core::borrow::Borrow;
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
@@ -221,7 +222,7 @@ impl PodInterface {
                 continue;
             }
             wanted.extend(self.rules(address).map(Object::Rule));
-            claims.extend(any_rules(address).map(Claim::Rules));
+            claims.extend(our_rules(address).map(Claim::Rules));
             if let Some(branch) = &self.branch {
                 let (rule, claimed) = branch.rules_by(Family::of(address), &self.host.name);
                 wanted.extend(rule.map(Object::Rule));
@@ -298,7 +299,7 @@ impl PodInterface {
     }
 
     /// Returns the table by which the host reaches the pod. In strict mode it does by the VPC alone.
-    fn table_to_pod(&self) -> Table {
+    pub(crate) fn table_to_pod(&self) -> Table {
         if self.strict_branch().is_some() { self.table } else { Table::MAIN }
     }
 
@@ -368,13 +369,9 @@ pub(crate) fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Address {
     Address { net: Ipv6Net::new_assert(address, 64).into(), scope: Scope::Link }
 }
 
-/// Returns patterns of the rules of an address, whatever their tables and whoever made them.
-fn any_rules(address: IpAddr) -> [Rule; 2] {
-    let family = Family::of(address);
-    let any = |priority| Rule {
-        protocol: Protocol::UNSPECIFIED,
-        ..Rule::new(family, priority, Table::UNSPECIFIED)
-    };
+/// Returns patterns of our rules of an address, whatever their tables.
+fn our_rules(address: IpAddr) -> [Rule; 2] {
+    let any = |priority| Rule::new(Family::of(address), priority, Table::UNSPECIFIED);
     [any(PRIORITY_TO_POD).to(address), any(PRIORITY_FROM_POD).from(address)]
 }
 
@@ -530,7 +527,7 @@ fn try_add(
     if on_branch || veths.iter().any(|veth| veth.kept) {
         apply(host, &on_host)?;
         apply(pod, &in_pod)?;
-        return make_known(host, network, &veths);
+        return settle_in(host, network, &veths);
     }
 
     let actual = |up: bool, link: fn(&(&PodInterface, &MadeVeth)) -> LinkId| {
@@ -550,22 +547,34 @@ fn try_add(
     send_on_host(host, network, &on_host, &host_actual)?;
     let changes = changes(&diff(&in_pod, &pod_actual), &pod_actual);
     carry_out(pod, &changes)?;
-    make_known(host, network, &veths)
+    settle_in(host, network, &veths)
 }
 
-/// Lets the host's ends take note that the pod's are up, and of what is there.
-///
-/// The kernel does both in its own time, up to a second later on a busy node, and loses what is sent until then. To be asked
-/// about a link it takes note of it first (since Linux 6.13); and a pod answers for an IPv6 address only some time after it
-/// has it.
-fn make_known(
+/// Makes a new pod known to the host.
+fn settle_in(
     host: &mut dyn Netlink,
     network: &PodNetwork,
     veths: &[MadeVeth],
 ) -> Result<(), AddFailure> {
+    let made = network.interfaces.iter().zip(veths);
+    let links =
+        made.map(|(interface, veth)| (LinkId::new(veth.link, &interface.host.name), interface));
+    let refused = make_known(host, &links.collect::<Vec<_>>())?;
+    if refused.is_empty() { Ok(()) } else { Err(ApplyError::Refused { refused }.into()) }
+}
+
+/// Lets the host's ends take note that the pods' are up, and of what is there, and returns what the kernel refused.
+///
+/// The kernel does both in its own time, up to a second later on a busy node, and loses what is sent until then. To be asked
+/// about a link it takes note of it first (since Linux 6.13); and a pod answers for an IPv6 address only some time after it
+/// has it.
+pub(crate) fn make_known(
+    host: &mut dyn Netlink,
+    pods: &[(LinkId, impl Borrow<PodInterface>)],
+) -> Result<Vec<Refused>, NetlinkError> {
     let mut introductions = Vec::new();
-    for (interface, veth) in network.interfaces.iter().zip(veths) {
-        let link = LinkId::new(veth.link, &interface.host.name);
+    for (link, interface) in pods {
+        let interface = interface.borrow();
         let ipv6 = interface.addresses.iter().filter(|it| it.address.is_ipv6());
         introductions.extend(ipv6.map(|it| Change::Introduce {
             link: link.clone(),
@@ -574,10 +583,13 @@ fn make_known(
         if let Some(branch) = &interface.branch {
             host.link(&branch.vlan.link_name())?;
         }
-        host.link(&interface.host.name)?;
+        host.link(&link.name)?;
     }
-    carry_out(host, &introductions)?;
-    Ok(())
+    if introductions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let results = host.change(&introductions)?;
+    Ok(refused(&introductions, results))
 }
 
 /// A veth of which both ends are there.
@@ -681,8 +693,8 @@ fn made_veth(effect: Effect) -> Result<MadeVeth, NetlinkError> {
 
 /// Makes route and rules on the host as if there were none.
 ///
-/// A rule that leads the address to another table is left from a pod that was never removed. It is removed along the way
-/// for the price of one message; only where there was one are the rules read.
+/// A rule of ours that leads the address to another table is left from a pod that was never removed. It is removed along the
+/// way for the price of one message; only where there was one are the rules read.
 fn send_on_host(
     host: &mut dyn Netlink,
     network: &PodNetwork,
@@ -691,7 +703,7 @@ fn send_on_host(
 ) -> Result<(), ApplyError> {
     let addresses = network.interfaces.iter().flat_map(|interface| &interface.addresses);
     let addresses = addresses.filter(|it| !it.only_on_node);
-    let stale = addresses.map(|it| any_rules(it.address)[1].clone());
+    let stale = addresses.map(|it| our_rules(it.address)[1].clone());
     let stale: Vec<_> = stale.map(|rule| Change::Remove(Object::Rule(rule))).collect();
     let mut all = changes(&diff(desired, actual), actual);
     let sysctls = all.iter().take_while(|it| matches!(it, Change::Set(Object::Sysctl(_)))).count();
@@ -730,7 +742,7 @@ fn undo(
             && let Ok(Whose::Ours(link)) = branch.link(host)
         {
             on_host.push(Change::RemoveLink { name: link.id.name.to_string() });
-            let rules = branch.any_rules().into_iter().flat_map(|rule| [rule.clone(), rule]);
+            let rules = branch.our_rules().into_iter().flat_map(|rule| [rule.clone(), rule]);
             on_host.extend(rules.map(|rule| Change::Remove(Object::Rule(rule))));
         }
         // Its routes go with the link, and the other end with its own too.
@@ -756,11 +768,11 @@ fn errors_in_words(failures: &[ApplyError]) -> String {
     words.collect::<Vec<_>>().join("; ")
 }
 
-/// Removes the route and the rules of a pod from the host, and returns the addresses that it spared because another pod
-/// has them by now.
+/// Removes the routes over the pod's link and our rules from the host, and returns the addresses that it spared because another
+/// pod has them by now.
 ///
-/// What is not there any more is no failure: it can be repeated, and it needs no namespace. The veth is left to go with
-/// the pod's namespace, which the kernel tears down in the background.
+/// What is not there any more is no failure: it can be repeated, and it needs no namespace. The links are left, which
+/// [`remove_links`] removes: they take the kernel longer than all else.
 pub fn remove(host: &mut dyn Netlink, network: &PodNetwork) -> Result<Vec<IpAddr>, RemoveError> {
     let mut spared = Vec::new();
     let mut failures = Vec::new();
@@ -770,6 +782,24 @@ pub fn remove(host: &mut dyn Netlink, network: &PodNetwork) -> Result<Vec<IpAddr
         }
     }
     if failures.is_empty() { Ok(spared) } else { Err(RemoveError { failures }) }
+}
+
+/// Removes the links of a pod that are still there, and with them their other ends in the pod.
+///
+/// The kernel takes some 15 ms for each (measured on two cores), in which nothing else may change the network: where the pod's
+/// namespace is about to go, it does the same in the background.
+pub fn remove_links(host: &mut dyn Netlink, network: &PodNetwork) -> Result<(), RemoveError> {
+    let mut remove = |interface: &PodInterface| -> Result<(), ApplyError> {
+        let link = match with_mac(host, &interface.host)? {
+            Some(link) => Some(link),
+            None => with_mac_by_any_name(host, &interface.host)?,
+        };
+        let removal = link.map(|link| Change::RemoveLinkByIndex(link.id));
+        carry_out(host, removal.as_slice())
+    };
+    let results = network.interfaces.iter().map(&mut remove);
+    let failures: Vec<_> = results.filter_map(Result::err).collect();
+    if failures.is_empty() { Ok(()) } else { Err(RemoveError { failures }) }
 }
 
 fn remove_interface(
@@ -790,7 +820,7 @@ fn remove_interface(
             }
             Whose::Nobodys => {}
         }
-        changes.extend(branch.any_rules().into_iter().map(|it| Change::Remove(Object::Rule(it))));
+        changes.extend(branch.our_rules().into_iter().map(|it| Change::Remove(Object::Rule(it))));
         if let Some(ours) = &ours {
             // Where strict mode has it. The mode may be another than when the pod was added.
             changes.extend(interface.addresses.iter().map(|it| {
@@ -808,18 +838,30 @@ fn remove_interface(
             ours = with_mac_by_any_name(host, &interface.host)?;
         }
         match (there, &ours) {
-            (Some((link, _)), Some(ours)) if ours.id.index == link => {
-                changes.push(Change::Remove(Object::Route { link: ours.id.clone(), route: own }));
+            (Some((link, route)), Some(ours)) if ours.id.index == link => {
+                changes.push(Change::Remove(Object::Route { link: ours.id.clone(), route }));
             }
-            (Some(_), _) => {
+            (Some((link, route)), _) if is_to_pod(host, link, &route)? => {
                 spared.push(*address);
                 continue;
             }
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
-        changes.extend(any_rules(*address).map(|rule| Change::Remove(Object::Rule(rule))));
+        changes.extend(our_rules(*address).map(|rule| Change::Remove(Object::Rule(rule))));
     }
     remove_all_alike(host, changes)
+}
+
+/// Returns whether a route leads to a pod, and not only somewhere else.
+fn is_to_pod(host: &mut dyn Netlink, link: LinkIndex, route: &Route) -> Result<bool, NetlinkError> {
+    if route.protocol == Protocol::OURS {
+        return Ok(true);
+    }
+    let links = host.links()?;
+    let over = links.iter().find(|it| it.id.index == link);
+    Ok(over.is_some_and(|it| {
+        it.kind.as_deref() == Some("veth") && parts_of_host_name(&it.id.name).is_some()
+    }))
 }
 
 /// Removes until there is nothing left to remove: earlier versions of the peer left several rules for one address.

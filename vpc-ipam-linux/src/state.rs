@@ -1,13 +1,13 @@
 //! What a namespace should hold, compared with what it holds, and made so.
 
 use core::fmt;
-use std::io;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use crate::change::is_so_already;
 use crate::{
-    Address, Change, Family, Link, LinkId, LinkIndex, NatActual, Neighbour, Netlink, NetlinkError,
-    Object, PeerNat, Protocol, Refused, Route, Rule, Scope, SysctlKey,
+    Address, Change, Family, Leads, Link, LinkId, LinkIndex, NatActual, Neighbour, Netlink,
+    NetlinkError, Object, PeerNat, Protocol, Refused, Route, RouteEntry, Rule, Scope, SysctlKey,
 };
 
 /// What a namespace should hold: the objects that should be there, and the ones that should not unless they are among
@@ -25,6 +25,16 @@ impl State {
     pub fn append(&mut self, other: Self) {
         self.wanted.extend(other.wanted);
         self.claims.extend(other.claims);
+    }
+
+    /// Returns whether an object is wanted; of a route its maker does not count.
+    fn wants(&self, object: &Object) -> bool {
+        self.wanted.iter().any(|wanted| match (wanted, object) {
+            (Object::Route { link, route }, Object::Route { link: other_link, route: other }) => {
+                link.index == other_link.index && route.is_twin_of(other)
+            }
+            _ => wanted == object,
+        })
     }
 }
 
@@ -67,8 +77,10 @@ pub struct Actual {
     pub links: Vec<Link>,
     /// Their addresses.
     pub addresses: Vec<(LinkIndex, Address)>,
-    /// Their routes.
+    /// The unicast routes over one link alone.
     pub routes: Vec<(LinkIndex, Route)>,
+    /// What else there is in route tables, if all of them were read.
+    pub other_routes: Vec<RouteEntry>,
     /// Their permanent neighbours.
     pub neighbours: Vec<(LinkIndex, Neighbour)>,
     /// The rules, in the order in which they are tried.
@@ -112,6 +124,20 @@ impl Actual {
             actual.peer_nat = netlink.peer_nat()?;
         }
         Ok(actual)
+    }
+}
+
+impl Actual {
+    /// Adds entries of route tables.
+    pub(crate) fn add_routes(&mut self, entries: Vec<RouteEntry>) {
+        for entry in entries {
+            match entry.leads {
+                Leads::Over(link) => self.routes.push((link, entry.route)),
+                Leads::Here | Leads::Nowhere | Leads::Back | Leads::Otherwise => {
+                    self.other_routes.push(entry);
+                }
+            }
+        }
     }
 }
 
@@ -197,6 +223,16 @@ impl fmt::Display for Difference {
     }
 }
 
+impl Difference {
+    /// Returns the object that differs, as it should be or should not be.
+    pub fn object(&self) -> &Object {
+        match self {
+            Self::Missing(object) | Self::Unwanted(object) => object,
+            Self::Different { wanted, .. } => wanted,
+        }
+    }
+}
+
 /// Lists how a namespace differs from what it should be, in the order in which it is to be put right.
 #[must_use]
 pub fn diff(desired: &State, actual: &Actual) -> Vec<Difference> {
@@ -232,7 +268,13 @@ fn difference_of(wanted: &Object, actual: &Actual) -> Option<Difference> {
             return different(format!("mtu {} {up}", there.mtu));
         }
         Object::Address { link, address } => actual.addresses.contains(&(link.index, *address)),
-        Object::Route { link, route } => actual.routes.contains(&(link.index, *route)),
+        // Whoever made it: a route that leads the same way serves as well.
+        Object::Route { link, route } => {
+            let over = |(index, there): &(LinkIndex, Route)| {
+                *index == link.index && there.is_twin_of(route)
+            };
+            actual.routes.iter().any(over)
+        }
         Object::Neighbour { link, neighbour } => {
             actual.neighbours.contains(&(link.index, *neighbour))
         }
@@ -309,7 +351,7 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
     // Two claims may be to the same object.
     let mut unwanted: Vec<Object> = Vec::new();
     for object in found {
-        if !desired.wanted.contains(&object) && !unwanted.contains(&object) {
+        if !desired.wants(&object) && !unwanted.contains(&object) {
             unwanted.push(object);
         }
     }

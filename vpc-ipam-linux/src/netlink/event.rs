@@ -1,49 +1,199 @@
 //! What the kernel tells without being asked.
 
-use netlink_packet_core::NlasIterator;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use vpc_ipam_core::Mac;
 
 use super::{exchange, wire};
-use crate::node::Event;
+use crate::node::{Event, OfLinks};
+use crate::{
+    Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table,
+};
 
-/// Reads a datagram of rtnetlink. What makes no sense is passed over: it is about no object of ours.
-pub(crate) fn routing_events(datagram: &[u8]) -> Vec<Event> {
-    // From linux/rtnetlink.h.
-    const RTM_NEWLINK: u16 = 16;
-    const RTM_DELLINK: u16 = 17;
-    const RTM_NEWADDR: u16 = 20;
-    const RTM_DELADDR: u16 = 21;
-    const RTM_NEWROUTE: u16 = 24;
-    const RTM_DELROUTE: u16 = 25;
-    const RTM_NEWRULE: u16 = 32;
-    const RTM_DELRULE: u16 = 33;
-
-    let messages = exchange::messages(datagram).map_while(Result::ok);
-    let event = |message: exchange::Message<'_>| {
-        let payload = message.payload;
-        let event = match message.kind {
-            kind @ (RTM_NEWLINK | RTM_DELLINK) => {
-                // Of a bridge's ports the kernel tells in the same group, with other attributes.
-                const AF_UNSPEC: u8 = 0;
-                let link = wire::link(payload).ok()?.filter(|_| payload[0] == AF_UNSPEC)?;
-                Event::Link { link, gone: kind == RTM_DELLINK }
-            }
-            kind @ (RTM_NEWADDR | RTM_DELADDR) => {
-                let (_, address) = wire::address(payload).ok()??;
-                Event::Address { address, gone: kind == RTM_DELADDR }
-            }
-            kind @ (RTM_NEWROUTE | RTM_DELROUTE) => {
-                let (_, route) = wire::route(payload).ok()??;
-                Event::Route { route, gone: kind == RTM_DELROUTE }
-            }
-            kind @ (RTM_NEWRULE | RTM_DELRULE) => {
-                let rule = wire::rule(payload).ok()??;
-                Event::Rule { rule, gone: kind == RTM_DELRULE }
-            }
-            _ => return None,
-        };
-        Some(event)
+/// Reads a message of rtnetlink. What is about no kind of object that we have is left out.
+pub(crate) fn routing_event(message: &NetlinkMessage<Message>) -> Option<Event> {
+    let by = Some(message.header.port_number).filter(|&port| port > 0);
+    let message = match &message.payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Some(Event::Lost),
+        _ => return None,
     };
-    messages.filter_map(event).collect()
+    Some(match message {
+        Message::NewLink(it) => Event::Link { link: link(it)?, gone: false },
+        Message::DelLink(it) => Event::Link { link: link(it)?, gone: true },
+        Message::NewAddress(it) => address(it, false)?,
+        Message::DelAddress(it) => address(it, true)?,
+        Message::NewRoute(it) => Event::Route { entry: route(it)?, gone: false, by },
+        Message::DelRoute(it) => Event::Route { entry: route(it)?, gone: true, by },
+        Message::NewRule(it) => Event::Rule { rule: rule(it)?, gone: false, by },
+        Message::DelRule(it) => Event::Rule { rule: rule(it)?, gone: true, by },
+        _ => return None,
+    })
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    // Of a bridge's ports the kernel tells in the same group, with other attributes.
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let (mut name, mut mac, mut mtu, mut kind, mut lower) = ("", None, 0, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(it) => name = it,
+            LinkAttribute::Address(it) => mac = it.as_slice().try_into().ok().map(Mac),
+            LinkAttribute::Mtu(it) => mtu = *it,
+            LinkAttribute::Link(it) => lower = Some(LinkIndex(*it)).filter(|it| it.0 > 0),
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let id = LinkId::new(LinkIndex(message.header.index), name);
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Some(Link { id, mac, mtu, up, kind, lower })
+}
+
+fn address(message: &AddressMessage, gone: bool) -> Option<Event> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(it) => local = Some(*it),
+            AddressAttribute::Address(it) => address = Some(*it),
+            _ => {}
+        }
+    }
+    let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
+    let address = Address { net, scope: wire::scope_of(message.header.scope.into()) };
+    Some(Event::Address { link: LinkIndex(message.header.index), address, gone })
+}
+
+fn route(message: &RouteMessage) -> Option<RouteEntry> {
+    let header = &message.header;
+    let unspecified = match family(header.address_family)? {
+        Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let mut table = Table(header.table.into());
+    let (mut destination, mut gateway, mut source, mut link) = (unspecified, None, None, None);
+    let mut metric = 0;
+    let mut plain = header.source_prefix_length == 0 && header.tos == 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(it) => destination = ip(it)?,
+            RouteAttribute::Oif(it) => link = Some(LinkIndex(*it)),
+            RouteAttribute::Gateway(it) => gateway = ip(it),
+            RouteAttribute::Via(RouteVia::Inet(it)) => gateway = Some(IpAddr::V4(*it)),
+            RouteAttribute::Via(RouteVia::Inet6(it)) => gateway = Some(IpAddr::V6(*it)),
+            RouteAttribute::Priority(it) => metric = *it,
+            RouteAttribute::PrefSource(it) => source = ip(it),
+            RouteAttribute::Table(it) => table = Table(*it),
+            RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => plain = false,
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    let (scope, protocol) = (wire::scope_of(header.scope.into()), Protocol(header.protocol.into()));
+    let route = Route { table, destination, gateway, source, scope, metric, protocol };
+    Some(RouteEntry { route, leads: wire::leads(header.kind.into(), link.filter(|_| plain)) })
+}
+
+fn rule(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    let mut rule = Rule::new(family(header.family)?, 0, Table(header.table.into()));
+    rule.protocol = Protocol::UNSPECIFIED;
+    rule.more = header.tos != 0
+        || header.action != RuleAction::ToTable
+        || header.flags.contains(RuleFlags::Invert);
+    let (mut mark, mut mask) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Destination(it) => {
+                rule.destination = IpNet::new(*it, header.dst_len).ok();
+            }
+            RuleAttribute::Source(it) => rule.source = IpNet::new(*it, header.src_len).ok(),
+            RuleAttribute::Iifname(it) => rule.input = Some(it.clone()),
+            RuleAttribute::Priority(it) => rule.priority = *it,
+            RuleAttribute::FwMark(it) => mark = Some(*it),
+            RuleAttribute::FwMask(it) => mask = Some(*it),
+            RuleAttribute::Table(it) => rule.table = Table(*it),
+            RuleAttribute::Protocol(it) => rule.protocol = Protocol((*it).into()),
+            RuleAttribute::IpProtocol(it) => {
+                rule.carries = u8::try_from(i32::from(*it)).ok();
+            }
+            // All ones: the route of any prefix length will do.
+            RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            _ => rule.more = true,
+        }
+    }
+    rule.mark = match (mark, mask) {
+        (None, None) => None,
+        (value, mask) => Some(Mark { value: value.unwrap_or(0), mask: mask.unwrap_or(u32::MAX) }),
+    };
+    Some(rule)
+}
+
+fn family(family: AddressFamily) -> Option<Family> {
+    match family {
+        AddressFamily::Inet => Some(Family::Ipv4),
+        AddressFamily::Inet6 => Some(Family::Ipv6),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+/// Reads a datagram of the NETCONF groups of rtnetlink: kernel variables of forwarding and of the check of sources.
+pub(crate) fn setting_events(datagram: &[u8]) -> Vec<Event> {
+    // From linux/rtnetlink.h and linux/netconf.h; a `netconfmsg` is the family and three bytes that align.
+    const RTM_NEWNETCONF: u16 = 80;
+    const NETCONFMSG_LEN: usize = 4;
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_FORWARDING: u16 = 2;
+    const NETCONFA_RP_FILTER: u16 = 3;
+    const IFINDEX_ALL: i32 = -1;
+    const IFINDEX_DEFAULT: i32 = -2;
+
+    let event = |message: exchange::Message<'_>| {
+        if message.kind != RTM_NEWNETCONF {
+            return None;
+        }
+        let family = family(AddressFamily::from(*message.payload.first()?))?;
+        let (mut links, mut forwarding, mut rp_filter) = (None, None, None);
+        for (attribute, value) in wire::attributes(message.payload.get(NETCONFMSG_LEN..)?) {
+            let value = i32::from_ne_bytes(value.try_into().ok()?);
+            match attribute {
+                NETCONFA_IFINDEX => {
+                    links = Some(match value {
+                        IFINDEX_ALL => OfLinks::All,
+                        IFINDEX_DEFAULT => OfLinks::New,
+                        index => OfLinks::One(LinkIndex(index.cast_unsigned())),
+                    });
+                }
+                NETCONFA_FORWARDING => forwarding = Some(value != 0),
+                NETCONFA_RP_FILTER => rp_filter = u8::try_from(value).ok(),
+                _ => {}
+            }
+        }
+        Some(Event::Setting { family, links: links?, forwarding, rp_filter })
+    };
+    exchange::messages(datagram).map_while(Result::ok).filter_map(event).collect()
 }
 
 /// Reads a datagram of nftables: whether it is about our table or the peer's.

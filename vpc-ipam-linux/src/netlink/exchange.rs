@@ -58,6 +58,10 @@ impl<W: Wire> Exchange<W> {
         Self { wire, sequence: 0, requests: Vec::new(), answer }
     }
 
+    pub(super) fn wire_mut(&mut self) -> &mut W {
+        &mut self.wire
+    }
+
     /// Sends requests together and returns what came of each, in their order.
     pub(super) fn batch(&mut self, requests: Vec<Request>) -> Result<Vec<Answer>, NetlinkError> {
         let mut answers = Vec::with_capacity(requests.len());

@@ -14,8 +14,9 @@ use super::exchange::{Answer, Exchange, Request, Wire};
 use super::{Netlink, NetlinkError, wire};
 use crate::nat::Place;
 use crate::{
-    Address, Change, Effect, Family, Link, LinkIndex, Namespace, NamespaceError, Nat, NatActual,
-    NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, Rule, SysctlKey, peer, sysctl,
+    Address, Change, Effect, Family, Leads, Link, LinkIndex, Namespace, NamespaceError, Nat,
+    NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule,
+    SysctlKey, peer, sysctl,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -51,6 +52,11 @@ impl KernelNetlink {
     #[must_use]
     pub fn with_nat_programs(self, nat_programs: NatPrograms) -> Self {
         Self { nat_programs, nat_place: None, ..self }
+    }
+
+    /// Returns the port by which the kernel names the socket where it tells of changes that were asked for by it.
+    pub fn port(&mut self) -> io::Result<u32> {
+        self.exchange.wire_mut().port()
     }
 
     /// Returns the namespace to which it is bound.
@@ -190,7 +196,13 @@ impl Netlink for KernelNetlink {
         let mut routes = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
             let request = wire::list_routes(family, Some(link));
-            routes.extend(self.list_of_link("routes", &request, link, wire::route)?);
+            let decode = |payload: &[u8]| {
+                Ok(match wire::route(payload)? {
+                    Some(RouteEntry { route, leads: Leads::Over(link) }) => Some((link, route)),
+                    _ => None,
+                })
+            };
+            routes.extend(self.list_of_link("routes", &request, link, decode)?);
         }
         Ok(routes)
     }
@@ -199,21 +211,22 @@ impl Netlink for KernelNetlink {
         self.exchange.dump("addresses", &wire::list_addresses(None), wire::address)
     }
 
-    fn all_routes(&mut self) -> Result<Vec<(LinkIndex, Route)>, NetlinkError> {
-        let mut routes = Vec::new();
-        for family in [Family::Ipv4, Family::Ipv6] {
-            let request = wire::list_routes(family, None);
-            routes.extend(self.list_of_family("routes", &request, wire::route)?);
-        }
-        Ok(routes)
+    fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
+        self.list_of_family("routes", &wire::list_routes(family, None), wire::route)
     }
 
     fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-        const NONE: [Errno; 4] =
-            [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::SRCH];
+        // No route, and what `unreachable`, `prohibit`, a missing table and `blackhole` are answered with.
+        const NONE: [Errno; 5] =
+            [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::SRCH, Errno::INVAL];
         match self.ask(wire::get_route(address))? {
-            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| wire::route(payload)),
-            // Unreachable, prohibited and the like are answered as errors.
+            Ok(payloads) => {
+                let entry = payloads.first().map(|payload| wire::route(payload)).transpose()?;
+                Ok(match entry.flatten() {
+                    Some(RouteEntry { route, leads: Leads::Over(link) }) => Some((link, route)),
+                    _ => None,
+                })
+            }
             Err(refusal) if refusal.is(&NONE) || is_without_family(&refusal) => Ok(None),
             Err(refusal) => Err(NetlinkError::Refused { what: "route", refusal }),
         }
@@ -266,6 +279,9 @@ impl Netlink for KernelNetlink {
                     gathered.push((place, wire::isolate(port.index)));
                 }
                 Change::RemoveLink { name } => gathered.push((place, wire::remove_link(name))),
+                Change::RemoveLinkByIndex(link) => {
+                    gathered.push((place, wire::remove_link_by_index(link.index)));
+                }
                 Change::Set(Object::Sysctl(first)) => {
                     self.send(&mut gathered, &mut results)?;
                     // One visit to the namespace for all that follow each other.
@@ -364,6 +380,14 @@ impl KernelSocket {
         socket.set_cap_ack(true)?;
         set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
         Ok(Self(socket))
+    }
+
+    fn port(&mut self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.0.get_address(&mut address)?;
+        // It gets one with the first request, if not before.
+        let port = address.port_number();
+        if port == 0 { self.0.bind_auto().map(|bound| bound.port_number()) } else { Ok(port) }
     }
 }
 

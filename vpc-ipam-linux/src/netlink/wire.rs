@@ -25,8 +25,8 @@ use vpc_ipam_core::Mac;
 
 use super::exchange::Request;
 use crate::{
-    Address, Bridge, Family, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError, Protocol,
-    Route, Rule, Scope, Table, Veth, Vlan,
+    Address, Bridge, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError,
+    Protocol, Route, RouteEntry, Rule, Scope, Table, Veth, Vlan,
 };
 
 pub(super) fn add_veth(veth: &Veth) -> Request {
@@ -109,6 +109,12 @@ pub(super) fn isolate(port: LinkIndex) -> Request {
 pub(super) fn remove_link(name: &str) -> Request {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    Request { message: Message::DelLink(message), flags: 0 }
+}
+
+pub(super) fn remove_link_by_index(link: LinkIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = link.0;
     Request { message: Message::DelLink(message), flags: 0 }
 }
 
@@ -409,41 +415,69 @@ pub(super) fn address(payload: &[u8]) -> Result<Option<(LinkIndex, Address)>, Ne
     Ok(net.map(|net| (index, Address { net, scope: scope_of(scope) })))
 }
 
-/// Reads an `rtmsg`; leaves out what is not a unicast route over exactly one link.
-pub(super) fn route(payload: &[u8]) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-    const RTN_UNICAST: u8 = 1;
+/// Reads an `rtmsg`; leaves out what is of neither family.
+pub(super) fn route(payload: &[u8]) -> Result<Option<RouteEntry>, NetlinkError> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
     const RTA_GATEWAY: u16 = 5;
     const RTA_PRIORITY: u16 = 6;
     const RTA_PREFSRC: u16 = 7;
+    const RTA_MULTIPATH: u16 = 9;
     const RTA_TABLE: u16 = 15;
+    const RTA_VIA: u16 = 18;
+    const RTA_ENCAP: u16 = 22;
 
     let header: &[u8; 12] = header(payload, "route")?;
-    let [family, prefix_len, _, _, table, protocol, scope, kind, ..] = *header;
+    let [family, prefix_len, source_len, tos, table, protocol, scope, kind, ..] = *header;
     let mut table = Table(table.into());
     let (mut destination, mut gateway, mut source, mut link) = (None, None, None, None);
     let mut metric = 0;
+    let mut plain = source_len == 0 && tos == 0;
     for (attribute, value) in attributes(&payload[12..]) {
         match attribute {
             RTA_DST => destination = ip(family, value),
             RTA_OIF => link = number(value).map(LinkIndex),
             RTA_GATEWAY => gateway = ip(family, value),
+            RTA_VIA => gateway = via(value),
             RTA_PRIORITY => metric = number(value).unwrap_or_default(),
             RTA_PREFSRC => source = ip(family, value),
             RTA_TABLE => table = number(value).map_or(table, Table),
+            RTA_MULTIPATH | RTA_ENCAP => plain = false,
             _ => {}
         }
     }
-    let (Some(link), RTN_UNICAST) = (link, kind) else {
-        return Ok(None);
-    };
     let destination = destination.or_else(|| unspecified(family));
     let destination = destination.and_then(|address| IpNet::new(address, prefix_len).ok());
     Ok(destination.map(|destination| {
         let (scope, protocol) = (scope_of(scope), Protocol(protocol));
-        (link, Route { table, destination, gateway, source, scope, metric, protocol })
+        let route = Route { table, destination, gateway, source, scope, metric, protocol };
+        RouteEntry { route, leads: leads(kind, link.filter(|_| plain)) }
     }))
+}
+
+/// Returns where packets go by a route of a type and over a link, if it is over one.
+pub(super) fn leads(kind: u8, link: Option<LinkIndex>) -> Leads {
+    const RTN_UNICAST: u8 = 1;
+    const RTN_LOCAL: u8 = 2;
+    const RTN_MULTICAST: u8 = 5;
+    const RTN_BLACKHOLE: u8 = 6;
+    const RTN_PROHIBIT: u8 = 8;
+    const RTN_THROW: u8 = 9;
+    match (kind, link) {
+        (RTN_UNICAST, Some(link)) => Leads::Over(link),
+        // `broadcast` and `anycast` are in between.
+        (RTN_LOCAL..=RTN_MULTICAST, _) => Leads::Here,
+        // And `unreachable`.
+        (RTN_BLACKHOLE..=RTN_PROHIBIT, _) => Leads::Nowhere,
+        (RTN_THROW, _) => Leads::Back,
+        _ => Leads::Otherwise,
+    }
+}
+
+/// Reads an `rtvia`, a next hop of the other family.
+fn via(value: &[u8]) -> Option<IpAddr> {
+    let (family, address) = value.split_first_chunk()?;
+    ip(u16::from_ne_bytes(*family) as u8, address)
 }
 
 /// Reads a `fib_rule_hdr`.
@@ -542,7 +576,7 @@ fn header<'a, const N: usize>(
 }
 
 /// Returns the attributes up to the first that is cut short.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     const HEADER_LEN: usize = 4;
     NlasIterator::new(bytes).map_while(|attribute| {
         let attribute = attribute.ok()?;
@@ -576,7 +610,7 @@ fn unspecified(family: u8) -> Option<IpAddr> {
     }
 }
 
-fn scope_of(number: u8) -> Scope {
+pub(super) fn scope_of(number: u8) -> Scope {
     match number {
         0 => Scope::Global,
         253 => Scope::Link,

@@ -159,12 +159,10 @@ impl Branch {
         (rule, [Claim::Rules(any)])
     }
 
-    /// Returns patterns of the rules that lead to the branch ENI.
-    pub(super) fn any_rules(&self) -> Vec<Rule> {
-        let any = |gateway: &IpAddr| Rule {
-            protocol: Protocol::UNSPECIFIED,
-            ..Rule::new(Family::of(*gateway), PRIORITY_BRANCH, self.vlan.table())
-        };
+    /// Returns patterns of our rules that lead to the branch ENI.
+    pub(super) fn our_rules(&self) -> Vec<Rule> {
+        let any =
+            |gateway: &IpAddr| Rule::new(Family::of(*gateway), PRIORITY_BRANCH, self.vlan.table());
         self.gateways.iter().map(any).collect()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use vpc_ipam_core::{Card, DeviceIndex, EniLink, Lease};
-use vpc_ipam_linux::{HostConfig, Table, eni as enis, pod};
+use vpc_ipam_linux::{EniTable, HostConfig, Table, TableReason, eni as enis, pod};
 
 use crate::support::{
     Vpc, add, eni, eni_mac, lease, leased, network_of, settings, source_seen, source_seen_by,
@@ -41,8 +41,8 @@ fn table_that_the_system_made_is_used() {
     assert_eq!(enis::set_up(&mut vpc.node.netlink(), &eni).unwrap(), []);
 
     // Pods follow.
-    let table = enis::table_here(&mut vpc.node.netlink(), &eni).unwrap();
-    assert_eq!(table, Table(10777));
+    let EniTable { table, because } = enis::table_here(&mut vpc.node.netlink(), &eni).unwrap();
+    assert_eq!((table, because), (Table(10777), TableReason::System));
     let lease = lease("c", "c", 1, 1, "10.0.32.102");
     let tables = BTreeMap::from([(lease.first.eni, table)]);
     let network = pod::desired(&lease, &pod::PodSettings { tables, ..settings() }).unwrap();

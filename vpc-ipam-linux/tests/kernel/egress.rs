@@ -9,7 +9,8 @@ use vpc_ipam_core::{Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Difference, Event, Extent, Family, HostConfig, Netlink as _, Node, Object, Route, Table,
+    Difference, Event, Extent, Family, HostConfig, Leads, Netlink as _, Node, Object, Route,
+    RouteEntry, Table,
 };
 
 use crate::node::{key, repair};
@@ -95,11 +96,12 @@ fn route_that_is_lost_is_reported_and_repaired() {
         assert_eq!(repaired.differences, [], "{side:?}");
         let hidden: IpAddr = side.hidden(&pod).parse().unwrap();
         let veth = &network.interfaces[0].host;
-        assert_eq!(repaired.egress, [(veth.mac, hidden)].into(), "{side:?}");
-        node.egress = repaired.egress;
+        node.seen = repaired.seen.unwrap();
+        assert_eq!(node.seen.egress, [(veth.mac, hidden)].into(), "{side:?}");
         let route = Route::on_link(Table::MAIN, hidden);
-        assert!(node.concerns(&Event::Route { route, gone: true }));
         let link = vpc.node.netlink().link(&veth.name).unwrap().unwrap().id;
+        let entry = RouteEntry { route, leads: Leads::Over(link.index) };
+        assert!(node.concerns(&Event::Route { entry, gone: true, by: None }).is_some());
         let missing = Difference::Missing(Object::Route { link, route });
 
         for damage in [
@@ -115,6 +117,15 @@ fn route_that_is_lost_is_reported_and_repaired() {
 
             assert!(repaired.differences.contains(&missing), "{side:?}: {damage}: {repaired:?}");
             assert_eq!(check(), [], "{side:?}: {damage}");
+            // As after an ADD: the node does not have to ask before it can send.
+            for address in pod.ip("-6 -o addr show dev eth0 scope global").lines() {
+                let address =
+                    address.split([' ', '/']).find(|word| word.contains(':') && word.len() > 3);
+                let known =
+                    vpc.node.ip(&format!("neigh show {} dev {}", address.unwrap(), veth.name));
+                let mac = network.interfaces[0].container.mac.to_string();
+                assert!(known.contains(&mac), "{side:?}: {damage}: {address:?}: {known}");
+            }
             let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, side.internet);
             assert_eq!(seen.as_deref(), Some(side.node), "{side:?}: {damage}");
         }

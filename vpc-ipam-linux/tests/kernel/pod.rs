@@ -182,9 +182,9 @@ fn late_removal_spares_the_next_owner_of_the_address() {
 fn stale_rule_of_an_address_does_not_divert_its_next_owner() {
     for device in [0, 1] {
         let node = Netns::new();
-        node.ip("rule add from 10.0.0.101 lookup 9 pref 1536");
-        node.ip("rule add from 10.0.0.101 to 10.1.0.0/16 lookup 9 pref 1536");
-        node.ip("rule add to 10.0.0.101 lookup main pref 512");
+        node.ip("rule add from 10.0.0.101 lookup 9 pref 1536 protocol 86");
+        node.ip("rule add from 10.0.0.101 to 10.1.0.0/16 lookup 9 pref 1536 protocol 86");
+        node.ip("rule add to 10.0.0.101 lookup main pref 512 protocol 86");
 
         let network = network("b", device, "10.0.0.101");
         let pod = add(&node, &network);
@@ -197,7 +197,7 @@ fn stale_rule_of_an_address_does_not_divert_its_next_owner() {
 }
 
 #[test]
-fn removal_leaves_no_trace_but_the_veth() {
+fn removal_leaves_no_trace_but_the_links() {
     let node = Netns::new();
     let before = node.snapshot();
     let (a, b) = (network("a", 0, "10.0.0.100"), network("b", 1, "10.0.0.101"));
@@ -239,19 +239,97 @@ fn removal_needs_neither_namespace_nor_pod() {
     assert_eq!(node.snapshot(), before, "namespace gone");
 }
 
+/// Also where they look the same but for who made them, and the kernel would take one for the other.
 #[test]
-fn removal_takes_what_earlier_versions_of_the_peer_left() {
+fn rules_of_other_programs_for_a_pod_survive_its_add_and_its_del() {
+    let node = Netns::new();
+    let network = network("b", 1, "10.0.0.101");
+    for rule in [
+        "to 10.0.0.101 lookup main pref 512 protocol static",
+        "from 10.0.0.101 lookup 9 pref 1536 protocol static",
+        "from 10.0.0.101 lookup 2 pref 1536 protocol 99",
+    ] {
+        node.ip(&format!("rule add {rule}"));
+    }
+    let before = node.snapshot();
+
+    let pod = add(&node, &network);
+    add_to(&node, &pod, &network);
+    remove(&node, &network);
+    pod::remove_links(&mut node.netlink(), &network).unwrap();
+
+    assert_eq!(node.snapshot(), before);
+    remove(&node, &network);
+    assert_eq!(node.snapshot(), before, "again");
+}
+
+#[test]
+fn removal_takes_rules_of_ours_however_many_there_are() {
     let node = Netns::new();
     let network = network("b", 1, "10.0.0.101");
     let before = node.snapshot();
     for range in ["10.0.0.0/16", "10.1.0.0/16", "100.64.0.0/16"] {
-        node.ip(&format!("rule add from 10.0.0.101 to {range} lookup 2 pref 1536"));
+        node.ip(&format!("rule add from 10.0.0.101 to {range} lookup 2 pref 1536 protocol 86"));
     }
-    node.ip("rule add to 10.0.0.101 lookup main pref 512");
+    node.ip("rule add to 10.0.0.101 lookup main pref 512 protocol 86");
 
     remove(&node, &network);
 
     assert_eq!(node.snapshot(), before);
+}
+
+/// Other programs write the same route under a protocol of their own, or one that leads elsewhere.
+#[test]
+fn removal_takes_what_leads_by_the_pods_link_and_no_other_route() {
+    let node = Netns::new();
+    let network = network("b", 1, "10.0.0.101");
+    let before = node.snapshot();
+    let name = &network.interfaces[0].host.name;
+    for (route, is_left) in [
+        (format!("10.0.0.101 dev {name} scope link proto boot"), false),
+        ("10.0.0.101 dev lo proto static".to_owned(), true),
+        ("blackhole 10.0.0.101 proto static".to_owned(), true),
+    ] {
+        let _pod = add(&node, &network);
+        node.ip(&format!("route replace {route}"));
+
+        assert_eq!(remove(&node, &network), [] as [IpAddr; 0], "{route}");
+        assert_eq!(node.json("route show 10.0.0.101").len(), usize::from(is_left), "{route}");
+        pod::remove_links(&mut node.netlink(), &network).unwrap();
+
+        let _ = node.try_ip("route del 10.0.0.101");
+        let _ = node.try_ip("route del blackhole 10.0.0.101");
+        assert_eq!(node.snapshot(), before, "{route}");
+    }
+}
+
+/// The namespace may outlive the DEL: then the interface has to go, whose address another pod gets.
+#[test]
+fn links_of_a_pod_go_while_its_namespace_lives() {
+    let node = Netns::new();
+    let lease =
+        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("m", "m", 0, 1, "10.0.0.101") };
+    let (two, other) = (network_of(&lease), network("other", 0, "10.0.0.100"));
+    let other_pod = add(&node, &other);
+    let before = node.snapshot();
+    let pod = add(&node, &two);
+
+    remove(&node, &two);
+    pod::remove_links(&mut node.netlink(), &two).unwrap();
+
+    assert_eq!(link_names(&mut pod.netlink()), ["lo"]);
+    assert_eq!(node.snapshot(), before);
+    let differences = pod::check(&mut node.netlink(), &mut other_pod.netlink(), &other).unwrap();
+    assert_eq!(differences, [], "the other pod");
+    pod::remove_links(&mut node.netlink(), &two).unwrap();
+
+    // A later pod of the same name has a link of the same name.
+    let first = network_of(&self::lease("web", "container-1", 0, 1, "10.0.0.101"));
+    let second = network_of(&self::lease("web", "container-2", 0, 2, "10.0.32.102"));
+    let _old = add(&node, &first);
+    let new = add(&node, &second);
+    pod::remove_links(&mut node.netlink(), &first).unwrap();
+    assert_eq!(pod::check(&mut node.netlink(), &mut new.netlink(), &second).unwrap(), []);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use vpc_ipam_linux::{
 };
 
 use crate::node::{key, node_with_pods, repair, wait_until};
-use crate::support::{Netns, add, chain, lease, leased, network, network_of};
+use crate::support::{Netns, add, chain, lease, leased, link_names, network, network_of};
 
 #[test]
 fn pod_that_vanishes_in_the_middle_of_its_add_leaves_nothing_behind() {
@@ -263,9 +263,9 @@ fn pod_is_found_by_its_key_alone() {
 
     found.sort();
     assert_eq!(found, ["10.0.0.101", "10.0.0.201"].map(|it| it.parse::<IpAddr>().unwrap()));
+    assert_eq!(node.snapshot(), before);
+    assert_eq!(link_names(&mut pod.netlink()), ["lo"]);
     assert_eq!(pod::remove_found(&mut node.netlink(), &key("b")).unwrap(), [] as [IpAddr; 0]);
-    drop(pod);
-    wait_until(|| node.snapshot() == before);
 }
 
 /// Stops the others, also after a panic.

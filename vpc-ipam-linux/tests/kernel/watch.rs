@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use tokio::time::timeout;
 use vpc_ipam_core::Lease;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Event, Extent, Node, Table, Watch};
+use vpc_ipam_linux::{Event, Extent, Netlink as _, Node, SeenLink, Table, Watch};
 
 use crate::cards::on_card;
 use crate::node::{key, node_with_pods, repair};
 use crate::support::{
-    Vpc, add, add_to, eni, eni_mac, lease, network, network_of, remove, settings,
+    INTERNET, Vpc, add, add_to, eni, eni_mac, lease, network, network_of, remove, settings,
+    source_seen,
 };
 
 /// Long enough for a machine that is busy with other things; nobody waits for it unless something is wrong.
@@ -17,73 +18,176 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn damage_is_heard_of_and_is_what_concerns_the_node() {
-    let (vpc, node, _pods) = node_with_pods();
-    let veth = &node.pods[&key("b")].interfaces[0].host.name;
+    let (vpc, mut node, _pods) = node_with_pods();
+    let veth = node.pods[&key("b")].interfaces[0].host.name.clone();
+    node.remember(&repair(&node, &vpc, Extent::All));
+    let before = sorted(&vpc);
     let mut watch = Watch::open(&vpc.node.namespace).unwrap();
-    for damage in [
-        "ip rule del pref 512 to 10.0.0.100",
-        "ip rule del pref 1536",
-        "ip rule del pref 1024",
-        "ip rule del pref 32765",
-        "ip rule add from 10.0.0.101 lookup 9 pref 1536",
-        "ip route del 10.0.0.101",
-        "ip route flush table 2",
-        "ip route replace default via 10.0.0.7 dev eth1 table 2 onlink",
-        "ip link set eth1 down",
-        "ip link set eth1 mtu 1500",
-        "ip link set eth0 mtu 1500",
-        "ip addr del 10.0.0.20/19 dev eth1",
-        "ip addr add 10.0.0.99/19 dev eth1",
-        &format!("ip link set {veth} down"),
-        "nft flush chain ip vpc-ipam translate",
-        "nft delete table ip vpc-ipam",
-        "nft flush ruleset",
-        "nft add table ip aws-cni",
-        "ip rule flush",
+    let (routing, kernel) = (Extent::Routing, Extent::Kernel);
+    for (damage, extent) in [
+        ("ip rule del pref 512 to 10.0.0.100", routing),
+        ("ip rule del pref 1536", routing),
+        ("ip rule del pref 1024", routing),
+        ("ip rule del pref 32765", routing),
+        ("ip rule add from 10.0.0.101 lookup 9 pref 1536", routing),
+        ("ip route del 10.0.0.101", routing),
+        ("ip route replace blackhole 10.0.0.101", routing),
+        ("ip route replace prohibit 10.0.0.100", routing),
+        ("ip route replace 10.0.0.101 dev eth0 proto static", routing),
+        ("ip route replace 10.0.0.101 via 10.0.0.1 dev eth0", routing),
+        ("ip route replace 10.0.0.101 nexthop dev eth0 nexthop dev eth1", routing),
+        ("ip route flush table 2", routing),
+        ("ip route replace default via 10.0.0.7 dev eth1 table 2 onlink", routing),
+        ("ip route replace default via 10.0.0.1 dev eth0 table 2", routing),
+        ("ip route replace blackhole default table 2", routing),
+        ("ip route replace unreachable 10.0.0.1 table 2", routing),
+        ("ip route replace throw default table 2", routing),
+        ("ip link set eth1 down", routing),
+        ("ip link set eth1 mtu 1500", routing),
+        ("ip link set eth0 mtu 1500", routing),
+        ("ip addr del 10.0.0.20/19 dev eth1", routing),
+        ("ip addr add 10.0.0.99/19 dev eth1", routing),
+        (&format!("ip link set {veth} down"), kernel),
+        ("sysctl -qw net.ipv4.conf.eth0.rp_filter=1", routing),
+        ("sysctl -qw net.ipv4.conf.eth0.rp_filter=0", routing),
+        ("sysctl -qw net.ipv4.ip_forward=0", routing),
+        ("sysctl -qw net.ipv4.conf.eth0.forwarding=0", routing),
+        ("sysctl -qw net.ipv4.conf.eth1.forwarding=0", kernel),
+        (&format!("sysctl -qw net.ipv4.conf.{veth}.forwarding=0"), kernel),
+        (&format!("sysctl -qw net.ipv6.conf.{veth}.forwarding=1"), kernel),
+        ("nft flush chain ip vpc-ipam translate", Extent::Translation),
+        ("nft delete table ip vpc-ipam", Extent::Translation),
+        ("nft flush ruleset", Extent::Translation),
+        ("nft add table ip aws-cni", Extent::Translation),
+        ("ip rule flush", routing),
     ] {
         vpc.node.exec(damage);
 
-        wait_for_concern(&mut watch, &node, damage).await;
+        let concerned = wait_for_concern(&mut watch, &mut node, damage).await;
 
-        repair(&node, &vpc, Extent::All);
-        drain(&mut watch).await;
+        assert_eq!(concerned, extent, "{damage}");
+        let repaired = repair(&node, &vpc, extent);
+        assert_ne!(repaired.differences, [], "{damage}");
+        node.remember(&repaired);
+        if damage != "ip rule flush" {
+            assert_eq!(sorted(&vpc), before, "{damage}");
+        }
+        for event in drain(&mut watch).await {
+            node.learn(&event);
+        }
+    }
+}
+
+/// A live rename, and one that takes the link down for it: the operating system's own part of it aside.
+#[tokio::test]
+async fn primary_link_is_followed_when_it_is_renamed() {
+    let (vpc, mut node, pods) = node_with_pods();
+    node.remember(&repair(&node, &vpc, Extent::All));
+    let mut watch = Watch::open(&vpc.node.namespace).unwrap();
+    for (renaming, name) in [
+        ("ip link set eth0 name ens5", "ens5"),
+        (
+            "ip link set ens5 down; ip link set ens5 name net0; ip link set net0 up; \
+             ip route add default via 10.0.0.1 dev net0",
+            "net0",
+        ),
+    ] {
+        vpc.node.shell(renaming);
+
+        // Whatever else is heard of it before.
+        while wait_for_concern(&mut watch, &mut node, renaming).await != Extent::All {}
+        node.remember(&repair(&node, &vpc, Extent::All));
+
+        let expected = format!("iifname \"{name}\" fib daddr . iif");
+        assert!(vpc.nat().unwrap().contains(&expected), "{name}: {:?}", vpc.nat());
+        let rp_filter = format!("net/ipv4/conf/{name}/rp_filter");
+        assert_eq!(vpc.node.sysctl(&rp_filter), "2", "{name}");
+        let seen = source_seen(&pods[1].namespace, &vpc.fabric.namespace, INTERNET);
+        assert_eq!(seen.as_deref(), Some("10.0.0.10"), "{name}");
+        for event in drain(&mut watch).await {
+            node.learn(&event);
+        }
+        assert_eq!(repair(&node, &vpc, Extent::All).differences, [], "{name}");
     }
 }
 
 #[tokio::test]
 async fn what_concerns_nobody_wakes_nobody() {
     let (vpc, mut node, _pods) = node_with_pods();
+    node.remember(&repair(&node, &vpc, Extent::All));
+    let veth = node.pods[&key("b")].interfaces[0].host.name.clone();
     let mut watch = Watch::open(&vpc.node.namespace).unwrap();
     for command in [
         "ip rule add from 10.9.9.9 lookup 77 pref 30200",
         "ip rule del pref 30200",
         "ip link add other type bridge",
         "ip link set other up",
+        "ip addr add 192.0.2.1/24 dev other",
+        "ip addr add 10.0.0.77/32 dev other",
+        "ip addr del 192.0.2.1/24 dev other",
+        "ip addr add 192.0.2.2/32 dev lo",
+        "ip addr add 192.0.2.3/24 dev eth0",
+        "ip addr del 192.0.2.3/24 dev eth0",
+        "sysctl -qw net.ipv4.conf.other.rp_filter=1",
+        "sysctl -qw net.ipv4.conf.other.forwarding=0",
+        "sysctl -qw net.ipv4.conf.eth1.rp_filter=1",
+        "sysctl -qw net.ipv4.conf.default.rp_filter=1",
         "ip link del other",
         "ip route add 192.0.2.0/24 dev eth0 proto static",
         "ip route del 192.0.2.0/24",
         "nft add table ip kube-proxy",
         "nft delete table ip kube-proxy",
+        // As Calico writes the routes of pods.
+        &format!("ip route replace 10.0.0.101 dev {veth} scope link proto boot"),
     ] {
         vpc.node.exec(command);
         for event in drain(&mut watch).await {
-            assert!(!node.concerns(&event), "{command}: {event:?}");
+            node.learn(&event);
+            assert_eq!(node.concerns(&event), None, "{command}: {event:?}");
         }
     }
+    assert_eq!(repair(&node, &vpc, Extent::All).differences, []);
 
     // A pod that the daemon knows of before the plugin makes it, and forgets of before it removes it.
     let network = network("c", 1, "10.0.0.103");
     node.pods.insert(key("c"), network.clone());
     let pod = add(&vpc.node, &network);
     for event in drain(&mut watch).await {
-        assert!(!node.concerns(&event), "ADD: {event:?}");
+        node.learn(&event);
+        assert_eq!(node.concerns(&event), None, "ADD: {event:?}");
     }
     node.pods.remove(&key("c"));
     node.busy.insert("10.0.0.103".parse().unwrap());
     remove(&vpc.node, &network);
     drop(pod);
     for event in drain(&mut watch).await {
-        assert!(!node.concerns(&event), "DEL: {event:?}");
+        node.learn(&event);
+        assert_eq!(node.concerns(&event), None, "DEL: {event:?}");
+    }
+}
+
+/// The kernel names the link of an address by its index alone.
+#[tokio::test]
+async fn links_are_known_from_events_as_from_a_comparison() {
+    let (vpc, mut node, _pods) = node_with_pods();
+    node.remember(&repair(&node, &vpc, Extent::Routing));
+    let mut watch = Watch::open(&vpc.node.namespace).unwrap();
+    for kind in ["bridge", "veth", "macvlan link eth0", "vxlan id 7 dstport 0", "ifb", "tun"] {
+        let (name, add) = match kind {
+            "tun" => ("t0", "tuntap add t0 mode tun".to_owned()),
+            "macvlan link eth0" => ("m0", "link add link eth0 m0 type macvlan".to_owned()),
+            kind => ("k0", format!("link add k0 type {kind}")),
+        };
+        vpc.node.ip(&add);
+        vpc.node.ip(&format!("link set {name} name renamed"));
+        for event in drain(&mut watch).await {
+            node.learn(&event);
+        }
+        let listed = vpc.node.netlink().links().unwrap();
+        let listed: BTreeMap<_, _> =
+            listed.iter().map(|link| (link.id.index, SeenLink::from(link))).collect();
+        assert_eq!(node.seen.links, listed, "{kind}");
+        vpc.node.ip("link del renamed");
     }
 }
 
@@ -96,7 +200,8 @@ async fn table_that_the_system_made_is_watched_like_one_of_ours() {
 
     let _pod = add(&vpc.node, &network);
     for event in drain(&mut watch).await {
-        assert!(!node.concerns(&event), "ADD: {event:?}");
+        node.learn(&event);
+        assert_eq!(node.concerns(&event), None, "ADD: {event:?}");
     }
     assert_eq!(repair(&node, &vpc, Extent::Routing).differences, []);
 
@@ -106,7 +211,7 @@ async fn table_that_the_system_made_is_watched_like_one_of_ours() {
         "ip route flush table 10777",
     ] {
         vpc.node.exec(damage);
-        wait_for_concern(&mut watch, &node, damage).await;
+        wait_for_concern(&mut watch, &mut node, damage).await;
         repair(&node, &vpc, Extent::Routing);
         assert_eq!(vpc.node.rules(1536), ["10.0.32.102 - 10777"], "{damage}");
         assert_eq!(vpc.node.routes(10777).len(), 2, "{damage}");
@@ -158,7 +263,7 @@ async fn new_link_of_an_eni_is_heard_of() {
 
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20"]);
 
-    wait_for_concern(&mut watch, &node, "plug").await;
+    wait_for_concern(&mut watch, &mut node, "plug").await;
     repair(&node, &vpc, Extent::Routing);
     assert_eq!(vpc.node.routes(2).len(), 2);
     assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 2"]);
@@ -177,7 +282,7 @@ async fn more_than_the_kernel_can_tell_is_told_as_such() {
 
     assert!(events.contains(&Event::Lost), "{} events", events.len());
     let node = Node::new(Default::default(), vpc.host_facts());
-    assert!(node.concerns(&Event::Lost));
+    assert_eq!(node.concerns(&Event::Lost), Some(Extent::All));
     // It goes on.
     vpc.node.ip("rule add from 10.9.9.9 lookup 77 pref 30200");
     let heard = timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
@@ -195,21 +300,46 @@ async fn rules_of_a_pod_whose_namespace_dies_are_heard_of() {
 
     drop(pod);
 
-    wait_for_concern(&mut watch, &node, "namespace").await;
+    wait_for_concern(&mut watch, &mut node, "namespace").await;
     repair(&node, &vpc, Extent::Routing);
     assert!(!vpc.node.rules(512).contains(&"all 10.0.0.103 main".to_owned()));
 }
 
-async fn wait_for_concern(watch: &mut Watch, node: &Node, damage: &str) {
-    let heard = async { while !node.concerns(&watch.next().await.unwrap()) {} };
-    timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("{damage}: nobody told"));
+async fn wait_for_concern(watch: &mut Watch, node: &mut Node, damage: &str) -> Extent {
+    let heard = async {
+        loop {
+            let event = watch.next().await.unwrap();
+            let concerned = node.concerns(&event);
+            node.learn(&event);
+            if let Some(extent) = concerned {
+                return extent;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("{damage}: nobody told"))
 }
 
 /// Returns what was told so far: the kernel tells before the system call that changed something returns.
 async fn drain(watch: &mut Watch) -> Vec<Event> {
     let mut events = Vec::new();
-    while let Ok(event) = timeout(Duration::ZERO, watch.next()).await {
-        events.push(event.unwrap());
+    // tokio lets a task receive so much before it has to step back once.
+    for _ in 0..2 {
+        while let Ok(event) = timeout(Duration::ZERO, watch.next()).await {
+            events.push(event.unwrap());
+        }
+        tokio::task::yield_now().await;
     }
     events
+}
+
+/// Returns what there is, in the order of its text.
+fn sorted(vpc: &Vpc) -> Vec<String> {
+    let mut lines = vpc.node.snapshot();
+    lines.extend(vpc.nat());
+    lines.extend(["eth0", "eth1"].map(|link| {
+        let value = |name| vpc.node.sysctl(&format!("net/ipv4/conf/{link}/{name}"));
+        format!("{link} {} {}", value("rp_filter"), value("forwarding"))
+    }));
+    lines.sort();
+    lines
 }

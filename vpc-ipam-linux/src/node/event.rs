@@ -1,0 +1,322 @@
+//! What happens in the node's namespace, and what of it the node may have to be compared for.
+
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+use vpc_ipam_core::{EniLink, Mac};
+
+use super::{Extent, Node, SeenLink, is_host};
+use crate::eni::PRIORITY_ENI;
+use crate::host::PRIORITY_MARK;
+use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface};
+use crate::{
+    Address, BranchMode, Family, Leads, Link, LinkId, LinkIndex, Object, Protocol, Route,
+    RouteEntry, Rule, Scope, Table, eni,
+};
+
+/// Something that happened in the node's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A link was made, changed or removed.
+    Link {
+        /// As it is, or was.
+        link: Link,
+        /// Whether it was removed.
+        gone: bool,
+    },
+    /// An address was given to a link, or taken from it.
+    Address {
+        /// The link.
+        link: LinkIndex,
+        /// The address.
+        address: Address,
+        /// Whether it was taken.
+        gone: bool,
+    },
+    /// A route was made, put in the place of another, or removed.
+    Route {
+        /// The route, and where it leads.
+        entry: RouteEntry,
+        /// Whether it was removed.
+        gone: bool,
+        /// The netlink port by which it was asked for; `None` where the kernel did it by itself.
+        by: Option<u32>,
+    },
+    /// A rule was made or removed.
+    Rule {
+        /// The rule.
+        rule: Rule,
+        /// Whether it was removed.
+        gone: bool,
+        /// The netlink port by which it was asked for; `None` where the kernel did it by itself.
+        by: Option<u32>,
+    },
+    /// A kernel variable was set.
+    Setting {
+        /// Of which family.
+        family: Family,
+        /// Of which links.
+        links: OfLinks,
+        /// Whether packets are passed on, if that was set.
+        forwarding: Option<bool>,
+        /// How strictly the way back to the source of a packet is checked, if that was set.
+        rp_filter: Option<u8>,
+    },
+    /// Our address translation was changed by another program, or the peer's appeared.
+    Nat,
+    /// More happened than could be told.
+    Lost,
+}
+
+/// The links that have a kernel variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfLinks {
+    /// One link.
+    One(LinkIndex),
+    /// All together: `all`.
+    All,
+    /// Those that are still to be made: `default`.
+    New,
+}
+
+impl Node {
+    /// Returns how much has to be compared after something happened, if the node may differ now from what it should be.
+    ///
+    /// What this crate does itself for ENIs and pods that the node is known to have is no such thing.
+    #[must_use]
+    pub fn concerns(&self, event: &Event) -> Option<Extent> {
+        match event {
+            Event::Lost => Some(Extent::All),
+            Event::Nat => Some(Extent::Translation),
+            Event::Link { link, gone } => self.concerns_link(link, *gone),
+            Event::Address { link, address, gone } => {
+                self.concerns_address(*link, *address, *gone).then_some(Extent::Routing)
+            }
+            Event::Route { entry, gone, .. } => {
+                self.concerns_route(entry, *gone).then_some(Extent::Routing)
+            }
+            Event::Rule { rule, gone, .. } => {
+                self.concerns_rule(rule, *gone).then_some(Extent::Routing)
+            }
+            Event::Setting { family, links, forwarding, rp_filter } => {
+                self.concerns_setting(*family, *links, *forwarding, *rp_filter)
+            }
+        }
+    }
+
+    /// Remembers which links there are, as an event tells of them.
+    pub fn learn(&mut self, event: &Event) {
+        match event {
+            Event::Lost => self.seen.links.clear(),
+            Event::Link { link, gone: true } => drop(self.seen.links.remove(&link.id.index)),
+            Event::Link { link, gone: false } => {
+                self.seen.links.insert(link.id.index, SeenLink::from(link));
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the object of ours that an event took away or replaced, if that was a route or a rule.
+    pub fn taken_by(&self, event: &Event) -> Option<Object> {
+        match event {
+            Event::Rule { rule, gone: true, .. } if rule.protocol == Protocol::OURS => {
+                Some(Object::Rule(rule.clone()))
+            }
+            Event::Route { entry, gone, .. } if self.concerns_route(entry, *gone) => {
+                let RouteEntry { route, .. } = entry;
+                let (mac, wanted) = match self.interface_of(route.destination, route.table) {
+                    Some(interface) => {
+                        let wanted = Route::on_link(route.table, route.destination);
+                        (interface.host.mac, wanted)
+                    }
+                    None => {
+                        let eni = self.eni_of(route.table)?;
+                        let mut wanted = eni::routes_of(eni, route.table).into_iter();
+                        (eni.mac, wanted.find(|it| it.destination == route.destination)?)
+                    }
+                };
+                let mut links = self.seen.links.iter();
+                let (index, link) = links.find(|(_, link)| link.mac == Some(mac))?;
+                Some(Object::Route { link: LinkId::new(*index, &link.name), route: wanted })
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the address of the pod to which an entry of a route table leads as it should, or led.
+    pub fn pod_led_to(&self, entry: &RouteEntry) -> Option<IpAddr> {
+        let RouteEntry { route, leads } = entry;
+        let interface = self.interface_of(route.destination, route.table)?;
+        let is_own = match leads {
+            Leads::Over(link) => self.mac_of(*link) == Some(interface.host.mac),
+            Leads::Here | Leads::Nowhere | Leads::Back | Leads::Otherwise => false,
+        };
+        (is_own && route.gateway.is_none()).then(|| route.destination.addr())
+    }
+
+    fn eni_of(&self, table: Table) -> Option<&EniLink> {
+        self.enis.values().find(|eni| self.known_table(eni) == table)
+    }
+
+    fn concerns_link(&self, link: &Link, gone: bool) -> Option<Extent> {
+        let mac = link.mac?;
+        let seen = self.seen.links.get(&link.id.index).filter(|seen| seen.mac == link.mac);
+        // One that goes down takes its routes along, of which the kernel does not tell; a new one is down as a rule.
+        let is_damaged =
+            |mtu: u16| gone || !link.up || link.mtu != u32::from(mtu) || seen.is_none();
+        if self.primary_mac() == Some(mac) {
+            let known = seen.map_or(&self.facts.primary.id.name, |seen| &seen.name);
+            // Its name is part of the rules of address translation, and its variables go by it.
+            if *known != link.id.name || (seen.is_none() && !self.seen.links.is_empty()) {
+                return Some(Extent::All);
+            }
+            return is_damaged(self.facts.mtu).then_some(Extent::Routing);
+        }
+        if let Some(eni) = self.enis.values().find(|eni| eni.mac == mac) {
+            return is_damaged(eni.mtu).then_some(Extent::Routing);
+        }
+        let of_pod = || self.interfaces().any(|interface| interface.host.mac == mac);
+        let renamed = seen.is_some_and(|seen| seen.name != link.id.name);
+        ((gone || !link.up || renamed) && of_pod()).then_some(Extent::Kernel)
+    }
+
+    fn concerns_address(&self, link: LinkIndex, address: Address, gone: bool) -> bool {
+        let (host, scope) = (address.net.addr(), address.scope);
+        if scope != Scope::Global {
+            return false;
+        }
+        let own = self.enis.values().find(|eni| eni::own_addresses(eni).contains(&host));
+        if gone || own.is_some() {
+            let as_it_should = own.is_some_and(|eni| eni::own_nets(eni).contains(&address.net));
+            return own.is_some() && (gone || !as_it_should);
+        }
+        // An address of a pod would make the node take the pod's packets for its own.
+        if self.has_pod(IpNet::from(host)) {
+            return true;
+        }
+        // Addresses of IPv6 come again and again with the router's advertisements.
+        let of_eni = |mac: Mac| self.enis.values().any(|eni| eni.mac == mac);
+        host.is_ipv4()
+            && match self.seen.links.get(&link) {
+                Some(seen) => seen.mac.is_some_and(of_eni),
+                None => true,
+            }
+    }
+
+    fn concerns_route(&self, entry: &RouteEntry, gone: bool) -> bool {
+        let RouteEntry { route, leads } = entry;
+        let leads_by = |mac: Mac| match leads {
+            Leads::Over(link) => self.mac_of(*link).is_none_or(|of| of == mac),
+            Leads::Here | Leads::Nowhere | Leads::Back | Leads::Otherwise => false,
+        };
+        if let Some(interface) = self.interface_of(route.destination, route.table) {
+            return gone || route.gateway.is_some() || !leads_by(interface.host.mac);
+        }
+        if route.table == Table::MAIN {
+            return false;
+        }
+        let eni = self.eni_of(route.table);
+        let of_branch = || {
+            let mut branches = self.interfaces().filter(|it| it.branch.is_some());
+            branches.any(|interface| interface.table == route.table)
+        };
+        match eni {
+            // The kernel tells of what is put in the place of ours, and not that ours is gone.
+            Some(eni) => gone || !leads_by(eni.mac) || !self.wants_in_table(eni, entry),
+            None => gone && of_branch(),
+        }
+    }
+
+    /// Returns whether a route is one of those that an ENI's table should have, or does not stand in the way of any.
+    fn wants_in_table(&self, eni: &EniLink, entry: &RouteEntry) -> bool {
+        let mut wanted = eni::routes_of(eni, entry.route.table).into_iter().peekable();
+        let stands_for = |wanted: &Route| wanted.destination == entry.route.destination;
+        let route = &entry.route;
+        !wanted.clone().any(|it| stands_for(&it)) || wanted.any(|it| it.is_twin_of(route))
+    }
+
+    fn concerns_rule(&self, rule: &Rule, gone: bool) -> bool {
+        match (rule.priority, rule.source, rule.destination) {
+            (PRIORITY_TO_POD, None, Some(net)) | (PRIORITY_FROM_POD, Some(net), _) => {
+                self.has_pod(net) && gone == self.wants(rule)
+            }
+            (PRIORITY_TO_POD | PRIORITY_FROM_POD, ..) => false,
+            (PRIORITY_MARK | PRIORITY_ENI, ..) => gone == (rule.protocol == Protocol::OURS),
+            _ => gone && rule.protocol == Protocol::OURS,
+        }
+    }
+
+    fn concerns_setting(
+        &self,
+        family: Family,
+        links: OfLinks,
+        forwarding: Option<bool>,
+        rp_filter: Option<u8>,
+    ) -> Option<Extent> {
+        let mac = match links {
+            OfLinks::All => {
+                let routed = family == Family::Ipv4 || self.facts.routes_ipv6(&self.config);
+                return (routed && forwarding == Some(false)).then_some(Extent::Routing);
+            }
+            // It takes effect with the next link, which is looked at when it is made.
+            OfLinks::New => return None,
+            OfLinks::One(link) => self.mac_of(link)?,
+        };
+        let is_strict = |is: Option<u8>| is.is_some_and(|value| value != 2);
+        if self.primary_mac() == Some(mac) {
+            let stopped = family == Family::Ipv4 && forwarding == Some(false);
+            return (stopped || is_strict(rp_filter)).then_some(Extent::Routing);
+        }
+        if self.enis.values().any(|eni| eni.mac == mac) {
+            let stopped = family == Family::Ipv4 && forwarding == Some(false);
+            return stopped.then_some(Extent::Kernel);
+        }
+        let interface = self.interfaces().find(|interface| {
+            let branch = interface.branch.as_ref().is_some_and(|branch| branch.mac == mac);
+            interface.host.mac == mac || branch
+        })?;
+        let branch = interface.branch.as_ref();
+        let loose = branch.is_some_and(|branch| branch.mode == BranchMode::Strict);
+        // Of IPv6 the node passes on by `all` alone; a link's own variable says whether it may be steered.
+        let forwards = family == Family::Ipv4;
+        let wrong = forwarding.is_some_and(|is| is != forwards) || (loose && is_strict(rp_filter));
+        wrong.then_some(Extent::Kernel)
+    }
+
+    /// Returns the MAC address of a link that was seen.
+    fn mac_of(&self, link: LinkIndex) -> Option<Mac> {
+        self.seen.links.get(&link)?.mac
+    }
+
+    fn has_pod(&self, net: IpNet) -> bool {
+        let mut addresses = self.interfaces().flat_map(|interface| &interface.addresses);
+        is_host(net) && addresses.any(|it| it.address == net.addr())
+    }
+
+    /// Returns the interface of a pod to which a route in a table should lead.
+    fn interface_of(&self, net: IpNet, table: Table) -> Option<&PodInterface> {
+        let has = |interface: &&PodInterface, address: IpAddr| {
+            let egress = self.seen.egress.get(&interface.host.mac);
+            interface.table_to_pod() == table
+                && (interface.addresses.iter().any(|it| it.address == address)
+                    || egress == Some(&address))
+        };
+        self.interfaces().find(|interface| is_host(net) && has(interface, net.addr()))
+    }
+
+    /// Returns whether a rule is one that a pod should have.
+    fn wants(&self, rule: &Rule) -> bool {
+        self.interfaces().any(|interface| {
+            let mut addresses = interface.addresses.iter();
+            addresses.any(|it| {
+                interface.rules(it.address).any(|wanted| {
+                    let of_place =
+                        |eni: &&EniLink| eni::table(eni.card, eni.device) == wanted.table;
+                    let eni = self.enis.values().find(of_place);
+                    let table = eni.map_or(wanted.table, |eni| self.known_table(eni));
+                    Rule { table, ..wanted } == *rule
+                })
+            })
+        })
+    }
+}
