@@ -549,10 +549,14 @@ fn spawn(command: &mut Command, stdin: &str) -> io::Result<(Duration, Vec<u8>)> 
     Ok((took, output.stdout))
 }
 
+/// Removes a link, unless the daemon did after a DEL.
 fn remove_link(name: &str) -> Result<(), Failure> {
     let change = Change::RemoveLink { name: name.to_string() };
-    for result in KernelNetlink::current()?.change(&[change])? {
-        result?;
+    let mut netlink = KernelNetlink::current()?;
+    for result in netlink.change(&[change])? {
+        if netlink.link(name)?.is_some() {
+            result?;
+        }
     }
     Ok(())
 }

@@ -7,15 +7,21 @@
 //! ```
 
 mod clock;
+mod departed;
 mod flush;
 mod host;
 mod keep;
 mod links;
+mod net;
+mod rivals;
 mod server;
 mod sources;
 mod start;
 mod status;
+mod threads;
+mod translation;
 mod unknown;
+mod worker;
 mod writer;
 
 use core::future::Future;
@@ -28,24 +34,28 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniId, Event, Grant,
+    Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniLink, Event, Grant,
     HostAction, Ipam, Issued, KnownLimits, Metadata, Node, Outcome, Override, PodKey, Record,
     Released, Timestamp, Uncommitted, UnknownInstanceTypeError, UnusableConfigError,
 };
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::{HostConfig, Namespace, NetlinkError, Repaired, Table, WatchError};
+use vpc_ipam_linux::{
+    EniTable, HostConfig, Namespace, NetlinkError, Repaired, TableReason, WatchError, eni,
+};
 
 use crate::cni::Code;
 use crate::protocol::{Answer, PodLinks, Request};
 use crate::store::{Known, OpenError};
 
 pub use self::clock::Clock;
+use self::departed::Departed;
 use self::flush::Flush;
 use self::host::HostThread;
 pub use self::host::HostThreadError;
 use self::keep::Keep;
 use self::links::{Links, Verdict};
 use self::sources::Sources;
+use self::translation::Translation;
 use self::unknown::Unknown;
 use self::writer::Writer;
 
@@ -163,9 +173,12 @@ enum Input {
     Outcome(ActionId, Outcome),
     Written(Result<(), String>),
     HostSetUp(Result<(HostFacts, Vec<String>), String>),
-    /// The route table of an ENI, if it does not follow from its place.
-    Table(EniId, Option<Table>),
+    /// The route table of an ENI that was set up.
+    Table(EniLink, EniTable),
     Repaired(Result<Repaired, String>),
+    Translated(Result<Repaired, String>),
+    /// Nothing is left of a pod that is gone.
+    Departed(PodKey),
     Flushed(Result<(), String>),
     /// The metadata of this start, or why they were not read yet.
     Metadata(Result<Box<Metadata>, String>),
@@ -205,6 +218,8 @@ struct Loop {
     clock: Clock,
     api: Arc<dyn Ec2Api>,
     host: HostThread,
+    translation: Translation,
+    departed: Departed,
     keep: Keep,
     awaited: Links,
     unknown: Unknown,
@@ -259,8 +274,8 @@ impl Loop {
             self.drain()?;
             let due = self.ipam.poll_timeout().map(|(at, _)| self.clock.instant(at));
             let tended =
-                self.keep.due().into_iter().chain(self.awaited.due()).chain(self.flush.due());
-            let tended = tended.map(|at| self.clock.instant(at)).min();
+                [self.keep.due(), self.awaited.due(), self.flush.due(), self.departed.due()];
+            let tended = tended.into_iter().flatten().map(|at| self.clock.instant(at)).min();
             let due = due.into_iter().chain(self.write_at).chain(tended).min();
             let timer = async {
                 match due {
@@ -318,7 +333,10 @@ impl Loop {
                 tokio::select! {
                     input = queue.recv() => match input {
                         Some(
-                            input @ (Input::Written(_) | Input::Flushed(_) | Input::Remembered(_)),
+                            input @ (Input::Written(_)
+                            | Input::Flushed(_)
+                            | Input::Departed(_)
+                            | Input::Remembered(_)),
                         ) => self.on_input(input),
                         Some(_) => {}
                         None => break,
@@ -360,10 +378,10 @@ impl Loop {
     /// Takes note of what the kernel told.
     fn on_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
         self.keep.heard(event, self.clock.now());
-        for address in self.unknown.heard(event)? {
+        for address in self.unknown.heard(event) {
             info!(%address, "is free: the pod that nobody knew is gone");
             self.flush.released([address], self.clock.now());
-            self.keep.stranger_gone(self.clock.now());
+            self.keep.untracked_gone(self.clock.now());
             self.ipam.handle_unknown_owner(address, false, self.clock.now());
         }
         if let vpc_ipam_linux::Event::Link { link, gone: false } = event {
@@ -381,9 +399,16 @@ impl Loop {
         for (id, action) in self.awaited.give_up(now) {
             self.host.execute(id, action).map_err(ended)?;
         }
-        if let Some(extent) = self.keep.take(now) {
+        let due = self.keep.take(now);
+        if let Some(extent) = due.kernel {
             self.host.repair(self.keep.node(), extent).map_err(ended)?;
         }
+        if due.translation {
+            let ended = |_| DaemonError::Ended("translation thread");
+            self.translation.repair(self.keep.node()).map_err(ended)?;
+        }
+        let ended = |_| DaemonError::Ended("thread that removes links");
+        self.departed.tend(self.keep.is_at_work(), now).map_err(ended)?;
         self.flush()
     }
 
@@ -407,8 +432,10 @@ impl Loop {
             return Ok(());
         }
         self.write_at = None;
-        let flush = &self.flush;
-        let ready = |write: &Write| flush.is_idle() || !flush.holds_back(&write.record());
+        let (flush, departed) = (&self.flush, &self.departed);
+        let idle = flush.is_idle() && departed.is_idle();
+        let held_back = |record: &Record| flush.holds_back(record) || departed.holds_back(record);
+        let ready = |write: &Write| idle || !held_back(&write.record());
         if self.being_written.is_empty() && self.unwritten.iter().any(ready) {
             self.being_written = self.unwritten.extract_if(.., |write| ready(write)).collect();
             let records = self.being_written.iter().map(Write::record).collect();
@@ -470,14 +497,7 @@ impl Loop {
                 self.ipam.handle_outcome(id, outcome, now);
             }
             Input::Written(result) => self.on_written(result, now),
-            Input::Table(eni, table) => {
-                self.keep.eni_table(eni, table);
-                match table {
-                    Some(table) => self.links.tables.insert(eni, table.0),
-                    None => self.links.tables.remove(&eni),
-                };
-                self.remember(Known { tables: self.links.tables.clone(), ..self.known.clone() });
-            }
+            Input::Table(link, table) => self.on_table(&link, &table),
             Input::Metadata(Ok(metadata)) => self.on_first_metadata(*metadata, now),
             Input::Metadata(Err(error)) => self.sources.metadata_unread(error),
             Input::Remembered(result) => {
@@ -487,6 +507,8 @@ impl Loop {
                 }
             }
             Input::Repaired(result) => self.keep.repaired(result, now),
+            Input::Translated(result) => self.keep.translated(result, now),
+            Input::Departed(key) => self.departed.done(&key),
             Input::Flushed(Ok(())) => self.flush.done(),
             Input::Flushed(Err(error)) => {
                 if self.flush.failed() {
@@ -499,7 +521,7 @@ impl Loop {
                 }
             }
             Input::HostSetUp(Ok((facts, changed))) => {
-                self.keep.learned(facts);
+                self.keep.learned(facts, now);
                 if !changed.is_empty() {
                     info!(?changed, "node network was put right");
                 }
@@ -551,7 +573,9 @@ impl Loop {
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
             Request::Release(key) => {
-                self.keep.released(&key);
+                if let Some(left) = self.keep.released(&key) {
+                    self.departed.push(&key, left, now);
+                }
                 for waiting in self.callers.remove(&key).unwrap_or_default() {
                     answer(waiting, gone());
                 }
@@ -573,10 +597,35 @@ impl Loop {
                 let status = status::of(&self.ipam, &self.sources, self.keep.counts(), now);
                 answer(caller, Answer::Status(status));
             }
-            // The caller hears from the host thread; or if that is not there, that nobody answers.
-            Request::NetDiff => drop(self.host.diff(self.keep.node(), caller)),
-            Request::NetRepair => drop(self.host.repair_now(self.keep.node(), caller)),
+            Request::NetDiff => {
+                let kernel = self.host.diff(self.keep.node());
+                let translation = self.translation.diff(self.keep.node());
+                let told = net::answer("compare the node's network", kernel, translation);
+                tokio::spawn(async move { answer(caller, told.await) });
+            }
+            Request::NetRepair => {
+                let kernel = self.host.repair_now(self.keep.node());
+                let translation = self.translation.repair_now(self.keep.node());
+                let told = net::answer("put the node's network right", kernel, translation);
+                tokio::spawn(async move { answer(caller, told.await) });
+            }
         }
+    }
+
+    /// Takes note which route table an ENI got.
+    fn on_table(&mut self, link: &EniLink, EniTable { table, because }: &EniTable) {
+        self.keep.eni_table(link.eni, *table);
+        if let TableReason::Taken { by } = because {
+            let by = by.as_deref().unwrap_or("nothing any more");
+            let place = eni::table(link.card, link.device);
+            warn!(eni = %link.eni, %table, instead_of = %place, by, "a route table is in use by another program");
+        }
+        if *because == TableReason::Place {
+            self.links.tables.remove(&link.eni);
+        } else {
+            self.links.tables.insert(link.eni, table.0);
+        }
+        self.remember(Known { tables: self.links.tables.clone(), ..self.known.clone() });
     }
 
     /// Returns who waits until the release of a pod is durable, if it is not yet.

@@ -209,8 +209,8 @@ impl From<DelError> for Error {
     }
 }
 
-/// Takes the pod's routes and rules away first, and gives its addresses up then: interrupted in between, a repeated DEL
-/// finds everything it needs.
+/// Removes the pod's routes and rules first, and releases its addresses then: interrupted in between, a repeated DEL finds
+/// everything it needs. The links are removed by the daemon, for which no pod waits.
 fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelError> {
     let answer =
         protocol::ask(socket, &Request::Leave(key.clone())).map_err(|error| match error {
@@ -219,8 +219,11 @@ fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelErr
         })?;
     let (lease, settings) = match answer {
         Answer::Lease { lease, links } => (lease, settings(call, links)?),
-        // It may be waiting for an address, which it no longer should.
-        Answer::Unknown => return Ok(release(socket, key)?),
+        // It may be waiting for an address, which it no longer should; or the daemon lost its state.
+        Answer::Unknown => {
+            remove_found(&key)?;
+            return Ok(release(socket, key)?);
+        }
         Answer::Refused { code, message, details } => {
             return Err(Error { code, message, details }.into());
         }
@@ -241,8 +244,7 @@ fn del_without_daemon(
     key: PodKey,
     no_daemon: AskError,
 ) -> Result<(), Error> {
-    pod::remove_found(&mut open_host()?, &key)
-        .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
+    remove_found(&key)?;
     spool::leave(socket, &Note { key: key.clone() }).map_err(|error| {
         let mut refused = not_asked(no_daemon);
         refused.details.push_str(&format!("; and leaving it a note failed: {error}"));
@@ -255,6 +257,12 @@ fn del_without_daemon(
     }
     spool::take_back(socket, &key)
         .map_err(|error| Error::new(Code::Io, "take back a note").because(error))
+}
+
+/// Removes what the pod's links tell to be its own, and the links.
+fn remove_found(key: &PodKey) -> Result<(), Error> {
+    let removed = pod::remove_found(&mut open_host()?, key);
+    removed.map(drop).map_err(|error| kernel("remove the pod's links, routes and rules", &error))
 }
 
 fn release(socket: &Path, key: PodKey) -> Result<(), Error> {

@@ -1,26 +1,27 @@
-//! The thread that changes the node's network: one at a time, in the order asked for.
+//! The thread that changes what the kernel keeps of the node's network: one job at a time, in the order asked for.
 
 use core::net::IpAddr;
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::sync::mpsc::Receiver;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
-use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up};
+use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up_routing};
 use vpc_ipam_linux::{
-    Beside, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Refused, Repaired,
-    commands, eni, execute, flush_conntrack,
+    Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Refused, Repaired, eni, execute,
+    flush_conntrack,
 };
 
 use super::Input;
 use super::keep::{SharedNode, latest};
-use crate::cni::{Code, chain};
-use crate::protocol::{Answer, NetReport};
+use super::net::{Part, in_words, repaired_part};
+use super::worker::{Gone, Worker};
+use crate::cni::chain;
+use crate::protocol::NetReport;
 
-/// The thread that changes the node's network.
-pub(super) struct HostThread(Sender<Job>);
+/// The thread that changes what the kernel keeps of the node's network.
+pub(super) struct HostThread(Worker<Job>);
 
 /// Why the node's network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +33,18 @@ pub enum HostThreadError {
     /// The node could not be set up.
     #[error(transparent)]
     SetUp(#[from] HostError),
+    /// The node's addresses cannot be translated.
+    #[error("set up address translation: {0}")]
+    Translation(String),
     /// The thread could not be started, or ended.
     #[error("the host thread is not there")]
     Thread,
+}
+
+impl From<Gone> for HostThreadError {
+    fn from(_: Gone) -> Self {
+        Self::Thread
+    }
 }
 
 /// What came of setting the node up: what is known of it, and what had to be changed, in words.
@@ -44,92 +54,74 @@ enum Job {
     Execute(ActionId, HostAction),
     SetUp(Box<Metadata>, Option<oneshot::Sender<SetUpResult>>),
     Repair(SharedNode, Extent),
-    Diff(SharedNode, oneshot::Sender<Answer>),
-    RepairNow(SharedNode, oneshot::Sender<Answer>),
+    Diff(SharedNode, oneshot::Sender<Part>),
+    RepairNow(SharedNode, oneshot::Sender<Part>),
     FlushConntrack(BTreeSet<IpAddr>),
 }
 
 impl HostThread {
-    /// Starts the thread with a socket in the node's namespace.
-    ///
-    /// `adopt` says whether what amazon-vpc-cni-k8s made there is taken over.
+    /// Starts the thread in the node's namespace, where it works by a socket of its own.
     pub(super) fn start(
-        netns: Namespace,
+        netns: &Namespace,
+        netlink: Box<dyn Netlink + Send>,
         config: HostConfig,
         pool: Config,
-        adopt: bool,
         inputs: mpsc::Sender<Input>,
-    ) -> Result<Self, HostThreadError> {
-        let netlink = netns.netlink()?;
-        let (jobs, queue) = channel();
-        let work = move || {
-            let netlink: Box<dyn Netlink> =
-                if adopt { Box::new(netlink) } else { Box::new(Beside(netlink)) };
-            Work { netlink, netns, config, pool, inputs, told: BTreeSet::new() }.run(&queue);
+    ) -> Result<Self, Gone> {
+        let namespace = netns.clone();
+        let work = move |queue: &Receiver<Job>| {
+            let told = BTreeSet::new();
+            Work { netlink, netns: namespace, config, pool, inputs, told }.run(queue);
         };
-        thread::Builder::new()
-            .name("host".to_string())
-            .spawn(work)
-            .map_err(|_| HostThreadError::Thread)?;
-        Ok(Self(jobs))
+        Worker::start("host", netns, work).map(Self)
     }
 
-    /// Sets the node up.
+    /// Sets the node up, but for its address translation.
     pub(super) async fn set_up_now(&self, metadata: &Metadata) -> SetUpResult {
         let (reply, result) = oneshot::channel();
-        self.send(Job::SetUp(Box::new(metadata.clone()), Some(reply)))?;
+        self.0.send(Job::SetUp(Box::new(metadata.clone()), Some(reply)))?;
         result.await.map_err(|_| HostThreadError::Thread)?
     }
 
     /// Sets the node up again; the loop hears of it.
-    pub(super) fn set_up(&self, metadata: Metadata) -> Result<(), HostThreadError> {
-        self.send(Job::SetUp(Box::new(metadata), None))
+    pub(super) fn set_up(&self, metadata: Metadata) -> Result<(), Gone> {
+        self.0.send(Job::SetUp(Box::new(metadata), None))
     }
 
     /// Carries out an action; the loop hears of its outcome.
-    pub(super) fn execute(&self, id: ActionId, action: HostAction) -> Result<(), HostThreadError> {
-        self.send(Job::Execute(id, action))
+    pub(super) fn execute(&self, id: ActionId, action: HostAction) -> Result<(), Gone> {
+        self.0.send(Job::Execute(id, action))
     }
 
     /// Makes the node as it should be; the loop hears of what that took.
-    pub(super) fn repair(&self, node: SharedNode, extent: Extent) -> Result<(), HostThreadError> {
-        self.send(Job::Repair(node, extent))
+    pub(super) fn repair(&self, node: SharedNode, extent: Extent) -> Result<(), Gone> {
+        self.0.send(Job::Repair(node, extent))
     }
 
-    /// Tells a caller how the node differs from what it should be.
-    pub(super) fn diff(
-        &self,
-        node: SharedNode,
-        caller: oneshot::Sender<Answer>,
-    ) -> Result<(), HostThreadError> {
-        self.send(Job::Diff(node, caller))
+    /// Tells how the node differs from what it should be.
+    pub(super) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+        let (caller, part) = oneshot::channel();
+        // If the thread is not there, nor is the caller's end.
+        let _ = self.0.send(Job::Diff(node, caller));
+        part
     }
 
-    /// Makes the node as it should be, and tells a caller what that took.
-    pub(super) fn repair_now(
-        &self,
-        node: SharedNode,
-        caller: oneshot::Sender<Answer>,
-    ) -> Result<(), HostThreadError> {
-        self.send(Job::RepairNow(node, caller))
+    /// Makes the node as it should be, and tells what that took.
+    pub(super) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+        let (caller, part) = oneshot::channel();
+        let _ = self.0.send(Job::RepairNow(node, caller));
+        part
     }
 
     /// Makes the kernel forget the connections of addresses; the loop hears when it did.
-    pub(super) fn flush_conntrack(
-        &self,
-        addresses: BTreeSet<IpAddr>,
-    ) -> Result<(), HostThreadError> {
-        self.send(Job::FlushConntrack(addresses))
-    }
-
-    fn send(&self, job: Job) -> Result<(), HostThreadError> {
-        self.0.send(job).map_err(|_| HostThreadError::Thread)
+    pub(super) fn flush_conntrack(&self, addresses: BTreeSet<IpAddr>) -> Result<(), Gone> {
+        self.0.send(Job::FlushConntrack(addresses))
     }
 }
 
 /// What the thread works with.
 struct Work {
-    netlink: Box<dyn Netlink>,
+    netlink: Box<dyn Netlink + Send>,
     netns: Namespace,
     config: HostConfig,
     pool: Config,
@@ -146,7 +138,7 @@ impl Work {
                 Job::Execute(id, action) => {
                     let outcome = execute(&mut *self.netlink, &action);
                     // Before the outcome, which may serve a pod that waits for the ENI.
-                    if let Some(table) = table_of_its_own(&mut *self.netlink, &action)
+                    if let Some(table) = table_of(&mut *self.netlink, &action)
                         && self.inputs.blocking_send(table).is_err()
                     {
                         break;
@@ -164,29 +156,18 @@ impl Work {
                         None => Some(Input::HostSetUp(result.map_err(|error| chain(&error)))),
                     }
                 }
-                Job::Repair(node, extent) => Some(Input::Repaired(self.repair(&node, extent))),
+                Job::Repair(node, extent) => {
+                    Some(Input::Repaired(self.repair(&|| latest(&node), extent)))
+                }
                 Job::Diff(node, caller) => {
-                    let found = latest(&node).diff(&mut *self.netlink, Extent::All);
-                    let answer = found.map(|found| {
-                        Answer::Net(NetReport {
-                            differences: in_words(&found.differences),
-                            beyond: in_words(&found.absent),
-                            commands: commands(&found.changes),
-                        })
-                    });
-                    let refused = |error| refused("compare the node's network", chain(&error));
-                    let _ = caller.send(answer.unwrap_or_else(refused));
+                    let found = latest(&node).diff(&mut *self.netlink, Extent::Kernel);
+                    let _ = caller.send(found.map(NetReport::from).map_err(|error| chain(&error)));
                     None
                 }
                 Job::RepairNow(node, caller) => {
-                    let answer = self.repair(&node, Extent::All).map(|repaired| {
-                        let mut beyond = in_words(&repaired.absent);
-                        beyond.extend(repaired.unwritable.iter().map(|refused| chain(refused)));
-                        let differences = in_words(&repaired.differences);
-                        Answer::Net(NetReport { differences, beyond, commands: Vec::new() })
-                    });
-                    let refused = |error| refused("put the node's network right", error);
-                    let _ = caller.send(answer.unwrap_or_else(refused));
+                    let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
+                    let repaired = self.repair(&asked, Extent::Kernel);
+                    let _ = caller.send(repaired.map(repaired_part));
                     None
                 }
                 Job::FlushConntrack(addresses) => {
@@ -202,35 +183,26 @@ impl Work {
 
     fn set_up(&mut self, metadata: &Metadata) -> SetUpResult {
         let facts = facts(&mut *self.netlink, metadata, &self.config, &self.pool)?;
-        let changed = set_up(&mut *self.netlink, &self.config, &facts)
+        let changed = set_up_routing(&mut *self.netlink, &self.config, &facts)
             .map(|applied| in_words(&applied))
             .or_else(|error| unwritable(error, &mut self.told))?;
         Ok((facts, changed))
     }
 
-    fn repair(&mut self, node: &SharedNode, extent: Extent) -> Result<Repaired, String> {
-        let repaired = Node::repair(&|| latest(node), &mut *self.netlink, extent)
-            .map_err(|error| chain(&error))?;
+    fn repair(&mut self, node: &dyn Fn() -> Node, extent: Extent) -> Result<Repaired, String> {
+        let repaired = Node::repair(node, &mut *self.netlink, extent);
+        let repaired = repaired.map_err(|error| chain(&error))?;
         tell_once(&repaired.unwritable, &mut self.told);
         Ok(repaired)
     }
 }
 
-fn in_words(things: &[impl ToString]) -> Vec<String> {
-    things.iter().map(ToString::to_string).collect()
-}
-
-fn refused(message: &str, details: String) -> Answer {
-    Answer::Refused { code: Code::Kernel, message: message.to_string(), details }
-}
-
-/// Returns whether an ENI that was set up has a route table that does not follow from its place.
-fn table_of_its_own(netlink: &mut dyn Netlink, action: &HostAction) -> Option<Input> {
+/// Returns the route table of an ENI that was set up.
+fn table_of(netlink: &mut dyn Netlink, action: &HostAction) -> Option<Input> {
     let HostAction::SetUpEni(link) = action else { return None };
     // What cannot be read now could not be set up either.
     let table = eni::table_here(netlink, link).ok()?;
-    let of_its_own = table != eni::table(link.card, link.device);
-    Some(Input::Table(link.eni, of_its_own.then_some(table)))
+    Some(Input::Table(link.clone(), table))
 }
 
 /// Goes on without kernel variables that cannot be written.

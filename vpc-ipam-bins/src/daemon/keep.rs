@@ -5,32 +5,48 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp};
+use vpc_ipam_core::{EniId, EniLink, Lease, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Event, Extent, Node, Pace, Repaired, Table, Watch};
+use vpc_ipam_linux::{Difference, Event, Extent, Node, Pace, Repaired, Table, Watch};
 
+use super::rivals::{self, Rivals, Yield};
 use crate::cni::chain;
 
-/// What the node should hold, shared with the thread that makes it so.
+/// What the node should hold, shared with the threads that make it so.
 pub(super) type SharedNode = Arc<Mutex<Node>>;
 
 /// The keeper of the node's network.
 pub(super) struct Keep {
     node: SharedNode,
     settings: PodSettings,
-    /// `None` once it failed.
-    watch: Option<Watch>,
-    pace: Pace,
-    /// Whether the host thread is at it.
-    repairing: Option<Extent>,
-    /// Whether it was said that repairs are held back.
-    told: bool,
-    /// Pods that a plugin is wiring; nobody shall take what is not there yet for damage.
+    watch: Watch,
+    /// When the watch may open new sockets, after it could not.
+    watch_at: Option<Instant>,
+    /// Of what the kernel tells by itself.
+    kernel: Side,
+    /// Of address translation, for which programs are run that may hang.
+    translation: Side,
+    /// When everything is compared that the kernel does not tell of.
+    compare_at: Timestamp,
+    /// Other programs that change what is kept.
+    rivals: Rivals,
+    /// What was said to be held back.
+    told: BTreeSet<String>,
+    /// Pods that a plugin is wiring: what is not there yet is no damage.
     coming: BTreeMap<PodKey, Coming>,
-    /// Addresses of pods that are being removed, until they are released.
-    leaving: BTreeMap<PodKey, Vec<IpAddr>>,
+    /// Pods that a plugin is removing, until they are released.
+    leaving: BTreeMap<PodKey, PodNetwork>,
+}
+
+/// One of the two sides of the node's network, each of which has a thread of its own.
+#[derive(Default)]
+struct Side {
+    pace: Pace,
+    /// What its thread is at.
+    repairing: Option<Extent>,
 }
 
 struct Coming {
@@ -39,24 +55,46 @@ struct Coming {
     until: Timestamp,
 }
 
+/// What is to be repaired.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) kernel: Option<Extent>,
+    pub(super) translation: bool,
+}
+
 /// How long a plugin may take to wire a pod: many times what it does on a busy machine.
 const WIRING_MAX: Duration = Duration::from_secs(10);
 
+/// How often everything is compared, for what the kernel tells of nobody: some of its variables, and chains of iptables.
+const COMPARE_EVERY: Duration = Duration::from_secs(300);
+
+/// After new sockets could not be opened, until that is tried again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
 impl Keep {
     /// Begins to watch a node that is set up; the first repair is due at once.
-    pub(super) fn start(node: Node, settings: PodSettings, watch: Watch, now: Timestamp) -> Self {
-        let mut pace = Pace::default();
-        pace.damaged(Extent::All, now);
-        Self {
+    pub(super) fn start(
+        node: Node,
+        settings: PodSettings,
+        watch: Watch,
+        rivals: Rivals,
+        now: Timestamp,
+    ) -> Self {
+        let mut keep = Self {
             node: Arc::new(Mutex::new(node)),
             settings,
-            watch: Some(watch),
-            pace,
-            repairing: None,
-            told: false,
+            watch,
+            watch_at: None,
+            kernel: Side::default(),
+            translation: Side::default(),
+            compare_at: now + COMPARE_EVERY,
+            rivals,
+            told: BTreeSet::new(),
             coming: BTreeMap::new(),
             leaving: BTreeMap::new(),
-        }
+        };
+        keep.damaged(Extent::All, now);
+        keep
     }
 
     /// Returns what the node should hold, for the thread that makes it so.
@@ -66,108 +104,129 @@ impl Keep {
 
     /// Waits for the kernel to tell of something.
     pub(super) async fn next(&mut self) -> Event {
-        let Some(watch) = &mut self.watch else {
-            return core::future::pending().await;
-        };
-        match watch.next().await {
-            Ok(event) => event,
-            Err(error) => {
-                error!(error = chain(&error), "the node's network is watched no longer");
-                self.watch = None;
-                Event::Lost
+        loop {
+            if let Some(at) = self.watch_at {
+                tokio::time::sleep_until(at).await;
+                self.watch_at = None;
+            }
+            match self.watch.next().await {
+                Ok(event) => return event,
+                Err(error) => {
+                    error!(error = chain(&error), "cannot watch the node's network; trying again");
+                    self.watch_at = Some(Instant::now() + WATCH_PAUSE);
+                }
             }
         }
     }
 
     /// Returns what the kernel told already.
     pub(super) fn next_now(&mut self) -> Option<Event> {
-        self.watch.as_mut().and_then(Watch::next_now)
+        self.watch.next_now()
     }
 
     /// Takes note of what the kernel told.
     pub(super) fn heard(&mut self, event: &Event, now: Timestamp) {
-        if let Event::Rule { rule, gone: false } = event {
+        if let Event::Rule { rule, gone: false, .. } = event {
             self.arrive(now, |coming| coming.network.is_complete_with(rule));
         }
-        if lock(&self.node).concerns(event) {
+        let concerned = lock(&self.node).concerns(event);
+        if let Some(extent) = concerned {
             debug!(?event, "the node's network was changed");
-            let extent = match event {
-                Event::Nat | Event::Lost => Extent::All,
-                Event::Link { .. }
-                | Event::Address { .. }
-                | Event::Route { .. }
-                | Event::Rule { .. } => Extent::Routing,
-            };
-            self.pace.damaged(extent, now);
+            self.damaged(extent, now);
+        }
+        if *event == Event::Lost {
+            warn!("not all changes of the node's network were heard of; all of it is compared");
+        }
+        let mut node = lock(&self.node);
+        if let Some(Yield { pod, protocol, port }) = self.rivals.heard(event, &node, now) {
+            let by = rivals::name(port);
+            if node.yielded.insert(pod, protocol) != Some(protocol) {
+                warn!(%pod, by, %protocol, "another program removes the pod's route again and again; it is made under its protocol");
+            }
+        }
+        node.learn(event);
+    }
+
+    fn damaged(&mut self, extent: Extent, now: Timestamp) {
+        if let Some(extent) = extent.of_kernel() {
+            self.kernel.pace.damaged(extent, now);
+        }
+        if extent.has_translation() {
+            self.translation.pace.damaged(Extent::Translation, now);
         }
     }
 
-    /// A pod that the node was not known to have is gone; it left its rules.
-    pub(super) fn stranger_gone(&mut self, now: Timestamp) {
-        self.pace.damaged(Extent::Routing, now);
+    /// An untracked pod is gone; it left its rules.
+    pub(super) fn untracked_gone(&mut self, now: Timestamp) {
+        self.damaged(Extent::Routing, now);
     }
 
     /// Returns when there is something to do.
     pub(super) fn due(&self) -> Option<Timestamp> {
-        let repair = self.pace.due().filter(|_| self.repairing.is_none());
-        repair.into_iter().chain(self.coming.values().map(|coming| coming.until)).min()
+        let sides = [&self.kernel, &self.translation].into_iter();
+        let repairs = sides.filter(|side| side.repairing.is_none()).filter_map(|it| it.pace.due());
+        let arrivals = self.coming.values().map(|coming| coming.until);
+        repairs.chain(arrivals).chain([self.compare_at]).min()
     }
 
-    /// Returns how much is to be repaired, if it is time.
-    pub(super) fn take(&mut self, now: Timestamp) -> Option<Extent> {
+    /// Returns what is to be repaired, if it is time.
+    pub(super) fn take(&mut self, now: Timestamp) -> Due {
         if self.arrive(now, |coming| coming.until <= now) {
-            self.pace.damaged(Extent::Routing, now);
+            self.damaged(Extent::Routing, now);
         }
-        if self.repairing.is_none() {
-            self.repairing = self.pace.take(now);
-            return self.repairing;
+        if self.compare_at <= now {
+            self.compare_at = now + COMPARE_EVERY;
+            self.damaged(Extent::All, now);
         }
-        None
+        let due = Due {
+            kernel: self.kernel.take(now),
+            translation: self.translation.take(now).is_some(),
+        };
+        if due != Due::default() {
+            let mut spared = self.kernel.pace.spared(now);
+            spared.append(&mut self.translation.pace.spared(now));
+            lock(&self.node).spared = spared;
+        }
+        due
     }
 
-    /// Takes note of what came of a repair.
+    /// Takes note of what came of a repair of what the kernel tells by itself.
     pub(super) fn repaired(&mut self, result: Result<Repaired, String>, now: Timestamp) {
-        let extent = self.repairing.take().unwrap_or(Extent::All);
-        match result {
-            // The thread that could not write a kernel variable told of that.
-            Ok(Repaired { differences, absent, unwritable: _, egress }) => {
-                self.remember(egress);
-                self.pace.repaired(differences.len(), now);
-                for absent in absent {
-                    debug!(%absent, "waiting for a link");
-                }
-                for difference in &differences {
-                    info!(%difference, "the node's network was put right");
-                }
+        if let Ok(repaired) = &result {
+            for absent in &repaired.absent {
+                debug!(%absent, "waiting for a link");
             }
-            Err(error) => {
-                error!(error, "cannot put the node's network right; trying again");
-                self.pace.failed(extent, now);
-            }
+            lock(&self.node).remember(repaired);
         }
-        let held_back = self.pace.is_held_back();
-        if held_back && !self.told {
+        self.kernel.repaired(result, now);
+        self.tell_of_fights();
+    }
+
+    /// Takes note of what came of a repair of address translation.
+    pub(super) fn translated(&mut self, result: Result<Repaired, String>, now: Timestamp) {
+        self.translation.repaired(result, now);
+        self.tell_of_fights();
+    }
+
+    /// Says once of each object that it is put right again and again.
+    fn tell_of_fights(&mut self) {
+        let sides = [&self.kernel, &self.translation].into_iter();
+        let held_back: BTreeSet<String> =
+            sides.flat_map(|side| side.pace.held_back()).map(str::to_owned).collect();
+        for object in held_back.difference(&self.told) {
+            let by = self.rivals.who(object);
             warn!(
-                repairs = self.pace.repairs(),
-                "something keeps changing the node's network; it is put right less often"
+                object,
+                by, "another program keeps changing this; it is put right less and less often"
             );
         }
         self.told = held_back;
     }
 
-    /// Remembers which addresses pods have beyond those of the VPC, unless they left meanwhile.
-    fn remember(&self, mut egress: BTreeMap<Mac, IpAddr>) {
-        let mut node = lock(&self.node);
-        let interfaces = node.pods.values().flat_map(|network| &network.interfaces);
-        let macs: BTreeSet<Mac> = interfaces.map(|interface| interface.host.mac).collect();
-        egress.retain(|mac, _| macs.contains(mac));
-        node.egress.retain(|mac, _| macs.contains(mac));
-        node.egress.append(&mut egress);
-    }
-
     /// Returns how many repairs found something, and how many objects they put right.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.pace.repairs(), self.pace.objects())
+        let sides = [&self.kernel.pace, &self.translation.pace];
+        (sides.iter().map(|it| it.repairs()).sum(), sides.iter().map(|it| it.objects()).sum())
     }
 
     /// A pod had its addresses before this daemon started.
@@ -203,7 +262,7 @@ impl Keep {
             }
             if network.interfaces.iter().any(|interface| interface.egress.is_some()) {
                 // Nothing may be wrong, but only a look at the routes tells which address it has.
-                self.pace.damaged(Extent::Routing, now);
+                self.kernel.pace.damaged(Extent::Routing, now);
             }
             node.pods.insert(key, network);
             any = true;
@@ -211,50 +270,98 @@ impl Keep {
         any
     }
 
-    /// A pod is about to be taken apart: its rules go, and nobody shall bring them back.
+    /// A pod is about to be taken apart: its rules go, and are not to be brought back.
     pub(super) fn leaving(&mut self, key: &PodKey) {
         let mut node = lock(&self.node);
         let coming = self.coming.remove(key).map(|coming| coming.network);
         if let Some(network) = node.pods.remove(key).or(coming) {
-            let addresses: Vec<IpAddr> = addresses(&network).collect();
-            node.busy.extend(&addresses);
-            self.leaving.insert(key.clone(), addresses);
+            node.busy.extend(addresses(&network));
+            self.leaving.insert(key.clone(), network);
         }
     }
 
-    /// A pod is gone.
-    pub(super) fn released(&mut self, key: &PodKey) {
+    /// A pod is gone; returns what it left behind for this node to remove.
+    pub(super) fn released(&mut self, key: &PodKey) -> Option<Left> {
+        // Of a plugin that began before this daemon did, rules and routes may have been brought back meanwhile.
+        let announced = self.leaving.contains_key(key);
         self.leaving(key);
-        for address in self.leaving.remove(key).unwrap_or_default() {
-            lock(&self.node).busy.remove(&address);
+        let network = self.leaving.remove(key)?;
+        let mut node = lock(&self.node);
+        for address in addresses(&network) {
+            node.busy.remove(&address);
+            node.yielded.remove(&address);
+            self.rivals.forget(address);
         }
+        Some(if announced { Left::Links(network) } else { Left::All(network) })
+    }
+
+    /// Returns whether a plugin is wiring or removing a pod.
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.coming.is_empty() || !self.leaving.is_empty()
     }
 
     /// An ENI is set up.
     pub(super) fn eni_set_up(&mut self, link: EniLink, now: Timestamp) {
         lock(&self.node).enis.insert(link.eni, link);
         // What its pods need could not be told before.
-        self.pace.damaged(Extent::Routing, now);
+        self.damaged(Extent::Routing, now);
     }
 
-    /// Takes note which route table an ENI has, if that does not follow from its place.
-    pub(super) fn eni_table(&mut self, eni: EniId, table: Option<Table>) {
-        let mut node = lock(&self.node);
-        match table {
-            Some(table) => node.tables.insert(eni, table),
-            None => node.tables.remove(&eni),
-        };
+    /// Takes note which route table an ENI has.
+    pub(super) fn eni_table(&mut self, eni: EniId, table: Table) {
+        lock(&self.node).tables.insert(eni, table);
     }
 
     /// An ENI is about to go.
     pub(super) fn eni_leaving(&mut self, eni: EniId) {
-        self.eni_table(eni, None);
-        lock(&self.node).enis.remove(&eni);
+        let mut node = lock(&self.node);
+        node.tables.remove(&eni);
+        node.enis.remove(&eni);
     }
 
     /// The node became known better.
-    pub(super) fn learned(&mut self, facts: HostFacts) {
+    pub(super) fn learned(&mut self, facts: HostFacts, now: Timestamp) {
         lock(&self.node).facts = facts;
+        self.damaged(Extent::Translation, now);
+    }
+}
+
+/// What is left of a pod that is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Its links alone.
+    Links(PodNetwork),
+    /// Possibly routes and rules too.
+    All(PodNetwork),
+}
+
+impl Side {
+    fn take(&mut self, now: Timestamp) -> Option<Extent> {
+        if self.repairing.is_none() {
+            self.repairing = self.pace.take(now);
+            return self.repairing;
+        }
+        None
+    }
+
+    fn repaired(&mut self, result: Result<Repaired, String>, now: Timestamp) {
+        let Some(extent) = self.repairing.take() else { return };
+        match result {
+            // The thread that could not write a kernel variable told of that.
+            Ok(Repaired { differences, spared, .. }) => {
+                for difference in &differences {
+                    info!(%difference, "the node's network was put right");
+                }
+                let words = |all: &[Difference]| -> Vec<String> {
+                    all.iter().map(|it| it.object().to_string()).collect()
+                };
+                self.pace.repaired(&words(&differences), &words(&spared), extent, now);
+            }
+            Err(error) => {
+                error!(error, "cannot put the node's network right; trying again");
+                self.pace.failed(extent, now);
+            }
+        }
     }
 }
 
@@ -274,9 +381,10 @@ fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Pod};
+    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac, Pod};
     use vpc_ipam_linux::{
-        Family, HostConfig, Link, LinkId, LinkIndex, Namespace, Route, Table, VethPrefix,
+        Family, HostConfig, Leads, Link, LinkId, LinkIndex, Namespace, Route, RouteEntry, Seen,
+        VethPrefix,
     };
 
     use super::*;
@@ -285,29 +393,37 @@ mod tests {
     async fn address_that_only_the_node_knows_is_remembered_until_its_pod_leaves() {
         let now = Timestamp::from_secs(1000);
         let mut keep = keep(now);
-        assert_eq!(keep.take(now + SOON), Some(Extent::All));
+        let all = Due { kernel: Some(Extent::Kernel), translation: true };
+        assert_eq!(keep.take(now + SOON), all);
         keep.repaired(Ok(Repaired::default()), now);
+        keep.translated(Ok(Repaired::default()), now);
         let lease = lease();
         keep.leased(&lease, now);
         // No rule was heard of, but it should be there by now.
         let late = now + WIRING_MAX;
-        assert_eq!(keep.take(late), None);
-        assert_eq!(keep.take(late + SOON), Some(Extent::Routing));
+        let routing = || Due { kernel: Some(Extent::Routing), translation: false };
+        assert_eq!(keep.take(late), Due::default());
+        assert_eq!(keep.take(late + SOON), routing());
         let mac = lock(&keep.node).pods[&lease.key].interfaces[0].host.mac;
         let address = IpAddr::from([169, 254, 172, 9]);
-        let seen = || Ok(Repaired { egress: [(mac, address)].into(), ..Repaired::default() });
+        let seen = || {
+            let seen = Seen { egress: [(mac, address)].into(), ..Seen::default() };
+            Ok(Repaired { seen: Some(seen), ..Repaired::default() })
+        };
         keep.repaired(seen(), late);
-        assert_eq!(lock(&keep.node).egress, [(mac, address)].into());
+        assert_eq!(lock(&keep.node).seen.egress, [(mac, address)].into());
 
-        let lost = Event::Route { route: Route::on_link(Table::MAIN, address), gone: true };
+        let route = Route::on_link(Table::MAIN, address);
+        let entry = RouteEntry { route, leads: Leads::Over(LinkIndex(9)) };
+        let lost = Event::Route { entry, gone: true, by: None };
         keep.heard(&lost, late);
-        assert_eq!(keep.take(late + SOON), Some(Extent::Routing));
+        assert_eq!(keep.take(late + SOON), routing());
         keep.leaving(&lease.key);
         keep.repaired(seen(), late);
 
-        assert_eq!(lock(&keep.node).egress, BTreeMap::new());
+        assert_eq!(lock(&keep.node).seen.egress, BTreeMap::new());
         keep.heard(&lost, late);
-        assert_eq!(keep.take(late + SOON), None);
+        assert_eq!(keep.take(late + SOON), Due::default());
     }
 
     /// Longer than what a repair waits for more damage.
@@ -328,7 +444,8 @@ mod tests {
             ..PodSettings::new(VethPrefix::default(), 9001)
         };
         let watch = Watch::open(&Namespace::current().unwrap()).unwrap();
-        Keep::start(Node::new(HostConfig::default(), facts), settings, watch, now)
+        let node = Node::new(HostConfig::default(), facts);
+        Keep::start(node, settings, watch, Rivals::default(), now)
     }
 
     fn lease() -> Lease {

@@ -17,11 +17,12 @@ use vpc_ipam_linux::pod::PodSettings;
 use vpc_ipam_linux::{Family, HostConfig, Node, Table, Watch};
 
 use super::flush::Flush;
-use super::host::HostThread;
 use super::keep::Keep;
 use super::links::Links;
+use super::rivals::Rivals;
 use super::server::{self, Server};
 use super::sources::Sources;
+use super::threads::Threads;
 use super::unknown::Unknown;
 use super::writer::Writer;
 use super::{Clock, DaemonError, Input, Loop, Notice, Options};
@@ -51,7 +52,7 @@ struct Prepared {
     /// What holds on this node.
     config: Config,
     watch: Watch,
-    host: HostThread,
+    threads: Threads,
     facts: HostFacts,
     changed: Vec<String>,
 }
@@ -97,7 +98,8 @@ pub(super) async fn start(
     }
 
     let (mut ipam, mut flush, unknown) = restore(&options, &prepared, found, &clock)?;
-    let Prepared { metadata, config, watch, host, facts, changed, .. } = prepared;
+    let Prepared { metadata, config, watch, threads, facts, changed, .. } = prepared;
+    let Threads { host, translation, departed, ports } = threads;
     if fresh {
         ipam.observe(&metadata.observation, clock.now());
     } else {
@@ -121,9 +123,9 @@ pub(super) async fn start(
         ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
     };
     let node = Node::new(options.host_config, facts);
-    let mut keep = Keep::start(node, settings, watch, clock.now());
+    let mut keep = Keep::start(node, settings, watch, Rivals::new(ports), clock.now());
     for (eni, table) in &known.tables {
-        keep.eni_table(*eni, Some(Table(*table)));
+        keep.eni_table(*eni, Table(*table));
     }
     for lease in ipam.pool().leases() {
         keep.found(lease);
@@ -133,6 +135,8 @@ pub(super) async fn start(
         clock,
         api,
         host,
+        translation,
+        departed,
         keep,
         awaited: Links::default(),
         unknown,
@@ -221,17 +225,10 @@ async fn prepare(
     let config = options.config.for_node(&options.overrides, &metadata.node, &options.labels);
     // Before the first look, so that nothing that happens after it is missed.
     let watch = Watch::open(&options.netns)?;
-    let host = HostThread::start(
-        options.netns.clone(),
-        options.host_config.clone(),
-        config.clone(),
-        options.adopt,
-        inputs.clone(),
-    )
-    .map_err(DaemonError::Host)?;
-    let (facts, changed) = host.set_up_now(&metadata).await.map_err(DaemonError::Host)?;
-    info!(changed = changed.len(), "node network is set up");
-    Ok(Prepared { metadata, limits, config, watch, host, facts, changed })
+    let threads = Threads::start(options, &config, inputs).map_err(DaemonError::Host)?;
+    let set_up = threads.set_up(options, &metadata).await;
+    let (facts, changed) = set_up.map_err(DaemonError::Host)?;
+    Ok(Prepared { metadata, limits, config, watch, threads, facts, changed })
 }
 
 /// Returns how the links of pods are to be made on this node.

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam_bins::protocol::{Request, ask};
 use vpc_ipam_bins::spool;
 use vpc_ipam_bins::store::{self, Found, Store};
 use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
@@ -115,6 +116,38 @@ fn note_holds_however_young_the_lease_looks() {
 
     assert_eq!((assigned(&node), notes(&node)), (0, 0));
     pod.die();
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+/// DEL takes two steps, and the daemon that hears of the second knows nothing of the first: it takes the pod for damaged.
+#[test]
+fn nothing_is_left_of_a_pod_that_is_removed_across_a_restart() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    let (gone, stays) = (Pod::new(&node, "gone"), Pod::new(&node, "stays"));
+    stays.add(&node.address);
+    let before = settled(&node);
+    let first = address(&gone.add(&node.address));
+    let key = PodKey::new("aws-cni", "gone", "eth0").unwrap();
+    ask(&node.address.socket, &Request::Leave(key.clone())).unwrap();
+    // As the plugin does then.
+    for removal in [format!("ip rule del pref 512 to {first}"), format!("ip route del {first}")] {
+        crate::runtime::run(&netns(&node), &removal);
+    }
+    daemon.crash();
+    let daemon = Daemon::start(&node);
+    wait_until("the repair", || match kept_of_pods(&node) {
+        kept if kept.iter().any(|line| line.contains(&first)) => Ok(()),
+        kept => Err(format!("{kept:?}")),
+    });
+
+    ask(&node.address.socket, &Request::Release(key)).unwrap();
+
+    wait_for(&node, "what was brought back", &before);
+    assert_eq!(crate::runtime::run(&gone.netns, "ip -o link").lines().count(), 1);
+    assert_eq!(assigned(&node), 1);
+    gone.die();
     daemon.crash();
     node.stop().unwrap();
 }

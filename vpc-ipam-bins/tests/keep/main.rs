@@ -10,6 +10,7 @@ mod crash;
 mod daemon;
 mod faulty;
 mod many;
+mod others;
 mod repair;
 mod result;
 mod runtime;

@@ -1,10 +1,8 @@
 use std::path::Path;
-use std::process::{Command, Output};
-
-use vpc_ipam_bins::lab::LabNode;
+use std::process::Output;
 
 use crate::runtime::{
-    Pod, address, kept_of_pods, netns, plan, run, settled, start, status, wait_for,
+    Pod, address, kept_of_pods, net, netns, plan, run, settled, start, status, wait_for,
     wait_for_no_pods, wait_until,
 };
 
@@ -82,18 +80,18 @@ fn pods_that_come_and_go_are_no_damage() {
 fn command_tells_what_differs_and_puts_it_right() {
     let mut node = start(&plan("m5.large"));
     settled(&node);
-    let damage = || run(&netns(&node), "sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
+    // Of this the kernel tells nobody.
+    let damage = || run(&netns(&node), "sysctl -qw net.ipv4.tcp_early_demux=0");
     let lines = |output: &Output| -> Vec<String> {
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     };
-    let told = "sysctl net.ipv4.conf.eth0.rp_filter=2";
-    // Of this the kernel tells nobody.
+    let told = "sysctl net.ipv4.tcp_early_demux=1";
     damage();
     let cases: [(&[&str], i32, &[String]); 6] = [
-        (&["diff"], 1, &[format!("different: {told}, is 1")]),
-        (&["repair", "--dry-run"], 1, &["sysctl -w net.ipv4.conf.eth0.rp_filter=2".to_owned()]),
-        (&["diff"], 1, &[format!("different: {told}, is 1")]),
-        (&["repair"], 0, &[format!("put right: different: {told}, is 1")]),
+        (&["diff"], 1, &[format!("different: {told}, is 0")]),
+        (&["repair", "--dry-run"], 1, &["sysctl -w net.ipv4.tcp_early_demux=1".to_owned()]),
+        (&["diff"], 1, &[format!("different: {told}, is 0")]),
+        (&["repair"], 0, &[format!("put right: different: {told}, is 0")]),
         (&["repair", "--dry-run"], 0, &[]),
         (&["diff"], 0, &[]),
     ];
@@ -107,7 +105,7 @@ fn command_tells_what_differs_and_puts_it_right() {
     let output = net(&node, &["diff", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["differences"].as_array().unwrap().len(), 1, "{json}");
-    assert_eq!(json["commands"][0], "sysctl -w net.ipv4.conf.eth0.rp_filter=2", "{json}");
+    assert_eq!(json["commands"][0], "sysctl -w net.ipv4.tcp_early_demux=1", "{json}");
 
     node.stop_daemon().unwrap();
     let output = net(&node, &["diff"]);
@@ -125,7 +123,7 @@ fn printed_commands_are_those_that_repair() {
     let before = settled(&node);
     let socket = node.address.socket.clone();
     let netns = netns(&node);
-    run(&netns, "sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
+    run(&netns, "sysctl -qw net.ipv4.tcp_early_demux=0");
     let output = net(&node, &["repair", "--dry-run"]);
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         run(&netns, line);
@@ -156,14 +154,4 @@ fn link_that_is_fought_over_is_put_right_ever_more_seldom() {
     let last = repaired[6] - repaired[5];
     assert!(last > core::time::Duration::from_secs(1), "{repaired:?}");
     node.stop().unwrap();
-}
-
-fn net(node: &LabNode, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vpc-ipam"))
-        .arg("net")
-        .args(arguments)
-        .arg("--socket")
-        .arg(&node.address.socket)
-        .output()
-        .unwrap()
 }

@@ -222,3 +222,14 @@ pub(crate) fn wait_for(node: &LabNode, what: &str, before: &[String]) {
         Err(format!("missing {missing:#?}, unwanted {unwanted:#?}"))
     });
 }
+
+/// Calls `vpc-ipam net` for a node.
+pub(crate) fn net(node: &LabNode, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vpc-ipam"))
+        .arg("net")
+        .args(arguments)
+        .arg("--socket")
+        .arg(&node.address.socket)
+        .output()
+        .unwrap()
+}

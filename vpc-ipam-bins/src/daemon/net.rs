@@ -1,0 +1,64 @@
+//! Answers about the node's network, of which two threads know a part each.
+
+use core::time::Duration;
+
+use tokio::sync::oneshot;
+use vpc_ipam_linux::{NodeDifferences, Repaired, commands};
+
+use crate::cni::{Code, chain};
+use crate::protocol::{Answer, NetReport};
+
+/// What one thread tells.
+pub(super) type Part = Result<NetReport, String>;
+
+/// How long address translation is waited for: half of what a caller waits for the whole answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Puts an answer together, as far as it can be told.
+pub(super) async fn answer(
+    attempted: &str,
+    kernel: oneshot::Receiver<Part>,
+    translation: oneshot::Receiver<Part>,
+) -> Answer {
+    let ended = || Err("the thread that should tell ended".to_owned());
+    let mut report = match kernel.await.unwrap_or_else(|_| ended()) {
+        Ok(report) => report,
+        Err(details) => {
+            return Answer::Refused { code: Code::Kernel, message: attempted.to_owned(), details };
+        }
+    };
+    let translation = match tokio::time::timeout(PATIENCE, translation).await {
+        Ok(part) => part.unwrap_or_else(|_| ended()),
+        Err(_) => Err("nft or iptables is still at it".to_owned()),
+    };
+    match translation {
+        Ok(part) => {
+            report.differences.extend(part.differences);
+            report.beyond.extend(part.beyond);
+            report.commands.extend(part.commands);
+        }
+        Err(why) => report.beyond.push(format!("not told: address translation: {why}")),
+    }
+    Answer::Net(report)
+}
+
+impl From<NodeDifferences> for NetReport {
+    fn from(found: NodeDifferences) -> Self {
+        Self {
+            differences: in_words(&found.differences),
+            beyond: in_words(&found.absent),
+            commands: commands(&found.changes),
+        }
+    }
+}
+
+/// Tells what a repair did.
+pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
+    let mut beyond = in_words(&repaired.absent);
+    beyond.extend(repaired.unwritable.iter().map(|refused| chain(refused)));
+    NetReport { differences: in_words(&repaired.differences), beyond, commands: Vec::new() }
+}
+
+pub(super) fn in_words(things: &[impl ToString]) -> Vec<String> {
+    things.iter().map(ToString::to_string).collect()
+}

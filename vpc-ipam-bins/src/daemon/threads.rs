@@ -1,0 +1,69 @@
+//! The threads that work on the node's network.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use vpc_ipam_core::{Config, Metadata};
+use vpc_ipam_linux::host::HostFacts;
+use vpc_ipam_linux::{Beside, Netlink, NetlinkError, Node};
+
+use super::departed::Departed;
+use super::host::{HostThread, HostThreadError};
+use super::translation::{SetUp, Translation};
+use super::{Input, Options};
+
+/// The threads that work on the node's network.
+pub(super) struct Threads {
+    pub(super) host: HostThread,
+    pub(super) translation: Translation,
+    pub(super) departed: Departed,
+    /// The netlink ports of their sockets.
+    pub(super) ports: BTreeSet<u32>,
+}
+
+impl Threads {
+    /// Starts them in the node's namespace.
+    pub(super) fn start(
+        options: &Options,
+        config: &Config,
+        inputs: &mpsc::Sender<Input>,
+    ) -> Result<Self, HostThreadError> {
+        let netns = &options.netns;
+        let mut ports = BTreeSet::new();
+        let mut netlink = || -> Result<Box<dyn Netlink + Send>, NetlinkError> {
+            let mut netlink = netns.netlink()?;
+            let port = netlink.port().map_err(|source| NetlinkError::Open { source })?;
+            ports.insert(port);
+            Ok(if options.adopt { Box::new(netlink) } else { Box::new(Beside(netlink)) })
+        };
+        let (host_config, pool) = (options.host_config.clone(), config.clone());
+        Ok(Self {
+            host: HostThread::start(netns, netlink()?, host_config, pool, inputs.clone())?,
+            translation: Translation::start(netns, netlink()?, inputs.clone())?,
+            departed: Departed::start(netns, netlink()?, inputs.clone())?,
+            ports,
+        })
+    }
+
+    /// Sets the node's network up, and returns what is known of it and what had to be changed.
+    ///
+    /// While nft or iptables does not answer, the node serves its pods without address translation, which is tried again.
+    pub(super) async fn set_up(
+        &self,
+        options: &Options,
+        metadata: &Metadata,
+    ) -> Result<(HostFacts, Vec<String>), HostThreadError> {
+        let (facts, mut changed) = self.host.set_up_now(metadata).await?;
+        let node = Node::new(options.host_config.clone(), facts.clone());
+        match self.translation.set_up_now(node).await? {
+            SetUp::Done(translated) => changed.extend(translated),
+            SetUp::NotYet(error) => {
+                warn!(error, "cannot set up address translation yet; trying again");
+            }
+            SetUp::Refused(error) => return Err(HostThreadError::Translation(error)),
+        }
+        info!(changed = changed.len(), "node network is set up");
+        Ok((facts, changed))
+    }
+}

@@ -1,0 +1,115 @@
+//! The thread that keeps the node's address translation: it runs nft or iptables, which may hang or wait for a lock, and nothing
+//! else waits for it.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::Receiver;
+
+use tokio::sync::{mpsc, oneshot};
+use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
+
+use super::Input;
+use super::keep::{SharedNode, latest};
+use super::net::{Part, in_words, repaired_part};
+use super::worker::{Gone, Worker};
+use crate::cni::chain;
+use crate::protocol::NetReport;
+
+/// The thread that keeps the node's address translation.
+pub(super) struct Translation(Worker<Job>);
+
+/// What came of setting address translation up: what had to be changed, in words.
+#[derive(Debug)]
+pub(super) enum SetUp {
+    Done(Vec<String>),
+    /// Only time was lacking: it is to be tried again.
+    NotYet(String),
+    Refused(String),
+}
+
+enum Job {
+    SetUp(Box<Node>, oneshot::Sender<SetUp>),
+    Repair(SharedNode),
+    Diff(SharedNode, oneshot::Sender<Part>),
+    RepairNow(SharedNode, oneshot::Sender<Part>),
+}
+
+impl Translation {
+    /// Starts the thread in the node's namespace.
+    pub(super) fn start(
+        netns: &Namespace,
+        mut netlink: Box<dyn Netlink + Send>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Result<Self, Gone> {
+        let work = move |queue: &Receiver<Job>| {
+            while let Ok(job) = queue.recv() {
+                let input = match job {
+                    Job::SetUp(node, caller) => {
+                        // Whoever asked may have stopped waiting.
+                        let _ = caller.send(set_up(&mut *netlink, &node));
+                        None
+                    }
+                    Job::Repair(node) => {
+                        let repaired = repair(&mut *netlink, &|| latest(&node));
+                        Some(Input::Translated(repaired.map_err(|error| chain(&error))))
+                    }
+                    Job::Diff(node, caller) => {
+                        let found = latest(&node).diff(&mut *netlink, Extent::Translation);
+                        let _ =
+                            caller.send(found.map(NetReport::from).map_err(|error| chain(&error)));
+                        None
+                    }
+                    Job::RepairNow(node, caller) => {
+                        let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
+                        let repaired = repair(&mut *netlink, &asked);
+                        let part = repaired.map(repaired_part).map_err(|error| chain(&error));
+                        let _ = caller.send(part);
+                        None
+                    }
+                };
+                if input.is_some_and(|input| inputs.blocking_send(input).is_err()) {
+                    break;
+                }
+            }
+        };
+        Worker::start("translation", netns, work).map(Self)
+    }
+
+    /// Sets address translation up.
+    pub(super) async fn set_up_now(&self, node: Node) -> Result<SetUp, Gone> {
+        let (caller, done) = oneshot::channel();
+        self.0.send(Job::SetUp(Box::new(node), caller))?;
+        done.await.map_err(|_| Gone)
+    }
+
+    /// Makes address translation as it should be; the loop hears of what that took.
+    pub(super) fn repair(&self, node: SharedNode) -> Result<(), Gone> {
+        self.0.send(Job::Repair(node))
+    }
+
+    /// Tells how address translation differs from what it should be.
+    pub(super) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+        let (caller, part) = oneshot::channel();
+        // If the thread is not there, nor is the caller's end.
+        let _ = self.0.send(Job::Diff(node, caller));
+        part
+    }
+
+    /// Makes address translation as it should be, and tells what that took.
+    pub(super) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+        let (caller, part) = oneshot::channel();
+        let _ = self.0.send(Job::RepairNow(node, caller));
+        part
+    }
+}
+
+fn set_up(netlink: &mut dyn Netlink, node: &Node) -> SetUp {
+    match repair(netlink, &|| node.clone()) {
+        Ok(repaired) => SetUp::Done(in_words(&repaired.differences)),
+        Err(error) if error.may_pass() => SetUp::NotYet(chain(&error)),
+        Err(error) => SetUp::Refused(chain(&error)),
+    }
+}
+
+fn repair(netlink: &mut dyn Netlink, node: &dyn Fn() -> Node) -> Result<Repaired, ApplyError> {
+    Node::repair(node, netlink, Extent::Translation)
+}
