@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
 
+use crate::host::PRIORITY_BRANCH;
 use crate::pod::{PRIORITY_FROM_POD, link_local};
 use crate::state::{Actual, Applied, ApplyError, Claim, State, apply};
 use crate::{
@@ -74,9 +75,6 @@ pub enum TableReason {
 /// How far apart the tables are among which an ENI gets one whose own is taken. They end in its own number.
 const TABLES_APART: u32 = 86_000;
 
-/// How many tables are tried.
-const TABLES_MAX: u32 = 16;
-
 impl EniTable {
     /// Returns the table of an ENI, given what there is and the link that it has, if it has one.
     ///
@@ -94,15 +92,20 @@ impl EniTable {
         if place == Table::MAIN {
             return Self { table: place, because: TableReason::Place };
         }
-        let mut candidates = (0..TABLES_MAX).map(|i| Table(place.0 + i * TABLES_APART));
-        let chosen = candidates.clone().find(|table| is_of(*table, eni, link, actual));
-        let chosen = chosen
-            .or_else(|| candidates.find(|table| taken_by(*table, eni, link, actual).is_none()))
-            .unwrap_or(place);
+        let own_addresses = own_addresses(eni);
+        let own = own_tables(eni, link, actual);
+        let own = own.filter(|table| {
+            table.0.checked_sub(place.0).is_some_and(|beyond| beyond % TABLES_APART == 0)
+        });
+        let free = || {
+            let mut tables = (place.0..).step_by(TABLES_APART as usize).map(Table);
+            tables.find(|table| taken_by(*table, &own_addresses, link.as_slice(), actual).is_none())
+        };
+        let chosen = own.min().or_else(free).unwrap_or(place);
         let because = if chosen == place {
             TableReason::Place
         } else {
-            TableReason::Taken { by: taken_by(place, eni, link, actual) }
+            TableReason::Taken { by: taken_by(place, &own_addresses, link.as_slice(), actual) }
         };
         Self { table: chosen, because }
     }
@@ -125,30 +128,34 @@ pub(crate) fn table_of_system(eni: &EniLink, rules: &[Rule]) -> Option<Table> {
     rules.iter().find(leads).map(|rule| rule.table)
 }
 
-/// Returns whether a table is an ENI's by what is there of ours.
-fn is_of(table: Table, eni: &EniLink, link: Option<LinkIndex>, actual: &Actual) -> bool {
-    let own = own_addresses(eni);
-    let leads_there = |rule: &Rule| {
-        rule.protocol == Protocol::OURS
-            && rule.priority == PRIORITY_ENI
-            && rule.table == table
-            && rule.source.is_some_and(|net| own.contains(&net.addr()))
-    };
-    let is_in_it = |(over, route): &(LinkIndex, Route)| {
-        route.table == table && route.protocol == Protocol::OURS && Some(*over) == link
-    };
-    actual.rules.iter().any(leads_there) || actual.routes.iter().any(is_in_it)
-}
-
-/// Returns what another program has in a table, or leads there; what leads by the ENI's own link would serve it as well.
-fn taken_by(
-    table: Table,
+/// Returns the tables that are an ENI's by what is there of ours.
+fn own_tables(
     eni: &EniLink,
     link: Option<LinkIndex>,
     actual: &Actual,
+) -> impl Iterator<Item = Table> {
+    let own = own_addresses(eni);
+    let led_to = actual.rules.iter().filter(move |rule| {
+        rule.protocol == Protocol::OURS
+            && rule.priority == PRIORITY_ENI
+            && rule.source.is_some_and(|net| own.contains(&net.addr()))
+    });
+    let with_routes = actual.routes.iter().filter(move |(over, route)| {
+        route.protocol == Protocol::OURS && route.table != Table::MAIN && Some(*over) == link
+    });
+    led_to.map(|rule| rule.table).chain(with_routes.map(|(_, route)| route.table))
+}
+
+/// Returns what another program has in a table, or leads there. Routes over some links and rules from some addresses, which the
+/// table is to serve anyway, do not count.
+pub(crate) fn taken_by(
+    table: Table,
+    addresses: &[IpAddr],
+    links: &[LinkIndex],
+    actual: &Actual,
 ) -> Option<String> {
     let by_another_link = |(over, route): &&(LinkIndex, Route)| {
-        route.table == table && route.protocol != Protocol::OURS && Some(*over) != link
+        route.table == table && route.protocol != Protocol::OURS && !links.contains(over)
     };
     if let Some((over, route)) = actual.routes.iter().find(by_another_link) {
         let name = actual.links.iter().find(|it| it.id.index == *over);
@@ -158,14 +165,13 @@ fn taken_by(
     if let Some(entry) = actual.other_routes.iter().find(|entry| entry.route.table == table) {
         return Some(format!("route {entry} {}", entry.route.protocol));
     }
-    let own = own_addresses(eni);
     let another = |rule: &&Rule| {
         let is_peers = rule.protocol == Protocol::UNSPECIFIED
-            && [PRIORITY_FROM_POD, PRIORITY_ENI].contains(&rule.priority);
+            && [PRIORITY_BRANCH, PRIORITY_FROM_POD, PRIORITY_ENI].contains(&rule.priority);
         rule.table == table
             && rule.protocol != Protocol::OURS
             && !is_peers
-            && !rule.source.is_some_and(|net| own.contains(&net.addr()))
+            && !rule.source.is_some_and(|net| addresses.contains(&net.addr()))
     };
     actual.rules.iter().find(another).map(|rule| format!("rule {rule} {}", rule.protocol))
 }
@@ -308,14 +314,10 @@ pub fn table_here(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<EniTable, 
 
 /// Reads what may tell which table an ENI has.
 fn read_for_table(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Actual, NetlinkError> {
-    let mut actual = Actual { links: netlink.links()?, ..Actual::default() };
-    if table(eni.card, eni.device) != Table::MAIN {
-        for family in [Family::Ipv4, Family::Ipv6] {
-            actual.rules.extend(netlink.rules(family)?);
-            actual.add_routes(netlink.all_routes(family)?);
-        }
+    match table(eni.card, eni.device) {
+        Table::MAIN => Ok(Actual { links: netlink.links()?, ..Actual::default() }),
+        _ => Actual::read_tables(netlink),
     }
-    Ok(actual)
 }
 
 /// Removes what the kernel does not remove along with the link of an ENI, and returns what that was.

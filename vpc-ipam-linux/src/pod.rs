@@ -443,6 +443,14 @@ pub enum AddFailure {
     /// The trunk ENI of the pod's branch ENI has no link.
     #[error("find the trunk ENI of the pod's branch ENI")]
     Trunk(#[source] LinkMissingError),
+    /// Another program uses the route table of the pod's branch ENI.
+    #[error("route table {table} of the pod's branch ENI is in use by another program: {by}")]
+    TableInUse {
+        /// The table.
+        table: Table,
+        /// A route in it, or a rule that leads there.
+        by: String,
+    },
     /// The kernel refused, or could not be talked to.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -517,6 +525,7 @@ fn try_add(
     let (mut on_host, mut in_pod) = (State::default(), State::default());
     for (interface, veth) in network.interfaces.iter().zip(&veths) {
         if let Some(branch) = &interface.branch {
+            spare_table(host, interface, branch, veth.link)?;
             let link = make_vlan(host, branch, interface.mtu)?;
             on_host.append(branch.on_host(link, interface.mtu));
         }
@@ -627,6 +636,25 @@ fn make_veths(
         });
     }
     Ok(made)
+}
+
+/// Refuses to put routes into a table that another program uses.
+fn spare_table(
+    host: &mut dyn Netlink,
+    interface: &PodInterface,
+    branch: &Branch,
+    veth: LinkIndex,
+) -> Result<(), AddFailure> {
+    let actual = Actual::read_tables(host)?;
+    let name = branch.vlan.link_name();
+    let vlan = actual.links.iter().find(|link| *link.id.name == *name);
+    let links: Vec<_> = vlan.map(|link| link.id.index).into_iter().chain([veth]).collect();
+    let addresses: Vec<_> = interface.addresses.iter().map(|it| it.address).collect();
+    let table = interface.table;
+    match eni::taken_by(table, &addresses, &links, &actual) {
+        Some(by) => Err(AddFailure::TableInUse { table, by }),
+        None => Ok(()),
+    }
 }
 
 /// Makes the link of the VLAN of a branch ENI, unless it is there.

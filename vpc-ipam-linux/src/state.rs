@@ -128,6 +128,16 @@ impl Actual {
 }
 
 impl Actual {
+    /// Reads links, rules and every route table.
+    pub(crate) fn read_tables(netlink: &mut dyn Netlink) -> Result<Self, NetlinkError> {
+        let mut actual = Self { links: netlink.links()?, ..Self::default() };
+        for family in [Family::Ipv4, Family::Ipv6] {
+            actual.rules.extend(netlink.rules(family)?);
+            actual.add_routes(netlink.all_routes(family)?);
+        }
+        Ok(actual)
+    }
+
     /// Adds entries of route tables.
     pub(crate) fn add_routes(&mut self, entries: Vec<RouteEntry>) {
         for entry in entries {

@@ -10,8 +10,10 @@ use vpc_ipam_bins::lab::{LabAddress, PluginCall};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
 
+use crate::daemon::{self, Daemon};
 use crate::runtime::{
-    Pod, address, kept_of_pods, net, netns, plan, run, settled, start, status, wait_for, wait_until,
+    Pod, address, kept_of_pods, net, netns, plan, run, settled, start, status, wait_for,
+    wait_for_no_pods, wait_until,
 };
 
 /// systemd-sysctl sets what its files say, tuned and kubelet what theirs do: whenever they start.
@@ -269,4 +271,55 @@ impl Drop for Process {
         }
         let _ = self.child.wait();
     }
+}
+
+/// As /etc/iproute2/rt_tables suggests, administrators take small numbers.
+#[test]
+fn pods_are_served_beside_a_program_that_uses_the_table_of_an_eni() {
+    let node = daemon::node();
+    let netns = netns(&node);
+    for command in [
+        "ip route add default via 10.0.0.1 dev eth0 table 2 proto static",
+        "ip rule add from 192.0.2.7 lookup 2 pref 100 proto static",
+    ] {
+        run(&netns, command);
+    }
+    let daemon = Daemon::start(&node);
+    // More than the primary ENI carries.
+    let pods: Vec<Pod> = (0..12).map(|n| Pod::new(&node, &format!("p{n}"))).collect();
+    for pod in &pods {
+        pod.add(&node.address);
+    }
+    let kept = || {
+        let lists = ["ip route show table 2", "ip rule show pref 100"];
+        lists.map(|list| run(&netns, list).trim().to_owned())
+    };
+    let foreign = [
+        "default via 10.0.0.1 dev eth0 proto static",
+        "100:\tfrom 192.0.2.7 lookup 2 proto static",
+    ];
+    let expect_served = || {
+        let from_pods = run(&netns, "ip rule show pref 1536");
+        assert!(from_pods.lines().count() > 0, "{from_pods}");
+        assert!(from_pods.lines().all(|line| line.contains("lookup 86002")), "{from_pods}");
+        assert_eq!(run(&netns, "ip route show table 86002").lines().count(), 2);
+        assert_eq!(kept(), foreign);
+        assert!(net(&node, &["diff"]).status.success());
+    };
+    settled(&node);
+    expect_served();
+    daemon.crash();
+
+    let daemon = Daemon::start(&node);
+    settled(&node);
+    expect_served();
+
+    for pod in pods {
+        pod.del(&node.address);
+        pod.die();
+    }
+    wait_for_no_pods(&node);
+    assert_eq!(kept(), foreign);
+    daemon.crash();
+    node.stop().unwrap();
 }

@@ -18,6 +18,41 @@ const ADDRESS: &str = "10.0.0.107";
 const MODES: [BranchMode; 2] = [BranchMode::Strict, BranchMode::Standard];
 
 #[test]
+fn table_that_another_program_uses_is_not_taken() {
+    for mode in MODES {
+        for (command, told) in [
+            (
+                "route add default via 10.0.0.1 dev eth0 table 107 proto static",
+                "route default via 10.0.0.1 table 107 dev eth0 proto static",
+            ),
+            (
+                "rule add from 192.0.2.7 lookup 107 pref 100",
+                "rule 100: from 192.0.2.7 lookup 107 proto unspec",
+            ),
+        ] {
+            let vpc = node(mode);
+            vpc.node.ip(command);
+            let pod = Netns::new();
+            let before = (vpc.node.snapshot(), pod.snapshot());
+            let network = branch_network("sgp", mode);
+
+            let error = pod::add(&mut trunk(&vpc), &mut pod.netlink(), &pod.namespace, &network);
+
+            let error = error.unwrap_err();
+            assert_eq!(
+                chain(&error),
+                format!(
+                    "set up the network of the pod: route table 107 of the pod's branch ENI is in use by another \
+                     program: {told}"
+                ),
+                "{mode:?}"
+            );
+            assert_eq!((vpc.node.snapshot(), pod.snapshot()), before, "{mode:?}: {command}");
+        }
+    }
+}
+
+#[test]
 fn strict_pod_is_as_the_peer_would_leave_it() {
     let vpc = node(BranchMode::Strict);
     let network = branch_network("sgp", BranchMode::Strict);

@@ -1,6 +1,6 @@
 use serde_json::json;
 use vpc_ipam_core::{Card, DeviceIndex, Effect, EniLink, FailureKind, HostAction, Outcome};
-use vpc_ipam_linux::{eni as enis, execute};
+use vpc_ipam_linux::{EniTable, Table, TableReason, eni as enis, execute};
 
 use crate::support::{Vpc, eni, eni_mac};
 
@@ -129,6 +129,117 @@ fn routes_and_rules_of_others_stay() {
     assert_eq!(vpc.node.routes(2).len(), 3);
     assert_eq!(vpc.node.rules(30200), ["10.0.0.20 - 30200"]);
     assert_eq!(vpc.node.rules(32765), [] as [&str; 0]);
+}
+
+/// A default route of ours would take that program's packets along, or replace its own.
+#[test]
+fn table_that_another_program_uses_is_not_taken() {
+    let use_of_table = [
+        (
+            "route add default via 10.0.0.1 dev eth0 table 2 proto static",
+            "route default via 10.0.0.1 table 2 dev eth0 proto static",
+        ),
+        (
+            "route add blackhole 192.0.2.0/24 table 2 proto static",
+            "route blackhole 192.0.2.0/24 table 2 proto static",
+        ),
+        (
+            "rule add from 192.0.2.7 lookup 2 pref 100 proto static",
+            "rule 100: from 192.0.2.7 lookup 2 proto static",
+        ),
+        (
+            "rule add fwmark 0x5 lookup 2 pref 9",
+            "rule 9: fwmark 0x5/0xffffffff lookup 2 proto unspec",
+        ),
+        (
+            "-6 rule add from 2001:db8::/32 lookup 2 pref 9",
+            "rule 9: from 2001:db8::/32 lookup 2 proto unspec",
+        ),
+    ];
+    for (command, told) in use_of_table {
+        let vpc = Vpc::new();
+        plug(&vpc);
+        vpc.node.ip(command);
+        let foreign = |vpc: &Vpc| {
+            let mut lines = vpc.node.snapshot();
+            lines.extend(vpc.node.routes(2).iter().map(ToString::to_string));
+            lines.retain(|line| !line.contains("eth1") && !line.contains("86002"));
+            lines
+        };
+        let before = foreign(&vpc);
+
+        set_up(&vpc, &eni(1));
+
+        assert_eq!(foreign(&vpc), before, "{command}");
+        assert_eq!(vpc.node.routes(86002).len(), 2, "{command}");
+        assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 86002"], "{command}");
+        let here = || enis::table_here(&mut vpc.node.netlink(), &eni(1)).unwrap();
+        let taken = |by: Option<&str>| EniTable {
+            table: Table(86002),
+            because: TableReason::Taken { by: by.map(str::to_owned) },
+        };
+        assert_eq!(here(), taken(Some(told)), "{command}");
+
+        // It stays there, also when the other is free again, and when its link flapped.
+        vpc.node.ip(&command.replacen(" add ", " del ", 1));
+        for damage in ["route flush table 86002", "rule del pref 32765"] {
+            vpc.node.ip(damage);
+            set_up(&vpc, &eni(1));
+            assert_eq!(here(), taken(None), "{command}: {damage}");
+            assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 86002"], "{command}: {damage}");
+        }
+        assert_eq!(enis::set_up(&mut vpc.node.netlink(), &eni(1)).unwrap(), [], "{command}");
+    }
+}
+
+#[test]
+fn table_that_the_next_taken_one_leads_to_is_not_taken_either() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    for table in [2, 86002] {
+        vpc.node.ip(&format!("route add default via 10.0.0.1 dev eth0 table {table}"));
+    }
+    set_up(&vpc, &eni(1));
+    assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 172002"]);
+}
+
+#[test]
+fn table_of_ours_stays_ours_whatever_others_add_to_it() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    set_up(&vpc, &eni(1));
+    for command in [
+        "route add 192.0.2.0/24 dev eth0 table 2 proto static",
+        "rule add from 192.0.2.7 lookup 2 pref 100 proto static",
+    ] {
+        vpc.node.ip(command);
+    }
+    let before = vpc.node.snapshot();
+
+    assert_eq!(enis::set_up(&mut vpc.node.netlink(), &eni(1)).unwrap(), []);
+
+    assert_eq!(vpc.node.snapshot(), before);
+    let table = enis::table_here(&mut vpc.node.netlink(), &eni(1)).unwrap();
+    assert_eq!(table, EniTable { table: Table(2), because: TableReason::Place });
+}
+
+/// By way of amazon-vpc-cni-k8s, or of anything that leads by the ENI's own link.
+#[test]
+fn table_whose_routes_lead_by_the_eni_itself_is_taken_over() {
+    let vpc = Vpc::new();
+    plug(&vpc);
+    for command in [
+        "link set eth1 up",
+        "route add 10.0.0.1/32 dev eth1 scope link table 2",
+        "route add default via 10.0.0.1 dev eth1 table 2",
+        "rule add from 10.0.0.20/32 lookup 2 pref 32765",
+        "rule add from 10.0.0.101/32 lookup 2 pref 1536",
+    ] {
+        vpc.node.ip(command);
+    }
+    set_up(&vpc, &eni(1));
+    assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 2"]);
+    assert_eq!(vpc.node.routes(2).len(), 2);
 }
 
 #[test]
