@@ -94,6 +94,9 @@ pub struct NetReport {
     /// What differs and is not for the daemon to put right: links that are not there, kernel variables that cannot be
     /// written.
     pub beyond: Vec<String>,
+    /// Objects of other programs that divert packets of pods or ENIs, and their likely authors.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
     /// The commands that do what a repair would do; none after a repair.
     pub commands: Vec<String>,
 }

@@ -9,8 +9,8 @@ use crate::host::PRIORITY_BRANCH;
 use crate::pod::{PRIORITY_FROM_POD, link_local};
 use crate::state::{Actual, Applied, ApplyError, Claim, State, apply};
 use crate::{
-    Address, Family, Link, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol, Route, Rule,
-    Scope, Sysctl, SysctlKey, Table,
+    Address, Family, Leads, Link, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol,
+    Route, RouteEntry, Rule, Scope, Sysctl, SysctlKey, Table,
 };
 
 /// The place of the rule that leads what an ENI's own address sends to the ENI's table.
@@ -122,7 +122,7 @@ pub(crate) fn table_of_system(eni: &EniLink, rules: &[Rule]) -> Option<Table> {
         from.is_some_and(|net| addresses.contains(&net.addr()))
             && rule.protocol != Protocol::OURS
             && rule.priority != PRIORITY_FROM_POD
-            && !rule.more
+            && rule.is_plain()
             && ![Table::MAIN, Table::LOCAL, Table::UNSPECIFIED].contains(&rule.table)
     };
     rules.iter().find(leads).map(|rule| rule.table)
@@ -162,7 +162,9 @@ pub(crate) fn taken_by(
         let name = name.map_or("?", |link| &link.id.name);
         return Some(format!("route {route} dev {name} {}", route.protocol));
     }
-    if let Some(entry) = actual.other_routes.iter().find(|entry| entry.route.table == table) {
+    let by_no_link =
+        |entry: &&RouteEntry| entry.route.table == table && !matches!(entry.leads, Leads::Over(_));
+    if let Some(entry) = actual.entries.iter().find(by_no_link) {
         return Some(format!("route {entry} {}", entry.route.protocol));
     }
     let another = |rule: &&Rule| {

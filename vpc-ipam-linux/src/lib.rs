@@ -93,11 +93,11 @@ pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError, PortOwner, port_owner};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
 pub use node::{
-    AbsentLink, Event, Extent, Node, NodeDifferences, OfLinks, Repaired, Seen, SeenLink,
+    AbsentLink, Conflict, Event, Extent, Node, NodeDifferences, OfLinks, Repaired, Seen, SeenLink,
 };
 pub use object::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,
-    RouteEntry, Rule, Scope, Table,
+    RouteEntry, Rule, RuleAction, Scope, Table,
 };
 pub use peer::PeerNat;
 pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};

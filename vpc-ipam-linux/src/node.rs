@@ -1,6 +1,7 @@
 //! The whole node: what it should hold for itself, its ENIs and its pods, together, so that also what nobody asked for
 //! any more is found.
 
+mod conflict;
 mod event;
 
 use core::fmt;
@@ -20,6 +21,7 @@ use crate::{
     Rule, SysctlKey, Table, eni, host, link_by_mac, pod,
 };
 
+pub use conflict::Conflict;
 pub use event::{Event, OfLinks};
 
 /// All that a node should hold, as its daemon knows it.
@@ -126,6 +128,8 @@ pub struct NodeDifferences {
     pub differences: Vec<Difference>,
     /// Links that are not there, which is not for this crate to put right.
     pub absent: Vec<AbsentLink>,
+    /// Objects of other programs that divert packets of pods or ENIs, which is not for this crate to put right either.
+    pub conflicts: Vec<Conflict>,
     /// The changes that put the differences right.
     pub changes: Vec<Change>,
 }
@@ -154,7 +158,7 @@ impl fmt::Display for AbsentLink {
 impl NodeDifferences {
     /// Returns whether everything is as it should be.
     pub fn is_empty(&self) -> bool {
-        self.differences.is_empty() && self.absent.is_empty()
+        self.differences.is_empty() && self.absent.is_empty() && self.conflicts.is_empty()
     }
 }
 
@@ -167,6 +171,8 @@ pub struct Repaired {
     pub spared: Vec<Difference>,
     /// Links that are not there.
     pub absent: Vec<AbsentLink>,
+    /// Objects of other programs that divert packets of pods or ENIs.
+    pub conflicts: Vec<Conflict>,
     /// Kernel variables that cannot be written; the node goes on without.
     pub unwritable: Vec<Refused>,
     /// What there was to be seen: [`Node::seen`]. `None` if netlink was not asked.
@@ -252,6 +258,7 @@ impl Node {
             repaired.spared = spared;
             repaired.absent = absent;
             if extent.has_routing() {
+                repaired.conflicts = node.conflicts(&actual, &differences);
                 repaired.seen = Some(node.seen_in(&actual));
             }
             if differences.is_empty() {
@@ -371,8 +378,12 @@ impl Node {
 
     fn differences(&self, actual: &Actual, extent: Extent) -> NodeDifferences {
         let (differences, absent) = self.compare(actual, extent);
+        let conflicts = match extent.of_kernel() {
+            Some(_) => self.conflicts(actual, &differences),
+            None => Vec::new(),
+        };
         let changes = changes(&differences, actual);
-        NodeDifferences { differences, absent, changes }
+        NodeDifferences { differences, absent, conflicts, changes }
     }
 
     fn compare(&self, actual: &Actual, extent: Extent) -> (Vec<Difference>, Vec<AbsentLink>) {
@@ -559,7 +570,7 @@ impl Node {
                 .is_some_and(|net| !on_links.contains(&net.addr()) && !known.contains(&net.addr()))
         };
         let is_orphan = |rule: &&Rule| {
-            if rule.more || !makers.contains(&rule.protocol) || rule.mark.is_some() {
+            if !rule.is_plain() || !makers.contains(&rule.protocol) || rule.mark.is_some() {
                 return false;
             }
             match rule.priority {
@@ -633,7 +644,7 @@ fn table_of_rule(interface: &PodInterface, rules: &[Rule]) -> Option<Table> {
     let rule = rules.iter().find(|rule| {
         rule.priority == PRIORITY_FROM_POD
             && [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol)
-            && !rule.more
+            && rule.is_plain()
             && rule.source.is_some_and(has)
     });
     rule.map(|rule| rule.table)

@@ -294,8 +294,12 @@ pub struct Rule {
     pub table: Table,
     /// Who made it.
     pub protocol: Protocol,
-    /// Whether the kernel showed conditions or an action that this type has no field for. Rules of ours have none.
+    /// What happens to a packet that it matches.
+    pub action: RuleAction,
+    /// Whether the kernel showed conditions that this type has no field for. Rules of ours have none.
     pub more: bool,
+    /// Whether it matches what the conditions do not (`not`). Rules of ours match what they do.
+    pub inverted: bool,
 }
 
 impl Rule {
@@ -311,7 +315,9 @@ impl Rule {
             carries: None,
             table,
             protocol: Protocol::OURS,
+            action: RuleAction::Lookup,
             more: false,
+            inverted: false,
         }
     }
 
@@ -327,6 +333,11 @@ impl Rule {
         Self { destination: Some(destination.into()), ..self }
     }
 
+    /// Returns whether it leads to its table under no conditions but those that are shown.
+    pub fn is_plain(&self) -> bool {
+        self.action == RuleAction::Lookup && !self.more && !self.inverted
+    }
+
     /// Returns whether both rules do the same, whoever made them.
     pub fn is_twin_of(&self, other: &Self) -> bool {
         Self { protocol: other.protocol, ..self.clone() } == *other
@@ -338,6 +349,7 @@ impl Rule {
             asked.is_none() || asked == candidate
         }
         self.family == candidate.family
+            && self.action == candidate.action
             && self.priority == candidate.priority
             && agree(self.source, candidate.source)
             && agree(self.destination, candidate.destination)
@@ -352,6 +364,9 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.priority)?;
+        if self.inverted {
+            f.write_str(" not")?;
+        }
         if let Some(source) = self.source {
             f.write_str(" from ")?;
             write_net(f, source)?;
@@ -369,11 +384,27 @@ impl fmt::Display for Rule {
         if let Some(protocol) = self.carries {
             write!(f, " ipproto {protocol}")?;
         }
-        match self.table {
-            Table::UNSPECIFIED => f.write_str(" lookup any table"),
-            table => write!(f, " lookup {table}"),
+        if self.more {
+            f.write_str(" and other conditions")?;
+        }
+        match (self.action, self.table) {
+            (RuleAction::Lookup, Table::UNSPECIFIED) => f.write_str(" lookup any table"),
+            (RuleAction::Lookup, table) => write!(f, " lookup {table}"),
+            (RuleAction::Refuse, _) => f.write_str(" refuse"),
+            (RuleAction::Other, _) => f.write_str(" go to another rule"),
         }
     }
+}
+
+/// What happens to a packet that a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleAction {
+    /// The rule's table is looked up.
+    Lookup,
+    /// It is refused: `blackhole`, `unreachable`, `prohibit`.
+    Refuse,
+    /// The rules go on elsewhere: `goto`, `nop`.
+    Other,
 }
 
 /// A neighbour that is known for good.

@@ -79,8 +79,8 @@ pub struct Actual {
     pub addresses: Vec<(LinkIndex, Address)>,
     /// The unicast routes over one link alone.
     pub routes: Vec<(LinkIndex, Route)>,
-    /// What else there is in route tables, if all of them were read.
-    pub other_routes: Vec<RouteEntry>,
+    /// All that there is in route tables, if all of them were read, each table's in the order in which it has them.
+    pub entries: Vec<RouteEntry>,
     /// Their permanent neighbours.
     pub neighbours: Vec<(LinkIndex, Neighbour)>,
     /// The rules, in the order in which they are tried.
@@ -140,14 +140,12 @@ impl Actual {
 
     /// Adds entries of route tables.
     pub(crate) fn add_routes(&mut self, entries: Vec<RouteEntry>) {
-        for entry in entries {
-            match entry.leads {
-                Leads::Over(link) => self.routes.push((link, entry.route)),
-                Leads::Here | Leads::Nowhere | Leads::Back | Leads::Otherwise => {
-                    self.other_routes.push(entry);
-                }
-            }
-        }
+        let over_one = |entry: &RouteEntry| match entry.leads {
+            Leads::Over(link) => Some((link, entry.route)),
+            Leads::Here | Leads::Nowhere | Leads::Back | Leads::Otherwise => None,
+        };
+        self.routes.extend(entries.iter().filter_map(over_one));
+        self.entries.extend(entries);
     }
 }
 
@@ -384,7 +382,7 @@ fn rules_like<'a>(
     claimed: impl Fn(&Rule) -> bool + 'a,
 ) -> impl Iterator<Item = Object> + 'a {
     let any = Rule { protocol: Protocol::UNSPECIFIED, ..pattern.clone() };
-    let like = move |rule: &&Rule| any.removes(rule) && !rule.more && claimed(rule);
+    let like = move |rule: &&Rule| any.removes(rule) && rule.is_plain() && claimed(rule);
     actual.rules.iter().filter(like).cloned().map(Object::Rule)
 }
 

@@ -12,7 +12,8 @@ use crate::protocol::{self, Answer, NetReport, Request, SOCKET};
 /// Compare this node's network with what it should be, and put it right.
 ///
 /// The daemon compares: links, addresses, routes and rules of the node, its ENIs and its pods, kernel variables and address
-/// translation. It does so by itself whenever the kernel tells of a change; this is for looking on.
+/// translation. It does so by itself whenever the kernel tells of a change; this is for looking on. It also shows what other
+/// programs have in the kernel that diverts packets of pods or ENIs, which is theirs to remove.
 ///
 /// Exits with 0 if nothing differs, 1 if something does, 2 if that cannot be told. After a repair that is what differs still.
 #[derive(Debug, Args)]
@@ -64,6 +65,7 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    let beyond: Vec<&String> = report.beyond.iter().chain(&report.conflicts).collect();
     if how.json {
         match serde_json::to_string_pretty(&report) {
             Ok(json) => println!("{json}"),
@@ -75,14 +77,14 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
     } else if dry_run {
         report.commands.iter().for_each(|command| println!("{command}"));
         // Not for a shell.
-        report.beyond.iter().for_each(|what| eprintln!("{}", OneLine(what)));
+        beyond.iter().for_each(|what| eprintln!("{}", OneLine(what)));
     } else {
         let done = if request == Request::NetRepair { "put right: " } else { "" };
         report.differences.iter().for_each(|what| println!("{done}{}", OneLine(what)));
-        report.beyond.iter().for_each(|what| println!("{}", OneLine(what)));
+        beyond.iter().for_each(|what| println!("{}", OneLine(what)));
     }
     let repaired = request == Request::NetRepair || report.differences.is_empty();
-    if repaired && report.beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }
+    if repaired && beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }
 }
 
 fn ask(how: &How, request: &Request) -> Result<NetReport, String> {

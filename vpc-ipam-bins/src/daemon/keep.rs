@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_core::{EniId, EniLink, Lease, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Difference, Event, Extent, Node, Pace, Repaired, Table, Watch};
+use vpc_ipam_linux::{Conflict, Difference, Event, Extent, Node, Pace, Repaired, Table, Watch};
 
 use super::rivals::{self, Rivals, Yield};
 use crate::cni::chain;
@@ -35,6 +35,8 @@ pub(super) struct Keep {
     rivals: Rivals,
     /// What was said to be held back.
     told: BTreeSet<String>,
+    /// The objects of other programs that divert packets, as they were told.
+    conflicts: BTreeSet<String>,
     /// Pods that a plugin is wiring: what is not there yet is no damage.
     coming: BTreeMap<PodKey, Coming>,
     /// Pods that a plugin is removing, until they are released.
@@ -90,6 +92,7 @@ impl Keep {
             compare_at: now + COMPARE_EVERY,
             rivals,
             told: BTreeSet::new(),
+            conflicts: BTreeSet::new(),
             coming: BTreeMap::new(),
             leaving: BTreeMap::new(),
         };
@@ -197,6 +200,7 @@ impl Keep {
                 debug!(%absent, "waiting for a link");
             }
             lock(&self.node).remember(repaired);
+            self.tell_of_conflicts(&repaired.conflicts);
         }
         self.kernel.repaired(result, now);
         self.tell_of_fights();
@@ -206,6 +210,20 @@ impl Keep {
     pub(super) fn translated(&mut self, result: Result<Repaired, String>, now: Timestamp) {
         self.translation.repaired(result, now);
         self.tell_of_fights();
+    }
+
+    /// Says once of each object of another program that it diverts packets, and that it does no longer.
+    fn tell_of_conflicts(&mut self, found: &[Conflict]) {
+        for Conflict { object, diverts, likely_author } in found {
+            if !self.conflicts.contains(object) {
+                warn!(object, diverts, likely_author, "another program diverts packets");
+            }
+        }
+        let found: BTreeSet<String> = found.iter().map(|it| it.object.clone()).collect();
+        for object in self.conflicts.difference(&found) {
+            info!(object, "diverts no packets any more");
+        }
+        self.conflicts = found;
     }
 
     /// Says once of each object that it is put right again and again.

@@ -47,6 +47,7 @@ impl From<NodeDifferences> for NetReport {
         Self {
             differences: in_words(&found.differences),
             beyond: in_words(&found.absent),
+            conflicts: in_words(&found.conflicts),
             commands: commands(&found.changes),
         }
     }
@@ -56,7 +57,12 @@ impl From<NodeDifferences> for NetReport {
 pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
     let mut beyond = in_words(&repaired.absent);
     beyond.extend(repaired.unwritable.iter().map(|refused| chain(refused)));
-    NetReport { differences: in_words(&repaired.differences), beyond, commands: Vec::new() }
+    NetReport {
+        differences: in_words(&repaired.differences),
+        beyond,
+        conflicts: in_words(&repaired.conflicts),
+        commands: Vec::new(),
+    }
 }
 
 pub(super) fn in_words(things: &[impl ToString]) -> Vec<String> {

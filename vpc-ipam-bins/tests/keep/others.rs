@@ -120,6 +120,62 @@ fn routes_of_pods_are_left_to_who_writes_them_under_another_protocol() {
     node.stop().unwrap();
 }
 
+/// nm-cloud-setup sends what has a secondary address as its source by its own tables.
+#[test]
+fn what_another_program_has_that_diverts_packets_is_told_and_left() {
+    let node = start(&plan("m5.large"));
+    let pods: Vec<Pod> = (0..12).map(|n| Pod::new(&node, &format!("p{n}"))).collect();
+    let addresses: Vec<String> = pods.iter().map(|pod| address(&pod.add(&node.address))).collect();
+    settled(&node);
+    let netns = netns(&node);
+    assert!(net(&node, &["diff"]).status.success());
+    let by_eni = run(&netns, "ip rule show pref 1536");
+    let other = addresses.iter().find(|it| by_eni.contains(&format!("from {it} "))).unwrap();
+    let foreign = [
+        format!("rule add from {other} lookup 30400 pref 1400 proto static"),
+        "route add default via 10.0.0.1 dev eth0 table 30400 proto static".to_owned(),
+        format!("rule add blackhole to {} pref 7", addresses[0]),
+    ];
+    let own = run(&netns, "ip rule");
+    for command in &foreign {
+        run(&netns, &format!("ip {command}"));
+    }
+    let told = [
+        format!(
+            "conflict: rule 1400: from {other} lookup 30400 proto static diverts what {other} sends; likely author: \
+             systemd-networkd, NetworkManager, or an administrator"
+        ),
+        format!(
+            "conflict: rule 7: to {0} refuse proto unspec diverts what is sent to {0}; likely author: an administrator's \
+             command or script",
+            addresses[0]
+        ),
+    ];
+
+    for action in ["diff", "repair"] {
+        let output = net(&node, &[action]);
+
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().collect::<Vec<_>>(), told, "{action}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&net(&node, &["diff", "--json"]).stdout).unwrap();
+    assert_eq!(json["conflicts"], serde_json::json!(told));
+    assert_eq!(json["differences"], serde_json::json!([]));
+    assert_eq!(run(&netns, "ip rule").lines().count(), own.lines().count() + 2);
+    run(&netns, "ip rule del pref 7");
+    run(&netns, "ip route flush table 30400");
+    run(&netns, "ip rule del pref 1400");
+    assert!(net(&node, &["diff"]).status.success());
+    assert_eq!(run(&netns, "ip rule"), own);
+    for pod in &pods {
+        pod.del(&node.address);
+    }
+    wait_for_no_pods(&node);
+    node.stop().unwrap();
+}
+
 #[test]
 fn routes_that_are_replaced_by_others_come_back() {
     let node = start(&plan("m5.large"));

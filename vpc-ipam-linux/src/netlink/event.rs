@@ -7,7 +7,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
@@ -112,9 +112,9 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
     let mut rule = Rule::new(family(header.family)?, 0, Table(header.table.into()));
     rule.protocol = Protocol::UNSPECIFIED;
-    rule.more = header.tos != 0
-        || header.action != RuleAction::ToTable
-        || header.flags.contains(RuleFlags::Invert);
+    rule.action = wire::rule_action(header.action.into());
+    rule.inverted = header.flags.contains(RuleFlags::Invert);
+    rule.more = header.tos != 0;
     let (mut mark, mut mask) = (None, None);
     for attribute in &message.attributes {
         match attribute {

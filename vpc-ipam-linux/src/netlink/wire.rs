@@ -19,14 +19,14 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
 use super::exchange::Request;
 use crate::{
     Address, Bridge, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError,
-    Protocol, Route, RouteEntry, Rule, Scope, Table, Veth, Vlan,
+    Protocol, Route, RouteEntry, Rule, RuleAction, Scope, Table, Veth, Vlan,
 };
 
 pub(super) fn add_veth(veth: &Veth) -> Request {
@@ -274,7 +274,7 @@ pub(super) fn list_rules(family: Family) -> Message {
 fn rule_message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = af(rule.family);
-    message.header.action = RuleAction::ToTable;
+    message.header.action = Action::ToTable;
     message.attributes = vec![RuleAttribute::Priority(rule.priority)];
     if rule.table != Table::UNSPECIFIED {
         message.attributes.push(RuleAttribute::Table(rule.table.0));
@@ -482,7 +482,6 @@ fn via(value: &[u8]) -> Option<IpAddr> {
 
 /// Reads a `fib_rule_hdr`.
 pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
-    const FR_ACT_TO_TBL: u8 = 1;
     const FIB_RULE_INVERT: u32 = 2;
     const FRA_DST: u16 = 1;
     const FRA_SRC: u16 = 2;
@@ -505,8 +504,9 @@ pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
     };
     let mut rule = Rule::new(kind, 0, Table(table.into()));
     rule.protocol = Protocol::UNSPECIFIED;
-    let inverted = u32::from_ne_bytes([f0, f1, f2, f3]) & FIB_RULE_INVERT != 0;
-    rule.more = tos != 0 || action != FR_ACT_TO_TBL || inverted;
+    rule.inverted = u32::from_ne_bytes([f0, f1, f2, f3]) & FIB_RULE_INVERT != 0;
+    rule.action = rule_action(action);
+    rule.more = tos != 0;
     let (mut mark, mut mask) = (None, None);
     let net = |value, len| ip(family, value).and_then(|address| IpNet::new(address, len).ok());
     for (attribute, value) in attributes(&payload[12..]) {
@@ -533,6 +533,19 @@ pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
         (value, mask) => Some(Mark { value: value.unwrap_or(0), mask: mask.unwrap_or(u32::MAX) }),
     };
     Ok(Some(rule))
+}
+
+/// Returns what a number of linux/fib_rules.h means.
+pub(super) fn rule_action(number: u8) -> RuleAction {
+    const FR_ACT_TO_TBL: u8 = 1;
+    const FR_ACT_BLACKHOLE: u8 = 6;
+    const FR_ACT_PROHIBIT: u8 = 8;
+    match number {
+        FR_ACT_TO_TBL => RuleAction::Lookup,
+        // `unreachable` is in between.
+        FR_ACT_BLACKHOLE..=FR_ACT_PROHIBIT => RuleAction::Refuse,
+        _ => RuleAction::Other,
+    }
 }
 
 /// Reads an `ndmsg`; leaves out what is not permanent.

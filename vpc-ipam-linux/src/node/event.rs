@@ -213,7 +213,8 @@ impl Node {
             return gone || route.gateway.is_some() || !leads_by(interface.host.mac);
         }
         if route.table == Table::MAIN {
-            return false;
+            // A default route of another program may be a conflict, or the end of one.
+            return route.destination.prefix_len() == 0;
         }
         let eni = self.eni_of(route.table);
         let of_branch = || {
@@ -241,8 +242,10 @@ impl Node {
                 self.has_pod(net) && gone == self.wants(rule)
             }
             (PRIORITY_TO_POD | PRIORITY_FROM_POD, ..) => false,
-            (PRIORITY_MARK | PRIORITY_ENI, ..) => gone == (rule.protocol == Protocol::OURS),
-            _ => gone && rule.protocol == Protocol::OURS,
+            (PRIORITY_MARK | PRIORITY_ENI, ..) if gone == (rule.protocol == Protocol::OURS) => true,
+            // Another program's rule may be a conflict, or the end of one.
+            _ if rule.protocol != Protocol::OURS => self.may_divert(rule),
+            _ => gone,
         }
     }
 

@@ -9,6 +9,7 @@ mod adopt;
 mod branch;
 mod bridge;
 mod cards;
+mod conflicts;
 mod conntrack;
 mod egress;
 mod eni;
