@@ -9,12 +9,12 @@ use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
 use crate::eni::{EniTable, PRIORITY_ENI, TableReason};
 use crate::host::{HostFacts, PRIORITY_BRANCH};
-use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, egress};
+use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
     Change, Family, HostConfig, Link, LinkIndex, Netlink, NetlinkError, Object, Protocol, Refused,
@@ -556,7 +556,21 @@ impl Node {
         let known: BTreeSet<IpAddr> = self.enis.values().flat_map(eni::own_addresses).collect();
         let living = self.living(&actual.links);
         let names: BTreeSet<&str> = actual.links.iter().map(|link| &*link.id.name).collect();
-        let makers = [Protocol::OURS, Protocol::UNSPECIFIED];
+        let used: BTreeSet<Table> = actual.entries.iter().map(|entry| entry.route.table).collect();
+        let is_peers = |rule: &Rule| {
+            // The kernel removes the routes of a table along with the ENI's link.
+            let leads_nowhere = !used.contains(&rule.table);
+            let (address, leads_there) = match rule.priority {
+                PRIORITY_TO_POD => (rule.destination, rule.table == Table::MAIN),
+                PRIORITY_FROM_POD => (rule.source, true),
+                PRIORITY_BRANCH => {
+                    let input = rule.input.as_deref().unwrap_or_default();
+                    return leads_nowhere && branch::is_of_pods(input);
+                }
+                _ => (rule.source, leads_nowhere),
+            };
+            leads_there && address.is_some_and(|net| self.is_in_vpc(net.addr()))
+        };
 
         let pod_is_gone = |net: Option<IpNet>| {
             net.filter(|net| is_host(*net)).is_some_and(|net| {
@@ -570,7 +584,12 @@ impl Node {
                 .is_some_and(|net| !on_links.contains(&net.addr()) && !known.contains(&net.addr()))
         };
         let is_orphan = |rule: &&Rule| {
-            if !rule.is_plain() || !makers.contains(&rule.protocol) || rule.mark.is_some() {
+            let is_claimed = match rule.protocol {
+                Protocol::OURS => true,
+                Protocol::UNSPECIFIED => is_peers(rule),
+                _ => false,
+            };
+            if !is_claimed || !rule.is_plain() || rule.mark.is_some() {
                 return false;
             }
             match rule.priority {
@@ -582,6 +601,22 @@ impl Node {
             }
         };
         actual.rules.iter().filter(is_orphan).collect()
+    }
+
+    /// Returns whether an address may be one of an ENI: whoever makes rules without giving a priority makes them where the peer
+    /// makes those of ENIs, for any address.
+    fn is_in_vpc(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                self.facts.vpc_ipv4_cidrs.iter().any(|cidr| cidr.contains(&address))
+            }
+            IpAddr::V6(address) => {
+                // Every subnet has this length.
+                let own = self.facts.primary_ipv6.and_then(|own| Ipv6Net::new(own, 64).ok());
+                let more = self.enis.values().filter_map(|eni| eni.subnet_ipv6);
+                own.into_iter().chain(more).any(|subnet| subnet.contains(&address))
+            }
+        }
     }
 
     /// Returns the addresses of the pods whose links are there.

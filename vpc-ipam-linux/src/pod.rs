@@ -1,6 +1,6 @@
 //! Pods: each is joined to the node by a veth, and reaches everything through it.
 
-mod branch;
+pub(crate) mod branch;
 pub(crate) mod egress;
 mod found;
 

@@ -5,7 +5,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{EniId, Mac, Pod, PodKey};
 
-use super::{PodAddress, PodError, PodInterface, PodNetwork, PodSettings, gateway, veth_ends};
+use super::{
+    PodAddress, PodError, PodInterface, PodNetwork, PodSettings, gateway, parts_of_host_name,
+    veth_ends,
+};
 use crate::eni::{GATEWAY_IPV6, link_by_mac};
 use crate::host::PRIORITY_BRANCH;
 use crate::state::{Claim, State};
@@ -56,13 +59,22 @@ impl VlanId {
 
     /// Returns the name of the VLAN's link on the node, which the peer gives it too.
     pub fn link_name(self) -> String {
-        format!("vlan.eth.{}", self.0)
+        format!("{VLAN_LINK}{}", self.0)
     }
 
     /// Returns the route table of the branch ENI.
     pub fn table(self) -> Table {
         Table(100 + u32::from(self.0))
     }
+}
+
+/// How the name of a VLAN's link begins; its number follows.
+const VLAN_LINK: &str = "vlan.eth.";
+
+/// Returns whether the name of a link has the form of one that pods on branch ENIs have on the node.
+pub(crate) fn is_of_pods(link: &str) -> bool {
+    let is_vlan = link.strip_prefix(VLAN_LINK).is_some_and(|number| number.parse::<u16>().is_ok());
+    is_vlan || parts_of_host_name(link).is_some()
 }
 
 /// What an interface on a branch ENI has besides the rest.

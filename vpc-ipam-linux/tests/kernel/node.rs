@@ -184,6 +184,16 @@ fn objects_of_others_are_never_touched() {
         "rule add from 10.9.9.8 lookup 77 pref 1536 protocol 99",
         "rule add fwmark 0x4000/0x4000 lookup main pref 1024 protocol 99",
         "rule add from 10.9.9.9 to 10.8.0.0/16 lookup 5 pref 32765 protocol 4",
+        // What is made without a priority gets the peer's for ENIs, and no protocol as its rules have none.
+        "rule add from 192.0.2.7 lookup 5",
+        "rule add from 192.0.2.7 lookup 5 pref 1536",
+        "rule add to 192.0.2.7 lookup main pref 512",
+        "rule add from 10.0.0.88 lookup 77 pref 32765",
+        "route add default dev eth0 table 77",
+        "rule add to 10.0.0.88 lookup 77 pref 512",
+        "rule add iif tun0 lookup 5 pref 10",
+        "rule add iif tun0 lookup 77 pref 10",
+        "rule add iif eni00112233445 lookup 77 pref 10",
         "route add 192.0.2.0/24 dev eth1 table 2 proto static",
         "route add 192.0.2.7/32 dev eth0 proto static",
         "link add kept type bridge",
@@ -198,6 +208,25 @@ fn objects_of_others_are_never_touched() {
     assert_eq!(repair(&node, &vpc, Extent::All).differences, []);
 
     assert_eq!((vpc.node.snapshot(), vpc.node.exec("nft list ruleset")), before);
+}
+
+#[test]
+fn rules_that_the_peer_left_of_pods_and_enis_that_are_gone_are_removed() {
+    let (vpc, node, _pods) = node_with_pods();
+    let before = vpc.node.snapshot();
+    for rule in [
+        "from 10.0.0.77 lookup 5 pref 32765",
+        "from 10.0.0.88 lookup 2 pref 1536",
+        "to 10.0.0.88 lookup main pref 512",
+        "iif eni00112233445 lookup 107 pref 10",
+        "iif vlan.eth.7 lookup 107 pref 10",
+    ] {
+        vpc.node.ip(&format!("rule add {rule}"));
+
+        assert_eq!(repair(&node, &vpc, Extent::Routing).differences.len(), 1, "{rule}");
+
+        assert_eq!(vpc.node.snapshot(), before, "{rule}");
+    }
 }
 
 #[test]
