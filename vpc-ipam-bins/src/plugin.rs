@@ -134,11 +134,8 @@ fn wire(
 ) -> Result<PodNetwork, Unwired> {
     let network = pod::desired(lease, settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
-    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network).map_err(|error| Unwired {
-        running: error.running,
-        error: kernel("wire the pod", &error),
-    })?;
-    Ok(network)
+    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network)
+        .map_err(|error| Unwired { running: error.running, error: kernel("wire the pod", &error) })
 }
 
 fn kernel(what: &str, error: &dyn core::error::Error) -> Error {
@@ -390,8 +387,8 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
                 sandbox,
             });
         }
-        let table = (interface.pod_table != Table::MAIN).then_some(interface.pod_table.0);
-        for address in &interface.addresses {
+        for address in interface.addresses.iter().filter(|it| !it.only_on_node) {
+            let table = (address.table != Table::MAIN).then_some(address.table.0);
             result.ips.push(Ip {
                 address: IpNet::from(address.address),
                 gateway: address.gateway,

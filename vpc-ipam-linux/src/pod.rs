@@ -3,6 +3,7 @@
 pub(crate) mod branch;
 pub(crate) mod egress;
 mod found;
+mod tables;
 
 use core::borrow::Borrow;
 use core::fmt::Write as _;
@@ -14,6 +15,7 @@ use sha1::{Digest as _, Sha1};
 use vpc_ipam_core::{EniId, Lease, LeasedInterface, Mac, Pod, PodKey};
 
 use self::branch::{MakeError, Whose};
+use self::tables::Inside;
 use crate::state::{
     Actual, ApplyError, Claim, Difference, State, apply, carry_out, changes, diff, in_words,
     refused,
@@ -81,8 +83,8 @@ pub struct PodInterface {
     pub addresses: Vec<PodAddress>,
     /// The route table of the ENI that carries them, on the host.
     pub table: Table,
-    /// The route table in the pod: main for the first interface, a table of its own for each other.
-    pub pod_table: Table,
+    /// Its place among the interfaces of the pod, from 0.
+    pub number: u8,
     /// The family of which it gets an address that only the node knows, once it is there.
     pub egress: Option<Family>,
     /// Whether IPv6 is switched off in the pod.
@@ -109,12 +111,15 @@ pub struct PodAddress {
     pub gateway: IpAddr,
     /// Whether nobody but the node knows the address; it translates what is sent from it.
     pub only_on_node: bool,
+    /// The route table in the pod that has the default route: main, or one to which a rule leads what the address sends. For the
+    /// first interface that is main unless the pod has the default route of another network there when it is added.
+    pub table: Table,
 }
 
 impl PodAddress {
     /// Returns the routes of the address, as pairs of destination and next hop.
     pub fn routes(&self) -> [(IpNet, Option<IpAddr>); 2] {
-        let by_gateway = Route::default_by(Table::MAIN, self.gateway);
+        let by_gateway = Route::default_by(self.table, self.gateway);
         [(self.gateway.into(), None), (by_gateway.destination, by_gateway.gateway)]
     }
 }
@@ -169,6 +174,10 @@ impl PodInterface {
             address,
             gateway: gateway(Family::of(address), number),
             only_on_node: false,
+            table: match number {
+                0 => Table::MAIN,
+                number => Table(number.into()),
+            },
         };
         let addresses: Vec<_> = leased.addresses().map(address).collect();
         if addresses.is_empty() {
@@ -182,10 +191,7 @@ impl PodInterface {
             container,
             mtu: settings.mtu,
             table: table.unwrap_or_else(|| eni::table(leased.card, leased.device)),
-            pod_table: match number {
-                0 => Table::MAIN,
-                number => Table(number.into()),
-            },
+            number,
             egress: settings.egress.filter(|family| number == 0 && !has(*family)),
             ipv6_disabled: settings.ipv6_disabled && !has(Family::Ipv6),
             branch: None,
@@ -207,7 +213,7 @@ impl PodInterface {
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
         if self.has(Family::Ipv6) {
             // From an address of the link the host asks for the pod's MAC address.
-            let net = gateway(Family::Ipv6, self.number()).into();
+            let net = gateway(Family::Ipv6, self.number).into();
             let address = Address { net, scope: Scope::Link };
             wanted.push(Object::Address { link: link.clone(), address });
         }
@@ -245,11 +251,11 @@ impl PodInterface {
         if self.egress.is_none() {
             claims.push(Claim::OurRoutes { link: link.clone() });
         }
-        for PodAddress { address, gateway, .. } in &self.addresses {
+        for it @ PodAddress { address, gateway, table, .. } in &self.addresses {
             let family = Family::of(*address);
             let route = |route| Object::Route { link: link.clone(), route };
-            wanted.push(route(Route::on_link(self.pod_table, *gateway)));
-            wanted.push(route(Route::default_by(self.pod_table, *gateway)));
+            wanted.push(route(Route::on_link(*table, *gateway)));
+            wanted.push(route(Route::default_by(*table, *gateway)));
             wanted.push(Object::Address {
                 link: link.clone(),
                 address: Address { net: (*address).into(), scope: Scope::Global },
@@ -257,7 +263,10 @@ impl PodInterface {
             // Known for good, so that no packet waits for an answer that only the host could give.
             let neighbour = Neighbour { address: *gateway, mac: self.host.mac };
             wanted.push(Object::Neighbour { link: link.clone(), neighbour });
-            wanted.extend(self.rule_in_pod(*address).map(Object::Rule));
+            if let Some(rule) = rule_in_pod(it) {
+                wanted.push(Object::Rule(rule));
+                claims.push(Claim::OurRules(tables::rules_of(*address)));
+            }
             claims.push(Claim::Addresses { link: link.clone(), family });
         }
         State { wanted, claims }
@@ -285,15 +294,6 @@ impl PodInterface {
         self.egress == Some(family) || self.addresses.iter().any(has)
     }
 
-    /// Returns its place among the interfaces of the pod.
-    fn number(&self) -> u8 {
-        // Tables in the pod are numbered from 1, after main for the first interface.
-        match self.pod_table {
-            Table::MAIN => 0,
-            Table(number) => number as u8,
-        }
-    }
-
     fn strict_branch(&self) -> Option<&Branch> {
         self.branch.as_ref().filter(|branch| branch.mode == BranchMode::Strict)
     }
@@ -312,11 +312,6 @@ impl PodInterface {
         both.into_iter().flat_map(|(to, from)| core::iter::once(to).chain(from))
     }
 
-    fn rule_in_pod(&self, address: IpAddr) -> Option<Rule> {
-        let rule = Rule::new(Family::of(address), PRIORITY_IN_POD, self.pod_table).from(address);
-        (self.pod_table != Table::MAIN).then_some(rule)
-    }
-
     fn veth(&self, namespace: &Namespace) -> Veth {
         Veth {
             name: self.host.name.clone(),
@@ -329,6 +324,12 @@ impl PodInterface {
             },
         }
     }
+}
+
+/// Returns the rule inside the pod that leads what an address sends to its table.
+fn rule_in_pod(PodAddress { address, table, .. }: &PodAddress) -> Option<Rule> {
+    let rule = Rule::new(Family::of(*address), PRIORITY_IN_POD, *table).from(*address);
+    (*table != Table::MAIN).then_some(rule)
 }
 
 /// Returns the names and MAC addresses of the veth of an interface.
@@ -451,6 +452,16 @@ pub enum AddFailure {
         /// A route in it, or a rule that leads there.
         by: String,
     },
+    /// The pod has a default route of another network, and one beside it could not be made.
+    #[error(
+        "the pod has the default route of another network, {other}, and the kernel lets none be made beside it by source: {refused}"
+    )]
+    OtherDefault {
+        /// The route.
+        other: String,
+        /// What the kernel refused.
+        refused: ApplyError,
+    },
     /// The kernel refused, or could not be talked to.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -476,10 +487,11 @@ fn left_in_words(left_behind: &[ApplyError]) -> String {
     format!(" (and to undo it: {})", words.join("; "))
 }
 
-/// Gives a pod its network.
+/// Gives a pod its network, and returns it as it is: with the address that only the node knows, and the tables inside the pod.
 ///
 /// In four sends, none of which waits for what the host holds already: the veth; route and rules on the host; everything
-/// in the pod; and a question that makes the host see that the pod's end is up. Where a link of that name is found, it is
+/// in the pod; and a question that makes the host see that the pod's end is up. Besides, the pod's routes are read: the default
+/// route of another network that it has is left, and ours goes to a table of its own. Where a link of that name is found, it is
 /// kept if it is this pod's own from an earlier ADD, which is then put right where it differs, and replaced if it is of an
 /// earlier pod of the same name. A failure leaves nothing behind of what this call made, and what was there before stays.
 ///
@@ -489,12 +501,16 @@ pub fn add(
     pod: &mut dyn Netlink,
     namespace: &Namespace,
     network: &PodNetwork,
-) -> Result<(), AddError> {
+) -> Result<PodNetwork, AddError> {
+    let mut network = network.clone();
     let mut whence = vec![Whence::Unknown; network.interfaces.len()];
-    try_add(host, pod, namespace, network, &mut whence).map_err(|cause| {
-        let left_behind = undo(host, pod, network, &whence);
-        AddError { cause, left_behind, running: whence.contains(&Whence::Earlier) }
-    })
+    match try_add(host, pod, namespace, &mut network, &mut whence) {
+        Ok(()) => Ok(network),
+        Err(cause) => {
+            let left_behind = undo(host, pod, &network, &whence);
+            Err(AddError { cause, left_behind, running: whence.contains(&Whence::Earlier) })
+        }
+    }
 }
 
 /// Whose the veth of an interface is.
@@ -512,16 +528,17 @@ fn try_add(
     host: &mut dyn Netlink,
     pod: &mut dyn Netlink,
     namespace: &Namespace,
-    network: &PodNetwork,
+    network: &mut PodNetwork,
     whence: &mut [Whence],
 ) -> Result<(), AddFailure> {
     let veths = make_veths(host, pod, namespace, network, whence)?;
-    let mut interfaces = Vec::with_capacity(network.interfaces.len());
-    for (interface, veth) in network.interfaces.iter().zip(&veths) {
+    for (interface, veth) in network.interfaces.iter_mut().zip(&veths) {
         let link = LinkId::new(veth.link, &interface.host.name);
-        interfaces.push(egress::with_address(host, interface, &link)?);
+        *interface = egress::with_address(host, interface, &link)?;
     }
-    let network = &PodNetwork { interfaces };
+    let links = veths.iter().map(|veth| veth.peer).collect();
+    let inside = Inside::read(pod, &network.interfaces, links)?;
+    let left = inside.settle(pod, &mut network.interfaces)?;
     let (mut on_host, mut in_pod) = (State::default(), State::default());
     for (interface, veth) in network.interfaces.iter().zip(&veths) {
         if let Some(branch) = &interface.branch {
@@ -533,9 +550,17 @@ fn try_add(
         in_pod.append(interface.in_pod(veth.peer));
     }
     let on_branch = network.interfaces.iter().any(|interface| interface.branch.is_some());
-    if on_branch || veths.iter().any(|veth| veth.kept) {
+    let other_default = inside.other_default();
+    let is_new = left.is_empty() && other_default.is_none() && !veths.iter().any(|veth| veth.kept);
+    if on_branch || !is_new {
         apply(host, &on_host)?;
-        apply(pod, &in_pod)?;
+        carry_out(pod, &left)?;
+        apply(pod, &in_pod).map_err(|error| match (error, other_default) {
+            (refused @ ApplyError::Refused { .. }, Some(other)) => {
+                AddFailure::OtherDefault { other: other.to_string(), refused }
+            }
+            (error, _) => error.into(),
+        })?;
         return settle_in(host, network, &veths);
     }
 
@@ -760,11 +785,10 @@ fn undo(
     let (mut on_host, mut in_pod) = (Vec::new(), Vec::new());
     let new = network.interfaces.iter().zip(whence).filter(|(_, it)| **it == Whence::New);
     for (interface, _) in new {
-        for PodAddress { address, .. } in &interface.addresses {
-            let rules = interface.rules(*address).map(Object::Rule);
+        for it in &interface.addresses {
+            let rules = interface.rules(it.address).map(Object::Rule);
             on_host.extend(rules.map(Change::Remove));
-            let rules = interface.rule_in_pod(*address).map(Object::Rule);
-            in_pod.extend(rules.map(Change::Remove));
+            in_pod.extend(rule_in_pod(it).map(Object::Rule).map(Change::Remove));
         }
         if let Some(branch) = &interface.branch
             && let Ok(Whose::Ours(link)) = branch.link(host)
@@ -920,7 +944,8 @@ pub fn check(
     pod: &mut dyn Netlink,
     network: &PodNetwork,
 ) -> Result<Vec<Difference>, NetlinkError> {
-    let mut differences = Vec::new();
+    let mut interfaces = Vec::with_capacity(network.interfaces.len());
+    let (mut outer, mut inner) = (Vec::new(), Vec::new());
     for interface in &network.interfaces {
         let outside = match with_mac(host, &interface.host)? {
             Some(link) => Some(link),
@@ -936,6 +961,13 @@ pub fn check(
         if inside != NO_LINK {
             interface = egress::with_address_in_pod(pod, &interface, inside)?;
         }
+        interfaces.push(interface);
+        outer.push(outside);
+        inner.push(inside);
+    }
+    Inside::read(pod, &interfaces, inner.clone())?.settle(pod, &mut interfaces)?;
+    let mut differences = Vec::new();
+    for ((interface, outside), inside) in interfaces.iter().zip(outer).zip(inner) {
         if let Some(branch) = &interface.branch {
             let link = match branch.link(host)? {
                 Whose::Ours(link) => link.id.index,
@@ -991,7 +1023,7 @@ mod tests {
     use crate::netlink::MockNetlink;
 
     #[test]
-    fn pod_is_added_in_four_sends_that_list_nothing() {
+    fn pod_is_added_in_four_sends_and_one_look_at_its_routes() {
         let network = desired(&lease(), &settings()).unwrap();
         let mut host = MockNetlink::new();
         let mut sequence = mockall::Sequence::new();
@@ -1009,6 +1041,7 @@ mod tests {
             Ok(changes.iter().map(result).collect())
         });
         let mut inside = MockNetlink::new();
+        inside.expect_all_routes().times(1).returning(|_| Ok(Vec::new()));
         inside
             .expect_change()
             .times(1)

@@ -46,6 +46,45 @@ fn result_of_each_version_has_its_form_and_is_true() {
     node.stop().unwrap();
 }
 
+#[test]
+fn default_route_of_another_network_is_left_and_ours_is_told_with_its_table() {
+    let node = start(&plan("m5.large"));
+    for version in ["1.0.0", "1.1.0"] {
+        let pod = Pod::new(&node, &format!("p{}", version.replace('.', "")));
+        for command in [
+            "ip link add first0 type veth peer name other",
+            "ip link set other up",
+            "ip addr add 192.168.7.2/24 dev first0",
+            "ip link set first0 up",
+            "ip route add default via 192.168.7.1",
+        ] {
+            run(&pod.netns, command);
+        }
+        let before = run(&pod.netns, "ip route");
+
+        let result = succeeded(&call(&node.address, "ADD", &pod, version, None));
+
+        conforms(&result, version);
+        assert_eq!(run(&pod.netns, "ip route"), before, "{version}");
+        let told = result["routes"].as_array().unwrap();
+        // Before 1.1.0 a route has no table.
+        assert_eq!(told.len(), if version == "1.1.0" { 2 } else { 0 }, "{told:?}");
+        assert!(told.iter().all(|route| route["table"] == 86), "{told:?}");
+        let ip = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
+        let rules = run(&pod.netns, "ip rule show pref 1");
+        assert_eq!(rules.trim(), format!("1:\tfrom {ip} lookup 86 proto 86"));
+        let check = call(&node.address, "CHECK", &pod, version, Some(&result));
+        assert!(check.status.success(), "{version}: {check:?}");
+        pod.del(&node.address);
+        crate::runtime::wait_until("the pod's link to go", || {
+            let links = run(&pod.netns, "ip -o link");
+            if links.contains("eth0") { Err(links) } else { Ok(()) }
+        });
+        assert_eq!(run(&pod.netns, "ip route"), before, "{version}");
+    }
+    node.stop().unwrap();
+}
+
 /// Panics where a result has a field that its version does not know, or not of the type that it gives, or lacks one.
 fn conforms(result: &Value, version: &str) {
     let (before_1_0, since_1_1) = (version < "1.0.0", version >= "1.1.0");

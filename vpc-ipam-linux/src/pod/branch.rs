@@ -119,6 +119,7 @@ pub fn desired_on_branch(
         address,
         gateway: gateway(Family::of(address), 0),
         only_on_node: false,
+        table: Table::MAIN,
     };
     Ok(PodNetwork {
         interfaces: vec![PodInterface {
@@ -127,7 +128,7 @@ pub fn desired_on_branch(
             mtu: settings.mtu,
             addresses: addresses.into_iter().map(address).collect(),
             table: branch.vlan.table(),
-            pod_table: Table::MAIN,
+            number: 0,
             egress: None,
             ipv6_disabled: settings.ipv6_disabled && branch.ipv6.is_none(),
             branch: Some(Branch {

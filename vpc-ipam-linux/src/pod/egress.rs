@@ -100,7 +100,8 @@ pub(crate) fn with(interface: &PodInterface, address: IpAddr) -> PodInterface {
     let mut interface = interface.clone();
     interface.egress = None;
     let gateway = super::gateway(Family::of(address), 0);
-    interface.addresses.push(PodAddress { address, gateway, only_on_node: true });
+    let table = Table::MAIN;
+    interface.addresses.push(PodAddress { address, gateway, only_on_node: true, table });
     interface
 }
 

@@ -26,6 +26,7 @@ mod programs;
 mod property;
 mod races;
 mod regressions;
+mod second_network;
 mod services;
 mod support;
 mod traffic;

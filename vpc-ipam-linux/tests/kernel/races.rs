@@ -41,7 +41,7 @@ fn pod_that_vanishes_in_the_middle_of_its_add_leaves_nothing_behind() {
                 assert_eq!((node.snapshot(), pod.snapshot()), before, "step {step}: {error:?}");
             }
             // It was there before, or went when all was done.
-            Ok(()) => {
+            Ok(_) => {
                 let differences = pod::check(&mut node.netlink(), &mut pod.netlink(), &network);
                 let is_whole = differences.unwrap().is_empty();
                 assert!(is_whole || link_is_gone(&node, &name), "step {step}");
