@@ -1,3 +1,4 @@
+use core::net::IpAddr;
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
@@ -5,8 +6,15 @@ use vpc_ipam_linux::flush_conntrack;
 
 use crate::support::{Netns, add, network};
 
+/// The kernel picks the connections of a few addresses out, and hands all out for many.
 #[test]
 fn connections_of_a_released_address_are_forgotten_and_no_others() {
+    for others in [0, 1, 5] {
+        forgets_connections_of_one_address(others);
+    }
+}
+
+fn forgets_connections_of_one_address(others: u8) {
     let node = Netns::new();
     let (gone, stays) = (network("a", 0, "10.0.0.100"), network("b", 0, "10.0.0.101"));
     let (gone, stays) = (add(&node, &gone), add(&node, &stays));
@@ -30,7 +38,9 @@ fn connections_of_a_released_address_are_forgotten_and_no_others() {
     };
     assert_eq!(ports(&listed()), [true; 4], "{}", listed());
 
-    let addresses: BTreeSet<_> = ["10.0.0.100".parse().unwrap()].into();
+    let mut addresses: BTreeSet<IpAddr> = ["10.0.0.100".parse().unwrap()].into();
+    addresses.extend((0..others).map(|number| IpAddr::from([10, 0, 9, number])));
+    addresses.insert("2001:db8::1".parse().unwrap());
     let forgotten = flush_conntrack(&node.namespace, &addresses).unwrap();
 
     assert_eq!(ports(&listed()), [false, false, false, true], "{}", listed());
@@ -51,10 +61,15 @@ fn connections_over_ipv6_are_forgotten_too() {
         .run(|| UdpSocket::bind("[2001:db8::7]:1000")?.send_to(b"x", "[2001:db8::8]:53"))
         .unwrap()
         .unwrap();
+    node.namespace
+        .run(|| UdpSocket::bind("[2001:db8::8]:1001")?.send_to(b"x", "[2001:db8::8]:53"))
+        .unwrap()
+        .unwrap();
     assert!(node.exec("conntrack -L -f ipv6").contains("sport=1000"));
 
     let addresses: BTreeSet<_> = ["2001:db8::7".parse().unwrap()].into();
     assert_eq!(flush_conntrack(&node.namespace, &addresses).unwrap(), 1);
 
-    assert!(!node.exec("conntrack -L -f ipv6").contains("sport=1000"));
+    let left = node.exec("conntrack -L -f ipv6");
+    assert!(!left.contains("sport=1000 ") && left.contains("sport=1001 "), "{left}");
 }
