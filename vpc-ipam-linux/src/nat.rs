@@ -81,7 +81,8 @@ struct Plan<'a> {
     node_port: bool,
 }
 
-/// Packets for anywhere but these ranges take this address.
+/// Packets for anywhere but these ranges take this address. Not those that the node itself sends by another link from an address of
+/// that link, by rules or routes for that address: with the primary ENI's address the VPC would drop them.
 struct Translated {
     to: IpAddr,
     not_for: Vec<IpNet>,

@@ -89,6 +89,10 @@ pub(super) fn render(plan: &Plan<'_>) -> Vec<Table> {
         let returns = translated.not_for.iter().map(|net| format!("-d {net} -j RETURN"));
         let returns: Vec<_> = returns.collect();
         translate.extend(returns.iter().cloned());
+        translate.push(format!(
+            "! -o {} -m addrtype --src-type LOCAL --limit-iface-out -j RETURN",
+            quote::iptables(plan.primary)
+        ));
         translate.push(format!("-j SNAT --to-source {}{ports}", translated.to));
 
         let mut rules = vec![local.clone()];

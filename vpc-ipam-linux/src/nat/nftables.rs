@@ -66,6 +66,10 @@ fn chains(plan: &Plan<'_>) -> Vec<String> {
     if let Some(translated) = &plan.translated {
         chains.push(set("untranslated", &translated.not_for));
         translate.push(format!("{ip} daddr @untranslated return"));
+        translate.push(format!(
+            "oifname != {} fib saddr . oif type local return",
+            quote::nft(plan.primary)
+        ));
         translate.push(format!("snat to {}{ports}", translated.to));
 
         // The virtual addresses of IPVS are local; what is behind them is chosen later.

@@ -38,6 +38,7 @@ fn pods_are_translated_and_reached_as_with_nft() {
         }
         let drops = ["eth0", "eth1", "eth2"].map(|link| vpc.drops(link));
         assert_eq!(drops, [0, 0, 0], "{kind}");
+        crate::traffic::sends_from_its_enis(&vpc, kind);
     }
 }
 
@@ -51,6 +52,7 @@ fn rules_are_there_once_and_replaced_only_where_they_differ() {
         for expected in [
             "-A VPC-IPAM-TRANSLATE -o vlan+ -j RETURN",
             "-A VPC-IPAM-TRANSLATE -d 10.0.0.0/16 -j RETURN",
+            "-A VPC-IPAM-TRANSLATE ! -o eth0 -m addrtype --src-type LOCAL --limit-iface-out -j RETURN",
             "-A VPC-IPAM-TRANSLATE -j SNAT --to-source 10.0.0.10 --random",
             "-A POSTROUTING -j VPC-IPAM-TRANSLATE",
             "-A PREROUTING -i eni+ -j VPC-IPAM-MARK",

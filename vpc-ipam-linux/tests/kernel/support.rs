@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -423,6 +423,25 @@ pub fn source_seen_by(
     let stream = client.run(|| (0..3).find_map(|_| connect().ok())).unwrap();
     let _stream = stream?;
     accept(&listener).map(|peer| peer.ip().to_string())
+}
+
+/// Sends from an address of the client's, and returns the address that the server sees, if anything arrives.
+pub fn source_seen_from(
+    client: &Namespace,
+    from: &str,
+    server: &Namespace,
+    to: &str,
+) -> Option<String> {
+    for netns in [client, server] {
+        settle(netns);
+    }
+    let receiver = server.run(|| UdpSocket::bind(to)).unwrap().unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let sender = client.run(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
+    (0..3).find_map(|_| {
+        sender.send_to(b"x", to).unwrap();
+        receiver.recv_from(&mut [0]).ok().map(|(_, source)| source.ip().to_string())
+    })
 }
 
 /// Returns who connected. A client may take itself for connected while its last packet does not arrive: that is no connection,

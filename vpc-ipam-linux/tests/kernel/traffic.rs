@@ -2,6 +2,7 @@ use vpc_ipam_linux::HostConfig;
 
 use crate::support::{
     INTERNET, NODE_PORT, Vpc, add_pods, node_with_pods, source_seen, source_seen_by,
+    source_seen_from,
 };
 
 #[test]
@@ -36,6 +37,13 @@ fn pods_are_seen_as_they_should_be() {
     for link in ["eth0", "eth1", "eth2"] {
         assert_eq!(vpc.drops(link), 0, "{link} sent what is not its own");
     }
+}
+
+/// A program that is told to use an ENI binds to its address.
+#[test]
+fn what_the_node_sends_from_an_address_of_an_eni_leaves_by_that_eni() {
+    let (vpc, _pods) = node_with_pods(&HostConfig::default());
+    sends_from_its_enis(&vpc, "nft");
 }
 
 #[test]
@@ -159,4 +167,25 @@ fn node_port_to(vpc: &Vpc, to: &str) {
         "table ip kube-proxy {{ chain nat {{ type nat hook prerouting priority -100; \
          fib daddr type local tcp dport 30080 dnat to {to}; }}; }}"
     ));
+}
+
+/// Looks at what outside of the VPC sees of the node, by each of its addresses.
+pub fn sends_from_its_enis(vpc: &Vpc, case: &str) {
+    let (node, fabric) = (&vpc.node.namespace, &vpc.fabric.namespace);
+    // One that is on no ENI's link, like a virtual one of a load balancer.
+    vpc.node.ip("addr add 192.0.2.7/32 dev lo");
+    for (from, seen_as) in [
+        ("10.0.0.10", "10.0.0.10"),
+        ("10.0.0.20", "10.0.0.20"),
+        ("10.0.32.20", "10.0.32.20"),
+        ("192.0.2.7", "10.0.0.10"),
+    ] {
+        let seen = source_seen_from(node, from, fabric, INTERNET);
+        assert_eq!(seen.as_deref(), Some(seen_as), "{case}: from {from}");
+        let seen = source_seen_from(node, from, fabric, "10.0.0.30:80");
+        // Within the VPC nothing is translated, and what is not the ENI's own does not arrive.
+        let expected = Some(from).filter(|from| *from != "192.0.2.7");
+        assert_eq!(seen.as_deref(), expected, "{case}: from {from} within the VPC");
+    }
+    assert_eq!(vpc.drops("eth1") + vpc.drops("eth2"), 0, "{case}");
 }
