@@ -77,7 +77,10 @@ impl Daemon {
         self.crash.send(()).unwrap();
         self.thread.join().unwrap();
         // The thread that writes ends after the one that it writes for, and the next daemon wants its file.
-        File::open(self.state).unwrap().lock().unwrap();
+        let file = File::open(self.state).unwrap();
+        file.lock().unwrap();
+        // A program that another test is starting has the file open too until it runs, and its lock with it.
+        file.unlock().unwrap();
     }
 
     /// Returns why a daemon does not start.
