@@ -39,7 +39,8 @@ fn assert_says(output: &Output, arguments: &str, expected: &[&str]) {
 }
 
 fn words(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let of_line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.split('\n').map(of_line).collect::<Vec<_>>().join("\n")
 }
 
 fn as_root() -> Command {
@@ -117,7 +118,7 @@ const MODES: [Case<'_>; 12] = [
     ),
     (
         &["--env=ENABLE_IPv6=true", "--env=ENABLE_V4_EGRESS=false"],
-        &["pods get IPv6 addresses 0", "16 pods on 1 ENIs"],
+        &["pods get IPv6 addresses\n", "16 pods on 1 ENIs"],
     ),
 ];
 
