@@ -5,7 +5,7 @@
 //! the file to whoever has to find out what happened.
 //!
 //! ```
-//! use vpc_ipam_core::journal::{JournalVersion, Start, replay};
+//! use vpc_ipam_core::journal::{Start, replay};
 //! # use vpc_ipam_core::{Budget, Config, Limits, Node, Timestamp};
 //! # let node = Node {
 //! #     instance: "i-1".parse()?, instance_type: "m5.large".parse()?, zone: "eu-west-1a".parse()?,
@@ -14,8 +14,7 @@
 //! # let limits = Limits::lookup(node.instance_type)?;
 //! let now = Timestamp::from_secs(1_700_000_000);
 //! let (config, budget, seed) = (Config::default(), Budget::default(), 1);
-//! let version = JournalVersion::default();
-//! let start = Start { version, node, limits, config, budget, seed, at: now };
+//! let start = Start { node, limits, config, budget, seed, at: now };
 //!
 //! let mut ipam = start.begin()?;
 //! ipam.handle_timeout(now);
@@ -42,10 +41,11 @@ use crate::{
 /// What an [`Ipam`] was made of: the head of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(try_from = "stored::StoredStart", into = "stored::StoredStart")
+)]
 pub struct Start {
-    /// The form of the journal.
-    #[cfg_attr(feature = "serde", serde(default))]
-    pub version: JournalVersion,
     /// The node.
     pub node: Node,
     /// What its type can hold.
@@ -60,53 +60,62 @@ pub struct Start {
     pub at: Timestamp,
 }
 
-/// The form of a journal. One of another form than this crate writes cannot be read, and says so.
-///
-/// New fields of what is recorded have defaults, so that older journals of the same form are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
-#[non_exhaustive]
-pub enum JournalVersion {
-    /// Since release 0.1.
-    #[default]
-    V1,
-}
+/// The form of the journals that this crate writes and reads. New fields of what is recorded have defaults, so that it seldom
+/// changes; a journal of another form is refused by its number.
+#[cfg(feature = "serde")]
+mod stored {
+    use super::{Budget, Config, Limits, Node, Start, Timestamp};
 
-impl From<JournalVersion> for u32 {
-    fn from(version: JournalVersion) -> Self {
-        match version {
-            JournalVersion::V1 => 1,
+    const VERSION: u32 = 1;
+
+    /// [`Start`] as it is stored.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct StoredStart {
+        #[serde(default = "first_version")]
+        version: u32,
+        node: Node,
+        limits: Limits,
+        config: Config,
+        budget: Budget,
+        seed: u64,
+        at: Timestamp,
+    }
+
+    /// A journal of a form that this version of the crate does not know.
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "the journal is of version {0}, and this release reads version {VERSION}: use the release that wrote it"
+    )]
+    pub(super) struct UnknownVersionError(u32);
+
+    /// Journals of version 1 did not say so at first.
+    fn first_version() -> u32 {
+        1
+    }
+
+    impl From<Start> for StoredStart {
+        fn from(Start { node, limits, config, budget, seed, at }: Start) -> Self {
+            Self { version: VERSION, node, limits, config, budget, seed, at }
         }
     }
-}
 
-impl TryFrom<u32> for JournalVersion {
-    type Error = UnknownVersionError;
+    impl TryFrom<StoredStart> for Start {
+        type Error = UnknownVersionError;
 
-    fn try_from(version: u32) -> Result<Self, UnknownVersionError> {
-        match version {
-            1 => Ok(Self::V1),
-            version => Err(UnknownVersionError { version }),
+        fn try_from(stored: StoredStart) -> Result<Self, UnknownVersionError> {
+            let StoredStart { version, node, limits, config, budget, seed, at } = stored;
+            match version {
+                VERSION => Ok(Self { node, limits, config, budget, seed, at }),
+                version => Err(UnknownVersionError(version)),
+            }
         }
     }
-}
-
-/// A journal of a form that this version of the crate does not know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the journal is of version {version}, and this release reads version 1: use the release that wrote it"
-)]
-pub struct UnknownVersionError {
-    /// The journal's version.
-    pub version: u32,
 }
 
 impl Start {
     /// Makes the address management of the node, as [`Ipam::new`], and lets it record.
     pub fn begin(&self) -> Result<Ipam, UnusableConfigError> {
-        let Self { version: JournalVersion::V1, node, limits, config, budget, seed, at } =
-            self.clone();
+        let Self { node, limits, config, budget, seed, at } = self.clone();
         let mut ipam = Ipam::new(node, limits, config, budget, seed, at)?;
         ipam.recorder = Some(Box::new(Recorder { at, next: 1, steps: VecDeque::new() }));
         Ok(ipam)

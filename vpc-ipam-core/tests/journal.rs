@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use vpc_ipam_core::journal::{Input, JournalVersion, ReplayError, Start, Step, replay};
+use vpc_ipam_core::journal::{Input, ReplayError, Start, Step, replay};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, Faults, RunInstance, World};
 use vpc_ipam_core::{
     AddressRequest, Budget, CardChoice, Config, Effect, EniConfig, Ipam, Limits, Observation,
@@ -23,8 +23,7 @@ fn recorded(seed: u64) -> (Start, Vec<Step>, Ipam) {
     let instance = cloud.run_instance(RunInstance::new(limits.clone(), subnet), now).unwrap();
     let node = cloud.instance(&instance).unwrap().node.clone();
     let (config, _) = Config::from_vars([("WARM_IP_TARGET", "3")]);
-    let version = JournalVersion::default();
-    let start = Start { version, node, limits, config, budget: Budget::default(), seed, at: now };
+    let start = Start { node, limits, config, budget: Budget::default(), seed, at: now };
 
     let Start { limits, config, .. } = start.clone();
     let faults = Faults {

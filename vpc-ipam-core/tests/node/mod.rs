@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use vpc_ipam_core::journal::{JournalVersion, Start, Step, replay};
+use vpc_ipam_core::journal::{Start, Step, replay};
 use vpc_ipam_core::sim::{
     Cloud, CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface, RunInstance,
 };
@@ -122,7 +122,6 @@ impl Setup {
         let node = self.cloud.instance(&instance).unwrap().node.clone();
         let Self { cloud, vpc, subnet, limits, config } = self;
         let start = Start {
-            version: JournalVersion::default(),
             node,
             limits: limits.clone(),
             config: config.clone(),
