@@ -1,27 +1,60 @@
-//! Waiting after failures: for each operation, subnet and ENI apart.
+//! Waiting after failures, no wider than their cause.
+
+mod rules;
 
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use crate::{Ec2Operation, EniId, Failure, SubnetId, Timestamp, WaitingOn};
+use crate::{Card, Ec2Operation, EniId, Failure, FailureKind, SubnetId, Timestamp, WaitingOn};
 
-/// What failed, and so is left alone for a while.
+pub(crate) use self::rules::{PASSING, about, asks_for_prefixes, gates, of_eni, rule};
+
+/// What failed, and so is left alone for a while: no more than the failure says something about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-pub enum Culprit {
-    /// An EC2 operation, whatever it is about: throttled or not allowed.
+pub enum BackoffScope {
+    /// An EC2 operation, whatever it is about: throttled, or the account's quota is used up.
     Operation(Ec2Operation),
-    /// A subnet without free addresses.
+    /// An EC2 operation on one ENI.
+    EniOperation(EniId, Ec2Operation),
+    /// Creating ENIs in one subnet.
+    Creation(SubnetId),
+    /// A subnet without free IPv4 addresses.
     Subnet(SubnetId),
-    /// A subnet without a free prefix; single addresses may still be had.
+    /// A subnet without a free /28; single addresses may still be free.
     SubnetPrefixes(SubnetId),
-    /// EC2 calls about one ENI.
-    Eni(EniId),
+    /// A subnet without a free /80 of IPv6.
+    SubnetIpv6(SubnetId),
+    /// Further ENIs on a network card: the last ones that were made never served a pod.
+    Card(Card),
     /// The node's set-up of one ENI.
-    Host(EniId),
-    /// Reading the metadata.
+    SetUp(EniId),
+    /// The removal of the node's set-up of one ENI.
+    TearDown(EniId),
+    /// Freeing one ENI: it could not leave, and serves pods again.
+    Free(EniId),
+    /// One question to EC2 or IMDS.
+    Question(Question),
+    /// What IMDS shows of one ENI: EC2 says otherwise.
+    Hint(EniId),
+}
+
+/// What EC2 and IMDS are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Question {
+    /// IMDS: the metadata.
     Metadata,
+    /// EC2: the ENIs that are attached to the instance.
+    Attached,
+    /// EC2: the ENIs that were made for the instance and are attached to nothing.
+    Unattached,
+    /// EC2: single ENIs that are unconfirmed.
+    Unconfirmed,
+    /// EC2: the subnets.
+    Subnets,
 }
 
 /// What failed lately, and until when it is left alone.
@@ -30,8 +63,21 @@ pub enum Culprit {
 /// seed), so that nodes that failed together do not come back together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Backoff {
-    delays: BTreeMap<Culprit, Delay>,
+    delays: BTreeMap<BackoffScope, Delay>,
     random: u64,
+}
+
+/// How long something that failed is left alone: `first`, doubled with each further failure in a row, at most `most`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    pub(crate) first: Duration,
+    pub(crate) most: Duration,
+}
+
+impl Pace {
+    pub(crate) const fn secs(first: u64, most: u64) -> Self {
+        Self { first: Duration::from_secs(first), most: Duration::from_secs(most) }
+    }
 }
 
 /// What failed lately, how, and until when it is left alone.
@@ -39,21 +85,30 @@ pub(crate) struct Backoff {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RecentFailure {
     /// What failed.
-    pub culprit: Culprit,
+    #[cfg_attr(feature = "serde", serde(rename = "culprit"))]
+    pub scope: BackoffScope,
     /// How it failed last.
     pub last: Failure,
     /// How often in a row.
     pub in_a_row: u32,
+    /// When it first failed of these times.
+    pub since: Timestamp,
     /// Until when it is left alone.
     pub until: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Delay {
+    since: Timestamp,
     until: Timestamp,
     failures: u32,
     last: Failure,
 }
+
+/// The longest wait that the other side is granted, however long it asks for.
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(5 * 60);
+/// How often something may fail for a moment before the plan stops counting on it.
+const FAILURES_TOLERATED: u32 = 4;
 
 impl Backoff {
     pub(crate) fn new(seed: u64) -> Self {
@@ -61,64 +116,108 @@ impl Backoff {
     }
 
     /// Returns until when something is left alone, if it is.
-    pub(crate) fn until(&self, culprit: Culprit, now: Timestamp) -> Option<Timestamp> {
-        self.delays.get(&culprit).map(|delay| delay.until).filter(|until| *until > now)
+    pub(crate) fn until(&self, scope: BackoffScope, now: Timestamp) -> Option<Timestamp> {
+        self.delays.get(&scope).map(|delay| delay.until).filter(|until| *until > now)
+    }
+
+    /// Returns until when something that failed last is, or was, left alone.
+    pub(crate) fn last_until(&self, scope: BackoffScope) -> Option<Timestamp> {
+        self.delays.get(&scope).map(|delay| delay.until)
     }
 
     /// Returns whether something failed last, whether it is left alone or not.
-    pub(crate) fn has_failed(&self, culprit: Culprit) -> bool {
-        self.delays.contains_key(&culprit)
+    pub(crate) fn has_failed(&self, scope: BackoffScope) -> bool {
+        self.delays.contains_key(&scope)
+    }
+
+    /// Returns since when something fails, if it failed last.
+    pub(crate) fn failing_since(&self, scope: BackoffScope) -> Option<Timestamp> {
+        self.delays.get(&scope).map(|delay| delay.since)
+    }
+
+    /// Returns whether something failed in a way that time alone does not mend, or for so often that nothing may be built
+    /// on its success.
+    pub(crate) fn is_stuck(&self, scope: BackoffScope) -> bool {
+        self.delays.get(&scope).is_some_and(|delay| {
+            let lasting = match delay.last.kind {
+                FailureKind::Denied
+                | FailureKind::Rejected
+                | FailureKind::AttachmentLimit
+                | FailureKind::EniLimit
+                | FailureKind::SubnetFull
+                | FailureKind::NoFreePrefix => true,
+                // EC2 is asked first what there is.
+                FailureKind::AddressLimit
+                | FailureKind::Throttled
+                | FailureKind::NotFound
+                | FailureKind::InUse
+                | FailureKind::WrongState
+                | FailureKind::Unanswered
+                | FailureKind::Incomplete
+                | FailureKind::LinkMissing
+                | FailureKind::Kernel => false,
+            };
+            lasting || delay.failures > FAILURES_TOLERATED
+        })
     }
 
     /// Returns what has to be waited for because of something that failed, if it is left alone.
-    pub(crate) fn wait(&self, culprit: Culprit, now: Timestamp) -> Option<WaitingOn> {
-        let Delay { until, last, .. } = self.delays.get(&culprit)?;
-        (*until > now).then_some(WaitingOn::Backoff { culprit, kind: last.kind, until: *until })
+    pub(crate) fn wait(&self, scope: BackoffScope, now: Timestamp) -> Option<WaitingOn> {
+        let Delay { until, last, .. } = self.delays.get(&scope)?;
+        (*until > now).then_some(WaitingOn::Backoff { scope, kind: last.kind, until: *until })
     }
 
     /// Returns what is left alone.
     pub(crate) fn recent(&self, now: Timestamp) -> impl Iterator<Item = RecentFailure> {
-        self.delays.iter().filter(move |(_, delay)| delay.until > now).map(|(culprit, delay)| {
+        self.delays.iter().filter(move |(_, delay)| delay.until > now).map(|(scope, delay)| {
             RecentFailure {
-                culprit: *culprit,
+                scope: *scope,
                 last: delay.last.clone(),
                 in_a_row: delay.failures,
+                since: delay.since,
                 until: delay.until,
             }
         })
     }
 
-    /// Records a failure. The wait is `first` after the first in a row, at most `most`, and at least what the other side
-    /// asks for.
+    /// Returns all that failed last, whether it is left alone or not.
+    pub(crate) fn failing(&self) -> impl Iterator<Item = BackoffScope> {
+        self.delays.keys().copied()
+    }
+
+    /// Records a failure. The wait is at least what the other side asks for, up to [`RETRY_AFTER_MAX`]. Returns whether
+    /// this is news: the first failure in a row, or one of another kind than the last.
     pub(crate) fn on_failed(
         &mut self,
-        culprit: Culprit,
-        first: Duration,
-        most: Duration,
+        scope: BackoffScope,
+        pace: Pace,
         failure: &Failure,
         now: Timestamp,
-    ) {
+    ) -> bool {
         let jitter = self.next_random();
-        let delay = self.delays.entry(culprit).or_insert_with(|| Delay {
+        let delay = self.delays.entry(scope).or_insert_with(|| Delay {
+            since: now,
             until: Timestamp::EPOCH,
             failures: 0,
             last: failure.clone(),
         });
-        let doubled = first.saturating_mul(1 << delay.failures.min(20)).min(most);
-        let base = doubled.max(failure.retry_after.unwrap_or_default());
+        let doubled = pace.first.saturating_mul(1 << delay.failures.min(20)).min(pace.most);
+        let base = doubled.max(failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
         // A quarter of the wait, in 256 steps.
         let extra = base / 1024 * u32::from(jitter as u8);
-        delay.until = now + base + extra;
-        delay.failures += 1;
+        let news = delay.failures == 0 || delay.last.kind != failure.kind;
+        delay.until = now + base.saturating_add(extra);
+        delay.failures = delay.failures.saturating_add(1);
         delay.last.clone_from(failure);
+        news
     }
 
-    /// Records a success: the next failure counts as the first.
-    pub(crate) fn on_success(&mut self, culprit: Culprit) {
-        self.delays.remove(&culprit);
+    /// Records a success: the next failure counts as the first. Returns how often it had failed in a row.
+    pub(crate) fn on_success(&mut self, scope: BackoffScope) -> u32 {
+        self.delays.remove(&scope).map_or(0, |delay| delay.failures)
     }
 
-    /// Forgets what needs no more waiting and did not fail for a while.
+    /// Forgets what needs no more waiting and was not tried for a while.
     pub(crate) fn prune(&mut self, now: Timestamp) {
         const REMEMBERED: Duration = Duration::from_secs(15 * 60);
         self.delays.retain(|_, delay| now <= delay.until + REMEMBERED);
@@ -140,34 +239,63 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_bound_and_start_over_after_a_success() {
-        let culprit = Culprit::Operation(Ec2Operation::CreateNetworkInterface);
-        let (first, most) = (Duration::from_secs(1), Duration::from_secs(8));
+        let scope = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
+        let pace = Pace::secs(1, 8);
         let mut backoff = Backoff::new(7);
         let now = Timestamp::from_secs(1000);
         for expected in [1, 2, 4, 8, 8] {
-            backoff.on_failed(culprit, first, most, &throttled(None), now);
-            let wait = backoff.until(culprit, now).unwrap().since(now);
+            backoff.on_failed(scope, pace, &throttled(None), now);
+            let wait = backoff.until(scope, now).unwrap().since(now);
             let expected = Duration::from_secs(expected);
             assert!(wait >= expected && wait <= expected * 5 / 4, "{wait:?} for {expected:?}");
         }
-        backoff.on_success(culprit);
-        assert_eq!(backoff.until(culprit, now), None);
+        backoff.on_success(scope);
+        assert_eq!(backoff.until(scope, now), None);
         let asked = Duration::from_secs(20);
-        backoff.on_failed(culprit, first, most, &throttled(Some(asked)), now);
-        assert!(backoff.until(culprit, now).unwrap() >= now + asked);
+        backoff.on_failed(scope, pace, &throttled(Some(asked)), now);
+        assert!(backoff.until(scope, now).unwrap() >= now + asked);
     }
 
     #[test]
     fn jitter_follows_the_seed() {
         let wait = |seed| {
             let mut backoff = Backoff::new(seed);
-            let second = Duration::from_secs(1);
             let failure = throttled(None);
-            backoff.on_failed(Culprit::Metadata, second, second, &failure, Timestamp::EPOCH);
-            backoff.until(Culprit::Metadata, Timestamp::EPOCH)
+            let scope = BackoffScope::Question(Question::Metadata);
+            backoff.on_failed(scope, Pace::secs(1, 1), &failure, Timestamp::EPOCH);
+            backoff.until(scope, Timestamp::EPOCH)
         };
         assert_eq!(wait(1), wait(1));
         assert_ne!(wait(1), wait(2));
+    }
+
+    #[test]
+    fn the_other_side_is_granted_five_minutes_at_most() {
+        let scope = BackoffScope::Question(Question::Metadata);
+        let now = Timestamp::from_secs(1000);
+        for asked in [Duration::from_secs(301), Duration::from_secs(u64::MAX), Duration::MAX] {
+            let mut backoff = Backoff::new(7);
+            backoff.on_failed(scope, Pace::secs(1, 60), &throttled(Some(asked)), now);
+            let wait = backoff.until(scope, now).unwrap().since(now);
+            let expected = RETRY_AFTER_MAX..=RETRY_AFTER_MAX * 5 / 4;
+            assert!(expected.contains(&wait), "{wait:?} for {asked:?}");
+        }
+    }
+
+    #[test]
+    fn the_plan_stops_counting_on_what_is_refused_at_once_and_on_what_is_throttled_after_a_while() {
+        let scope = BackoffScope::Operation(Ec2Operation::AssignPrivateIpAddresses);
+        let now = Timestamp::from_secs(1000);
+        for (kind, expected) in [(FailureKind::Denied, 1), (FailureKind::Throttled, 5)] {
+            let mut backoff = Backoff::new(7);
+            let failure = Failure { kind, ..throttled(None) };
+            let mut failures = 0;
+            while !backoff.is_stuck(scope) {
+                backoff.on_failed(scope, Pace::secs(1, 60), &failure, now);
+                failures += 1;
+            }
+            assert_eq!(failures, expected, "{kind}");
+        }
     }
 
     fn throttled(retry_after: Option<Duration>) -> Failure {

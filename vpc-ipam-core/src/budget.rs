@@ -103,7 +103,8 @@ impl Ec2Action {
     }
 }
 
-/// A rate of calls: `burst` at once, then one every `interval`.
+/// A rate of calls: `burst` at once, then one every `interval`. Every value is usable: an interval of zero sets no limit, the
+/// longest one allows `burst` calls in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rate {
@@ -146,7 +147,8 @@ impl Budget {
 /// A bucket is kept as the time at which it will be full again, so that an idle one needs no upkeep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spent {
-    full_at: BTreeMap<Ec2Operation, Timestamp>,
+    /// In nanoseconds since the epoch, which a long interval takes beyond what a [`Timestamp`] holds.
+    full_at: BTreeMap<Ec2Operation, u128>,
 }
 
 impl Spent {
@@ -159,19 +161,22 @@ impl Spent {
         now: Timestamp,
     ) -> Timestamp {
         let Rate { burst, interval } = budget.rate(operation);
-        let full_at = self.full_at.get(&operation).copied().unwrap_or(now).max(now);
-        // The calls push the time of fullness out; it may lie at most a whole bucket ahead.
-        let after = full_at + interval * calls;
-        let ahead_max = interval * burst.max(1);
-        let wait = after.since(now + ahead_max);
-        now + wait
+        let now_nanos = u128::from(now.as_nanos());
+        let full_at = self.full_at.get(&operation).map_or(now_nanos, |at| (*at).max(now_nanos));
+        // The calls push the time of fullness out; it may lie at most a whole bucket ahead. A duration has 94 bits of
+        // nanoseconds, and a count 32.
+        let after = full_at.saturating_add(interval.as_nanos().saturating_mul(calls.into()));
+        let ahead_max = interval.as_nanos().saturating_mul(burst.max(1).into());
+        let wait = after.saturating_sub(now_nanos.saturating_add(ahead_max));
+        now + Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))
     }
 
     /// Records one call.
     pub(crate) fn on_call(&mut self, budget: &Budget, operation: Ec2Operation, now: Timestamp) {
         let Rate { interval, .. } = budget.rate(operation);
+        let now = u128::from(now.as_nanos());
         let full_at = self.full_at.entry(operation).or_insert(now);
-        *full_at = (*full_at).max(now) + interval;
+        *full_at = (*full_at).max(now).saturating_add(interval.as_nanos());
     }
 }
 

@@ -269,7 +269,7 @@ fn claim_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Cla
         Ipv4Kind::Prefixes => PREFIX_SIZE,
     };
     let stock = Stock { waiting: pods, ..Stock::default() };
-    let wanted = match demand(config.target_of(card), kind, stock, limits.ipv4_slots()) {
+    let wanted = match demand(config.target_of(card, limits), kind, stock, limits.ipv4_slots()) {
         Demand::Short(blocks) => blocks,
         Demand::Met | Demand::Over(_) => 0,
     };

@@ -7,7 +7,7 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::pool::Eni;
+use crate::pool::{Block, Eni};
 use crate::{Card, DeviceIndex, EniId, Ipam, Leaving, PodKey, Stage};
 
 /// A breach of what must hold of a node's addresses.
@@ -42,6 +42,13 @@ pub enum Violation {
         address: IpAddr,
         /// Whose.
         pod: PodKey,
+    },
+    /// An address counts as assigned, and no lease names it: it is lost to pods.
+    AssignedWithoutLease {
+        /// Which.
+        address: IpAddr,
+        /// On which ENI.
+        eni: EniId,
     },
     /// The counts of an ENI or a block are not those of its addresses.
     WrongCount {
@@ -105,6 +112,9 @@ impl fmt::Display for Violation {
             Self::LeaseNotCounted { address, pod } => {
                 write!(f, "{address} of {pod} does not count as assigned")
             }
+            Self::AssignedWithoutLease { address, eni } => {
+                write!(f, "{address} of {eni} counts as assigned and no pod has it")
+            }
             Self::WrongCount { eni } => write!(f, "the counts of {eni} are wrong"),
             Self::OverlappingBlocks { first, second } => write!(f, "{first} overlaps {second}"),
             Self::TooManyBlocks { eni, blocks } => write!(f, "{eni} has {blocks} blocks"),
@@ -143,7 +153,10 @@ impl Ipam {
         let mut owners: BTreeMap<IpAddr, &PodKey> = BTreeMap::new();
         for lease in self.pool().leases() {
             for address in lease.addresses() {
-                if let Some(other) = owners.insert(address, &lease.key) {
+                // Records of before a restart may name one in two leases, which both keep until they end.
+                if let Some(other) = owners.insert(address, &lease.key)
+                    && !self.pool().is_shared(address)
+                {
                     let pods = [other.clone(), lease.key.clone()];
                     violations.push(Violation::SharedAddress { address, pods });
                 }
@@ -160,6 +173,12 @@ impl Ipam {
             cards.sort_unstable();
             if let Some(pair) = cards.windows(2).find(|pair| pair[0] == pair[1]) {
                 violations.push(Violation::SharedCard { card: pair[0], pod: lease.key.clone() });
+            }
+        }
+        for eni in self.pool().enis() {
+            let assigned = eni.blocks().iter().flat_map(Block::assigned_addresses);
+            for address in assigned.filter(|address| !owners.contains_key(address)) {
+                violations.push(Violation::AssignedWithoutLease { address, eni: eni.id });
             }
         }
     }

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::demand::PREFIX_SIZE;
 use crate::{Card, Limits, Note, Remark, SecurityGroupId, SubnetId, Vars};
 
 /// What the operator wants of a node's addresses. Every combination of fields is usable.
@@ -125,6 +126,40 @@ pub enum WarmTarget {
     },
 }
 
+impl WarmTarget {
+    /// Returns the variable of the largest number of a target, and that number.
+    fn largest(self) -> (&'static str, u32) {
+        match self {
+            Self::Enis(count) => ("WARM_ENI_TARGET", count),
+            Self::Ips { warm, minimum } if warm < minimum => ("MINIMUM_IP_TARGET", minimum),
+            Self::Ips { warm, .. } => ("WARM_IP_TARGET", warm),
+            Self::Prefixes(count) => ("WARM_PREFIX_TARGET", count),
+            // It is set by no variable.
+            Self::Batch { batch, .. } => ("batch", batch),
+        }
+    }
+
+    /// Returns the target with every number that is beyond all that the type can hold reduced to that.
+    fn bounded(self, limits: &Limits) -> Self {
+        let enis = u32::from(limits.enis(Card(0)));
+        let prefixes = enis * u32::from(limits.ipv4_slots());
+        let addresses = prefixes * PREFIX_SIZE;
+        match self {
+            Self::Enis(count) => Self::Enis(count.min(enis)),
+            Self::Ips { warm, minimum } => {
+                Self::Ips { warm: warm.min(addresses), minimum: minimum.min(addresses) }
+            }
+            Self::Prefixes(count) => Self::Prefixes(count.min(prefixes)),
+            Self::Batch { batch, buffer_percent } => {
+                // A buffer of this many percent is all that the type holds, whatever the batch.
+                let percent = addresses.saturating_add(1).saturating_mul(100);
+                let buffer_percent = buffer_percent.min(percent);
+                Self::Batch { batch: batch.min(addresses.max(1)), buffer_percent }
+            }
+        }
+    }
+}
+
 /// Which resting addresses count as free when the pool is compared with its target. None of them is ever assigned or
 /// given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,9 +223,11 @@ impl EniConfigKeys {
     }
 }
 
-/// Times that rarely need changing.
+/// Times that rarely need changing. Every value is usable: what is shorter than can be followed counts as the least, what is
+/// longer than ten years as ten years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct Timing {
     /// How long an ADD may wait for an address. Default 30 s: EC2 takes about 10 s to create and attach an ENI.
     pub add_wait: Duration,
@@ -199,19 +236,25 @@ pub struct Timing {
     pub shrink_spacing: Duration,
     /// How long an ENI is kept at least. Default 60 s, as the peer.
     pub eni_life_min: Duration,
+    /// How long attaching or setting up an ENI may fail before the ENI is replaced. Default 3 min: links were seen to appear
+    /// 150 s after the attachment.
+    pub eni_ready_max: Duration,
+    /// How long an action may take before it counts as unanswered, at least 10 s. Default 5 min. Keep it above the longest
+    /// that an executor waits for EC2.
+    pub answer_max: Duration,
     /// How long EC2 may go on showing what was before a change. Default 60 s, as the peer.
     pub settle: Duration,
-    /// After a subnet ran out of addresses. Default 120 s, as the peer.
+    /// After a subnet ran out of addresses, at least 1 s. Default 120 s, as the peer.
     pub subnet_backoff: Duration,
     /// Between detaching an ENI and deleting it. Default 2 s, as the peer.
     pub detach_settle: Duration,
-    /// Between two questions to EC2 about an ENI on which sources disagree. Default 5 s.
+    /// Between two questions to EC2 about an ENI on which sources disagree, at least 1 s. Default 5 s.
     pub describe_spacing: Duration,
-    /// Between two readings of the metadata. Default 60 s, as the peer.
+    /// Between two readings of the metadata, at least 1 s. Default 60 s, as the peer.
     pub imds_every: Duration,
-    /// Between two unprompted readings of EC2. Default 30 min.
+    /// Between two unprompted readings of EC2, at least 1 s. Default 30 min.
     pub ec2_every: Duration,
-    /// How old the list of subnets may be when an ENI is to be made. Default 5 min.
+    /// How old the list of subnets may be when addresses are asked for, at least 1 s. Default 5 min.
     pub subnets_age_max: Duration,
 }
 
@@ -221,6 +264,8 @@ impl Default for Timing {
             add_wait: Duration::from_secs(30),
             shrink_spacing: Duration::from_secs(30),
             eni_life_min: Duration::from_secs(60),
+            eni_ready_max: Duration::from_secs(180),
+            answer_max: Duration::from_secs(5 * 60),
             settle: Duration::from_secs(60),
             subnet_backoff: Duration::from_secs(120),
             detach_settle: Duration::from_secs(2),
@@ -232,12 +277,37 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// Returns times that can be followed and added up.
+    pub(crate) fn usable(self) -> Self {
+        const LEAST: Duration = Duration::from_secs(1);
+        let most = |time: Duration| time.min(TIME_MAX);
+        let within = |time: Duration| most(time).max(LEAST);
+        Self {
+            add_wait: most(self.add_wait),
+            shrink_spacing: most(self.shrink_spacing),
+            eni_life_min: most(self.eni_life_min),
+            eni_ready_max: most(self.eni_ready_max),
+            answer_max: most(self.answer_max).max(Duration::from_secs(10)),
+            settle: most(self.settle),
+            subnet_backoff: within(self.subnet_backoff),
+            detach_settle: most(self.detach_settle),
+            describe_spacing: within(self.describe_spacing),
+            imds_every: within(self.imds_every),
+            ec2_every: within(self.ec2_every),
+            subnets_age_max: within(self.subnets_age_max),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self::from_vars(core::iter::empty::<(String, String)>()).0
     }
 }
 
+/// Ten years: times up to this can be added to any point in time that a node lives to see.
+const TIME_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 const COOLDOWN_SECS: i64 = 30;
 /// A day: longer than any connection tracker remembers.
 const COOLDOWN_SECS_MAX: i64 = 86_400;
@@ -245,10 +315,21 @@ const COOLDOWN_SECS_MAX: i64 = 86_400;
 const NEW_ADDRESS_SECS: u64 = 10;
 
 impl Config {
-    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as the peer.
-    pub(crate) fn target_of(&self, card: Card) -> WarmTarget {
+    /// Returns a configuration whose times can be added up.
+    pub(crate) fn usable(self) -> Self {
+        let cooling = match self.cooling {
+            Cooling::ReadyWithin(horizon) => Cooling::ReadyWithin(horizon.min(TIME_MAX)),
+            Cooling::All => Cooling::All,
+        };
+        let cooldown = self.cooldown.min(TIME_MAX);
+        Self { timing: self.timing.usable(), cooldown, cooling, ..self }
+    }
+
+    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as the peer. What is
+    /// beyond all that ENIs of the type can hold counts as that.
+    pub(crate) fn target_of(&self, card: Card, limits: &Limits) -> WarmTarget {
         match card {
-            Card(0) => self.target,
+            Card(0) => self.target.bounded(limits),
             Card(_) => WarmTarget::Ips { warm: 1, minimum: 1 },
         }
     }
@@ -332,6 +413,11 @@ impl Config {
         if let Some(most) = self.enis_max.filter(|most| *most > limits.enis(limits.default_card)) {
             let advice = "the instance type takes fewer ENIs; its own limit counts";
             advise("MAX_ENI", most.to_string(), advice);
+        }
+        if self.target.bounded(limits) != self.target {
+            let (variable, value) = self.target.largest();
+            let advice = "more than the ENIs of the instance type can hold: the node takes all that it can get";
+            advise(variable, value.to_string(), advice);
         }
         if self.trunk && limits.branch_enis == Some(0) {
             let advice = "the instance type takes no trunk; no ENI is kept for one";

@@ -148,10 +148,11 @@ fn ips(warm: u32, minimum: u32, kind: Ipv4Kind, stock: Stock) -> Demand {
 }
 
 fn batches(batch: u32, buffer_percent: u32, kind: Ipv4Kind, stock: Stock) -> Demand {
-    let batch = i64::from(batch);
-    let used = i64::from(stock.total) - stock.free();
+    let batch = i128::from(batch);
+    let used = i128::from(i64::from(stock.total) - stock.free());
     // batch * ceil(buffer + used / batch), with the buffer in hundredths of a batch.
-    let wanted = (used * 100 + i64::from(buffer_percent) * batch).div_ceil_by(batch * 100) * batch;
+    let wanted = (used * 100 + i128::from(buffer_percent) * batch).div_ceil_by(batch * 100) * batch;
+    let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
     let (total, size) = (i64::from(stock.total), i64::from(PREFIX_SIZE));
     match kind {
         Ipv4Kind::Addresses if wanted > total => short(wanted - total),
@@ -188,6 +189,12 @@ trait DivCeilBy {
 }
 
 impl DivCeilBy for i64 {
+    fn div_ceil_by(self, divisor: Self) -> Self {
+        self.div_euclid(divisor) + Self::from(self.rem_euclid(divisor) != 0)
+    }
+}
+
+impl DivCeilBy for i128 {
     fn div_ceil_by(self, divisor: Self) -> Self {
         self.div_euclid(divisor) + Self::from(self.rem_euclid(divisor) != 0)
     }

@@ -5,7 +5,10 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::{ActionId, Card, DeviceIndex, DoubtCause, EniId, Failure, PodKey, Source, Timestamp};
+use crate::{
+    ActionId, BackoffScope, Card, DeviceIndex, DoubtCause, EniId, Failure, PodKey, Source,
+    Timestamp,
+};
 
 /// Something that happened inside the core. Nothing depends on their being read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,14 @@ pub enum Event {
     },
     /// EC2 confirmed further blocks of addresses.
     BlocksAdded {
+        /// On which ENI.
+        eni: EniId,
+        /// Which.
+        blocks: Vec<IpNet>,
+    },
+    /// An answer listed blocks that no pod can have: of a length that EC2 does not assign, outside the subnet, or with an
+    /// ENI's own address in them. They are left out.
+    BlocksRefused {
         /// On which ENI.
         eni: EniId,
         /// Which.
@@ -83,7 +94,24 @@ pub enum Event {
         /// Why.
         failure: Failure,
     },
-    /// Two stored leases named one address; this one was put aside, the older one kept.
+    /// Something began to fail, or fails otherwise than before.
+    Failing {
+        /// What.
+        scope: BackoffScope,
+        /// How.
+        failure: Failure,
+        /// Until when it is left alone.
+        until: Timestamp,
+    },
+    /// Something that failed works again.
+    Recovered {
+        /// What.
+        scope: BackoffScope,
+        /// How often in a row it had failed.
+        failures: u32,
+    },
+    /// Two stored leases name one address, as a crash can leave them. Both are kept until their pods are deleted, and the
+    /// address goes to no other pod.
     LeaseConflict {
         /// Whose.
         key: PodKey,

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use crate::{
     BlockState, Card, CardDemand, DeviceIndex, Doubt, EniId, Held, InstanceId, InstanceType, Ipam,
-    Issued, Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp, WaitingOn,
-    Wake, Wanted,
+    Issued, LearnedLimit, Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp,
+    WaitingOn, Wake, Wanted,
 };
 
 /// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
@@ -39,6 +39,8 @@ pub struct Explanation {
     pub held: Vec<Held>,
     /// What failed lately and is left alone for a while.
     pub failed: Vec<RecentFailure>,
+    /// The limits that EC2 holds lower than those of the instance type.
+    pub learned: Vec<LearnedLimit>,
     /// The pods that wait for an address, and until when, first come first.
     pub waiting: Vec<WaitingPod>,
     /// When something is due next, and why.
@@ -148,6 +150,7 @@ impl Ipam {
             next: plan.actions,
             held: plan.held,
             failed: self.constraints().recent_failures(now).collect(),
+            learned: self.constraints().learned().collect(),
             waiting: waiting.collect(),
             due: self.poll_timeout(),
         }
@@ -190,8 +193,11 @@ impl fmt::Display for Explanation {
         for held in self.held.iter().filter(|held| !audit(held)) {
             writeln!(f, "  held     {held}")?;
         }
-        for RecentFailure { culprit, last, in_a_row, until } in &self.failed {
-            writeln!(f, "  failed   {culprit}, {in_a_row} in a row, until {until}: {last}")?;
+        for RecentFailure { scope, last, in_a_row, until, .. } in &self.failed {
+            writeln!(f, "  failed   {scope}, {in_a_row} in a row, until {until}: {last}")?;
+        }
+        for limit in &self.learned {
+            writeln!(f, "  learned  {limit}")?;
         }
         for WaitingPod { key, deadline } in &self.waiting {
             writeln!(f, "  waiting  {key} until {deadline}")?;
@@ -209,10 +215,31 @@ impl fmt::Display for Explanation {
                 },
                 Wake::Changed => writeln!(f, "plan anew")?,
                 Wake::Deadline => writeln!(f, "answer a pod that waits")?,
-                Wake::Cooled => writeln!(f, "give a rested address to a pod that waits")?,
+                Wake::Cooled => {
+                    writeln!(f, "grant an address that cooled down to a pod that waits")?
+                }
+                Wake::Unanswered => writeln!(f, "give up an action that was not answered")?,
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for LearnedLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enis { card, most, until } => {
+                write!(f, "EC2 attaches no more than {most} ENIs to {card}, tried again at {until}")
+            }
+            Self::NewEniSlots { most, until } => write!(
+                f,
+                "EC2 attaches no ENI with more than {most} addresses or prefixes, tried again at {until}"
+            ),
+            Self::EniSlots { eni, most, until } => write!(
+                f,
+                "EC2 assigns no more than {most} addresses or prefixes to {eni}, tried again at {until}"
+            ),
+        }
     }
 }
 
@@ -269,6 +296,7 @@ impl fmt::Display for Management {
             Self::Managed => "managed",
             Self::NoManageTag => "not managed: tagged no_manage",
             Self::Untagged => "not managed: without our tag",
+            Self::OtherVpc => "not managed: in another VPC",
             Self::InterfaceType => "not managed: its type carries no pods",
             Self::Card => "not managed: its network card is not in use",
         })

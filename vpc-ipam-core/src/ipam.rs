@@ -10,16 +10,18 @@ use core::fmt;
 use core::net::IpAddr;
 
 pub use self::readiness::{AssignError, Readiness};
-use crate::backoff::Culprit;
+use crate::backoff::Pace;
 use crate::constraints::Read;
 use crate::journal::{Input, Recorder};
 use crate::plan::is_excluded;
-use crate::pool::{Creation, Ec2Call, Ec2CallKind, NotAssigned, Serving};
+use crate::pool::{
+    Background, Creation, Ec2Call, Ec2CallKind, Finding, NotAssigned, Serving, is_whole,
+};
 use crate::{
-    Action, ActionId, AddressRequest, Because, Budget, Card, Config, Constraints, DeviceIndex,
-    Ec2Action, EniAttribute, EniConfig, EniId, Event, Families, HostAction, Ipv4Amount, Lease,
-    Limits, Node, Observation, Plan, Planned, PodKey, Pool, Record, Scope, Source, Stage,
-    Timestamp, Uncommitted, WaitingOn, plan,
+    Action, ActionId, AddressRequest, BackoffScope, Because, Budget, Card, CardChoice, Config,
+    Constraints, DeviceIndex, Ec2Action, EniAttribute, EniConfig, EniId, Event, Failure,
+    FailureKind, Families, HostAction, Ipv4Amount, Lease, Limits, Node, Observation, Plan, Planned,
+    PodKey, Pool, Question, Record, Scope, Source, Stage, Timestamp, Uncommitted, WaitingOn, plan,
 };
 
 /// The address management of one node, as a value that is told things.
@@ -39,7 +41,11 @@ pub struct Ipam {
     pool: Pool,
     constraints: Constraints,
     waiting: VecDeque<Waiting>,
-    in_flight: BTreeMap<ActionId, Planned>,
+    in_flight: BTreeMap<ActionId, InFlight>,
+    /// Actions that were given up because no outcome came in time; an outcome that comes later is no more than a hint.
+    given_up: VecDeque<(ActionId, Action)>,
+    /// The latest time ever told: an earlier one means that the clock was set back.
+    latest: Timestamp,
     next_id: u64,
     pub(crate) actions: VecDeque<Issued>,
     grants: VecDeque<Granted>,
@@ -53,6 +59,15 @@ pub struct Ipam {
     pub(crate) recorder: Option<Box<Recorder>>,
 }
 
+/// An action whose outcome is not known yet.
+#[derive(Clone, Debug, PartialEq)]
+struct InFlight {
+    planned: Planned,
+    issued_at: Timestamp,
+    /// Whether the clock was set back since: what it shows has no age that could be compared.
+    before_clock_set_back: bool,
+}
+
 /// A pod that waits for an address.
 #[derive(Clone, Debug, PartialEq)]
 struct Waiting {
@@ -64,10 +79,16 @@ struct Waiting {
 const EVENTS_MAX: usize = 1024;
 /// The most pods that may wait at once: more than any node runs.
 const WAITING_MAX: usize = 1024;
+/// The most given-up actions whose late outcomes are still told from those of actions that never were.
+const GIVEN_UP_MAX: usize = 256;
 
 /// An action to carry out, and why.
+///
+/// Hand each back once, with [`Ipam::handle_outcome`], also if it failed or nobody knows. One that is not answered within
+/// [`Timing::answer_max`](crate::Timing::answer_max) counts as unanswered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use = "an action has to be carried out and its outcome handed back"]
 pub struct Issued {
     /// Names it; hand it back with the outcome.
     pub id: ActionId,
@@ -92,6 +113,7 @@ pub enum Assigned {
 
 /// The answer to an ADD that had to wait.
 #[derive(Debug, PartialEq, Eq)]
+#[must_use = "a pod waits for it"]
 pub struct Grant {
     /// Whose.
     pub key: PodKey,
@@ -134,8 +156,10 @@ pub enum Wake {
     Due(WaitingOn),
     /// A pod has waited long enough, and gets an answer either way.
     Deadline,
-    /// An address that waiting pods could use has rested long enough.
+    /// An address that waiting pods could use has cooled down.
     Cooled,
+    /// An action was not answered in time.
+    Unanswered,
 }
 
 /// A configuration that an instance type cannot follow.
@@ -171,6 +195,7 @@ impl Ipam {
         now: Timestamp,
     ) -> Result<Self, UnusableConfigError> {
         usable(&config, &limits)?;
+        let config = config.usable();
         let mut constraints = Constraints::new(node, budget, seed);
         // Where EC2 may not be asked, they are all there is.
         constraints.reads.metadata.answered = config.ec2_reads.then_some(now);
@@ -181,6 +206,8 @@ impl Ipam {
             pool: Pool::default(),
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
+            given_up: VecDeque::new(),
+            latest: now,
             next_id: 1,
             actions: VecDeque::new(),
             grants: VecDeque::new(),
@@ -194,7 +221,8 @@ impl Ipam {
 
     /// Takes in what was durable before a restart; call it before anything is observed.
     ///
-    /// A lease whose ENI does not show up keeps its address from everybody else until its pod gives it up.
+    /// A lease whose ENI does not show up keeps its address from every other pod until it is released. An address that was
+    /// released later than `now`, since the clock was set back, is cooling from now on.
     pub fn restore(&mut self, records: impl IntoIterator<Item = Record>, now: Timestamp) {
         let records: Vec<Record> = records.into_iter().collect();
         let tape = self.tape(|| Input::Restore(records.clone()));
@@ -205,13 +233,12 @@ impl Ipam {
                 Record::Released { addresses, at, .. } => {
                     if now.since(at) <= self.config.cooldown {
                         for address in addresses {
-                            self.pool.restore_released(address, at);
+                            self.pool.restore_released(address, at.min(now));
                         }
                     }
                 }
             }
         }
-        // Of two that name one address the older keeps it.
         leases.sort_by(|a, b| (a.since, &a.key).cmp(&(b.since, &b.key)));
         for lease in leases {
             let key = lease.key.clone();
@@ -223,7 +250,9 @@ impl Ipam {
         self.record(tape, Some(now));
     }
 
-    /// Takes in what a source showed, asked for or not.
+    /// Takes in what a source showed without being asked by an action.
+    ///
+    /// One that was made before the clock was set back is void: do not show it. What is from the future is put aside.
     pub fn observe(&mut self, observation: &Observation, now: Timestamp) {
         let tape = self.tape(|| Input::Observe(observation.clone()));
         self.on_observation(observation, now);
@@ -239,7 +268,8 @@ impl Ipam {
     ) -> Result<(), UnusableConfigError> {
         usable(&config, &self.limits)?;
         let tape = self.tape(|| Input::Config(Box::new(config.clone())));
-        self.config = config;
+        self.config = config.usable();
+        self.pool.manage(&self.config, &self.constraints.node);
         self.mark_excluded();
         self.replan(now);
         self.record(tape, Some(now));
@@ -303,14 +333,15 @@ impl Ipam {
         if let Some(waiting) = self.waiting.iter().find(|w| w.request.key == request.key) {
             return Ok(Assigned::Later { deadline: waiting.deadline });
         }
-        if request.cards == crate::CardChoice::Every && !self.config.multi_nic {
+        if request.cards == CardChoice::Every && !self.config.multi_nic {
             return Err(AssignError::OneCard);
         }
-        // Addresses that came free since the last plan are for those who came first.
-        if self.changed_at.is_some() && !self.waiting.is_empty() {
+        // Addresses that came free, or cooled down, since the last plan are for those who came first.
+        if !self.waiting.is_empty() {
             self.serve_waiting(now);
         }
-        let why = match self.pool.assign(request, &self.serving(), now) {
+        let cards = self.cards_of(request);
+        let why = match self.pool.assign(request, &self.serving(), &cards, now) {
             Ok(lease) => {
                 self.changed_at.get_or_insert(now);
                 return Ok(Assigned::Now(Uncommitted { lease }));
@@ -335,7 +366,8 @@ impl Ipam {
     }
 
     /// Takes in that a lease is durable; call it after [`Uncommitted::record`] is on stable storage. Returns the lease,
-    /// or `None` if the pod gave it up meanwhile.
+    /// or `None` if the pod was deleted meanwhile.
+    #[must_use = "only a lease that is returned may be told to the pod"]
     pub fn commit(&mut self, uncommitted: Uncommitted) -> Option<Lease> {
         let tape = self.tape(|| Input::Commit(uncommitted.lease.clone()));
         let lease = self.pool.on_committed(uncommitted.lease);
@@ -343,12 +375,18 @@ impl Ipam {
         lease
     }
 
-    /// Takes in that a lease could not be made durable. Its address is free again, unless it was durable before.
-    pub fn abandon(&mut self, uncommitted: Uncommitted, now: Timestamp) {
+    /// Takes in that a lease could not be made durable, or perhaps was. Its address is free again, unless it was durable before.
+    ///
+    /// The lease's record may be on stable storage all the same. So there is another one to write, before all later ones and
+    /// again until that succeeds; `None` if there is nothing to undo: the lease was durable before, is being written once
+    /// more, or ended meanwhile.
+    #[must_use = "without this record a restart may find a lease that no pod has"]
+    pub fn abandon(&mut self, uncommitted: Uncommitted, now: Timestamp) -> Option<Record> {
         let tape = self.tape(|| Input::Abandon(uncommitted.lease.clone()));
-        self.pool.on_abandoned(&uncommitted.lease);
+        let undone = self.pool.on_abandoned(&uncommitted.lease);
         self.changed_at.get_or_insert(now);
         self.record(tape, Some(now));
+        undone.then(|| Record::undone(&uncommitted.lease, now))
     }
 
     /// Takes in that a pod is gone. Its addresses rest for the cool-down.
@@ -449,7 +487,7 @@ impl Ipam {
 
     /// Returns the actions whose outcome is not known yet.
     pub fn in_flight(&self) -> impl Iterator<Item = (ActionId, &Planned)> {
-        self.in_flight.iter().map(|(id, planned)| (*id, planned))
+        self.in_flight.iter().map(|(id, in_flight)| (*id, &in_flight.planned))
     }
 
     /// Returns the pods that wait for an address, and until when, first come first.
@@ -459,17 +497,22 @@ impl Ipam {
 
     /// Returns everything that decides what comes next: all but what waits to be polled.
     pub(crate) fn essence(&self) -> impl fmt::Debug + '_ {
-        let Self { config, limits, pool, constraints, waiting, in_flight, .. } = self;
-        let state = (config, limits, pool, constraints, waiting, in_flight);
-        (state, self.next_id, self.changed_at, self.due)
+        let Self { config, limits, pool, constraints, waiting, in_flight, given_up, .. } = self;
+        let state = (config, limits, pool, constraints, waiting, in_flight, given_up);
+        (state, self.latest, self.next_id, self.changed_at, self.due)
     }
 
     /// Serves those who wait, plans, and issues what is planned.
     fn replan(&mut self, now: Timestamp) {
         self.changed_at = None;
-        self.pool.prune(&self.config, now);
+        self.on_time(now);
+        self.give_up_unanswered(now);
+        if self.constraints.terminating {
+            self.give_up_creations();
+        }
+        self.pool.prune(&self.config, self.asked_at(), now);
         self.pool.yield_places();
-        self.constraints.backoff.prune(now);
+        self.constraints.prune(now);
         self.serve_waiting(now);
         let Plan { actions, held, .. } = self.plan(now);
         for planned in actions {
@@ -480,19 +523,46 @@ impl Ipam {
             .filter_map(|held| Some((held.waiting_on.until()?, Wake::Due(held.waiting_on))));
         let cooled = if self.waiting.is_empty() { None } else { self.cooled_at(now) };
         let cooled = cooled.map(|at| (at, Wake::Cooled));
-        self.due = due.chain(cooled).min_by_key(|(at, _)| *at);
+        let unanswered = self.in_flight.values().map(|in_flight| in_flight.issued_at).min();
+        let unanswered =
+            unanswered.map(|at| (at + self.config.timing.answer_max, Wake::Unanswered));
+        self.due = due.chain(cooled).chain(unanswered).min_by_key(|(at, _)| *at);
+    }
+
+    /// Takes note of the time. Where the clock was set back, what is being asked has no age that could be compared.
+    fn on_time(&mut self, now: Timestamp) {
+        if now < self.latest {
+            for in_flight in self.in_flight.values_mut() {
+                in_flight.before_clock_set_back = true;
+            }
+        }
+        self.latest = now;
+    }
+
+    /// Returns when the oldest question was asked that has no answer yet.
+    fn asked_at(&self) -> Option<Timestamp> {
+        let reads = self.in_flight.values().filter(|in_flight| {
+            matches!(
+                in_flight.planned.action,
+                Action::Ec2(Ec2Action::DescribeNetworkInterfaces(_) | Ec2Action::ReadMetadata)
+            )
+        });
+        reads.map(|in_flight| in_flight.issued_at).min()
     }
 
     /// Gives addresses to those who wait, first come first, and an answer to those who waited long enough.
     fn serve_waiting(&mut self, now: Timestamp) {
         let serving = self.serving();
         let mut waiting = core::mem::take(&mut self.waiting);
-        waiting.retain(|Waiting { request, .. }| match self.pool.assign(request, &serving, now) {
-            Ok(lease) => {
-                self.grants.push_back(Granted { key: request.key.clone(), result: Ok(lease) });
-                false
+        waiting.retain(|Waiting { request, .. }| {
+            let cards = self.cards_of(request);
+            match self.pool.assign(request, &serving, &cards, now) {
+                Ok(lease) => {
+                    self.grants.push_back(Granted { key: request.key.clone(), result: Ok(lease) });
+                    false
+                }
+                Err(_) => true,
             }
-            Err(_) => true,
         });
         self.waiting = waiting;
         self.count_waiting();
@@ -516,7 +586,7 @@ impl Ipam {
         for Waiting { request, .. } in &self.waiting {
             if self.pool.lease(&request.key).is_none() {
                 any += 1;
-                every += u32::from(request.cards == crate::CardChoice::Every);
+                every += u32::from(request.cards == CardChoice::Every);
             }
         }
         self.constraints.waiting = any;
@@ -533,6 +603,31 @@ impl Ipam {
         Serving::new(&self.config, &self.limits)
     }
 
+    /// Returns the network cards on which a pod needs an interface, if it needs several.
+    fn cards_of(&self, request: &AddressRequest) -> Vec<Card> {
+        match request.cards {
+            CardChoice::Any => Vec::new(),
+            CardChoice::Every => self.pool.cards_in_use(self.config.multi_nic, &self.limits),
+        }
+    }
+
+    /// Remembers a failure, and says so if it is news.
+    fn fail(&mut self, scope: BackoffScope, pace: Pace, failure: &Failure, now: Timestamp) {
+        let backoff = &mut self.constraints.backoff;
+        if backoff.on_failed(scope, pace, failure, now) {
+            let until = backoff.until(scope, now).unwrap_or(now);
+            self.event(Event::Failing { scope, failure: failure.clone(), until });
+        }
+    }
+
+    /// Forgets failures, and says so if there were any.
+    fn succeed(&mut self, scope: BackoffScope) {
+        let failures = self.constraints.backoff.on_success(scope);
+        if failures > 0 {
+            self.event(Event::Recovered { scope, failures });
+        }
+    }
+
     fn event(&mut self, event: Event) {
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
@@ -541,27 +636,63 @@ impl Ipam {
         self.events.push_back(event);
     }
 
-    fn on_observation(&mut self, observation: &Observation, now: Timestamp) {
+    /// Takes in an observation. Returns whether it counts: not if it is older than what is remembered, or from the future.
+    fn on_observation(&mut self, observation: &Observation, now: Timestamp) -> bool {
         let Observation { as_of, source, ref enis, .. } = *observation;
-        // What it would have to be held against is no longer remembered, see `Pool::prune`.
-        if now.since(as_of) > self.config.timing.settle {
+        let settle = self.config.timing.settle;
+        if as_of > now || !self.pool.remembers(as_of, settle) {
             self.event(Event::ObservationPutAside { source, as_of, enis: enis.len() });
-            return;
+            return false;
         }
-        // From before the clock was set back: it knows no more than one asked for now.
-        let observation = &Observation { as_of: as_of.min(now), ..observation.clone() };
-        let finding =
-            self.pool.on_observation(observation, &self.constraints.node, &self.config, now);
+        self.know_primary(observation, now);
+        let background = Background { constraints: &self.constraints, config: &self.config, now };
+        let finding = self.pool.on_observation(observation, background);
+        self.on_finding(finding, now);
+        self.on_answered(observation, now);
+        let primary = enis.iter().find(|eni| eni.id == self.constraints.node.primary);
+        if let Some(primary) = primary {
+            let mut groups = primary.security_groups.clone();
+            groups.sort_unstable();
+            self.constraints.security_groups = groups;
+        }
+        self.mark_excluded();
+        true
+    }
+
+    /// Takes in what an observation led to.
+    fn on_finding(&mut self, finding: Finding, now: Timestamp) {
         for event in finding.events {
             self.event(event);
         }
         let reads = &mut self.constraints.reads;
-        reads.ask_ec2 |= finding.ask_ec2;
-        let answered = |read: &mut Read| {
-            read.answered =
-                Some(read.answered.map_or(observation.as_of, |at| at.max(observation.as_of)));
+        reads.ask_ec2 |= !finding.unknown.is_empty();
+        reads.hints.extend(finding.unknown);
+        for eni in finding.borne_out {
+            self.succeed(BackoffScope::Hint(eni));
+        }
+        for eni in finding.contradicted {
+            self.on_hint_contradicted(eni, now);
+        }
+    }
+
+    /// EC2 says otherwise than IMDS: what IMDS shows of this ENI is believed ever more rarely.
+    fn on_hint_contradicted(&mut self, eni: EniId, now: Timestamp) {
+        const PACE: Pace = Pace::secs(60, 3600);
+        let failure = Failure {
+            kind: FailureKind::Rejected,
+            retry_after: None,
+            message: "EC2 does not confirm what IMDS shows".into(),
         };
-        let primary = observation.enis.iter().find(|eni| eni.id == self.constraints.node.primary);
+        self.fail(BackoffScope::Hint(eni), PACE, &failure, now);
+    }
+
+    /// Notes which question an observation answers.
+    fn on_answered(&mut self, observation: &Observation, now: Timestamp) {
+        let as_of = observation.as_of;
+        let reads = &mut self.constraints.reads;
+        let answered = |read: &mut Read| {
+            read.answered = Some(read.answered.map_or(as_of, |at| at.max(as_of)));
+        };
         match (observation.source, &observation.scope) {
             (Source::Imds, _) => {
                 answered(&mut reads.metadata);
@@ -569,21 +700,39 @@ impl Ipam {
                     answered(&mut reads.attached);
                 }
             }
-            // An answer without the primary ENI settles nothing.
-            (Source::Ec2, Scope::Attached) if primary.is_some() => {
+            (Source::Ec2, Scope::Attached) if is_whole(observation, &self.constraints.node) => {
                 answered(&mut reads.attached);
                 reads.ask_ec2 = false;
+                for eni in core::mem::take(&mut reads.hints) {
+                    if self.pool.eni(eni).is_some() {
+                        self.succeed(BackoffScope::Hint(eni));
+                    } else {
+                        self.on_hint_contradicted(eni, now);
+                    }
+                }
             }
+            // An answer without the primary ENI settles nothing.
             (Source::Ec2, Scope::Attached) => {}
             (Source::Ec2, Scope::Unattached) => answered(&mut reads.unattached),
             (Source::Ec2, Scope::Only(_)) => answered(&mut reads.doubtful),
         }
-        if let Some(primary) = primary {
-            let mut groups = primary.security_groups.clone();
-            groups.sort_unstable();
-            self.constraints.security_groups = groups;
+    }
+
+    /// Learns of the primary ENI by IMDS while EC2 cannot be asked what there is. Its blocks are suspect until EC2 shows
+    /// them; it can get further ones.
+    fn know_primary(&mut self, observation: &Observation, now: Timestamp) {
+        let primary = self.constraints.node.primary;
+        let unknown = self.constraints.reads.attached.answered.is_none()
+            && self.pool.eni(primary).is_none()
+            && observation.source == Source::Imds;
+        if unknown
+            && self.config.ec2_reads
+            && self.constraints.is_question_stuck(Question::Attached)
+            && let Some(observed) = observation.enis.iter().find(|eni| eni.id == primary)
+        {
+            let event = self.pool.insert_unconfirmed_primary(observed, now);
+            self.event(event);
         }
-        self.mark_excluded();
     }
 
     /// Marks the ENIs whose subnets were taken out of use, and those whose subnets are back in use. A subnet that an
@@ -604,12 +753,16 @@ impl Ipam {
     fn issue(&mut self, planned: Planned, now: Timestamp) {
         let id = ActionId(self.next_id);
         self.next_id += 1;
+        if let Because::NeverServed { eni } = planned.because {
+            self.on_never_served(eni, now);
+        }
         match &planned.action {
             Action::Ec2(action) => self.on_ec2_issued(id, action, planned.because, now),
             Action::Host(action) => self.on_host_issued(id, action),
         }
         let Planned { action, because } = planned.clone();
-        self.in_flight.insert(id, planned);
+        let in_flight = InFlight { planned, issued_at: now, before_clock_set_back: false };
+        self.in_flight.insert(id, in_flight);
         self.actions.push_back(Issued { id, action, because });
     }
 
@@ -757,24 +910,4 @@ fn usable(config: &Config, limits: &Limits) -> Result<(), UnusableConfigError> {
         return Err(UnusableConfigError::Ipv6WithCustomNetworking);
     }
     Ok(())
-}
-
-/// Returns the culprits of a failed call: its operation, and the ENI that it is about.
-pub(crate) fn culprits_of(action: &Ec2Action) -> (Option<Culprit>, Option<EniId>) {
-    let eni = match action {
-        Ec2Action::AttachNetworkInterface(call) => Some(call.eni),
-        Ec2Action::ModifyNetworkInterfaceAttribute(call) => Some(call.eni),
-        Ec2Action::AssignPrivateIpAddresses(call) => Some(call.eni),
-        Ec2Action::AssignIpv6Addresses(call) => Some(call.eni),
-        Ec2Action::UnassignPrivateIpAddresses(call) => Some(call.eni),
-        Ec2Action::UnassignIpv6Addresses(call) => Some(call.eni),
-        Ec2Action::DetachNetworkInterface(call) => Some(call.eni),
-        Ec2Action::DeleteNetworkInterface(call) => Some(call.eni),
-        Ec2Action::CreateTags(call) => Some(call.eni),
-        Ec2Action::CreateNetworkInterface(_)
-        | Ec2Action::DescribeNetworkInterfaces(_)
-        | Ec2Action::DescribeSubnets
-        | Ec2Action::ReadMetadata => None,
-    };
-    (action.operation().map(Culprit::Operation), eni)
 }

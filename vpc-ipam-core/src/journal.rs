@@ -326,7 +326,9 @@ impl Ipam {
             Input::Commit(lease) => {
                 let _ = self.commit(Uncommitted { lease });
             }
-            Input::Abandon(lease) => self.abandon(Uncommitted { lease }, now),
+            Input::Abandon(lease) => {
+                let _ = self.abandon(Uncommitted { lease }, now);
+            }
             Input::Release(key) => {
                 let _ = self.release(&key, now);
             }

@@ -30,6 +30,10 @@ pub struct Lease {
     pub pod: Arc<Pod>,
     /// Since when.
     pub since: Timestamp,
+    /// Tells it from every other lease of the node, earlier ones of the same pod included; 0 in records of releases that
+    /// had none.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub serial: u64,
     /// The interface named by [`PodKey::ifname`].
     pub first: LeasedInterface,
     /// Those of a pod with an interface on several network cards.
@@ -51,6 +55,7 @@ impl Lease {
 /// The addresses of one interface of a pod, and the ENI that carries them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "StoredInterface"))]
 pub struct LeasedInterface {
     /// The ENI.
     pub eni: EniId,
@@ -58,18 +63,43 @@ pub struct LeasedInterface {
     pub mac: Mac,
     /// Its network card.
     pub card: Card,
-    /// Its index on that card; device 0 of card 0 is the primary ENI.
+    /// Its index on that card.
     pub device: DeviceIndex,
+    /// Whether it is the primary ENI, whose addresses need no route table of their own.
+    pub primary: bool,
     /// The IPv4 address, on nodes that give one.
     pub ipv4: Option<Ipv4Addr>,
     /// The IPv6 address, on nodes that give one.
     pub ipv6: Option<Ipv6Addr>,
 }
 
+/// A [`LeasedInterface`] as it may be stored. Records of releases before 0.1 did not say which ENI was the primary one, and
+/// took it to be the one at device index 0 of card 0.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct StoredInterface {
+    eni: EniId,
+    mac: Mac,
+    card: Card,
+    device: DeviceIndex,
+    primary: Option<bool>,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+}
+
+#[cfg(feature = "serde")]
+impl From<StoredInterface> for LeasedInterface {
+    fn from(stored: StoredInterface) -> Self {
+        let StoredInterface { eni, mac, card, device, primary, ipv4, ipv6 } = stored;
+        let primary = primary.unwrap_or(card == Card(0) && device == DeviceIndex(0));
+        Self { eni, mac, card, device, primary, ipv4, ipv6 }
+    }
+}
+
 impl LeasedInterface {
     /// Returns whether the primary ENI carries the addresses, so that they need no route table of their own.
     pub fn on_primary(&self) -> bool {
-        self.card == Card(0) && self.device == DeviceIndex(0)
+        self.primary
     }
 
     /// Returns the addresses, IPv4 first.
@@ -105,8 +135,8 @@ pub enum CardChoice {
 /// A lease that is not durable yet, so that a crash would give its address to somebody else.
 ///
 /// Write [`Uncommitted::record`] to stable storage, many at once if you like, then hand this to
-/// [`Ipam::commit`](crate::Ipam::commit), or to [`Ipam::abandon`](crate::Ipam::abandon) if the write failed. There is no
-/// other way to a [`Lease`].
+/// [`Ipam::commit`](crate::Ipam::commit), or to [`Ipam::abandon`](crate::Ipam::abandon) if the write failed or may have
+/// failed. There is no other way to a [`Lease`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the address stays taken until the lease is committed or abandoned"]
 pub struct Uncommitted {
@@ -130,7 +160,7 @@ impl Uncommitted {
     }
 }
 
-/// What must survive a restart, in the order in which it was produced.
+/// What must survive a restart. Write records in the order in which they were produced.
 ///
 /// A store keeps [`Record::Leased`] by key and [`Record::Released`] by address; a later one replaces an earlier one. To
 /// write a `Released` is to delete the lease of the same key in the same transaction.
@@ -139,11 +169,11 @@ impl Uncommitted {
 pub enum Record {
     /// A pod holds a lease.
     Leased(Lease),
-    /// A pod gave its lease up; its addresses rest.
+    /// A pod has no lease any more; its addresses are cooling.
     Released {
         /// Who.
         key: PodKey,
-        /// What it held.
+        /// What it held; nothing if it never was told of its lease.
         addresses: Vec<IpAddr>,
         /// When.
         at: Timestamp,
@@ -151,7 +181,13 @@ pub enum Record {
 }
 
 impl Record {
-    /// Returns what to write when a pod gave a lease up.
+    /// Returns what to write when a lease was not made durable, or perhaps was: that there is no such lease. Its addresses need
+    /// no cooldown, since no pod had them.
+    pub(crate) fn undone(lease: &Lease, at: Timestamp) -> Self {
+        Self::Released { key: lease.key.clone(), addresses: Vec::new(), at }
+    }
+
+    /// Returns what to write when a pod was deleted.
     pub fn released(lease: &Lease, at: Timestamp) -> Self {
         Self::Released { key: lease.key.clone(), addresses: lease.addresses().collect(), at }
     }

@@ -39,7 +39,7 @@
 //! #     }
 //! #     fn observe(&self, scope: &Scope, as_of: Timestamp) -> Observation {
 //! #         let primary = ObservedEni {
-//! #             id: self.node.primary, mac: Mac([2, 0, 0, 0, 0, 1]), subnet: self.node.subnet,
+//! #             id: self.node.primary, mac: Mac([2, 0, 0, 0, 0, 1]), subnet: self.node.subnet, vpc: None,
 //! #             attachment: Some(ObservedAttachment {
 //! #                 id: None, instance: self.node.instance, card: Card(0), device: DeviceIndex(0),
 //! #                 status: AttachmentStatus::Attached, delete_on_termination: Some(true),
@@ -178,13 +178,13 @@ pub use action::{
     EniAttribute, EniLink, HostAction, Ipv4Amount, ModifyNetworkInterfaceAttribute,
     UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
-pub use backoff::{Culprit, RecentFailure};
+pub use backoff::{BackoffScope, Question, RecentFailure};
 pub use budget::{Budget, Ec2Operation, Rate};
 pub use check::Violation;
 pub use config::{
     Config, Cooling, EniConfig, EniConfigKeys, Families, Ipv4Kind, Timing, WarmTarget,
 };
-pub use constraints::Constraints;
+pub use constraints::{Constraints, LearnedLimit};
 pub use demand::{Demand, Stock, demand};
 pub use event::Event;
 pub use explain::{AddressCount, EniAccount, Explanation, WaitingPod};

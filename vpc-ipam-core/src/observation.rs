@@ -24,7 +24,7 @@ pub struct Node {
     pub zone: Zone,
     /// Its VPC.
     pub vpc: VpcId,
-    /// Its primary ENI: device 0 of card 0, there from launch, never detached.
+    /// Its primary ENI: there from launch, never detached; its MAC address is the instance's own.
     pub primary: EniId,
     /// The subnet of the primary ENI, where new ENIs go unless configured otherwise.
     pub subnet: SubnetId,
@@ -84,6 +84,9 @@ pub struct ObservedEni {
     pub mac: Mac,
     /// Its subnet.
     pub subnet: SubnetId,
+    /// Its VPC, if the source says.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub vpc: Option<VpcId>,
     /// Its attachment, if it has one.
     pub attachment: Option<ObservedAttachment>,
     /// What it is for; IMDS cannot tell and says [`InterfaceType::Interface`].

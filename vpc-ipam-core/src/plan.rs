@@ -1,7 +1,8 @@
 //! What to do next, and why: pure, from what is held and what is wanted.
 //!
 //! The rules are split by what they are about: [`reads`] what has to be asked, [`lifecycle`] the next step of each ENI,
-//! [`grow`] and [`shrink`] how the pool follows its target, [`subnet`] where a new ENI goes.
+//! [`grow`] and [`shrink`] how the pool follows its target, [`subnet`] where a new ENI goes, [`upkeep`] what an ENI should have
+//! besides addresses.
 
 mod grow;
 mod lifecycle;
@@ -9,17 +10,20 @@ mod reads;
 mod reason;
 mod shrink;
 mod subnet;
+mod upkeep;
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::backoff::Culprit;
+use crate::backoff::{about, gates, of_eni};
 use crate::budget::Spent;
 use crate::demand::PREFIX_SIZE;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Pool, Serving, Stage};
 use crate::{
-    Action, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action, EniId, EniLink,
-    HostAction, Ipv4Amount, Ipv4Kind, Limits, Stock, Timestamp, WarmTarget, demand,
+    Action, BackoffScope, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action,
+    Ec2Operation, EniId, EniLink, HostAction, Ipv4Amount, Ipv4Kind, Limits, Question, Stock,
+    SubnetId, SubnetRanges, Timestamp, Timing, WarmTarget, demand,
 };
 
 pub use self::reason::{Because, EniLimit, Held, Planned, WaitingOn, Wanted};
@@ -80,6 +84,9 @@ pub fn plan(
         constraints,
         now,
         serving: Serving::new(config, limits),
+        slots: constraints.learned.new_eni_slots(now).unwrap_or(u16::MAX).min(limits.ipv4_slots()),
+        timing: config.timing.usable(),
+        asked: BTreeMap::new(),
         spent: None,
         created: Vec::new(),
         busy: Vec::new(),
@@ -88,6 +95,8 @@ pub fn plan(
     planner.reads();
     planner.lifecycle();
     planner.cards();
+    // What serves pods comes before what does not: an ENI has one EC2 call at a time.
+    planner.upkeep();
     planner.plan
 }
 
@@ -99,6 +108,11 @@ struct Planner<'a> {
     constraints: &'a Constraints,
     now: Timestamp,
     serving: Serving,
+    /// How many IPv4 blocks a new ENI takes, as the type promises or EC2 taught.
+    slots: u16,
+    timing: Timing,
+    /// How many IPv4 addresses this plan asks of each subnet.
+    asked: BTreeMap<SubnetId, u32>,
     /// The budget as it will be spent once the plan is carried out; `None` while it spends nothing.
     spent: Option<Spent>,
     /// The places that this plan fills with new ENIs.
@@ -111,19 +125,33 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// Compares each network card with its target and lets it grow or shrink.
     fn cards(&mut self) {
-        if self.constraints.reads.attached.answered.is_none() {
-            self.hold(Wanted::Addresses { card: Card(0) }, WaitingOn::FirstObservation);
+        let unknown = self.constraints.reads.attached.answered.is_none();
+        // Where EC2 does not say what there is, the primary ENI may be known by IMDS, and can get addresses.
+        if unknown && self.pool.enis().is_empty() {
+            let wanted = Wanted::Addresses { card: Card(0) };
+            self.hold(wanted, WaitingOn::FirstObservation);
+            if let Some(gate) = self.growth_gate() {
+                self.hold(wanted, gate);
+            }
             return;
         }
         let Some(configured) = self.serving.ipv4 else {
             self.ipv6_cards();
             return;
         };
-        for card in self.cards_in_use() {
+        for card in self.pool.cards_in_use(self.config.multi_nic, self.limits) {
             let kind = self.kind_to_be_had(card, configured);
-            let target = self.config.target_of(card);
+            let target = self.config.target_of(card, self.limits);
             let stock = self.stock(card, kind, kind != configured);
-            let demand = demand(target, kind, stock, self.limits.ipv4_slots());
+            let mut demand = demand(target, kind, stock, self.slots);
+            if demand == Demand::Met
+                && stock.free() <= 0
+                && self.constraints.does_growth_fail()
+                && !self.has_trusted_room(card)
+            {
+                // Whether the next pod can be served has to be found out, or the node would be called not ready for ever.
+                demand = Demand::Short(1);
+            }
             let on_card = CardDemand { card, target, kind, stock, demand };
             self.plan.demand.push(on_card);
             self.shrink(on_card);
@@ -133,41 +161,66 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns the network cards on which ENIs are managed: card 0, and the others where they are in use and not kept for
-    /// a fabric adapter alone.
-    fn cards_in_use(&self) -> Vec<Card> {
-        let mut cards = alloc::vec![Card(0)];
-        if self.config.multi_nic {
-            for card in self.limits.cards().into_iter().filter(|card| *card != Card(0)) {
-                let on_card = || self.pool.enis().iter().filter(|eni| eni.card == card);
-                let for_efa = on_card().any(|eni| !eni.is_managed());
-                if !for_efa || on_card().any(Eni::is_managed) {
-                    cards.push(card);
-                }
-            }
-        }
-        cards
-    }
-
     /// Returns in which pieces a card can get addresses: not in prefixes while no subnet that it could use has one.
     fn kind_to_be_had(&self, card: Card, configured: Ipv4Kind) -> Ipv4Kind {
         if configured == Ipv4Kind::Addresses {
             return configured;
         }
-        let without = |subnet| {
-            self.constraints.backoff.until(Culprit::SubnetPrefixes(subnet), self.now).is_some()
-        };
+        let without = |(subnet, own): (SubnetId, u32)| self.prefixes_wait(subnet, own).is_some();
         let filled = self.pool.enis().iter().filter(|eni| eni.card == card);
         let of_enis = filled
             .filter(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
-            .map(|e| e.subnet);
+            .map(|eni| (eni.subnet, 0));
         let of_new = if self.eni_room(card).is_ok() { self.subnets_for_enis() } else { Vec::new() };
+        let of_new = of_new.into_iter().map(|subnet| (subnet, 1));
         let mut subnets = of_enis.chain(of_new).peekable();
         if subnets.peek().is_some() && subnets.all(without) {
             Ipv4Kind::Addresses
         } else {
             Ipv4Kind::Prefixes
         }
+    }
+
+    /// Returns whether an ENI serves pods, or will by steps of which none is stuck.
+    fn serves_in_time(&self, eni: &Eni) -> bool {
+        let backoff = &self.constraints.backoff;
+        let stuck =
+            |operation| of_eni(eni.id, operation).into_iter().any(|scope| backoff.is_stuck(scope));
+        let unconfirmed =
+            eni.doubt.is_some() && self.constraints.is_question_stuck(Question::Unconfirmed);
+        let way = match eni.stage {
+            Stage::Ready => true,
+            Stage::Attached => !self.link_is_missing(eni),
+            Stage::Available => {
+                !stuck(Ec2Operation::AttachNetworkInterface)
+                    && !unconfirmed
+                    && !self.link_is_missing(eni)
+            }
+            Stage::Leaving(_) => false,
+        };
+        way && (!self.serving.ipv6 || has_ipv6(eni) || !self.lacks_ipv6_for_long(eni))
+    }
+
+    /// Returns whether EC2 refuses an ENI its IPv6 prefix for so long that another one should serve pods.
+    fn lacks_ipv6_for_long(&self, eni: &Eni) -> bool {
+        /// An ENI more is a high price for a refusal that may pass.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let backoff = &self.constraints.backoff;
+        let mut scopes = of_eni(eni.id, Ec2Operation::AssignIpv6Addresses)
+            .into_iter()
+            .chain([BackoffScope::SubnetIpv6(eni.subnet)]);
+        scopes.any(|scope| {
+            let since = backoff.failing_since(scope);
+            backoff.is_stuck(scope) && since.is_some_and(|since| since + PATIENCE <= self.now)
+        })
+    }
+
+    /// Returns whether the node tries for so long to set an ENI up that nothing may be built on it.
+    fn link_is_missing(&self, eni: &Eni) -> bool {
+        // Links appear within 5 s as a rule; an executor may wait for 10 s before it says that one is missing.
+        const PATIENCE: Duration = Duration::from_secs(15);
+        let since = self.constraints.backoff.failing_since(BackoffScope::SetUp(eni.id));
+        since.is_some_and(|since| since + PATIENCE <= self.now)
     }
 
     /// Counts what a card holds, with what is on its way. In the mode of single addresses prefixes are not counted, nor
@@ -180,7 +233,7 @@ impl Planner<'_> {
         let prefixes = kind == Ipv4Kind::Prefixes;
         let mut stock = Stock::default();
         for eni in self.pool.enis().iter().filter(|eni| eni.card == card) {
-            if !self.serving.takes_pods(eni) {
+            if !self.serving.takes_pods(eni) || !self.serves_in_time(eni) {
                 continue;
             }
             self.count_blocks(eni, prefixes, both_kinds, horizon, &mut stock);
@@ -240,13 +293,29 @@ impl Planner<'_> {
 
     /// Returns how many further IPv4 blocks an ENI takes.
     fn room(&self, eni: &Eni) -> u32 {
-        u32::from(self.limits.ipv4_slots()).saturating_sub(eni.ipv4_slots_used())
+        let learned = self.constraints.learned.eni_slots(eni.id, self.now).unwrap_or(u16::MAX);
+        u32::from(self.limits.ipv4_slots().min(learned)).saturating_sub(eni.ipv4_slots_used())
+    }
+
+    /// Returns how many ENIs a card takes as far as EC2 is concerned, and whether it taught that by a refusal.
+    fn enis_of_type(&self, card: Card) -> (u8, bool) {
+        let of_type = self.limits.enis(card);
+        match self.constraints.learned.enis(card, self.now) {
+            Some(most) if most < of_type => (most, true),
+            _ => (of_type, false),
+        }
+    }
+
+    /// Returns how many ENIs a card may have.
+    fn enis_most(&self, card: Card) -> u8 {
+        let (of_type, _) = self.enis_of_type(card);
+        self.config.enis_max.map_or(of_type, |most| most.min(of_type))
     }
 
     /// Returns how many further ENIs a card takes, or what forbids any.
     fn eni_room(&self, card: Card) -> Result<u32, EniLimit> {
-        let of_type = self.limits.enis(card);
-        let most = self.config.enis_max.map_or(of_type, |most| most.min(of_type));
+        let (of_type, learned) = self.enis_of_type(card);
+        let most = self.enis_most(card);
         let enis = || self.pool.enis().iter().filter(|eni| eni.card == card);
         let held = enis().filter(|eni| eni.occupies_slot() && eni.is_placed());
         let coming =
@@ -263,6 +332,7 @@ impl Planner<'_> {
         match u32::try_from(room) {
             Ok(0) | Err(_) if most < of_type => Err(EniLimit::MaxEni(most)),
             Ok(0) | Err(_) if for_trunk => Err(EniLimit::KeptForTrunk(most)),
+            Ok(0) | Err(_) if learned => Err(EniLimit::Refused(of_type)),
             Ok(0) | Err(_) => Err(EniLimit::InstanceType(of_type)),
             Ok(room) => Ok(room),
         }
@@ -270,7 +340,9 @@ impl Planner<'_> {
 
     /// Returns the link of an ENI as the node needs to know it, unless its subnet was not seen yet.
     fn link(&self, eni: &Eni) -> Option<EniLink> {
-        let subnet = self.constraints.ranges(eni.subnet)?;
+        // What was set up for it is found without.
+        let unknown = eni.is_leaving().then(SubnetRanges::default);
+        let subnet = self.constraints.ranges(eni.subnet).or(unknown)?;
         // A node whose pods have none may have IPv6 switched off.
         let ipv6 = self.config.families.ipv6();
         Some(EniLink {
@@ -299,13 +371,9 @@ impl Planner<'_> {
             self.plan.actions.push(Planned { action: Action::Ec2(action), because });
             return true;
         };
-        let culprits =
-            [Some(Culprit::Operation(operation)), about.map(Culprit::Eni)].into_iter().flatten();
-        for culprit in culprits {
-            if let Some(wait) = self.constraints.backoff.wait(culprit, self.now) {
-                self.hold(wanted, wait);
-                return false;
-            }
+        if let Some(wait) = self.wait_of(&action) {
+            self.hold(wanted, wait);
+            return false;
         }
         let budget = &self.constraints.budget;
         let spent = self.spent.as_ref().unwrap_or(&self.constraints.spent);
@@ -321,6 +389,14 @@ impl Planner<'_> {
         true
     }
 
+    /// Returns what an action has to wait for because something failed, if it has to: of several, what ends last.
+    fn wait_of(&self, action: &Ec2Action) -> Option<WaitingOn> {
+        let eni = about(action).and_then(|eni| self.pool.eni(eni));
+        let waits = gates(action, eni.map(|eni| eni.subnet))
+            .filter_map(|scope| self.constraints.backoff.wait(scope, self.now));
+        waits.max_by_key(WaitingOn::until)
+    }
+
     /// Adds a change of the node's own network to the plan, unless an earlier failure holds it back.
     fn on_host(
         &mut self,
@@ -329,8 +405,11 @@ impl Planner<'_> {
         wanted: Wanted,
         because: Because,
     ) -> bool {
-        let culprit = Culprit::Host(eni);
-        if let Some(wait) = self.constraints.backoff.wait(culprit, self.now) {
+        let scope = match &action {
+            HostAction::SetUpEni(_) => BackoffScope::SetUp(eni),
+            HostAction::RemoveEni(_) => BackoffScope::TearDown(eni),
+        };
+        if let Some(wait) = self.constraints.backoff.wait(scope, self.now) {
             self.hold(wanted, wait);
             return false;
         }
@@ -371,15 +450,26 @@ impl Planner<'_> {
 
     /// Where pods get IPv6 alone, one ENI a card with one prefix serves them all.
     fn ipv6_cards(&mut self) {
-        for card in self.cards_in_use() {
+        for card in self.pool.cards_in_use(self.config.multi_nic, self.limits) {
             let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card);
-            let there = enis.any(|eni| self.serving.takes_pods(eni))
+            let there = enis.any(|eni| self.serving.takes_pods(eni) && self.serves_in_time(eni))
                 || self.pool.creations().values().any(|creation| creation.card == card);
-            if !there {
+            if there {
+                continue;
+            }
+            let gate = self.growth_gate();
+            if let Some(waiting_on) = gate.or_else(|| self.subnets_first()) {
+                self.hold(Wanted::Eni { card }, waiting_on);
+            } else {
                 self.create_enis(card, &[Ipv4Amount::Addresses(0)], Because::NoEniOnCard { card });
             }
         }
     }
+}
+
+/// Returns whether an ENI has a prefix of IPv6 for pods.
+fn has_ipv6(eni: &Eni) -> bool {
+    eni.blocks().iter().any(|block| matches!(block.net(), ipnet::IpNet::V6(_)))
 }
 
 fn add_blocks(stock: &mut Stock, blocks: u32, prefixes: bool) {

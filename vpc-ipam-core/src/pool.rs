@@ -28,6 +28,7 @@ use crate::{
 pub use self::block::{Block, BlockState};
 pub use self::eni::{Doubt, DoubtCause, Eni, Leaving, Management, Stage};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
+pub(crate) use self::reconcile::{Background, Finding, is_whole};
 
 /// What the node holds: ENIs in the order of network card and device index, and which pod has which address.
 ///
@@ -39,6 +40,11 @@ pub struct Pool {
     /// Sorted by card, device index, id.
     enis: Vec<Eni>,
     leases: BTreeMap<PodKey, HeldLease>,
+    /// The serial number of the next lease.
+    next_serial: u64,
+    /// Addresses that two leases name, as records of before a restart have it: they go to no other pod, and not back to EC2,
+    /// until both are released.
+    shared: BTreeSet<IpAddr>,
     /// When addresses were last released that no block covers: from before a restart, or of blocks that went.
     released_before: BTreeMap<IpAddr, Timestamp>,
     /// Addresses that somebody we do not know uses, covered by a block or not.
@@ -49,6 +55,8 @@ pub struct Pool {
     blocks_gone: BTreeMap<IpNet, Timestamp>,
     /// ENIs that EC2 no longer has, and when.
     enis_gone: BTreeMap<EniId, Timestamp>,
+    /// When the last of those went that are no longer remembered.
+    forgotten: Option<Timestamp>,
 }
 
 /// A lease and whether it is durable.
@@ -58,17 +66,6 @@ pub(crate) struct HeldLease {
     pub(crate) durable: bool,
     /// How many [`crate::Uncommitted`] of it are out.
     pub(crate) uncommitted: u32,
-}
-
-impl HeldLease {
-    /// Returns whether it is the lease that somebody was given, not a later one of the same pod.
-    fn is(&self, lease: &Lease) -> bool {
-        let of = |interface: &LeasedInterface| (interface.ipv4, interface.ipv6);
-        let Lease { since, first, more, .. } = &self.lease;
-        *since == lease.since
-            && of(first) == of(&lease.first)
-            && more.iter().map(of).eq(lease.more.iter().map(of))
-    }
 }
 
 /// An ENI that is being made.
@@ -158,9 +155,23 @@ impl Pool {
         self.leases.get(key).map(|held| &held.lease)
     }
 
-    /// Returns the network cards on which we manage an ENI or are about to.
-    pub fn cards(&self) -> Vec<Card> {
-        cards(&self.enis, &self.creations)
+    /// Returns whether records of before a restart name an address in two leases.
+    pub(crate) fn is_shared(&self, address: IpAddr) -> bool {
+        self.shared.contains(&address)
+    }
+
+    /// Returns the network cards that serve pods: card 0, and the others where they are in use and do not carry a fabric
+    /// adapter without addresses alone.
+    pub(crate) fn cards_in_use(&self, multi_nic: bool, limits: &Limits) -> Vec<Card> {
+        let mut cards = alloc::vec![Card(0)];
+        if multi_nic {
+            cards.extend(limits.cards().into_iter().filter(|card| {
+                let on_card = || self.enis.iter().filter(|eni| eni.card == *card);
+                let for_efa = on_card().any(|eni| eni.interface_type == InterfaceType::EfaOnly);
+                *card != Card(0) && (!for_efa || on_card().any(Eni::is_managed))
+            }));
+        }
+        cards
     }
 
     /// Returns whether nothing is at an index of a card, nor about to be.
@@ -237,17 +248,6 @@ impl Pool {
         }
     }
 
-    /// Records that EC2 just assigned blocks to an ENI.
-    pub(crate) fn on_blocks_assigned(&mut self, id: EniId, nets: &[IpNet], now: Timestamp) {
-        for net in nets {
-            self.claim(id, *net, None);
-            if let Some(eni) = self.eni_mut(id) {
-                eni.on_block_confirmed(*net, now);
-            }
-        }
-        self.adopt_leases();
-    }
-
     /// Forgets a block that an ENI no longer has. Its addresses go on resting, should they come back.
     pub(crate) fn forget_block(&mut self, id: EniId, net: IpNet) {
         if let Some(block) = self.eni_mut(id).and_then(|eni| eni.on_block_gone(net)) {
@@ -277,19 +277,23 @@ impl Pool {
         true
     }
 
-    /// Adds a lease from before a restart. Returns false if one of its addresses is another pod's.
+    /// Adds a lease from before a restart. Returns false if one of its addresses is another lease's too.
+    ///
+    /// Such a pair is what a crash leaves when a record that could not be written was written all the same. Which of both
+    /// pods runs, the records do not tell: both keep their lease until they are deleted.
     pub(crate) fn restore_lease(&mut self, lease: Lease) -> bool {
-        let taken = |address| {
+        let named_by_another = |address: &IpAddr| {
             self.leases()
-                .any(|other| other.key != lease.key && other.addresses().any(|a| a == address))
+                .any(|other| other.key != lease.key && other.addresses().any(|a| a == *address))
         };
-        if lease.addresses().any(taken) {
-            return false;
-        }
+        let shared: Vec<IpAddr> = lease.addresses().filter(named_by_another).collect();
+        let alone = shared.is_empty();
+        self.shared.extend(shared);
+        self.next_serial = self.next_serial.max(lease.serial.saturating_add(1));
         let held = HeldLease { lease, durable: true, uncommitted: 0 };
         self.leases.insert(held.lease.key.clone(), held);
         self.adopt_leases();
-        true
+        alone
     }
 
     /// Remembers when an address was released before a restart.
@@ -355,19 +359,21 @@ impl Pool {
         &mut self,
         request: &AddressRequest,
         serving: &Serving,
+        every_card: &[Card],
         now: Timestamp,
     ) -> Result<Lease, NotAssigned> {
-        let Self { enis, leases, released_before, creations, .. } = self;
+        let Self { enis, leases, released_before, shared, next_serial, .. } = self;
         let vacant = match leases.entry(request.key.clone()) {
             Entry::Vacant(vacant) => vacant,
             Entry::Occupied(mut occupied) => {
                 let usable = |address| {
-                    enis.iter().any(|eni| {
+                    let serves = |eni: &Eni| {
                         eni.stage == Stage::Ready
                             && eni
                                 .block(address)
                                 .is_some_and(|b| b.state() == BlockState::Confirmed)
-                    })
+                    };
+                    enis.iter().any(serves) && !shared.contains(&address)
                 };
                 let held = occupied.get_mut();
                 if !held.lease.addresses().all(usable) {
@@ -381,7 +387,7 @@ impl Pool {
         let mut more = Vec::new();
         let first = match request.cards {
             CardChoice::Any => {
-                let cards = if serving.multi_nic { cards(enis, creations) } else { Vec::new() };
+                let cards = if serving.multi_nic { cards(enis) } else { Vec::new() };
                 let others = cards.into_iter().filter(|card| *card != Card(0));
                 core::iter::once(Card(0))
                     .chain(others)
@@ -390,8 +396,8 @@ impl Pool {
             }
             CardChoice::Every => {
                 let mut taken: Vec<LeasedInterface> = Vec::new();
-                for card in cards(enis, creations) {
-                    match take(enis, card, serving, now) {
+                for card in every_card {
+                    match take(enis, *card, serving, now) {
                         Some(interface) => taken.push(interface),
                         None => {
                             for interface in &taken {
@@ -407,10 +413,14 @@ impl Pool {
                 first
             }
         };
+        // 0 stands for a record without one.
+        let serial = (*next_serial).max(1);
+        *next_serial = serial.saturating_add(1);
         let lease = Lease {
             key: request.key.clone(),
             pod: Arc::clone(&request.pod),
             since: now,
+            serial,
             first,
             more,
         };
@@ -420,7 +430,7 @@ impl Pool {
 
     /// Records that a lease is durable. Returns it, unless the pod gave it up meanwhile.
     pub(crate) fn on_committed(&mut self, lease: Lease) -> Option<Lease> {
-        let held = self.leases.get_mut(&lease.key).filter(|held| held.is(&lease))?;
+        let held = self.held_mut(&lease)?;
         held.durable = true;
         held.uncommitted = held.uncommitted.saturating_sub(1);
         // Its ENI may have got another place meanwhile.
@@ -428,36 +438,59 @@ impl Pool {
         Some(Lease { first: *first, more: more.clone(), ..lease })
     }
 
-    /// Records that a lease could not be made durable: unless it was before, the addresses are free again at once, since
-    /// nobody was told of them.
-    pub(crate) fn on_abandoned(&mut self, lease: &Lease) {
-        let Some(held) = self.leases.get_mut(&lease.key).filter(|held| held.is(lease)) else {
-            return;
-        };
-        held.uncommitted = held.uncommitted.saturating_sub(1);
-        if !held.durable && held.uncommitted == 0 {
-            self.leases.remove(&lease.key);
-            for interface in lease.interfaces() {
-                put_back(&mut self.enis, &mut self.released_before, interface, None);
-            }
-        }
+    /// Returns a lease that was handed out, unless it ended meanwhile; another lease of the same pod is not it.
+    fn held_mut(&mut self, lease: &Lease) -> Option<&mut HeldLease> {
+        self.leases.get_mut(&lease.key).filter(|held| held.lease.serial == lease.serial)
     }
 
-    /// Gives a pod's addresses up; they rest from now on.
+    /// Records that a lease could not be made durable: unless it was before, or is being written once more, its addresses are
+    /// free again at once, since no pod had them. Returns whether they are.
+    pub(crate) fn on_abandoned(&mut self, lease: &Lease) -> bool {
+        let Some(held) = self.held_mut(lease) else {
+            return false;
+        };
+        held.uncommitted = held.uncommitted.saturating_sub(1);
+        let undone = !held.durable && held.uncommitted == 0;
+        if undone {
+            self.end_lease(&lease.key, None);
+        }
+        undone
+    }
+
+    /// Ends a pod's lease; its addresses are cooling from now on.
     pub(crate) fn release(&mut self, key: &PodKey, now: Timestamp) -> Option<Lease> {
+        self.end_lease(key, Some(now))
+    }
+
+    fn end_lease(&mut self, key: &PodKey, released_at: Option<Timestamp>) -> Option<Lease> {
         let HeldLease { lease, .. } = self.leases.remove(key)?;
         for interface in lease.interfaces() {
-            put_back(&mut self.enis, &mut self.released_before, interface, Some(now));
+            put_back(&mut self.enis, &mut self.released_before, interface, released_at);
+        }
+        if !self.shared.is_empty() || !self.unknown.is_empty() {
+            self.keep_taken(&lease);
         }
         Some(lease)
     }
+
+    /// Takes the addresses of a lease that ended again that another lease names, or a pod uses that no record names.
+    fn keep_taken(&mut self, ended: &Lease) {
+        for address in ended.addresses() {
+            if self.shared.contains(&address) {
+                let named = self.leases().filter(|lease| lease.addresses().any(|a| a == address));
+                if named.count() < 2 {
+                    self.shared.remove(&address);
+                }
+            }
+        }
+        self.adopt_leases();
+    }
 }
 
-/// Returns the network cards on which we manage an ENI or are about to.
-fn cards(enis: &[Eni], creations: &BTreeMap<ActionId, Creation>) -> Vec<Card> {
+/// Returns the network cards on which we manage an ENI.
+fn cards(enis: &[Eni]) -> Vec<Card> {
     let held = enis.iter().filter(|eni| eni.is_managed()).map(|eni| eni.card);
-    let mut cards: Vec<Card> =
-        held.chain(creations.values().map(|creation| creation.card)).collect();
+    let mut cards: Vec<Card> = held.collect();
     cards.sort_unstable();
     cards.dedup();
     cards
@@ -529,9 +562,13 @@ fn put_back(
     let in_place = |eni: &Eni| eni.device == device && eni.card == card && eni.id == id;
     // One that was detached behind our back has lost its place.
     let found = enis.iter().position(in_place).or_else(|| enis.iter().position(|eni| eni.id == id));
-    let mut found = found.map(|index| &mut enis[index]);
     for address in interface.addresses() {
-        let is_covered = found.as_mut().is_some_and(|eni| eni.on_released(address, released_at));
+        let mut is_covered =
+            found.is_some_and(|index| enis[index].on_released(address, released_at));
+        if !is_covered {
+            // EC2 may have moved it to an ENI of another card, which the pod's lease does not follow.
+            is_covered = enis.iter_mut().any(|eni| eni.on_released(address, released_at));
+        }
         if let (false, Some(at)) = (is_covered, released_at) {
             released_before.insert(address, at);
         }
@@ -543,7 +580,8 @@ fn put_back(
 pub(crate) enum NotAssigned {
     /// No ENI that is ready has an address that is free and rested.
     NoneFree,
-    /// The pod has a lease, but EC2 has not confirmed its address, or its ENI is not ready.
+    /// The pod has a lease, but EC2 has not confirmed its address, its ENI is not ready, or another lease names the address
+    /// too.
     LeaseNotUsable,
 }
 

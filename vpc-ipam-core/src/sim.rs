@@ -34,6 +34,8 @@
 //! A cloud answers at once and truly. How EC2 and IMDS really answer, late, partly, with what was, or not at all, is a
 //! [`Fault`], chosen for one call ([`Cloud::execute_with`]) or drawn at given rates ([`Faults`], [`World::with_faults`]).
 //!
+//! What fails for long, by operation, ENI, subnet or network card, is a [`Refusal`] ([`World::refuse`]).
+//!
 //! An executor calls a method per operation. A lab, which has links and routers to go with the ENIs, asks
 //! [`Cloud::poll_change`] what became different in the fabric.
 
@@ -42,6 +44,7 @@ mod error;
 mod execute;
 mod fabric;
 mod fault;
+mod refusal;
 mod rng;
 mod space;
 mod world;
@@ -53,4 +56,6 @@ pub use cloud::{
 pub use error::CloudError;
 pub use fabric::{Change, Port};
 pub use fault::{Fault, Faults};
+pub use refusal::{About, Call, Lasts, Refusal, Refusals};
+pub use space::Reservation;
 pub use world::World;

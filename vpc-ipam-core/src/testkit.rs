@@ -27,4 +27,4 @@ pub use exhaust::{Exhausted, exhaust};
 pub use rule::{Broken, Rule};
 pub use scenario::Scenario;
 pub use setup::{Resident, Setup, Terrain};
-pub use step::{Meddling, Step, Store};
+pub use step::{Meddling, Place, Step, Store};

@@ -735,8 +735,7 @@ fn calls_stay_within_the_budget_and_what_is_over_waits_its_turn() {
 /// A node that is full tells so at once; one that waits for something tells until when, and keeps its word.
 #[test]
 fn status_says_what_the_next_add_gets() {
-    let situations: [(&str, fn() -> Node); 6] = [
-        ("fresh", || Setup::new("m5.large", &[]).start()),
+    let situations: [(&str, fn() -> Node); 5] = [
         ("at rest", || Node::settled("m5.large", &[])),
         ("full", || {
             let mut node = Node::settled("t3.nano", &[]);
@@ -779,6 +778,17 @@ fn status_says_what_the_next_add_gets() {
             (said, asked) => panic!("{name}: said {said}, got {asked:?}"),
         }
     }
+}
+
+/// A node that EC2 has told nothing yet promises nothing, but lets a pod wait.
+#[test]
+fn a_fresh_node_promises_nothing_and_lets_pods_wait() {
+    let mut node = Setup::new("m5.large", &[]).start();
+    assert!(!node.ipam.readiness(node.now).is_ready());
+    assert_eq!(node.ask("next"), Ok(None));
+    node.run_for(30);
+    assert!(node.address("next").is_some());
+    assert_eq!(node.ipam.readiness(node.now), Readiness::Ready);
 }
 
 /// The same wherever a node gets to while nothing fails: what STATUS says of the next ADD is what becomes of it.

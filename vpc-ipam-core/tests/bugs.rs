@@ -278,11 +278,14 @@ fn an_idle_excluded_eni_is_freed_whatever_the_target_says() {
     let mut node = setup.start();
     node.refuse("CreateNetworkInterface", "UnauthorizedOperation", u32::MAX);
     node.run_for(60);
-    let foreign = CreateInterface {
+    // One of ours, as from before a restart.
+    let tags = [(Scope::INSTANCE_TAG.to_string(), node.instance.to_string())].into();
+    let ours = CreateInterface {
         ipv4: Ipv4Request::Count(Ipv4Amount::Addresses(2)),
+        tags,
         ..CreateInterface::new(other)
     };
-    let eni = node.plug(foreign, 0, 1);
+    let eni = node.plug(ours, 0, 1);
     node.run_for(1900);
     assert!(node.eni(eni).is_some());
     let tags = [(ROLE.to_string(), "0".to_string())].into();
@@ -495,7 +498,7 @@ fn an_address_whose_lease_could_not_be_written_is_free_again_at_once() {
     else {
         panic!("an address is free");
     };
-    node.ipam.abandon(uncommitted, node.now);
+    let _ = node.ipam.abandon(uncommitted, node.now);
     assert!(node.ask("other").unwrap().is_some());
     node.assert_replays();
 }

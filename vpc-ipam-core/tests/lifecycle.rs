@@ -71,7 +71,10 @@ impl Life {
             node.ipam.handle_timeout(node.now);
             node.issued()
         };
+        // The subnets are listed before an ENI is made.
         let mut under_way = tick(&mut node);
+        under_way.drain(..).for_each(|issued| node.execute(issued));
+        under_way = node.issued();
         let create = |i: &Issued| call_of(&i.action) == "CreateNetworkInterface";
         let create = under_way.iter().position(create).unwrap();
         node.execute(under_way.remove(create));
@@ -196,7 +199,7 @@ fn events() -> [(&'static str, Event); 16] {
         ("... is rejected", |life| life.end(Some(FailureKind::Rejected))),
         ("... finds nothing", |life| life.end(Some(FailureKind::NotFound))),
         ("... finds it in use", |life| life.end(Some(FailureKind::InUse))),
-        ("... finds the instance full", |life| life.end(Some(FailureKind::EniLimit))),
+        ("... finds the instance full", |life| life.end(Some(FailureKind::AttachmentLimit))),
         ("... is refused by the kernel", |life| life.end(Some(FailureKind::Kernel))),
         ("... finds no link", |life| life.end(Some(FailureKind::LinkMissing))),
         ("EC2 shows it attached", |life| life.show(Some(Attached))),

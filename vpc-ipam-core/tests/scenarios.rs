@@ -175,6 +175,7 @@ impl Session {
             // What the cloud does.
             ["ec2", "refuses", call, code] => self.node().refuse(call, code, u32::MAX),
             ["ec2", "refuses", call, code, "once"] => self.node().refuse(call, code, 1),
+            ["ec2", "refuses", call, code, "twice"] => self.node().refuse(call, code, 2),
             ["ec2", "does", call, "and", "loses", "the", "answer"] => {
                 self.node().trouble(call, Trouble::LoseAnswer, 1);
             }
@@ -488,6 +489,11 @@ fn describe(event: &Event) -> String {
             format!("an answer of {source} with {enis} ENIs is put aside")
         }
         Event::ActionFailed { failure, .. } => format!("failed: {failure}"),
+        Event::BlocksRefused { eni, blocks } => format!("{eni} cannot have {}", list(blocks)),
+        Event::Failing { scope, failure, until } => {
+            format!("{scope} ({}), left alone until {until}", failure.kind)
+        }
+        Event::Recovered { scope, failures } => format!("over after {failures}: {scope}"),
         other => format!("{other:?}"),
     }
 }

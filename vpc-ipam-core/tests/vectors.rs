@@ -419,7 +419,7 @@ impl Situation {
         for eni in enis {
             let made = now.minus_secs(eni.age.unwrap_or(OLD));
             if made > seen {
-                world.ipam.restore(core::mem::take(&mut records), START);
+                world.ipam.restore(core::mem::take(&mut records), now);
                 world.now = made;
                 world.run();
                 seen = made;
@@ -431,6 +431,9 @@ impl Situation {
                 if eni.name.starts_with('u') {
                     let key = "node.k8s.amazonaws.com/no_manage".to_string();
                     tags.insert(key, "true".to_string());
+                } else {
+                    // Only what was made for the instance is ever freed.
+                    tags.insert(Scope::INSTANCE_TAG.to_string(), instance.to_string());
                 }
                 let interface_type = match (eni.trunk, eni.efa) {
                     (true, _) => InterfaceType::Trunk,
@@ -460,11 +463,11 @@ impl Situation {
             if seen > START {
                 let (scope, source) = (Scope::Attached, Source::Ec2);
                 let observation = world.cloud.observe(instance, source, &scope, made).unwrap();
-                world.ipam.restore(core::mem::take(&mut records), START);
+                world.ipam.restore(core::mem::take(&mut records), now);
                 world.ipam.observe(&observation, made);
             }
         }
-        world.ipam.restore(records, START);
+        world.ipam.restore(records, now);
         Self { world, names, config: real }
     }
 
@@ -524,11 +527,13 @@ fn leases(carried: &NetworkInterface, eni: &EniIn, now: Timestamp) -> Vec<Record
                 key: World::key(&name),
                 pod: Pod { namespace: "default".into(), name }.into(),
                 since: START,
+                serial: 0,
                 first: LeasedInterface {
                     eni: carried.id,
                     mac: carried.mac,
                     card: attachment.card,
                     device: attachment.device,
+                    primary: attachment.device == DeviceIndex(0),
                     ipv4: Some(address),
                     ipv6: None,
                 },
@@ -669,9 +674,18 @@ fn step(row: &Row) -> Checked {
     }
     for (_, name) in situation.names.clone() {
         if let Some(kind) = row.fails(&name) {
-            fail(&mut situation, &issued, kind);
-            let further = situation.issued();
-            actual.extend(ops(&situation, &further));
+            // What asks for less is refused as well.
+            let mut refused = issued.clone();
+            for _ in 0..2 {
+                fail(&mut situation, &refused, kind);
+                refused = situation.issued();
+                let further = ops(&situation, &refused);
+                let again = further.iter().any(|op| matches!(op, Op::Assign { .. }));
+                actual.extend(further);
+                if !again {
+                    break;
+                }
+            }
         }
     }
     if let Some(kind) = row.fails("create") {

@@ -8,11 +8,13 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Assigned, Ipam, WAITING_MAX};
+use crate::backoff::{about, gates, of_eni};
 use crate::demand::PREFIX_SIZE;
-use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
+use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
-    Action, AddressRequest, Because, Card, CardChoice, Ec2Action, Held, Ipv4Amount, Plan, Planned,
-    Pod, PodKey, Source, Stock, Timestamp, WaitingOn, Wanted,
+    Action, ActionId, AddressRequest, BackoffScope, Because, BlockState, Card, CardChoice,
+    Ec2Action, Ec2Operation, Held, Ipv4Amount, Plan, Planned, Pod, PodKey, Source, Stock,
+    Timestamp, WaitingOn, Wanted,
 };
 
 /// Why an ADD gets no address.
@@ -127,9 +129,20 @@ impl Ipam {
         let key = PodKey::new("\0", "\0", "\0").expect("no part is empty");
         let pod = Arc::new(Pod { namespace: "\0".into(), name: "\0".into() });
         let request = AddressRequest { key, pod, cards: CardChoice::Any };
-        match self.clone().assign(&request, now) {
+        let mut copy = self.clone();
+        match copy.assign(&request, now) {
             Ok(Assigned::Now(_)) => Readiness::Ready,
-            Ok(Assigned::Later { deadline }) => Readiness::Soon { by: deadline },
+            // It may as well wait; but nothing is promised on the strength of what failed last.
+            Ok(Assigned::Later { deadline }) => {
+                let plan = copy.plan(now);
+                let outlook =
+                    Outlook { ipam: &copy, plan: &plan, deadline, now, trust: Trust::Unfailed };
+                if outlook.serves(&request) {
+                    Readiness::Soon { by: deadline }
+                } else {
+                    Readiness::NotReady(copy.refusal(&request, &plan, now))
+                }
+            }
             Err(error) => Readiness::NotReady(error),
         }
     }
@@ -143,7 +156,7 @@ impl Ipam {
         now: Timestamp,
     ) -> Result<(), AssignError> {
         let plan = self.plan(now);
-        let outlook = Outlook { ipam: self, plan: &plan, deadline, now };
+        let outlook = Outlook { ipam: self, plan: &plan, deadline, now, trust: Trust::Any };
         if outlook.serves(request) { Ok(()) } else { Err(self.refusal(request, &plan, now)) }
     }
 
@@ -238,6 +251,16 @@ struct Outlook<'a> {
     plan: &'a Plan,
     deadline: Timestamp,
     now: Timestamp,
+    trust: Trust,
+}
+
+/// Which calls are expected to succeed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// All: a pod may as well wait for them.
+    Any,
+    /// Those that did not fail last: what is promised has to come true.
+    Unfailed,
 }
 
 impl Outlook<'_> {
@@ -273,40 +296,76 @@ impl Outlook<'_> {
         card.into_iter().chain(demanded)
     }
 
-    /// Counts the addresses of a card that nobody has and that can be handed out before the deadline: there, asked for,
-    /// or planned.
+    /// Returns whether something is expected to succeed.
+    fn is_trusted(&self, mut scopes: impl Iterator<Item = BackoffScope>) -> bool {
+        let backoff = &self.ipam.constraints().backoff;
+        self.trust == Trust::Any || !scopes.any(|scope| backoff.has_failed(scope))
+    }
+
+    fn is_action_trusted(&self, action: &Ec2Action) -> bool {
+        let eni = about(action).and_then(|eni| self.ipam.pool().eni(eni));
+        let attach = BackoffScope::Operation(Ec2Operation::AttachNetworkInterface);
+        let then = matches!(action, Ec2Action::CreateNetworkInterface(_)).then_some(attach);
+        self.is_trusted(gates(action, eni.map(|eni| eni.subnet)).chain(then))
+    }
+
+    /// Counts the addresses of a card that no pod has and that can be granted before the deadline: there, asked for, or
+    /// planned.
     fn addresses(&self, card: Card) -> i64 {
         let ipam = self.ipam;
         let horizon = self.deadline.since(self.now);
         let mut count = 0i64;
         for eni in self.enis_in_time(card) {
             for block in eni.blocks() {
-                if matches!(block.net(), IpNet::V4(_)) && !block.is_releasing() {
+                let granted = block.state() == BlockState::Confirmed;
+                if matches!(block.net(), IpNet::V4(_)) && granted {
                     let taken = block.assigned()
                         + block.quarantined()
                         + block.cooling(self.now, ipam.config().cooldown, horizon);
                     count += i64::from(block.capacity()) - i64::from(taken);
                 }
             }
-            if let Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) =
+            if let Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, id }) =
                 eni.ec2_call
+                && self.is_call_trusted(id)
             {
                 count += i64::from(blocks) * if prefixes { i64::from(PREFIX_SIZE) } else { 1 };
             }
         }
-        let coming = ipam.pool().creations().values().filter(|creation| creation.card == card);
+        let coming = ipam.pool().creations().values().filter(|creation| {
+            let action = Ec2Action::CreateNetworkInterface(creation.request.clone());
+            creation.card == card && self.is_creation_trusted(card, &action)
+        });
         count += coming.map(|creation| size(creation.request.ipv4)).sum::<i64>();
         count + self.plan.actions.iter().map(|planned| self.planned(planned, card)).sum::<i64>()
     }
 
+    /// Returns whether an action under way is expected to succeed.
+    fn is_call_trusted(&self, id: ActionId) -> bool {
+        let mut in_flight = self.ipam.in_flight();
+        in_flight.find(|(of, _)| *of == id).is_none_or(|(_, planned)| match &planned.action {
+            Action::Ec2(action) => self.is_action_trusted(action),
+            Action::Host(_) => true,
+        })
+    }
+
+    fn is_creation_trusted(&self, card: Card, action: &Ec2Action) -> bool {
+        self.is_action_trusted(action)
+            && self.is_trusted(core::iter::once(BackoffScope::Card(card)))
+    }
+
     fn planned(&self, Planned { action, because }: &Planned, card: Card) -> i64 {
         match action {
-            Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) => {
+            Action::Ec2(action @ Ec2Action::AssignPrivateIpAddresses(call)) => {
                 let on_card = self.ipam.pool().eni(call.eni).is_some_and(|eni| eni.card == card);
-                if on_card { size(call.amount) } else { 0 }
+                if on_card && self.is_action_trusted(action) { size(call.amount) } else { 0 }
             }
-            Action::Ec2(Ec2Action::CreateNetworkInterface(call)) => match because {
-                Because::OffTarget { card: of, .. } if *of == card => size(call.ipv4),
+            Action::Ec2(action @ Ec2Action::CreateNetworkInterface(call)) => match because {
+                Because::OffTarget { card: of, .. }
+                    if *of == card && self.is_creation_trusted(card, action) =>
+                {
+                    size(call.ipv4)
+                }
                 _ => 0,
             },
             Action::Ec2(_) | Action::Host(_) => 0,
@@ -322,24 +381,55 @@ impl Outlook<'_> {
                     held.wanted == Wanted::NextStep(eni.id) && !self.ends_in_time(held.waiting_on)
                 })
         };
+        let way = |eni: &Eni| {
+            let attach = of_eni(eni.id, Ec2Operation::AttachNetworkInterface);
+            let scopes = attach.into_iter().chain([BackoffScope::SetUp(eni.id)]);
+            eni.stage == Stage::Ready || self.is_trusted(scopes)
+        };
         let enis = self.ipam.pool().enis().iter();
-        enis.filter(move |eni| eni.card == card && serving.takes_pods(eni) && !late(eni))
+        enis.filter(move |eni| {
+            eni.card == card
+                && serving.takes_pods(eni)
+                && !late(eni)
+                && way(eni)
+                && (!serving.ipv6 || self.has_prefix_in_time(eni))
+        })
+    }
+
+    /// Returns whether an ENI has a /80 prefix, or one is asked for or planned.
+    fn has_prefix_in_time(&self, eni: &Eni) -> bool {
+        let confirmed = |block: &Block| {
+            matches!(block.net(), IpNet::V6(_)) && block.state() == BlockState::Confirmed
+        };
+        let planned = |planned: &Planned| match &planned.action {
+            Action::Ec2(action @ Ec2Action::AssignIpv6Addresses(call)) => {
+                call.eni == eni.id && self.is_action_trusted(action)
+            }
+            _ => false,
+        };
+        eni.blocks().iter().any(confirmed)
+            || self.plan.actions.iter().any(planned)
+            || matches!(
+                eni.ec2_call,
+                Some(Ec2Call { kind: Ec2CallKind::AssignIpv6, id }) if self.is_call_trusted(id)
+            )
     }
 
     /// Returns whether a /80 prefix is there, asked for or planned.
     fn prefix_in_time(&self) -> bool {
-        let there = |eni: &Eni| {
-            eni.blocks().iter().any(|block| matches!(block.net(), IpNet::V6(_)))
-                || matches!(eni.ec2_call, Some(Ec2Call { kind: Ec2CallKind::AssignIpv6, .. }))
-        };
         let coming = |planned: &Planned| match &planned.action {
-            Action::Ec2(Ec2Action::AssignIpv6Addresses(_)) => true,
-            Action::Ec2(Ec2Action::CreateNetworkInterface(call)) => call.ipv6_prefixes > 0,
+            Action::Ec2(action @ Ec2Action::CreateNetworkInterface(call)) => {
+                call.ipv6_prefixes > 0 && self.is_creation_trusted(Card(0), action)
+            }
             Action::Ec2(_) | Action::Host(_) => false,
         };
         let mut creations = self.ipam.pool().creations().values();
-        self.cards().any(|card| self.enis_in_time(card).any(there))
-            || creations.any(|creation| creation.request.ipv6_prefixes > 0)
+        self.cards().any(|card| self.enis_in_time(card).next().is_some())
+            || creations.any(|creation| {
+                let action = Ec2Action::CreateNetworkInterface(creation.request.clone());
+                creation.request.ipv6_prefixes > 0
+                    && self.is_creation_trusted(creation.card, &action)
+            })
             || self.plan.actions.iter().any(coming)
     }
 
@@ -347,13 +437,26 @@ impl Outlook<'_> {
     fn more_in_time(&self) -> bool {
         let for_growth = |held: &Held| match held.wanted {
             Wanted::Addresses { .. } | Wanted::Eni { .. } => true,
+            // Its IPv6 prefix is a later step.
             Wanted::NextStep(id) => {
                 self.ipam.pool().eni(id).is_some_and(|eni| !eni.is_leaving())
                     && self.ipam.serving().ipv6
+                    && self.ipam.config().provisioning
             }
             _ => false,
         };
-        self.plan.held.iter().any(|held| for_growth(held) && self.ends_in_time(held.waiting_on))
+        let held = || self.plan.held.iter().filter(|held| for_growth(held));
+        let constraints = self.ipam.constraints();
+        let in_doubt = self.trust == Trust::Unfailed
+            && (constraints.does_growth_fail()
+                // Nothing is known yet of what the subnets have.
+                || constraints.reads.subnets.answered.is_none()
+                || held().any(|held| {
+                    // What EC2 has not shown yet may leave no room.
+                    !held.waiting_on.is_temporary()
+                        || held.waiting_on == WaitingOn::FirstObservation
+                }));
+        !in_doubt && held().any(|held| self.ends_in_time(held.waiting_on))
     }
 
     fn ends_in_time(&self, waiting_on: WaitingOn) -> bool {

@@ -4,13 +4,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
+use super::subnet::addresses_of;
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
-use crate::backoff::Culprit;
+use crate::backoff::gates;
+use crate::constraints::AskedOf;
 use crate::demand::PREFIX_SIZE;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
-    Action, ActionId, AssignPrivateIpAddresses, Card, CreateNetworkInterface, Ec2Action, EniId,
-    Ipv4Amount, Ipv4Kind, Planned, SubnetId, WarmTarget, tags,
+    Action, ActionId, AssignPrivateIpAddresses, BackoffScope, Card, CreateNetworkInterface,
+    Ec2Action, EniId, Ipv4Amount, Ipv4Kind, Planned, Question, SubnetId, WarmTarget, tags,
 };
 
 impl Planner<'_> {
@@ -22,14 +24,21 @@ impl Planner<'_> {
             self.hold(wanted, gate);
             return;
         }
-        // Which ENIs may be filled depends on their subnets' tags. Where EC2 does not list subnets, it goes without.
-        if self.constraints.reads.subnets.answered.is_none() && !self.subnets_fail() {
-            self.hold(wanted, WaitingOn::Subnets);
-            return;
-        }
         let Some(mut missing) = self.within_max_pods(on, short) else {
             return;
         };
+        if self.has_room(card)
+            && let Some(waiting_on) = self.subnets_first()
+        {
+            self.hold(wanted, waiting_on);
+            if self.places(card) < missing {
+                // Whatever the subnets have, this is the end.
+                let all = EniLimit::InstanceType(self.limits.enis(card));
+                let limit = self.eni_room(card).err().unwrap_or(all);
+                self.hold(Wanted::Eni { card }, WaitingOn::EniLimit(limit));
+            }
+            return;
+        }
         let most = self.places_for_stand_ins(on);
         if most < missing {
             missing = most;
@@ -41,14 +50,15 @@ impl Planner<'_> {
         if missing == 0 {
             return;
         }
-        let slots = u32::from(self.limits.ipv4_slots());
+        let slots = u32::from(self.slots);
         let whole = matches!(on.target, WarmTarget::Enis(_)) && self.config.pods_max.is_none();
+        // One more than there is room for, so that it is said what the limit is.
+        let enis_most = self.eni_room(card).unwrap_or(0) as usize + 1;
         let mut amounts = Vec::new();
-        while missing > 0 && slots > 0 {
+        while missing > 0 && slots > 0 && amounts.len() < enis_most {
             let blocks = if whole { slots.min(most) } else { missing.min(slots) };
             missing = missing.saturating_sub(blocks);
-            // An ENI takes at most 64 blocks.
-            amounts.push(amount(kind, blocks as u16));
+            amounts.push(amount(kind, u16::try_from(blocks).unwrap_or(self.slots)));
         }
         self.create_enis(card, &amounts, because);
     }
@@ -59,21 +69,25 @@ impl Planner<'_> {
         if on.kind == Ipv4Kind::Prefixes || self.serving.ipv4 != Some(Ipv4Kind::Prefixes) {
             return u32::MAX;
         }
-        let enis = self.pool.enis().iter().filter(|eni| eni.card == on.card);
-        let serving = enis.filter(|eni| self.serving.takes_pods(eni));
-        let new = self.eni_room(on.card).unwrap_or(0) * u32::from(self.limits.ipv4_slots());
-        let room = serving.map(|eni| self.room(eni)).sum::<u32>() + new;
         let awaited = u32::try_from(-on.stock.free()).unwrap_or(0);
-        room.saturating_sub(1).max(awaited)
+        self.places(on.card).saturating_sub(1).max(awaited)
+    }
+
+    /// Returns how many further blocks a card takes, on the ENIs it has and on new ones.
+    fn places(&self, card: Card) -> u32 {
+        let enis = self.pool.enis().iter().filter(|eni| eni.card == card);
+        let serving = enis.filter(|eni| self.serving.takes_pods(eni));
+        let new = self.eni_room(card).unwrap_or(0) * u32::from(self.slots);
+        serving.map(|eni| self.room(eni)).sum::<u32>() + new
     }
 
     /// Notes that more addresses have to wait until a subnet has a free prefix.
     fn hold_for_prefixes(&mut self, card: Card, wanted: Wanted) {
-        let of_enis = self.pool.enis().iter().filter(|eni| eni.card == card).map(|eni| eni.subnet);
-        let subnets = of_enis.chain(self.subnets_for_enis());
-        let waits: Vec<_> =
-            subnets.filter_map(|subnet| self.subnet_backoff(subnet, true)).collect();
-        if let Some(wait) = waits.into_iter().min_by_key(WaitingOn::until) {
+        let of_enis = self.pool.enis().iter().filter(|eni| eni.card == card);
+        let of_enis = of_enis.map(|eni| (eni.subnet, 0));
+        let of_new = self.subnets_for_enis().into_iter().map(|subnet| (subnet, 1));
+        let wait = of_enis.chain(of_new).filter_map(|(id, own)| self.prefixes_wait(id, own));
+        if let Some(wait) = wait.min_by_key(WaitingOn::until) {
             self.hold(wanted, wait);
         }
     }
@@ -95,96 +109,153 @@ impl Planner<'_> {
         Some(short.min(blocks)).filter(|blocks| *blocks > 0)
     }
 
-    /// Fills the ENIs there are, and lowers `missing` by what they take, now or once they can.
+    /// Fills the ENIs there are, and lowers `missing` by what they take, now or once they can. Room that was refused, or that
+    /// nothing will be known of, is no room.
     fn fill(&mut self, card: Card, kind: Ipv4Kind, missing: &mut u32, because: Because) {
         let mut enis: Vec<&Eni> = self
             .pool
             .enis()
             .iter()
             .filter(|eni| eni.card == card && self.serving.takes_pods(eni))
+            .filter(|eni| self.serves_in_time(eni))
             .collect();
         enis.sort_by_key(|eni| (!eni.is_primary(), Reverse(eni.ipv4_slots_used()), eni.device));
         for eni in enis {
             let blocks = self.room(eni).min(*missing);
-            if blocks == 0 {
-                continue;
+            if blocks > 0 {
+                *missing -= self.fill_one(eni, kind, blocks, because);
             }
-            let wanted = Wanted::Addresses { card };
-            if let Some(wait) = self.subnet_backoff(eni.subnet, kind == Ipv4Kind::Prefixes) {
-                self.hold(wanted, wait);
-                continue;
-            }
-            // Room on an ENI that is busy is still room: it is filled next, instead of making another ENI.
-            if eni.stage == Stage::Available {
-                self.hold(wanted, WaitingOn::StepBefore(eni.id));
-            } else if let Some(waiting_on) = self.waits_for(eni) {
-                self.hold(wanted, waiting_on);
-            } else if self.is_on_trial(eni.subnet, kind == Ipv4Kind::Prefixes) {
-                if let Some(call) = self.call_into(eni.subnet) {
-                    self.hold(wanted, WaitingOn::Outcome(call));
-                }
-            } else {
-                let action = Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses {
-                    eni: eni.id,
-                    amount: amount(kind, blocks as u16),
-                });
-                self.call(action, Some(eni.id), wanted, because);
-            }
-            *missing -= blocks;
         }
+    }
+
+    /// Asks for so many blocks for an ENI, or as many as there may be. Returns how many it takes, now or once it can.
+    fn fill_one(&mut self, eni: &Eni, kind: Ipv4Kind, blocks: u32, because: Because) -> u32 {
+        let wanted = Wanted::Addresses { card: eni.card };
+        let prefixes = kind == Ipv4Kind::Prefixes;
+        let action = |blocks: u16| {
+            let amount = amount(kind, blocks);
+            Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses { eni: eni.id, amount })
+        };
+        let backoff = &self.constraints.backoff;
+        if gates(&action(1), Some(eni.subnet)).any(|scope| backoff.is_stuck(scope))
+            && let Some(wait) = self.wait_of(&action(1))
+        {
+            self.hold(wanted, wait);
+            return 0;
+        }
+        // Room on an ENI that is busy is still room: it is filled next, instead of making another ENI.
+        if eni.stage == Stage::Available {
+            self.hold(wanted, WaitingOn::StepBefore(eni.id));
+            return blocks;
+        }
+        if let Some(waiting_on) = self.waits_for(eni) {
+            self.hold(wanted, waiting_on);
+            let unconfirmed = matches!(waiting_on, WaitingOn::Observation { .. });
+            let never = self.constraints.is_question_stuck(Question::Unconfirmed);
+            return if unconfirmed && never { 0 } else { blocks };
+        }
+        if self.is_on_trial(eni.subnet, prefixes) {
+            if let Some(call) = self.call_into(eni.subnet) {
+                self.hold(wanted, WaitingOn::Outcome(call));
+            }
+            return blocks;
+        }
+        let most = match self.space_for(eni.subnet, kind, 0) {
+            Ok(most) => most
+                .min(self.constraints.ask_most(AskedOf::Eni(eni.id), self.now).unwrap_or(u16::MAX)),
+            Err(waiting_on) => {
+                self.hold(wanted, waiting_on);
+                return 0;
+            }
+        };
+        let some = u16::try_from(blocks).unwrap_or(u16::MAX).min(most);
+        if self.call(action(some), Some(eni.id), wanted, because) {
+            self.on_asked(eni.subnet, addresses_of(amount(kind, some)));
+        }
+        // What is refused for now at this size is asked for next.
+        blocks
     }
 
     /// Makes ENIs with so much each, as far as the card and the subnets allow.
     pub(super) fn create_enis(&mut self, card: Card, amounts: &[Ipv4Amount], because: Because) {
         let wanted = Wanted::Eni { card };
-        if let Some(gate) = self.growth_gate() {
-            self.hold(wanted, gate);
-            return;
-        }
-        // One that was left from before a restart would do.
-        if self.config.ec2_reads && self.constraints.reads.unattached.answered.is_none() {
-            self.hold(wanted, WaitingOn::FirstObservation);
+        if let Some(waiting_on) = self.keeps_from_creating(card) {
+            self.hold(wanted, waiting_on);
             return;
         }
         for amount in amounts {
-            if let Err(limit) = self.eni_room(card) {
-                self.hold(wanted, WaitingOn::EniLimit(limit));
-                return;
-            }
-            let prefixes = matches!(amount, Ipv4Amount::Prefixes(_));
-            let subnet = match self.subnet_for_eni(prefixes) {
-                Ok(subnet) => subnet,
-                Err(waiting_on) => {
+            if let Err(waiting_on) = self.create_eni(card, *amount, because) {
+                if let Some(waiting_on) = waiting_on {
                     self.hold(wanted, waiting_on);
-                    return;
                 }
-            };
-            if self.is_on_trial(subnet, prefixes) {
-                if let Some(call) = self.call_into(subnet) {
-                    self.hold(wanted, WaitingOn::Outcome(call));
-                }
-                return;
-            }
-            let Some(device) = self.place_for_eni(card) else {
-                let limit = EniLimit::InstanceType(self.limits.enis(card));
-                self.hold(wanted, WaitingOn::EniLimit(limit));
-                return;
-            };
-            self.refresh_subnets();
-            let request = self.creation(subnet, *amount);
-            if !self.call(Ec2Action::CreateNetworkInterface(request), None, wanted, because) {
-                self.created.retain(|place| *place != (card, device));
                 return;
             }
         }
+    }
+
+    /// Returns what keeps any ENI from being made for a card, if something does.
+    fn keeps_from_creating(&self, card: Card) -> Option<WaitingOn> {
+        let reads = &self.constraints.reads;
+        let gate = self.growth_gate();
+        if gate.is_some() {
+            gate
+        } else if reads.attached.answered.is_none() {
+            // How many there are is not known.
+            Some(WaitingOn::FirstObservation)
+        } else if self.config.ec2_reads
+            && reads.unattached.answered.is_none()
+            && !self.constraints.is_question_stuck(Question::Unattached)
+        {
+            // One that was left from before a restart would do.
+            Some(WaitingOn::FirstObservation)
+        } else {
+            self.constraints.backoff.wait(BackoffScope::Card(card), self.now)
+        }
+    }
+
+    /// Makes an ENI with so much, or as much as there may be; otherwise returns what it has to wait for, unless that is noted
+    /// already.
+    fn create_eni(
+        &mut self,
+        card: Card,
+        wanted: Ipv4Amount,
+        because: Because,
+    ) -> Result<(), Option<WaitingOn>> {
+        self.eni_room(card).map_err(WaitingOn::EniLimit)?;
+        let kind = match wanted {
+            Ipv4Amount::Addresses(_) => Ipv4Kind::Addresses,
+            Ipv4Amount::Prefixes(_) => Ipv4Kind::Prefixes,
+        };
+        let (subnet, most) = match wanted {
+            // IPv6 alone: it takes its own address and no other of IPv4.
+            Ipv4Amount::Addresses(0) => (self.subnet_for_ipv6()?, 0),
+            _ => self.subnet_for_eni(kind)?,
+        };
+        if self.is_on_trial(subnet, kind == Ipv4Kind::Prefixes) {
+            return Err(self.call_into(subnet).map(WaitingOn::Outcome));
+        }
+        let limit = EniLimit::InstanceType(self.limits.enis(card));
+        let device = self.place_for_eni(card).ok_or(WaitingOn::EniLimit(limit))?;
+        let (Ipv4Amount::Addresses(blocks) | Ipv4Amount::Prefixes(blocks)) = wanted;
+        let some = amount(kind, blocks.min(most));
+        let request = Ec2Action::CreateNetworkInterface(self.creation(subnet, some));
+        if !self.call(request, None, Wanted::Eni { card }, because) {
+            self.created.retain(|place| *place != (card, device));
+            return Err(None);
+        }
+        self.on_asked(subnet, addresses_of(some).saturating_add(1));
+        Ok(())
     }
 
     /// Returns whether a subnet ran out of addresses when it was asked last, and one call is finding out, in this plan or
     /// under way, whether it has some again. Others would fail with it.
     fn is_on_trial(&self, subnet: SubnetId, prefixes: bool) -> bool {
         let backoff = &self.constraints.backoff;
-        let failed = backoff.has_failed(Culprit::Subnet(subnet))
-            || prefixes && backoff.has_failed(Culprit::SubnetPrefixes(subnet));
+        let asked_of =
+            if prefixes { AskedOf::Prefixes(subnet) } else { AskedOf::Addresses(subnet) };
+        let failed = backoff.has_failed(BackoffScope::Subnet(subnet))
+            || prefixes && backoff.has_failed(BackoffScope::SubnetPrefixes(subnet))
+            || self.constraints.ask_most(asked_of, self.now).is_some();
         let subnet_of = |eni: EniId| self.pool.eni(eni).map(|eni| eni.subnet);
         let planned = || {
             self.plan.actions.iter().any(|planned| match &planned.action {
@@ -213,16 +284,11 @@ impl Planner<'_> {
 
     fn creation(&self, subnet: SubnetId, ipv4: Ipv4Amount) -> CreateNetworkInterface {
         let node = &self.constraints.node;
-        let groups = match &self.constraints.eni_config {
-            Some(config) if self.config.custom_networking && !config.security_groups.is_empty() => {
-                &config.security_groups
-            }
-            _ => &self.constraints.security_groups,
-        };
+        let groups = self.wanted_groups().unwrap_or_default();
         CreateNetworkInterface {
             client_token: self.client_token(),
             subnet,
-            security_groups: groups.clone(),
+            security_groups: groups.to_vec(),
             // The peer's tools find its ENIs by this prefix.
             description: alloc::format!("aws-K8S-{}", node.instance),
             tags: tags::of_new_eni(node, self.config, self.now),

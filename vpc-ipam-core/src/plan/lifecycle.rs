@@ -1,25 +1,22 @@
 //! The next step of each ENI's life, whatever the pool wants.
 
-use alloc::collections::BTreeMap;
-
-use ipnet::IpNet;
-
-use super::{Because, EniLimit, Planner, WaitingOn, Wanted, is_ready};
+use super::{Because, EniLimit, Planner, WaitingOn, Wanted, has_ipv6, is_ready};
+use crate::backoff::of_eni;
 use crate::pool::{Eni, Leaving, Stage};
 use crate::{
-    AssignIpv6Addresses, AttachNetworkInterface, Card, CreateTags, DeleteNetworkInterface,
-    DetachNetworkInterface, DeviceIndex, Ec2Action, EniAttribute, Families, HostAction,
-    InterfaceType, ModifyNetworkInterfaceAttribute, tags,
+    AssignIpv6Addresses, AttachNetworkInterface, BackoffScope, Card, DeleteNetworkInterface,
+    DetachNetworkInterface, DeviceIndex, Ec2Action, Ec2Operation, Families, HostAction,
+    InterfaceType, Timestamp,
 };
 
 impl Planner<'_> {
+    /// Plans the steps that make ENIs serve pods, or let them leave.
     pub(super) fn lifecycle(&mut self) {
         self.repeat_creations();
-        let tags = tags::wanted(self.config);
         for eni in self.pool.enis() {
             if eni.is_managed() {
                 self.on_host_side(eni);
-                self.on_ec2_side(eni, &tags);
+                self.on_ec2_side(eni);
             }
         }
     }
@@ -41,6 +38,7 @@ impl Planner<'_> {
     fn on_host_side(&mut self, eni: &Eni) {
         let wanted = Wanted::NextStep(eni.id);
         let because = match eni.stage {
+            Stage::Attached if self.never_serves(eni) => Because::NeverServed { eni: eni.id },
             Stage::Attached => Because::NotSetUp,
             Stage::Leaving(Leaving::Host) => Because::Leaving,
             Stage::Leaving(Leaving::Vanished) => Because::Vanished,
@@ -65,15 +63,37 @@ impl Planner<'_> {
         self.on_host(eni.id, action, wanted, because);
     }
 
-    fn on_ec2_side(
-        &mut self,
-        eni: &Eni,
-        tags: &BTreeMap<alloc::string::String, alloc::string::String>,
-    ) {
+    /// Returns whether an ENI that we made could not be attached or set up for so long that another should take its place.
+    /// The one that replaces it waits for the back-off of the network card.
+    fn never_serves(&self, eni: &Eni) -> bool {
+        let backoff = &self.constraints.backoff;
+        let scope = match eni.stage {
+            Stage::Attached => BackoffScope::SetUp(eni.id),
+            _ => BackoffScope::EniOperation(eni.id, Ec2Operation::AttachNetworkInterface),
+        };
+        let failing = |since: Timestamp| since + self.timing.eni_ready_max <= self.now;
+        !eni.was_ready
+            && self.is_ours_to_remove(eni)
+            && self.config.provisioning
+            && !self.constraints.terminating
+            && eni.is_idle(self.now, self.serving.cooldown)
+            && backoff.failing_since(scope).is_some_and(failing)
+            && backoff.until(BackoffScope::Free(eni.id), self.now).is_none()
+    }
+
+    /// Returns whether an ENI may be detached and deleted: it was made for this instance, and neither another program nor EC2
+    /// needs it.
+    pub(super) fn is_ours_to_remove(&self, eni: &Eni) -> bool {
+        eni.is_made_for(self.constraints.node.instance)
+            && !eni.is_primary()
+            && !matches!(eni.interface_type, InterfaceType::Trunk | InterfaceType::Efa)
+    }
+
+    fn on_ec2_side(&mut self, eni: &Eni) {
         if !self.config.provisioning {
             return;
         }
-        let Some((action, because)) = self.next_ec2_step(eni, tags) else {
+        let Some((action, because)) = self.next_ec2_step(eni) else {
             return;
         };
         let wanted = Wanted::NextStep(eni.id);
@@ -85,11 +105,7 @@ impl Planner<'_> {
         }
     }
 
-    fn next_ec2_step(
-        &mut self,
-        eni: &Eni,
-        tags: &BTreeMap<alloc::string::String, alloc::string::String>,
-    ) -> Option<(Ec2Action, Because)> {
+    fn next_ec2_step(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
         let id = eni.id;
         if matches!(eni.stage, Stage::Leaving(Leaving::Detach | Leaving::Delete { .. }))
             && let Some(waiting_on) = self.user_of(eni)
@@ -98,67 +114,33 @@ impl Planner<'_> {
             return None;
         }
         match eni.stage {
-            Stage::Available => return self.attach_or_wait(eni),
-            Stage::Attached | Stage::Ready => {}
-            Stage::Leaving(Leaving::Host | Leaving::Vanished) => return None,
+            Stage::Available => self.attach_or_wait(eni),
+            Stage::Attached | Stage::Ready if self.needs_ipv6_prefix(eni) => {
+                if self.constraints.terminating {
+                    self.hold(Wanted::NextStep(id), WaitingOn::Terminating);
+                    return None;
+                }
+                let call = AssignIpv6Addresses { eni: id, prefixes: 1 };
+                Some((Ec2Action::AssignIpv6Addresses(call), Because::NoIpv6Prefix))
+            }
+            Stage::Attached | Stage::Ready | Stage::Leaving(Leaving::Host | Leaving::Vanished) => {
+                None
+            }
             Stage::Leaving(Leaving::Detach) => {
                 // Without the attachment's id EC2 cannot be told; the doubt about it brings the id.
                 let attachment = eni.attachment?;
-                let action = Ec2Action::DetachNetworkInterface(DetachNetworkInterface {
-                    eni: id,
-                    attachment,
-                });
-                return Some((action, Because::Leaving));
+                let call = DetachNetworkInterface { eni: id, attachment };
+                Some((Ec2Action::DetachNetworkInterface(call), Because::Leaving))
             }
-            Stage::Leaving(Leaving::Delete { not_before }) => {
-                if not_before > self.now {
-                    self.hold(Wanted::NextStep(id), WaitingOn::Time { until: not_before });
-                    return None;
-                }
-                let action = Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: id });
-                return Some((action, Because::Leaving));
+            Stage::Leaving(Leaving::Delete { not_before }) if not_before > self.now => {
+                self.hold(Wanted::NextStep(id), WaitingOn::Time { until: not_before });
+                None
             }
+            Stage::Leaving(Leaving::Delete { .. }) => Some((delete(eni), Because::Leaving)),
         }
-
-        let ours = eni.tag(tags::INSTANCE) == Some(self.constraints.node.instance.as_str());
-        if ours
-            && !eni.delete_on_termination
-            && let Some(attachment) = eni.attachment
-        {
-            let attribute = EniAttribute::DeleteOnTermination(attachment);
-            let modify = ModifyNetworkInterfaceAttribute { eni: id, attribute };
-            let action = Ec2Action::ModifyNetworkInterfaceAttribute(modify);
-            return Some((action, Because::NotDeletedOnTermination));
-        }
-        if self.needs_ipv6_prefix(eni) {
-            let action =
-                Ec2Action::AssignIpv6Addresses(AssignIpv6Addresses { eni: id, prefixes: 1 });
-            return Some((action, Because::NoIpv6Prefix));
-        }
-        let groups = &self.constraints.security_groups;
-        let follows = !self.config.custom_networking && !eni.is_primary();
-        let theirs = &eni.security_groups;
-        let differ =
-            || theirs.len() != groups.len() || theirs.iter().any(|it| !groups.contains(it));
-        if follows && !groups.is_empty() && differ() {
-            let attribute = EniAttribute::Groups(groups.clone());
-            let modify = ModifyNetworkInterfaceAttribute { eni: id, attribute };
-            let action = Ec2Action::ModifyNetworkInterfaceAttribute(modify);
-            return Some((action, Because::GroupsDiffer));
-        }
-        let missing: BTreeMap<_, _> = tags
-            .iter()
-            .filter(|(key, value)| eni.tag(key) != Some(value))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        if !missing.is_empty() && eni.interface_type != InterfaceType::Trunk {
-            let action = Ec2Action::CreateTags(CreateTags { eni: id, tags: missing });
-            return Some((action, Because::TagsDiffer));
-        }
-        None
     }
 
-    /// Returns what has to be over before an ENI can go, if it came up after the decision to give it back.
+    /// Returns what has to be over before an ENI can go, if it came up after the decision to free it.
     fn user_of(&self, eni: &Eni) -> Option<WaitingOn> {
         match self.cooled_at(eni) {
             Some(until) => Some(WaitingOn::Cooling { until }),
@@ -170,29 +152,36 @@ impl Planner<'_> {
     /// An ENI that was made is attached. One that was left from before a restart has no place yet: it gets one if there
     /// is room, and goes if not.
     fn attach_or_wait(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
+        let idle = eni.is_idle(self.now, self.serving.cooldown);
         if let Some(gate) = self.growth_gate() {
+            if gate == WaitingOn::Terminating && idle && self.is_ours_to_remove(eni) {
+                return Some((delete(eni), Because::Terminating));
+            }
             self.hold(Wanted::NextStep(eni.id), gate);
             return None;
         }
-        let device = if eni.is_placed() {
+        if self.never_serves(eni) {
+            return Some((delete(eni), Because::NeverServed { eni: eni.id }));
+        }
+        let device = if eni.is_placed() && self.has_place(eni) {
             eni.device
         } else if let Some((id, _)) = self.pool.creations().iter().find(|(_, c)| c.called) {
             // It may be what that call makes.
             self.hold(Wanted::NextStep(eni.id), WaitingOn::Outcome(*id));
             return None;
-        } else if self.eni_room(eni.card).is_ok()
+        } else if !eni.is_placed()
+            && self.eni_room(eni.card).is_ok()
             && let Some(device) = self.place_for_eni(eni.card)
         {
             device
-        } else if !eni.is_idle(self.now, self.serving.cooldown) {
+        } else if !idle {
             // It was detached with its pods: it waits for a place, or for the pods to go.
             let limit = EniLimit::InstanceType(self.limits.enis(eni.card));
             let limit = self.eni_room(eni.card).err().unwrap_or(limit);
             self.hold(Wanted::NextStep(eni.id), WaitingOn::EniLimit(limit));
             return None;
         } else {
-            let action = Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: eni.id });
-            return Some((action, Because::NoPlace));
+            return Some((delete(eni), Because::NoPlace));
         };
         let attach = AttachNetworkInterface {
             eni: eni.id,
@@ -203,25 +192,43 @@ impl Planner<'_> {
         Some((Ec2Action::AttachNetworkInterface(attach), Because::NotAttached))
     }
 
+    /// Returns whether an ENI that waits to be attached is within what its card takes: `MAX_ENI` may have been lowered since
+    /// it was made.
+    fn has_place(&self, eni: &Eni) -> bool {
+        let before = |other: &&Eni| {
+            other.card == eni.card
+                && other.id != eni.id
+                && other.occupies_slot()
+                && other.is_placed()
+                && (other.stage != Stage::Available || other.device < eni.device)
+        };
+        self.pool.enis().iter().filter(before).count() < usize::from(self.enis_most(eni.card))
+    }
+
     fn needs_ipv6_prefix(&self, eni: &Eni) -> bool {
         let wanted = match self.config.families {
             Families::Ipv4(_) => false,
-            // One prefix serves every pod of a card, so the first ENI is enough.
+            // One prefix serves every pod of a card: the primary ENI has it, or the first that can get one.
             Families::Ipv6 => {
-                let earlier = |other: &&Eni| {
+                let can = |other: &Eni| {
                     other.card == eni.card
-                        && (other.device, other.id) < (eni.device, eni.id)
                         && self.serving.takes_pods(other)
+                        && self.serves_in_time(other)
                 };
-                eni.card != Card(0) && self.pool.enis().iter().find(earlier).is_none()
+                let before = |other: &Eni| {
+                    let key = |eni: &Eni| (!eni.is_primary(), eni.device, eni.id);
+                    has_ipv6(other) || key(other) < key(eni)
+                };
+                !self
+                    .pool
+                    .enis()
+                    .iter()
+                    .any(|other| other.id != eni.id && can(other) && before(other))
                     || eni.is_primary()
             }
             Families::Dual(_) => true,
         };
-        wanted
-            && is_ready(eni)
-            && self.serving.takes_pods(eni)
-            && !eni.blocks().iter().any(|block| matches!(block.net(), IpNet::V6(_)))
+        wanted && is_ready(eni) && self.serving.takes_pods(eni) && !has_ipv6(eni)
     }
 
     /// Returns the lowest free device index of a card that this plan does not fill already, and remembers it as filled.
@@ -235,4 +242,23 @@ impl Planner<'_> {
         self.created.push((card, device));
         Some(device)
     }
+
+    /// Returns until when an ENI that could not leave is not chosen again, or whether another one that was detached cannot be
+    /// deleted: none is freed as long as EC2 keeps those.
+    pub(super) fn freeing_backoff(&self, eni: &Eni) -> Option<WaitingOn> {
+        let backoff = &self.constraints.backoff;
+        let kept = self
+            .pool
+            .enis()
+            .iter()
+            .filter(|eni| matches!(eni.stage, Stage::Leaving(Leaving::Delete { .. })));
+        let deletions = kept.flat_map(|eni| of_eni(eni.id, Ec2Operation::DeleteNetworkInterface));
+        let stuck = deletions.filter(|scope| backoff.is_stuck(*scope));
+        let mut scopes = stuck.chain([BackoffScope::Free(eni.id)]);
+        scopes.find_map(|scope| backoff.wait(scope, self.now))
+    }
+}
+
+fn delete(eni: &Eni) -> Ec2Action {
+    Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: eni.id })
 }

@@ -1,11 +1,14 @@
 //! What has to be asked, and when: as little as keeps us honest.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::{Because, Planner, WaitingOn, Wanted};
-use crate::backoff::Culprit;
 use crate::constraints::Read;
-use crate::{Action, Ec2Action, Ec2Operation, EniId, Planned, Scope, Source, Timestamp};
+use crate::{
+    Action, BackoffScope, Doubt, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned,
+    Question, Scope, Source, Timestamp, Timing,
+};
 
 impl Planner<'_> {
     pub(super) fn reads(&mut self) {
@@ -21,18 +24,20 @@ impl Planner<'_> {
     fn read_metadata(&mut self) {
         let read = self.constraints.reads.metadata;
         let wanted = Wanted::Answer(Source::Imds);
-        if let Some(wait) = self.constraints.backoff.wait(Culprit::Metadata, self.now) {
+        let scope = BackoffScope::Question(Question::Metadata);
+        if let Some(wait) = self.constraints.backoff.wait(scope, self.now) {
             self.hold(wanted, wait);
             return;
         }
-        let timing = &self.config.timing;
+        let timing = self.timing;
         // Where EC2 does not list subnets, IMDS tells the ranges that links need.
-        let every = if self.lacks_ranges() && self.subnets_fail() {
-            timing.describe_spacing
-        } else {
-            timing.imds_every
+        let next = |at: Timestamp| match self.lacks_ranges_since() {
+            Some(since) if self.subnets_fail() => {
+                at + self.spacing(at, since).min(timing.imds_every)
+            }
+            _ => at + timing.imds_every,
         };
-        let due = read.answered.map_or(self.now, |at| at + every);
+        let due = read.answered.map_or(self.now, next);
         if self.is_due(wanted, read, due) {
             let because = match read.answered {
                 None => Because::Start,
@@ -47,7 +52,7 @@ impl Planner<'_> {
     fn read_attached(&mut self) {
         let read = self.constraints.reads.attached;
         let wanted = Wanted::Answer(Source::Ec2);
-        let timing = &self.config.timing;
+        let timing = self.timing;
         let (due, because) = match read.answered {
             None => (self.now, Because::Start),
             // Not more often than answers can settle, whatever IMDS goes on showing.
@@ -70,7 +75,7 @@ impl Planner<'_> {
         let wanted = Wanted::Answer(Source::Ec2);
         let (due, because) = match read.answered {
             None => (self.now, Because::Start),
-            Some(at) => (at + self.config.timing.ec2_every, Because::Audit(Source::Ec2)),
+            Some(at) => (at + self.timing.ec2_every, Because::Audit(Source::Ec2)),
         };
         if self.is_due(wanted, read, due) {
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Unattached);
@@ -84,14 +89,16 @@ impl Planner<'_> {
             .enis()
             .iter()
             .filter(|eni| eni.is_managed() && eni.ec2_call.is_none())
-            .filter_map(|eni| Some((eni.id, eni.doubt?.cause)))
+            .filter_map(|eni| Some((eni.id, eni.doubt?)))
             .collect();
-        let Some((eni, cause)) = doubtful.first().copied() else {
+        let Some((eni, Doubt { cause, .. })) = doubtful.first().copied() else {
             return;
         };
         let read = self.constraints.reads.doubtful;
         let wanted = Wanted::Answer(Source::Ec2);
-        let due = read.answered.map_or(self.now, |at| at + self.config.timing.describe_spacing);
+        let youngest = doubtful.iter().map(|(_, doubt)| doubt.since).max().unwrap_or(self.now);
+        let next = |at: Timestamp| at + self.spacing(at, youngest);
+        let due = read.answered.map_or(self.now, next);
         if self.is_due(wanted, read, due) {
             let ids: Vec<EniId> = doubtful.into_iter().map(|(eni, _)| eni).collect();
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Only(ids));
@@ -99,41 +106,82 @@ impl Planner<'_> {
         }
     }
 
-    /// The subnets are needed to set links up and to choose where an ENI goes. They are listed at start, and again before
-    /// an ENI is made if that was long ago; see [`Planner::subnets_are_old`].
+    /// The subnets are needed to set links up, to tell which ENIs may be filled, and to choose where an ENI goes. They are listed
+    /// at start, now and then, and before addresses are asked for; see [`Planner::subnets_first`].
     fn read_subnets(&mut self) {
         let read = self.constraints.reads.subnets;
-        let due = match read.answered {
-            None => self.now,
-            Some(at) if self.lacks_ranges() => at + self.config.timing.describe_spacing,
-            Some(_) => return,
+        let (due, because) = match read.answered {
+            None => (self.now, Because::SubnetsNeeded),
+            Some(at) => match self.lacks_ranges_since() {
+                Some(since) => (at + self.spacing(at, since), Because::SubnetsNeeded),
+                None => (at + self.timing.ec2_every, Because::Audit(Source::Ec2)),
+            },
         };
         if self.is_due(Wanted::Subnets, read, due) {
-            self.call(Ec2Action::DescribeSubnets, None, Wanted::Subnets, Because::SubnetsNeeded);
+            self.list_subnets(because);
         }
     }
 
-    /// Returns whether the ranges of an ENI's subnet are not known.
-    fn lacks_ranges(&self) -> bool {
-        let mut enis = self.pool.enis().iter();
-        enis.any(|eni| eni.is_managed() && self.constraints.ranges(eni.subnet).is_none())
+    fn list_subnets(&mut self, because: Because) {
+        let listed = |planned: &Planned| planned.action == Action::Ec2(Ec2Action::DescribeSubnets);
+        if !self.plan.actions.iter().any(listed) {
+            self.call(Ec2Action::DescribeSubnets, None, Wanted::Subnets, because);
+        }
+    }
+
+    /// Addresses are about to be asked for. Tags may have taken a subnet out of use, and others may have taken its addresses:
+    /// returns what has to be waited for where the list is too old for that. Where EC2 does not list subnets, it goes
+    /// without.
+    pub(super) fn subnets_first(&mut self) -> Option<WaitingOn> {
+        let read = self.constraints.reads.subnets;
+        if self.subnets_fail() {
+            return None;
+        }
+        if let Some(id) = read.call {
+            return Some(WaitingOn::Outcome(id));
+        }
+        let Some(at) = read.answered else {
+            return Some(WaitingOn::Subnets);
+        };
+        // One that was full is looked at before it is asked again.
+        let tried_again = |subnet: &ObservedSubnet| {
+            let scope = BackoffScope::Subnet(subnet.id);
+            self.constraints.backoff.last_until(scope).is_some_and(|until| at < until)
+                && self.constraints.backoff.until(scope, self.now).is_none()
+        };
+        let old = self.now.since(at) >= self.timing.subnets_age_max;
+        if !old && !self.constraints.subnets.list.iter().any(tried_again) {
+            return None;
+        }
+        self.list_subnets(Because::SubnetsNeeded);
+        Some(WaitingOn::Subnets)
+    }
+
+    /// Returns since when the node knows an ENI whose subnet it does not know; the youngest, if there are several.
+    fn lacks_ranges_since(&self) -> Option<Timestamp> {
+        let enis = self.pool.enis().iter();
+        let lacks = |eni: &&Eni| {
+            eni.is_managed() && !eni.is_leaving() && self.constraints.ranges(eni.subnet).is_none()
+        };
+        enis.filter(lacks).map(|eni| eni.since).max()
+    }
+
+    /// Returns how long to wait after an answer at `at` until the same is asked again, if what is to be settled came up at
+    /// `since`: the longer answers leave it open, the less the next one is likely to settle it.
+    fn spacing(&self, at: Timestamp, since: Timestamp) -> Duration {
+        let Timing { describe_spacing, ec2_every, .. } = self.timing;
+        (at.since(since) / 4).min(ec2_every).max(describe_spacing)
     }
 
     /// Returns whether EC2 does not list subnets, for now or because it may not be asked.
     pub(super) fn subnets_fail(&self) -> bool {
-        let listing = Culprit::Operation(Ec2Operation::DescribeSubnets);
-        !self.config.ec2_reads || self.constraints.backoff.until(listing, self.now).is_some()
-    }
-
-    /// Lists the subnets again if the list is old and an ENI is about to be made; that ENI is not held up by it.
-    pub(super) fn refresh_subnets(&mut self) {
-        let read = self.constraints.reads.subnets;
-        if let Some(at) = read.answered
-            && read.call.is_none()
-            && self.now.since(at) > self.config.timing.subnets_age_max
-        {
-            self.call(Ec2Action::DescribeSubnets, None, Wanted::Subnets, Because::SubnetsNeeded);
-        }
+        let scopes = [
+            BackoffScope::Operation(Ec2Operation::DescribeSubnets),
+            BackoffScope::Question(Question::Subnets),
+        ];
+        let left_alone =
+            |scope: BackoffScope| self.constraints.backoff.until(scope, self.now).is_some();
+        !self.config.ec2_reads || scopes.into_iter().any(left_alone)
     }
 
     fn is_due(&mut self, wanted: Wanted, read: Read, due: Timestamp) -> bool {

@@ -2,10 +2,10 @@
 
 use core::fmt;
 
-use crate::backoff::Culprit;
+use crate::backoff::{BackoffScope, Question};
 use crate::{
     Action, ActionId, Card, Demand, DoubtCause, Ec2Operation, EniId, FailureKind, Source, Stock,
-    Timestamp, WarmTarget,
+    SubnetId, Timestamp, WarmTarget,
 };
 
 /// Something to do, and why.
@@ -52,8 +52,15 @@ pub enum Because {
     NoIpv6Prefix,
     /// The ENI was made but is not attached.
     NotAttached,
-    /// The ENI was made before a restart, and there is no place left to attach it.
+    /// There is no place left to attach the ENI: it was made before a restart, or fewer ENIs are allowed than before.
     NoPlace,
+    /// The node is going away, and the ENI is attached to nothing.
+    Terminating,
+    /// The ENI was made and could not be attached or set up for so long that another takes its place.
+    NeverServed {
+        /// Which.
+        eni: EniId,
+    },
     /// The ENI would outlive the instance.
     NotDeletedOnTermination,
     /// The ENI is attached, but the node has not set its link up.
@@ -68,7 +75,7 @@ pub enum Because {
     OtherKind,
     /// The ENI lacks tags, or has other values of them.
     TagsDiffer,
-    /// The primary ENI's security groups changed.
+    /// The ENI's security groups are not those of the primary ENI, or of the ENIConfig under custom networking.
     GroupsDiffer,
     /// A call got no answer; it is repeated with the same token.
     Unanswered,
@@ -107,7 +114,11 @@ impl fmt::Display for Because {
             Self::NoEniOnCard { card } => write!(f, "{card} has no ENI that could serve pods"),
             Self::NoIpv6Prefix => f.write_str("pods need an IPv6 address and the ENI has no /80"),
             Self::NotAttached => f.write_str("made, not attached yet"),
-            Self::NoPlace => f.write_str("made before a restart, and no place is left for it"),
+            Self::NoPlace => f.write_str("no place is left to attach it"),
+            Self::Terminating => f.write_str("the node is terminating and it is not attached"),
+            Self::NeverServed { .. } => {
+                f.write_str("it could not be attached or set up; another takes its place")
+            }
             Self::NotDeletedOnTermination => f.write_str("would outlive the instance"),
             Self::NotSetUp => f.write_str("attached, link not set up yet"),
             Self::Leaving => f.write_str("next step of giving it back"),
@@ -115,7 +126,7 @@ impl fmt::Display for Because {
             Self::Excluded => f.write_str("its subnet is out of use and no pod is left on it"),
             Self::OtherKind => f.write_str("left from the other mode and unused"),
             Self::TagsDiffer => f.write_str("tags are missing or differ"),
-            Self::GroupsDiffer => f.write_str("the primary ENI's security groups changed"),
+            Self::GroupsDiffer => f.write_str("its security groups are not those it should have"),
             Self::Unanswered => f.write_str("the call before got no answer"),
             Self::Doubt { eni, cause } => write!(f, "{eni} is in doubt: {cause}"),
             Self::UnknownEni => f.write_str("IMDS shows an ENI that is not known"),
@@ -153,6 +164,10 @@ impl fmt::Display for WarmTarget {
             }
         }
     }
+}
+
+fn es(count: u32) -> &'static str {
+    if count == 1 { "" } else { "es" }
 }
 
 fn plural(count: u32) -> &'static str {
@@ -240,7 +255,8 @@ pub enum WaitingOn {
     /// It failed lately.
     Backoff {
         /// What failed.
-        culprit: Culprit,
+        #[cfg_attr(feature = "serde", serde(rename = "culprit"))]
+        scope: BackoffScope,
         /// How it failed last.
         kind: FailureKind,
         /// Until when it is left alone.
@@ -273,6 +289,15 @@ pub enum WaitingOn {
     NoEniConfig,
     /// The list of subnets.
     Subnets,
+    /// A subnet has too few free addresses.
+    SubnetSpace {
+        /// Which.
+        subnet: SubnetId,
+        /// How many it has, as last listed, and less what the node took since.
+        free: u32,
+        /// When the subnets are listed again at the latest.
+        until: Timestamp,
+    },
     /// Somebody we do not know uses an address of the ENI.
     UnknownOwner(EniId),
     /// The sources do not agree on an ENI; nothing is given back meanwhile.
@@ -292,6 +317,7 @@ impl WaitingOn {
             Self::Backoff { until, .. }
             | Self::Budget { until, .. }
             | Self::Time { until }
+            | Self::SubnetSpace { until, .. }
             | Self::Cooling { until } => Some(*until),
             _ => None,
         }
@@ -309,6 +335,7 @@ impl WaitingOn {
             | Self::Time { .. }
             | Self::Cooling { .. }
             | Self::Subnets
+            | Self::SubnetSpace { .. }
             | Self::UnknownOwner(_)
             | Self::Disagreement(_) => true,
             Self::EniLimit(_)
@@ -331,14 +358,18 @@ impl fmt::Display for WaitingOn {
             Self::Observation { eni, cause } => {
                 write!(f, "EC2's word on {eni} is needed: {cause}")
             }
-            // A subnet's failure says what its culprit does.
+            // These scopes say what failed.
             Self::Backoff {
-                culprit: culprit @ (Culprit::Subnet(_) | Culprit::SubnetPrefixes(_)),
+                scope:
+                    scope @ (BackoffScope::Subnet(_)
+                    | BackoffScope::SubnetPrefixes(_)
+                    | BackoffScope::SubnetIpv6(_)
+                    | BackoffScope::Hint(_)),
                 until,
                 ..
-            } => write!(f, "{culprit}, left alone until {until}"),
-            Self::Backoff { culprit, kind, until } => {
-                write!(f, "{culprit} ({kind}), left alone until {until}")
+            } => write!(f, "{scope}, left alone until {until}"),
+            Self::Backoff { scope, kind, until } => {
+                write!(f, "{scope} ({kind}), left alone until {until}")
             }
             Self::Budget { operation, until } => {
                 write!(f, "budget of {operation} calls is spent until {until}")
@@ -354,6 +385,9 @@ impl fmt::Display for WaitingOn {
                 f.write_str("custom networking is on, but no ENIConfig or override names a subnet")
             }
             Self::Subnets => f.write_str("the subnets were not listed yet"),
+            Self::SubnetSpace { subnet, free, until } => {
+                write!(f, "{subnet} has {free} free address{}, listed again by {until}", es(*free))
+            }
             Self::UnknownOwner(eni) => {
                 write!(f, "somebody we do not know uses an address of {eni}")
             }
@@ -367,15 +401,31 @@ impl fmt::Display for WaitingOn {
     }
 }
 
-impl fmt::Display for Culprit {
+impl fmt::Display for BackoffScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operation(operation) => write!(f, "{operation} failed"),
+            Self::EniOperation(eni, operation) => write!(f, "{eni}: {operation} failed"),
+            Self::Creation(subnet) => write!(f, "{subnet}: CreateNetworkInterface failed"),
             Self::Subnet(subnet) => write!(f, "{subnet} has no free address"),
             Self::SubnetPrefixes(subnet) => write!(f, "{subnet} has no free prefix"),
-            Self::Eni(eni) => write!(f, "a call for {eni} failed"),
-            Self::Host(eni) => write!(f, "the node could not configure {eni}"),
-            Self::Metadata => f.write_str("the metadata could not be read"),
+            Self::SubnetIpv6(subnet) => write!(f, "{subnet} has no free IPv6 prefix"),
+            Self::Card(card) => write!(f, "the last ENI made for {card} never served a pod"),
+            Self::SetUp(eni) => write!(f, "the node could not configure {eni}"),
+            Self::TearDown(eni) => write!(f, "the node could not remove the rules of {eni}"),
+            Self::Free(eni) => write!(f, "{eni} could not leave and serves pods again"),
+            Self::Question(Question::Metadata) => f.write_str("the metadata could not be read"),
+            Self::Question(Question::Attached) => {
+                f.write_str("attached ENIs: DescribeNetworkInterfaces failed")
+            }
+            Self::Question(Question::Unattached) => {
+                f.write_str("unattached ENIs: DescribeNetworkInterfaces failed")
+            }
+            Self::Question(Question::Unconfirmed) => {
+                f.write_str("unconfirmed ENIs: DescribeNetworkInterfaces failed")
+            }
+            Self::Question(Question::Subnets) => f.write_str("DescribeSubnets failed"),
+            Self::Hint(eni) => write!(f, "IMDS shows {eni} otherwise than EC2"),
         }
     }
 }
@@ -400,6 +450,8 @@ pub enum EniLimit {
     MaxEni(u8),
     /// Of so many, the last place is kept for a trunk.
     KeptForTrunk(u8),
+    /// EC2 refused to attach more than so many lately, although the instance type promises more.
+    Refused(u8),
 }
 
 impl fmt::Display for EniLimit {
@@ -411,6 +463,12 @@ impl fmt::Display for EniLimit {
             Self::MaxEni(most) => write!(f, "all {most} ENIs that MAX_ENI allows are there"),
             Self::KeptForTrunk(most) => {
                 write!(f, "the last of {most} ENIs is kept for a trunk")
+            }
+            Self::Refused(most) => {
+                write!(
+                    f,
+                    "EC2 refused to attach more than {most} ENIs, although the type promises more"
+                )
             }
         }
     }

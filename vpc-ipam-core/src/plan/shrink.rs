@@ -7,11 +7,12 @@ use core::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Because, CardDemand, Planner, WaitingOn, Wanted, is_ready};
-use crate::backoff::Culprit;
+use crate::backoff::gates;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni};
 use crate::{
-    Card, Demand, Ec2Action, EniId, HostAction, InterfaceType, Ipv4Kind, Stock,
-    UnassignIpv6Addresses, UnassignPrivateIpAddresses, WarmTarget, demand,
+    AssignPrivateIpAddresses, BackoffScope, Card, Demand, Ec2Action, EniId, HostAction,
+    InterfaceType, Ipv4Amount, Ipv4Kind, Stock, SubnetId, UnassignIpv6Addresses,
+    UnassignPrivateIpAddresses, WarmTarget, demand,
 };
 
 impl Planner<'_> {
@@ -35,6 +36,13 @@ impl Planner<'_> {
             },
         };
         self.await_rest(on, &enis);
+        // A call under way is counted, and may fail.
+        if surplus.blocks > 0
+            && let Some(call @ WaitingOn::Outcome(_)) = self.coming(on.card)
+        {
+            self.hold(Wanted::FewerAddresses { card: on.card }, call);
+            surplus.blocks = 0;
+        }
         let freed = self.free_enis(on, &enis, &mut surplus);
         let stay = enis.into_iter().filter(|eni| !freed.contains(&eni.id)).collect();
         self.release_blocks(on, stay, surplus.blocks);
@@ -43,7 +51,7 @@ impl Planner<'_> {
     /// Notes until when addresses rest that will be too much then, so that somebody looks again.
     fn await_rest(&mut self, on: CardDemand, enis: &[&Eni]) {
         let rested = Stock { cooling: 0, ..on.stock };
-        let later = demand(on.target, on.kind, rested, self.limits.ipv4_slots());
+        let later = demand(on.target, on.kind, rested, self.slots);
         if !matches!(later, Demand::Over(_)) {
             return;
         }
@@ -59,13 +67,10 @@ impl Planner<'_> {
     /// enough and nothing of them rests.
     fn free_enis(&mut self, on: CardDemand, enis: &[&Eni], surplus: &mut Surplus) -> Vec<EniId> {
         let mut freed = Vec::new();
-        let may_go = |eni: &&&Eni| {
-            !eni.is_primary()
-                && is_ready(eni)
-                && eni.assigned() == 0
-                && !matches!(eni.interface_type, InterfaceType::Trunk | InterfaceType::Efa)
-        };
-        for eni in enis.iter().rev().filter(may_go) {
+        for eni in enis.iter().rev() {
+            if !is_ready(eni) || eni.assigned() > 0 || !self.is_ours_to_remove(eni) {
+                continue;
+            }
             let after = if eni.excluded { *surplus } else { self.without(on.kind, *surplus, eni) };
             let because = if eni.excluded {
                 Because::Excluded
@@ -99,9 +104,8 @@ impl Planner<'_> {
     /// Returns whether a card meets its target without an ENI. A card other than 0 keeps its last one, without which it
     /// would serve no pod.
     fn is_dispensable(&self, on: CardDemand, eni: &Eni, now: Surplus, after: Surplus) -> bool {
-        let met = |stock| {
-            !matches!(demand(on.target, on.kind, stock, self.limits.ipv4_slots()), Demand::Short(_))
-        };
+        let met =
+            |stock| !matches!(demand(on.target, on.kind, stock, self.slots), Demand::Short(_));
         let last_of_card = on.card != Card(0)
             && !self.pool.enis().iter().any(|other| {
                 other.card == on.card && other.id != eni.id && self.serving.takes_pods(other)
@@ -117,10 +121,25 @@ impl Planner<'_> {
             && !last_of_card
             && within_surplus
             && met(after.stock)
+            && self.is_dispensable_as_configured(on, eni)
+    }
+
+    /// Where single addresses stand in for prefixes, returns whether a card meets its target without an ENI in prefixes too. If
+    /// not, it would be made again as soon as one can be had.
+    fn is_dispensable_as_configured(&self, on: CardDemand, eni: &Eni) -> bool {
+        match self.serving.ipv4 {
+            Some(configured) if configured != on.kind => {
+                let stock = self.stock(on.card, configured, false);
+                let Surplus { stock, .. } =
+                    self.without(configured, Surplus { stock, blocks: 0 }, eni);
+                !matches!(demand(on.target, configured, stock, self.slots), Demand::Short(_))
+            }
+            _ => true,
+        }
     }
 
     fn keeps_from_freeing(&self, card: Card, eni: &Eni) -> Option<WaitingOn> {
-        let old_enough = eni.since + self.config.timing.eni_life_min;
+        let old_enough = eni.since + self.timing.eni_life_min;
         if self.constraints.terminating {
             Some(WaitingOn::Terminating)
         } else if !self.constraints.schedulable && !self.config.manage_unschedulable {
@@ -129,6 +148,8 @@ impl Planner<'_> {
             Some(WaitingOn::Disagreement(doubtful))
         } else if old_enough > self.now {
             Some(WaitingOn::Time { until: old_enough })
+        } else if let Some(wait) = self.freeing_backoff(eni) {
+            Some(wait)
         } else if let Some(until) = self.cooled_at(eni) {
             Some(WaitingOn::Cooling { until })
         } else if !eni.is_idle(self.now, self.serving.cooldown) {
@@ -147,7 +168,8 @@ impl Planner<'_> {
                 Some(Ec2Call { id, kind: Ec2CallKind::AssignIpv4 { .. } }) => {
                     Some(WaitingOn::Outcome(*id))
                 }
-                _ => (!is_ready(eni)).then_some(WaitingOn::StepBefore(eni.id)),
+                _ => (!is_ready(eni) && self.serves_in_time(eni))
+                    .then_some(WaitingOn::StepBefore(eni.id)),
             })
         };
         created.map(|(id, _)| WaitingOn::Outcome(*id)).or_else(of_enis)
@@ -165,7 +187,9 @@ impl Planner<'_> {
         // the room.
         let mut in_the_way = match on.demand {
             _ if self.coming(on.card).is_some() => 0,
-            Demand::Short(_) if self.has_room(on.card, &enis) => 0,
+            Demand::Short(_) if self.has_room(on.card) => 0,
+            // Nothing changed since no prefix could be had.
+            Demand::Short(_) if enis.iter().all(|eni| self.is_fragmented(eni.subnet)) => 0,
             // One place is enough to find out whether a prefix can be had.
             Demand::Short(_) if enis.iter().any(|eni| self.lacked_prefixes(eni)) => 1,
             Demand::Short(missing) => missing as usize,
@@ -174,7 +198,7 @@ impl Planner<'_> {
         for eni in enis {
             let serves = self.serving.takes_pods(eni);
             let most = if serves { in_the_way } else { usize::MAX };
-            let mut nets: Vec<IpNet> = self.useless_blocks(eni).take(most).collect();
+            let mut nets: Vec<IpNet> = self.useless_blocks(on, eni).take(most).collect();
             if serves {
                 in_the_way -= nets.len();
             }
@@ -202,7 +226,7 @@ impl Planner<'_> {
             return;
         }
         // Strictly more than the spacing, as the peer.
-        let spacing = self.config.timing.shrink_spacing + Duration::from_nanos(1);
+        let spacing = self.timing.shrink_spacing + Duration::from_nanos(1);
         let until = self.constraints.shrunk_at.map(|at| at + spacing);
         if let Some(until) = until.filter(|until| *until > self.now) {
             self.hold(wanted, WaitingOn::Time { until });
@@ -220,11 +244,15 @@ impl Planner<'_> {
 
     /// Returns the idle blocks that are to go whatever the target says: all of an ENI that takes no pods, and those of the
     /// mode that was left, unless they stand in for prefixes that the subnet does not have.
-    fn useless_blocks<'e>(&'e self, eni: &'e Eni) -> impl Iterator<Item = IpNet> + use<'e> {
+    fn useless_blocks<'e>(
+        &'e self,
+        on: CardDemand,
+        eni: &'e Eni,
+    ) -> impl Iterator<Item = IpNet> + use<'e> {
         let kept_for_pods = self.serving.takes_pods(eni);
         let trunk = eni.interface_type == InterfaceType::Trunk;
-        let stand_in = Culprit::SubnetPrefixes(eni.subnet);
-        let falls_back = self.constraints.backoff.until(stand_in, self.now).is_some();
+        let falls_back = self.serving.ipv4.is_some_and(|configured| configured != on.kind)
+            || self.prefixes_wait(eni.subnet, 0).is_some();
         eni.blocks()
             .iter()
             .filter(move |block| {
@@ -236,26 +264,47 @@ impl Planner<'_> {
 
     /// Returns whether the subnet of an ENI had no free prefix when it was asked last.
     fn lacked_prefixes(&self, eni: &Eni) -> bool {
-        self.constraints.backoff.has_failed(Culprit::SubnetPrefixes(eni.subnet))
+        self.constraints.backoff.has_failed(BackoffScope::SubnetPrefixes(eni.subnet))
+    }
+
+    /// Returns whether a subnet has no more free addresses than when none of them made a prefix.
+    fn is_fragmented(&self, subnet: SubnetId) -> bool {
+        self.constraints.subnets.fragmented.contains_key(&subnet)
     }
 
     /// Returns whether an ENI can have useless blocks at all.
     fn may_be_useless(&self, eni: &Eni) -> bool {
         let tallies = eni.tallies();
-        let (addresses, prefixes) = (tallies.addresses.blocks, tallies.prefixes.blocks);
+        let (addresses, prefixes) = (tallies.addresses.held, tallies.prefixes.held);
         let other_kind = match self.serving.ipv4 {
             Some(Ipv4Kind::Addresses) => prefixes,
             Some(Ipv4Kind::Prefixes) => addresses,
             None => addresses + prefixes,
         };
-        let ipv6 = if self.serving.ipv6 { 0 } else { tallies.ipv6.blocks };
+        let ipv6 = if self.serving.ipv6 { 0 } else { tallies.ipv6.held };
         !self.serving.takes_pods(eni) || other_kind + ipv6 > 0
     }
 
     /// Returns whether a card has room for another block, on an ENI that is there or on a new one.
-    fn has_room(&self, card: Card, enis: &[&Eni]) -> bool {
-        enis.iter().any(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
+    pub(super) fn has_room(&self, card: Card) -> bool {
+        let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card);
+        enis.any(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
             || self.eni_room(card).is_ok()
+    }
+
+    /// Returns whether an ENI has room for a block that nothing that failed speaks against.
+    pub(super) fn has_trusted_room(&self, card: Card) -> bool {
+        let backoff = &self.constraints.backoff;
+        let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card && is_ready(eni));
+        enis.any(|eni| {
+            let amount = Ipv4Amount::Addresses(1);
+            let call = AssignPrivateIpAddresses { eni: eni.id, amount };
+            let action = Ec2Action::AssignPrivateIpAddresses(call);
+            let mut scopes = gates(&action, Some(eni.subnet));
+            self.serving.takes_pods(eni)
+                && self.room(eni) > 0
+                && !scopes.any(|scope| backoff.has_failed(scope))
+        })
     }
 
     fn is_idle(&self, block: &Block) -> bool {

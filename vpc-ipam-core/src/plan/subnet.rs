@@ -4,9 +4,11 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::Planner;
-use crate::backoff::Culprit;
+use crate::constraints::AskedOf;
+use crate::demand::PREFIX_SIZE;
+use crate::pool::{Ec2Call, Ec2CallKind};
 use crate::tags::{SUBNET_CLUSTER_PREFIX, SUBNET_ROLE};
-use crate::{ObservedSubnet, SubnetId, WaitingOn};
+use crate::{BackoffScope, Ipv4Amount, Ipv4Kind, ObservedSubnet, SubnetId, WaitingOn};
 
 impl Planner<'_> {
     /// Returns the subnets in which an ENI may be made, the one with most free addresses first; of equals, the primary
@@ -33,36 +35,135 @@ impl Planner<'_> {
         usable.into_iter().map(|subnet| subnet.id).collect()
     }
 
-    /// Returns the subnet for the next ENI, or what it has to wait for.
-    pub(super) fn subnet_for_eni(&self, prefixes: bool) -> Result<SubnetId, WaitingOn> {
+    /// Returns the subnet for the next ENI, and how many blocks it may be asked for at most; or what that has to wait for.
+    pub(super) fn subnet_for_eni(&self, kind: Ipv4Kind) -> Result<(SubnetId, u16), WaitingOn> {
         if self.config.custom_networking && self.constraints.eni_config.is_none() {
             return Err(WaitingOn::NoEniConfig);
         }
-        let mut first_wait = None;
-        for subnet in self.subnets_for_enis() {
-            match self.subnet_backoff(subnet, prefixes) {
-                None => return Ok(subnet),
-                Some(wait) => {
-                    first_wait = match (first_wait, wait) {
-                        (
-                            Some(WaitingOn::Backoff { until: first, .. }),
-                            WaitingOn::Backoff { until, .. },
-                        ) if first <= until => first_wait,
-                        _ => Some(wait),
-                    };
-                }
+        let mut first_wait: Option<WaitingOn> = None;
+        let mut subnets = self.subnets_for_enis();
+        // One that refused as much comes after those that did not.
+        subnets.sort_by_key(|subnet| {
+            self.constraints.ask_most(asked_of(*subnet, kind), self.now).is_some()
+        });
+        for subnet in subnets {
+            let wait = match self.creation_backoff(subnet, kind) {
+                Some(wait) => wait,
+                None => match self.space_for(subnet, kind, 1) {
+                    Ok(most) => return Ok((subnet, most)),
+                    Err(wait) => wait,
+                },
+            };
+            let sooner = first_wait.is_none_or(|first| wait.until() < first.until());
+            if sooner {
+                first_wait = Some(wait);
             }
         }
         Err(first_wait.unwrap_or(WaitingOn::NoSubnet))
     }
 
-    /// Returns until when a subnet is left alone, if it is.
-    pub(super) fn subnet_backoff(&self, subnet: SubnetId, prefixes: bool) -> Option<WaitingOn> {
-        let culprits =
-            [Some(Culprit::Subnet(subnet)), prefixes.then_some(Culprit::SubnetPrefixes(subnet))];
+    /// Returns the subnet for an ENI that takes an IPv6 prefix and no IPv4 address but its own, or what that has to wait for.
+    pub(super) fn subnet_for_ipv6(&self) -> Result<SubnetId, WaitingOn> {
+        let candidates = self.subnets_for_enis();
+        let open =
+            candidates.iter().find(|it| self.creation_backoff(**it, Ipv4Kind::Addresses).is_none());
+        open.copied().ok_or_else(|| {
+            let waits = candidates.iter();
+            let waits = waits.filter_map(|it| self.creation_backoff(*it, Ipv4Kind::Addresses));
+            waits.min_by_key(WaitingOn::until).unwrap_or(WaitingOn::NoSubnet)
+        })
+    }
+
+    /// Returns until when no ENI is made in a subnet because something failed, if so.
+    fn creation_backoff(&self, subnet: SubnetId, kind: Ipv4Kind) -> Option<WaitingOn> {
+        let scopes = [
+            Some(BackoffScope::Creation(subnet)),
+            Some(BackoffScope::Subnet(subnet)),
+            (kind == Ipv4Kind::Prefixes).then_some(BackoffScope::SubnetPrefixes(subnet)),
+            self.serving.ipv6.then_some(BackoffScope::SubnetIpv6(subnet)),
+        ];
         let backoff = &self.constraints.backoff;
-        let waits = culprits.into_iter().flatten().filter_map(|c| backoff.wait(c, self.now));
+        let waits = scopes.into_iter().flatten().filter_map(|scope| backoff.wait(scope, self.now));
         waits.max_by_key(WaitingOn::until)
+    }
+
+    /// Returns until when a subnet is not asked for a prefix besides `own` single addresses, if so: single addresses stand in
+    /// for it.
+    pub(super) fn prefixes_wait(&self, subnet: SubnetId, own: u32) -> Option<WaitingOn> {
+        let scope = BackoffScope::SubnetPrefixes(subnet);
+        let wait = self.constraints.backoff.wait(scope, self.now);
+        wait.or_else(|| self.space_for(subnet, Ipv4Kind::Prefixes, own).err())
+    }
+
+    /// Returns how many blocks a subnet may be asked for at once besides `own` single addresses, at least 1: no more than it
+    /// has free as far as that is known, and fewer than it refused lately.
+    pub(super) fn space_for(
+        &self,
+        subnet: SubnetId,
+        kind: Ipv4Kind,
+        own: u32,
+    ) -> Result<u16, WaitingOn> {
+        let size = match kind {
+            Ipv4Kind::Addresses => 1,
+            Ipv4Kind::Prefixes => PREFIX_SIZE,
+        };
+        let most = self.constraints.ask_most(asked_of(subnet, kind), self.now);
+        let most = most.unwrap_or(u16::MAX);
+        let Some(free) = self.free_in(subnet) else {
+            return Ok(most);
+        };
+        let blocks = u16::try_from(free.saturating_sub(own) / size).unwrap_or(u16::MAX);
+        if blocks == 0 {
+            let listed_at = self.constraints.reads.subnets.answered.unwrap_or(self.now);
+            let until = listed_at + self.timing.subnets_age_max;
+            return Err(WaitingOn::SubnetSpace { subnet, free, until });
+        }
+        Ok(most.min(blocks))
+    }
+
+    /// Returns how many addresses a subnet has free, less what was asked of it since it was listed and in this plan; `None`
+    /// where subnets are not listed, or were too long ago.
+    fn free_in(&self, id: SubnetId) -> Option<u32> {
+        let listed_at = self.constraints.reads.subnets.answered?;
+        if self.now.since(listed_at) >= self.timing.subnets_age_max {
+            return None;
+        }
+        let listed = self.constraints.subnet(id)?.ipv4_addresses_free;
+        let created = self.pool.creations().values().filter(|it| it.request.subnet == id);
+        let coming: u32 = created.map(|it| addresses_of(it.request.ipv4).saturating_add(1)).sum();
+        let enis = self.pool.enis().iter().filter(|eni| eni.subnet == id);
+        let assigned: u32 = enis
+            .filter_map(|eni| match &eni.ec2_call {
+                Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) => {
+                    Some(if *prefixes { blocks * PREFIX_SIZE } else { *blocks })
+                }
+                _ => None,
+            })
+            .sum();
+        let asked = self.asked.get(&id).copied().unwrap_or(0);
+        let taken = coming.saturating_add(assigned).saturating_add(asked);
+        Some(listed.saturating_sub(taken))
+    }
+
+    /// Notes that this plan asks a subnet for addresses.
+    pub(super) fn on_asked(&mut self, subnet: SubnetId, addresses: u32) {
+        let asked = self.asked.entry(subnet).or_default();
+        *asked = asked.saturating_add(addresses);
+    }
+}
+
+fn asked_of(subnet: SubnetId, kind: Ipv4Kind) -> AskedOf {
+    match kind {
+        Ipv4Kind::Addresses => AskedOf::Addresses(subnet),
+        Ipv4Kind::Prefixes => AskedOf::Prefixes(subnet),
+    }
+}
+
+/// Returns how many addresses an amount of blocks has.
+pub(super) fn addresses_of(amount: Ipv4Amount) -> u32 {
+    match amount {
+        Ipv4Amount::Addresses(count) => count.into(),
+        Ipv4Amount::Prefixes(count) => u32::from(count) * PREFIX_SIZE,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A block of addresses on an ENI: one address, a /28 or a /80.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,6 +20,8 @@ pub struct Block {
     confirmed_at: Timestamp,
     /// The addresses that were ever used or reserved, by their distance from the base; those beyond were not.
     slots: Vec<Slot>,
+    /// Addresses beyond those that are handed out, if another program uses them, or a pod of before a restart.
+    far: BTreeMap<u128, Slot>,
     capacity: u32,
     assigned: u32,
     quarantined: u32,
@@ -76,7 +79,7 @@ enum Slot {
     Quarantined,
 }
 
-/// How many addresses of one block we keep track of: more than pods fit on any node, less than a /80 holds.
+/// How many addresses of one block are handed out: more than pods fit on any node, less than a /80 holds.
 const SLOTS_MAX: u128 = 65_536;
 
 impl Block {
@@ -87,6 +90,7 @@ impl Block {
             state: BlockState::Confirmed,
             confirmed_at,
             slots: Vec::new(),
+            far: BTreeMap::new(),
             capacity: capacity(net),
             assigned: 0,
             quarantined: 0,
@@ -122,6 +126,11 @@ impl Block {
     /// Returns whether EC2 was asked to take it back.
     pub fn is_releasing(&self) -> bool {
         matches!(self.state, BlockState::Releasing { .. })
+    }
+
+    /// Returns whether a source did not show it.
+    pub(crate) fn is_suspect(&self) -> bool {
+        matches!(self.state, BlockState::Suspect { .. })
     }
 
     /// Returns whether a release that nobody knows the outcome of has failed, since an answer of this age shows the block:
@@ -169,23 +178,38 @@ impl Block {
         if !self.released_latest.is_some_and(rests) {
             return 0;
         }
-        let resting =
+        let cooling =
             |slot: &&Slot| matches!(slot, Slot::Free { released_at: Some(at) } if rests(*at));
-        // At most SLOTS_MAX.
-        self.slots.iter().filter(resting).count() as u32
+        // Not many more than SLOTS_MAX.
+        self.all_slots().filter(cooling).count() as u32
     }
 
     /// Returns the free addresses that pods had, and when they were last released.
     pub(crate) fn released(&self) -> impl Iterator<Item = (IpAddr, Timestamp)> {
-        self.slots.iter().enumerate().filter_map(|(offset, slot)| match slot {
-            Slot::Free { released_at: Some(at) } => Some((self.address(offset), *at)),
+        let near = self.slots.iter().enumerate().map(|(offset, slot)| (offset as u128, slot));
+        let far = self.far.iter().map(|(distance, slot)| (*distance, slot));
+        near.chain(far).filter_map(|(distance, slot)| match slot {
+            Slot::Free { released_at: Some(at) } => Some((self.address(distance), *at)),
             Slot::Free { .. } | Slot::Assigned | Slot::Quarantined => None,
         })
     }
 
+    /// Returns the addresses that pods hold.
+    pub(crate) fn assigned_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let near = self.slots.iter().enumerate().map(|(offset, slot)| (offset as u128, slot));
+        let far = self.far.iter().map(|(distance, slot)| (*distance, slot));
+        near.chain(far)
+            .filter(|(_, slot)| **slot == Slot::Assigned)
+            .map(|(distance, _)| self.address(distance))
+    }
+
+    fn all_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().chain(self.far.values())
+    }
+
     /// Returns when the first of its resting addresses is ready, if any rests.
     pub(crate) fn cooled_at(&self, now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
-        let ends = self.slots.iter().filter_map(|slot| match slot {
+        let ends = self.all_slots().filter_map(|slot| match slot {
             Slot::Free { released_at: Some(at) } if now.since(*at) <= cooldown => {
                 Some(*at + cooldown + Duration::from_nanos(1))
             }
@@ -208,7 +232,7 @@ impl Block {
         let Next { released_at, offset } = self.next?;
         let rests = released_at.is_some() && released_at >= rested_before;
         let is_to_be_had = self.state == BlockState::Confirmed && !rests;
-        is_to_be_had.then(|| self.address(offset))
+        is_to_be_had.then(|| self.address(offset as u128))
     }
 
     /// Returns its turn among the blocks of its kind; `None` while it has no free address.
@@ -226,7 +250,7 @@ impl Block {
 
     /// Takes in that an address is no longer free.
     fn on_taken(&mut self, address: IpAddr) {
-        if self.next.map(|next| next.offset) == self.offset(address) {
+        if self.next.is_some_and(|next| Some(next.offset) == self.offset(address)) {
             self.next = self.find_next();
         }
     }
@@ -325,9 +349,7 @@ impl Block {
 
     /// Returns whether a pod holds the address.
     pub(crate) fn is_assigned(&self, address: IpAddr) -> bool {
-        self.offset(address)
-            .and_then(|offset| self.slots.get(offset))
-            .is_some_and(|slot| *slot == Slot::Assigned)
+        self.slot(address) == Some(Slot::Assigned)
     }
 
     /// Returns a time after which none of its addresses was released.
@@ -337,7 +359,7 @@ impl Block {
 
     /// Returns whether what it keeps count of is so, by counting anew, for [`crate::Ipam::check`].
     pub(crate) fn counts_are_right(&self) -> bool {
-        let count = |wanted: Slot| self.slots.iter().filter(|slot| **slot == wanted).count() as u32;
+        let count = |wanted: Slot| self.all_slots().filter(|slot| **slot == wanted).count() as u32;
         let released_at = |slot: &Slot| match slot {
             Slot::Free { released_at } => *released_at,
             Slot::Assigned | Slot::Quarantined => None,
@@ -345,11 +367,12 @@ impl Block {
         self.capacity == capacity(self.net)
             && self.assigned == count(Slot::Assigned)
             && self.quarantined == count(Slot::Quarantined)
-            && self.slots.iter().filter_map(released_at).max() <= self.released_latest
+            && self.all_slots().filter_map(released_at).max() <= self.released_latest
             && self.next == self.find_next()
     }
 
-    fn offset(&self, address: IpAddr) -> Option<usize> {
+    /// Returns how far an address is from the base, if it is within the block.
+    fn distance(&self, address: IpAddr) -> Option<u128> {
         let distance = match (self.base(), address) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 u128::from(u32::from(address).checked_sub(u32::from(base))?)
@@ -359,24 +382,41 @@ impl Block {
             }
             _ => return None,
         };
+        self.net.contains(&address).then_some(distance)
+    }
+
+    /// Returns the place of an address among those that are handed out, if it is one of them.
+    fn offset(&self, address: IpAddr) -> Option<usize> {
+        let distance = self.distance(address)?;
         // Below the capacity, at most SLOTS_MAX.
         (distance < u128::from(self.capacity())).then_some(distance as usize)
     }
 
+    fn slot(&self, address: IpAddr) -> Option<Slot> {
+        match self.offset(address) {
+            Some(offset) => self.slots.get(offset).copied(),
+            None => self.far.get(&self.distance(address)?).copied(),
+        }
+    }
+
     /// Returns the slot of an address, making it and those before it if they were never used.
     fn slot_mut(&mut self, address: IpAddr) -> Option<&mut Slot> {
-        let offset = self.offset(address)?;
+        let unused = Slot::Free { released_at: None };
+        let Some(offset) = self.offset(address) else {
+            let distance = self.distance(address)?;
+            return Some(self.far.entry(distance).or_insert(unused));
+        };
         if self.slots.len() <= offset {
-            self.slots.resize(offset + 1, Slot::Free { released_at: None });
+            self.slots.resize(offset + 1, unused);
         }
         self.slots.get_mut(offset)
     }
 
-    fn address(&self, offset: usize) -> IpAddr {
-        // The offset is below the capacity, so the sum stays within the block.
+    fn address(&self, distance: u128) -> IpAddr {
+        // The distance is within the block, so the sum is too.
         match self.base() {
-            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base) + offset as u32)),
-            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) + offset as u128)),
+            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base) + distance as u32)),
+            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) + distance)),
         }
     }
 }
@@ -449,6 +489,22 @@ mod tests {
         let address = take(&mut block, 100).unwrap();
         block.on_released(address, None);
         assert_eq!(take(&mut block, 100), Some(address));
+    }
+
+    #[test]
+    fn address_beyond_those_that_are_handed_out_can_be_in_use_all_the_same() {
+        let mut block = block("2001:db8:a:0:1::/80");
+        let far: IpAddr = "2001:db8:a:0:1:7::9".parse().unwrap();
+        let now = Timestamp::from_secs(100);
+        block.on_quarantined(far);
+        assert_eq!((block.quarantined(), block.is_idle(now, COOLDOWN)), (1, false));
+        block.on_unquarantined(far, now);
+        assert_eq!(block.cooling(now, COOLDOWN, Duration::ZERO), 1);
+        assert!(block.on_assigned(far) && block.is_assigned(far) && block.counts_are_right());
+        assert_eq!(block.assigned_addresses().collect::<Vec<_>>(), [far]);
+        block.on_released(far, Some(now));
+        assert!(block.is_idle(Timestamp::from_secs(131), COOLDOWN) && block.counts_are_right());
+        assert_eq!(take(&mut block, 200).unwrap().to_string(), "2001:db8:a:0:1::");
     }
 
     #[test]

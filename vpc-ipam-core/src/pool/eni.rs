@@ -14,8 +14,8 @@ use crate::pool::block::BlockKind;
 use crate::pool::queue::Queues;
 use crate::pool::tally::{Tallies, Tally};
 use crate::{
-    ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InterfaceType,
-    LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp,
+    ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InstanceId, InterfaceType,
+    LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp, VpcId, tags,
 };
 
 /// An ENI of the node, whether we manage it or not.
@@ -31,8 +31,12 @@ pub struct Eni {
     pub device: DeviceIndex,
     /// Its subnet.
     pub subnet: SubnetId,
+    /// Its VPC, if a source said.
+    pub vpc: Option<VpcId>,
     /// What it is for.
     pub interface_type: InterfaceType,
+    /// Whether it is the primary ENI: there from launch, never detached. It need not be at device index 0.
+    pub primary: bool,
     /// Whether we manage it, and if not, why.
     pub management: Management,
     /// Whether its subnet was taken out of use: pods stay, none is added.
@@ -61,6 +65,10 @@ pub struct Eni {
     pub(crate) host_call: Option<ActionId>,
     /// When EC2 last showed it.
     pub(crate) confirmed_at: Timestamp,
+    /// Blocks that a source showed on it last and that no pod can have.
+    pub(crate) refused: Vec<IpNet>,
+    /// Whether it was ever ready: pods could use its addresses.
+    pub(crate) was_ready: bool,
     /// Since when it is known to be attached: an answer that does not know yet says nothing of its attachment.
     pub(crate) attached_at: Timestamp,
     /// Sorted by address. They change in [`Eni::edit_block`] alone, which keeps the counts and the order.
@@ -112,6 +120,8 @@ pub enum Management {
     NoManageTag,
     /// It carries no tag of ours, and `MANAGE_UNTAGGED_ENI` is off.
     Untagged,
+    /// It is in another VPC than the instance.
+    OtherVpc,
     /// It is a fabric adapter without addresses, or a branch, or another service's.
     InterfaceType,
     /// It is on a network card that is not in use: `ENABLE_MULTI_NIC` is off, or the card is kept for EFA.
@@ -194,7 +204,9 @@ impl Eni {
             card,
             device,
             subnet: observed.subnet,
+            vpc: observed.vpc,
             interface_type: observed.interface_type,
+            primary: false,
             management: Management::Managed,
             excluded: false,
             primary_ipv4: observed.primary_ipv4,
@@ -209,6 +221,8 @@ impl Eni {
             ec2_call: None,
             host_call: None,
             confirmed_at: as_of,
+            refused: Vec::new(),
+            was_ready: false,
             attached_at: Timestamp::EPOCH,
             blocks: Vec::new(),
             queues: Queues::default(),
@@ -225,9 +239,14 @@ impl Eni {
         eni
     }
 
-    /// Returns whether it is the primary ENI: device 0 of card 0, never detached.
+    /// Returns whether it is the primary ENI.
     pub fn is_primary(&self) -> bool {
-        self.card == Card(0) && self.device == DeviceIndex(0)
+        self.primary
+    }
+
+    /// Returns whether it was made for an instance, as its tag says: only then it is tagged, detached or deleted.
+    pub(crate) fn is_made_for(&self, instance: InstanceId) -> bool {
+        self.tag(tags::INSTANCE) == Some(instance.as_str())
     }
 
     /// Returns whether we manage it.
@@ -301,6 +320,12 @@ impl Eni {
         held + coming
     }
 
+    /// Returns what EC2 can say of it that IMDS says too.
+    pub(crate) fn shape(&self) -> (Card, DeviceIndex, bool, Vec<IpNet>) {
+        let nets = self.blocks.iter().map(Block::net).collect();
+        (self.card, self.device, self.is_leaving(), nets)
+    }
+
     /// Returns the lease's view of it, without addresses.
     pub(crate) fn interface(&self) -> LeasedInterface {
         LeasedInterface {
@@ -308,6 +333,7 @@ impl Eni {
             mac: self.mac,
             card: self.card,
             device: self.device,
+            primary: self.primary,
             ipv4: None,
             ipv6: None,
         }
@@ -417,6 +443,7 @@ impl Eni {
     pub(crate) fn on_set_up(&mut self) {
         if self.stage == Stage::Attached {
             self.stage = Stage::Ready;
+            self.was_ready = true;
         }
     }
 
@@ -432,7 +459,15 @@ impl Eni {
     /// Records that somebody uses it after all, so that it stays if nothing was done in EC2 yet.
     pub(crate) fn on_stay(&mut self) {
         let untouched = matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach));
-        if untouched && self.ec2_call.is_none() {
+        let detaching = matches!(self.ec2_call, Some(Ec2Call { kind: Ec2CallKind::Detach, .. }));
+        if untouched && !detaching {
+            self.stage = Stage::Attached;
+        }
+    }
+
+    /// Records that it could not leave: it serves pods again, once its link is set up again.
+    pub(crate) fn on_return(&mut self) {
+        if matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach)) {
             self.stage = Stage::Attached;
         }
     }
@@ -446,6 +481,34 @@ impl Eni {
             }
             Stage::Leaving(Leaving::Vanished) => true,
             _ => false,
+        }
+    }
+
+    /// Records that some of its blocks may be gone: an action that was to take them away took effect late.
+    pub(crate) fn on_taken(&mut self, gone: impl Fn(IpNet) -> bool, now: Timestamp) {
+        self.edit_blocks(|block| {
+            if gone(block.net()) {
+                block.on_denied(Source::Ec2, now);
+            }
+        });
+    }
+
+    /// Records that the node set the link up after that was given up: it is removed once more if it was removed since.
+    pub(crate) fn on_set_up_late(&mut self) {
+        if matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach))
+            && self.ec2_call.is_none()
+        {
+            self.stage = Stage::Leaving(Leaving::Host);
+            // One under way may have come before.
+            self.host_call = None;
+        }
+    }
+
+    /// Records that the node removed what it had set up, after that was given up: it is set up once more if it serves pods.
+    pub(crate) fn on_host_removed_late(&mut self) {
+        if matches!(self.stage, Stage::Attached | Stage::Ready) && !self.is_primary() {
+            self.stage = Stage::Attached;
+            self.host_call = None;
         }
     }
 

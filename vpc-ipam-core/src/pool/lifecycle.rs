@@ -56,7 +56,7 @@ fn enis() -> String {
         Stage::Leaving(Leaving::Vanished),
     ];
     let states: Vec<(String, Eni)> = stages.map(|stage| (format!("{stage:?}"), eni(stage))).into();
-    let events: [Event<Eni>; 10] = [
+    let events: [Event<Eni>; 11] = [
         ("EC2 shows it attaching", |e| {
             e.on_attachment_seen(None, AttachmentStatus::Attaching, at(9))
         }),
@@ -72,6 +72,7 @@ fn enis() -> String {
         ("the node set its link up", Eni::on_set_up),
         ("it is to go", Eni::on_leave),
         ("somebody uses it after all", Eni::on_stay),
+        ("it could not leave", Eni::on_return),
         ("the node removed its rules", |e| {
             if e.on_host_removed() {
                 e.id = "eni-forgotten".parse().unwrap();
@@ -169,7 +170,7 @@ fn leases() -> String {
         AddressRequest { key, pod: Arc::new(pod), cards: CardChoice::Any }
     }
     fn assign(pool: &mut Pool) -> Option<Lease> {
-        pool.assign(&request(), &SERVING, at(9)).ok()
+        pool.assign(&request(), &SERVING, &[Card(0)], at(9)).ok()
     }
     fn held(pool: &Pool) -> Option<Lease> {
         pool.lease(&request().key).cloned()
@@ -239,6 +240,7 @@ fn eni(stage: Stage) -> Eni {
         id: "eni-1".parse().unwrap(),
         mac: Mac([2, 0, 0, 0, 0, 1]),
         subnet: "subnet-1".parse().unwrap(),
+        vpc: None,
         attachment: Some(ObservedAttachment {
             id: Some("eni-attach-1".parse().unwrap()),
             instance: "i-1".parse().unwrap(),

@@ -4,23 +4,53 @@
 //! taken away only if the answer can be whole, is younger than what we know, EC2 itself says so, and, where somebody would
 //! lose an address, says so twice or agrees with IMDS.
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use ipnet::IpNet;
 
 use super::{BlockState, DoubtCause, Eni, Leaving, Management, Pool, Stage};
 use crate::{
-    AttachmentStatus, Card, Config, EniId, Event, InterfaceType, Node, Observation, ObservedEni,
-    PodKey, Scope, Source, Timestamp, tags,
+    AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
+    InterfaceType, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges, Timestamp,
+    tags,
 };
 
 /// What an observation leads to, besides the changes of the pool.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) events: Vec<Event>,
-    /// Whether IMDS showed something that only EC2 can explain.
-    pub(crate) ask_ec2: bool,
+    /// ENIs that IMDS shows and that are not known: only EC2 can explain them.
+    pub(crate) unknown: Vec<EniId>,
+    /// ENIs of which EC2 says what is known already, although IMDS shows them otherwise.
+    pub(crate) contradicted: Vec<EniId>,
+    /// ENIs of which EC2 says something new, as IMDS had it.
+    pub(crate) borne_out: Vec<EniId>,
+}
+
+/// What an observation is held against besides the pool.
+#[derive(Clone, Copy)]
+pub(crate) struct Background<'a> {
+    pub(crate) constraints: &'a Constraints,
+    pub(crate) config: &'a Config,
+    pub(crate) now: Timestamp,
+}
+
+impl Background<'_> {
+    fn node(&self) -> &Node {
+        &self.constraints.node
+    }
+
+    fn settle(&self) -> Duration {
+        self.config.timing.settle
+    }
+
+    /// Returns whether what IMDS shows of an ENI is left alone, because EC2 contradicted it lately.
+    fn ignores_imds(&self, eni: EniId) -> bool {
+        self.constraints.backoff.until(BackoffScope::Hint(eni), self.now).is_some()
+    }
 }
 
 impl Pool {
@@ -28,15 +58,10 @@ impl Pool {
     pub(crate) fn on_observation(
         &mut self,
         observation: &Observation,
-        node: &Node,
-        config: &Config,
-        now: Timestamp,
+        background: Background<'_>,
     ) -> Finding {
         let mut finding = Finding::default();
-        let whole = match &observation.scope {
-            Scope::Attached => observation.enis.iter().any(|eni| eni.id == node.primary),
-            Scope::Unattached | Scope::Only(_) => true,
-        };
+        let whole = is_whole(observation, background.node());
         if !whole {
             finding.events.push(Event::ObservationPutAside {
                 source: observation.source,
@@ -45,19 +70,160 @@ impl Pool {
             });
         }
         // Where EC2 may not be asked, IMDS is all there is.
-        let authority = observation.source == Source::Ec2 || !config.ec2_reads;
+        let authority = observation.source == Source::Ec2 || !background.config.ec2_reads;
         for observed in &observation.enis {
+            let observed = self.without_unusable(observed, background, &mut finding);
             if authority {
-                self.on_shown(observed, observation, node, config, now, &mut finding);
+                self.on_shown(&observed, observation, background, &mut finding);
             } else {
-                self.on_hinted(observed, observation, config, now, &mut finding);
+                self.on_hinted(&observed, observation, background, &mut finding);
             }
         }
         if whole {
-            self.on_not_shown(observation, authority, config, now, &mut finding);
+            self.on_not_shown(observation, authority, background, &mut finding);
         }
         self.adopt_leases();
         finding
+    }
+
+    /// Adds the primary ENI as IMDS shows it, while EC2 cannot be asked. Its blocks are suspect until EC2 shows them.
+    pub(crate) fn insert_unconfirmed_primary(
+        &mut self,
+        observed: &ObservedEni,
+        now: Timestamp,
+    ) -> Event {
+        let (card, device) = observed
+            .attachment
+            .as_ref()
+            .map_or((Card(0), DeviceIndex(0)), |attachment| (attachment.card, attachment.device));
+        let mut eni = Eni::new(observed, card, device, Timestamp::EPOCH, now);
+        eni.primary = true;
+        // The operating system set it up.
+        eni.on_set_up();
+        eni.edit_blocks(|block| block.on_denied(Source::Ec2, now));
+        let event = Event::EniAppeared { eni: eni.id, card, device };
+        self.insert(eni, None);
+        event
+    }
+
+    /// Returns an ENI as it was shown, without the blocks that no pod can have.
+    pub(crate) fn without_unusable<'o>(
+        &mut self,
+        observed: &'o ObservedEni,
+        background: Background<'_>,
+        finding: &mut Finding,
+    ) -> Cow<'o, ObservedEni> {
+        let own = [observed.primary_ipv4.map(IpAddr::V4), observed.primary_ipv6.map(IpAddr::V6)];
+        let ranges = background.constraints.ranges(observed.subnet);
+        let refused: Vec<IpNet> = observed
+            .blocks
+            .iter()
+            .filter(|net| !self.is_usable(**net, &own, ranges))
+            .map(IpNet::trunc)
+            .collect();
+        self.on_refused(observed.id, &refused, finding);
+        if refused.is_empty() {
+            return Cow::Borrowed(observed);
+        }
+        let mut observed = observed.clone();
+        observed.blocks.retain(|net| !refused.contains(&net.trunc()));
+        Cow::Owned(observed)
+    }
+
+    /// Returns whether pods can have addresses of a block: it has a length that EC2 assigns, lies within the subnet as far as
+    /// that is known, and holds no ENI's own address.
+    fn is_usable(&self, net: IpNet, own: &[Option<IpAddr>], ranges: Option<SubnetRanges>) -> bool {
+        let length = match net {
+            IpNet::V4(net) => matches!(net.prefix_len(), 28 | 32),
+            IpNet::V6(net) => net.prefix_len() == 80,
+        };
+        let within = |ranges: SubnetRanges| match net {
+            IpNet::V4(net) => ranges.ipv4.is_none_or(|range| range.contains(&net)),
+            IpNet::V6(net) => ranges.ipv6.is_none_or(|range| range.contains(&net)),
+        };
+        let holds = |address: IpAddr| net.contains(&address);
+        let of_others =
+            self.enis.iter().filter(|eni| eni.occupies_slot()).flat_map(|eni| {
+                [eni.primary_ipv4.map(IpAddr::V4), eni.primary_ipv6.map(IpAddr::V6)]
+            });
+        length
+            && ranges.is_none_or(within)
+            && !own.iter().copied().chain(of_others).flatten().any(holds)
+    }
+
+    /// Says once which blocks of an ENI were refused.
+    fn on_refused(&mut self, id: EniId, refused: &[IpNet], finding: &mut Finding) {
+        let known = self.eni(id).map_or(&[][..], |eni| &eni.refused);
+        if refused.iter().any(|net| !known.contains(net)) {
+            finding.events.push(Event::BlocksRefused { eni: id, blocks: refused.to_vec() });
+        }
+        if let Some(eni) = self.eni_mut(id) {
+            eni.refused = refused.to_vec();
+        }
+    }
+
+    /// Records that EC2 just assigned blocks to an ENI. Returns those that pods can have; the others are refused.
+    pub(crate) fn on_blocks_assigned(
+        &mut self,
+        id: EniId,
+        nets: &[IpNet],
+        ipv6: bool,
+        background: Background<'_>,
+        finding: &mut Finding,
+    ) -> Vec<IpNet> {
+        let subnet = self.eni(id).map(|eni| eni.subnet);
+        let ranges = subnet.and_then(|subnet| background.constraints.ranges(subnet));
+        let usable =
+            |net: &IpNet| matches!(net, IpNet::V6(_)) == ipv6 && self.is_usable(*net, &[], ranges);
+        let (good, refused): (Vec<IpNet>, Vec<IpNet>) =
+            nets.iter().map(IpNet::trunc).partition(usable);
+        if !refused.is_empty() {
+            finding.events.push(Event::BlocksRefused { eni: id, blocks: refused });
+        }
+        for net in &good {
+            self.claim(id, *net, None);
+            if let Some(eni) = self.eni_mut(id) {
+                eni.on_block_confirmed(*net, background.now);
+            }
+        }
+        self.adopt_leases();
+        good
+    }
+
+    /// Forgets blocks that turn out to lie outside their subnet, whose range became known only now.
+    pub(crate) fn refuse_outside(&mut self, constraints: &Constraints) -> Vec<Event> {
+        let mut finding = Finding::default();
+        let ids: Vec<EniId> = self.enis.iter().map(|eni| eni.id).collect();
+        for id in ids {
+            let Some(eni) = self.eni(id) else { continue };
+            let ranges = constraints.ranges(eni.subnet);
+            let nets = eni.blocks().iter().map(super::Block::net);
+            let outside = |net: &IpNet| match (net, ranges) {
+                (IpNet::V4(net), Some(SubnetRanges { ipv4: Some(range), .. })) => {
+                    !range.contains(net)
+                }
+                (IpNet::V6(net), Some(SubnetRanges { ipv6: Some(range), .. })) => {
+                    !range.contains(net)
+                }
+                _ => false,
+            };
+            let refused: Vec<IpNet> = nets.filter(outside).collect();
+            if refused.is_empty() {
+                continue;
+            }
+            for net in &refused {
+                self.forget_block(id, *net);
+            }
+            self.on_refused(id, &refused, &mut finding);
+        }
+        finding.events
+    }
+
+    /// Decides anew which ENIs are managed, as another configuration has it.
+    pub(crate) fn manage(&mut self, config: &Config, node: &Node) {
+        for eni in &mut self.enis {
+            eni.management = management(eni, config, node);
+        }
     }
 
     /// EC2 shows an ENI.
@@ -65,13 +231,12 @@ impl Pool {
         &mut self,
         observed: &ObservedEni,
         observation: &Observation,
-        node: &Node,
-        config: &Config,
-        now: Timestamp,
+        background: Background<'_>,
         finding: &mut Finding,
     ) {
         let Observation { as_of, .. } = *observation;
-        let settle = config.timing.settle;
+        let Background { config, now, .. } = background;
+        let (node, settle) = (background.node(), background.settle());
         match &observed.attachment {
             Some(attachment) if attachment.instance != node.instance => {
                 // Somebody attached it there.
@@ -82,13 +247,15 @@ impl Pool {
                 }
                 return;
             }
+            Some(_) => {}
             // Ours, left by a crash between two calls; or somebody else's, in which case it is not ours to attach.
-            None if observed.tags.as_ref().and_then(|tags| tags.get(tags::INSTANCE))
-                != Some(&node.instance.as_str().into()) =>
-            {
-                return;
+            None => {
+                let known = self.eni(observed.id).is_some();
+                let tag = observed.tags.as_ref().and_then(|tags| tags.get(tags::INSTANCE));
+                if !known && tag != Some(&node.instance.as_str().into()) {
+                    return;
+                }
             }
-            _ => {}
         }
         let status = observed.attachment.as_ref().map(|attachment| attachment.status);
         let going =
@@ -107,6 +274,7 @@ impl Pool {
                 None => (Card(0), Eni::UNPLACED),
             };
             let mut eni = Eni::new(observed, card, device, as_of, now);
+            eni.primary = eni.id == node.primary;
             eni.management = management(&eni, config, node);
             if eni.is_primary() && eni.stage == Stage::Attached {
                 // The operating system set it up.
@@ -121,11 +289,21 @@ impl Pool {
             return;
         };
         let knows = eni.knows_attachment(as_of, settle);
+        let doubted_by_imds = eni.doubt.is_some_and(|doubt| {
+            doubt.since <= as_of
+                && matches!(
+                    doubt.cause,
+                    DoubtCause::Differs(Source::Imds) | DoubtCause::Missing(Source::Imds)
+                )
+        });
+        let before = doubted_by_imds.then(|| eni.shape());
         if going && knows && !eni.is_leaving() {
             self.on_eni_gone(observed.id, now, finding);
             return;
         }
-        if as_of < eni.confirmed_at {
+        if as_of < eni.confirmed_at
+            || !knows && matches!(eni.stage, Stage::Leaving(Leaving::Delete { .. }))
+        {
             return;
         }
         eni.confirmed_at = as_of;
@@ -133,6 +311,7 @@ impl Pool {
         eni.primary_ipv4 = observed.primary_ipv4;
         eni.primary_ipv6 = observed.primary_ipv6.or(eni.primary_ipv6);
         eni.interface_type = observed.interface_type;
+        eni.vpc = observed.vpc.or(eni.vpc);
         if let Some(tags) = &observed.tags {
             eni.tags.clone_from(tags);
         }
@@ -156,6 +335,11 @@ impl Pool {
         }
         let moved = position != (eni.card, eni.device);
         self.on_blocks_shown(observed, as_of, settle, now, finding);
+        if let (Some(before), Some(eni)) = (before, self.eni(observed.id)) {
+            let same = eni.shape() == before;
+            let heard = if same { &mut finding.contradicted } else { &mut finding.borne_out };
+            heard.push(observed.id);
+        }
         if moved {
             self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
         }
@@ -258,20 +442,22 @@ impl Pool {
         &mut self,
         observed: &ObservedEni,
         observation: &Observation,
-        config: &Config,
-        now: Timestamp,
+        background: Background<'_>,
         finding: &mut Finding,
     ) {
         let Observation { as_of, source, .. } = *observation;
-        let settle = config.timing.settle;
+        let (now, settle) = (background.now, background.settle());
+        let ignored = background.ignores_imds(observed.id);
         let Self { enis, enis_gone, blocks_gone, .. } = self;
         let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
             let just_gone =
                 enis_gone.get(&observed.id).is_some_and(|gone| is_recent(as_of, *gone, settle));
-            finding.ask_ec2 |= !just_gone;
+            if !just_gone && !ignored {
+                finding.unknown.push(observed.id);
+            }
             return;
         };
-        if !eni.is_managed() || eni.is_leaving() {
+        if !eni.is_managed() || eni.is_leaving() || ignored {
             return;
         }
         let shown = |net: IpNet| observed.blocks.iter().any(|other| other.trunc() == net);
@@ -304,18 +490,25 @@ impl Pool {
         &mut self,
         observation: &Observation,
         authority: bool,
-        config: &Config,
-        now: Timestamp,
+        background: Background<'_>,
         finding: &mut Finding,
     ) {
         let Observation { as_of, source, ref scope, ref enis } = *observation;
-        let settle = config.timing.settle;
+        let Background { config, now, .. } = background;
+        let settle = background.settle();
         let asked = |eni: &Eni| match scope {
             Scope::Attached => !matches!(
                 eni.stage,
                 Stage::Available | Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished)
             ),
-            Scope::Unattached => eni.stage == Stage::Available && eni.ec2_call.is_none(),
+            // One that is to be deleted waits for its last user; another instance may have it meanwhile.
+            Scope::Unattached => match eni.stage {
+                Stage::Available => eni.ec2_call.is_none(),
+                Stage::Leaving(Leaving::Delete { not_before }) => {
+                    eni.ec2_call.is_none() && !is_recent(as_of, not_before, settle)
+                }
+                _ => false,
+            },
             Scope::Only(ids) => ids.contains(&eni.id),
         };
         let missing: Vec<EniId> = self
@@ -323,6 +516,7 @@ impl Pool {
             .iter()
             .filter(|eni| asked(eni) && !enis.iter().any(|shown| shown.id == eni.id))
             .filter(|eni| !eni.is_primary() && !is_recent(as_of, eni.confirmed_at, settle))
+            .filter(|eni| authority || !background.ignores_imds(eni.id))
             .map(|eni| eni.id)
             .collect();
         for id in missing {
@@ -367,13 +561,29 @@ impl Pool {
         }
     }
 
-    /// Forgets what was remembered only to recognise late answers and late packets.
-    pub(crate) fn prune(&mut self, config: &Config, now: Timestamp) {
+    /// Forgets what was remembered only to recognise late answers and late packets. `asked_at` is when the oldest question
+    /// was asked that has no answer yet: what it needs is kept.
+    pub(crate) fn prune(&mut self, config: &Config, asked_at: Option<Timestamp>, now: Timestamp) {
         // Twice the time, since an answer may be asked for just before the limit and take a while.
-        let late = config.timing.settle * 2;
-        self.blocks_gone.retain(|_, gone| is_recent(now, *gone, late));
-        self.enis_gone.retain(|_, gone| is_recent(now, *gone, late));
+        let late = config.timing.settle.saturating_mul(2);
+        let needed_at = asked_at.map_or(now, |at| at.min(now));
+        let mut forgotten = self.forgotten;
+        let mut keep = |gone: Timestamp| {
+            let keep = is_recent(needed_at, gone, late);
+            if !keep {
+                forgotten = forgotten.max(Some(gone));
+            }
+            keep
+        };
+        self.blocks_gone.retain(|_, gone| keep(*gone));
+        self.enis_gone.retain(|_, gone| keep(*gone));
+        self.forgotten = forgotten;
         self.released_before.retain(|_, at| is_recent(now, *at, config.cooldown));
+    }
+
+    /// Returns whether everything is still remembered that an answer of this age could wrongly show.
+    pub(crate) fn remembers(&self, as_of: Timestamp, settle: Duration) -> bool {
+        self.forgotten.is_none_or(|gone| !is_recent(as_of, gone, settle))
     }
 
     /// Remembers that EC2 took a block back, so that a late answer does not bring it back.
@@ -398,10 +608,21 @@ fn is_recent(as_of: Timestamp, changed: Timestamp, settle: Duration) -> bool {
     as_of <= changed + settle
 }
 
+/// Returns whether an answer can be whole: one about the ENIs of the instance shows the primary ENI.
+pub(crate) fn is_whole(observation: &Observation, node: &Node) -> bool {
+    match &observation.scope {
+        Scope::Attached => observation.enis.iter().any(|eni| eni.id == node.primary),
+        Scope::Unattached | Scope::Only(_) => true,
+    }
+}
+
 /// Returns whether we manage an ENI, by its place, its kind and its tags.
 fn management(eni: &Eni, config: &Config, node: &Node) -> Management {
     if eni.id == node.primary {
         return Management::Managed;
+    }
+    if eni.vpc.is_some_and(|vpc| vpc != node.vpc) {
+        return Management::OtherVpc;
     }
     match eni.interface_type {
         InterfaceType::EfaOnly | InterfaceType::Branch | InterfaceType::Other => {
@@ -416,7 +637,7 @@ fn management(eni: &Eni, config: &Config, node: &Node) -> Management {
         Some("true") => Management::NoManageTag,
         Some(_) => Management::Managed,
         None if config.manage_untagged => Management::Managed,
-        None if eni.tag(tags::INSTANCE) == Some(node.instance.as_str()) => Management::Managed,
+        None if eni.is_made_for(node.instance) => Management::Managed,
         None => Management::Untagged,
     }
 }

@@ -22,11 +22,12 @@ pub(crate) struct Tallies {
 pub(crate) struct Tally {
     /// All blocks, those included that EC2 was asked to take back.
     pub(crate) held: u32,
-    /// Blocks that EC2 was not asked to take back. The rest counts these alone.
+    /// Blocks of which addresses may be granted: neither suspect nor being taken back. The rest counts these alone, but for used
+    /// addresses of suspect blocks.
     pub(crate) blocks: u32,
     /// Of these, blocks of which no address is used.
     pub(crate) blocks_free: u32,
-    /// Their addresses.
+    /// Their addresses, and those of suspect blocks that are in use.
     pub(crate) addresses: u32,
     /// Of these, addresses that pods hold, or somebody we do not know.
     pub(crate) used: u32,
@@ -72,6 +73,10 @@ impl Tally {
             return Self { held: 1, ..Self::default() };
         }
         let used = block.assigned() + block.quarantined();
+        if block.is_suspect() {
+            // What may not be granted is no stock.
+            return Self { held: 1, blocks: 0, blocks_free: 0, addresses: used, used };
+        }
         let blocks_free = u32::from(used == 0);
         Self { held: 1, blocks: 1, blocks_free, addresses: block.capacity(), used }
     }

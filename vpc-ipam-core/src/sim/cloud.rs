@@ -12,7 +12,7 @@ use super::error::CloudError;
 use super::fabric::{Change, Told};
 use super::fault::Past;
 use super::rng::Rng;
-use super::space::{Ipv4Space, Ipv6Space};
+use super::space::{Ipv4Space, Ipv6Space, Reservation};
 use crate::{
     AttachNetworkInterface, AttachmentId, AttachmentStatus, Card, CreateNetworkInterface,
     DeviceIndex, EniAttribute, EniId, InstanceId, InstanceType, InterfaceType, Ipv4Amount, Limits,
@@ -334,6 +334,7 @@ impl From<&NetworkInterface> for ObservedEni {
             id: eni.id,
             mac: eni.mac,
             subnet: eni.subnet,
+            vpc: Some(eni.vpc),
             attachment: eni.attachment.as_ref().map(|attachment| ObservedAttachment {
                 id: Some(attachment.id),
                 instance: attachment.instance,
@@ -526,6 +527,43 @@ impl Cloud {
             attachment.delete_on_termination = true;
         }
         Ok(id)
+    }
+
+    /// Reserves a range of a subnet, a /28 or larger, for prefixes or for addresses that calls name.
+    pub fn reserve(
+        &mut self,
+        subnet: SubnetId,
+        range: Ipv4Net,
+        reservation: Reservation,
+    ) -> Result<(), CloudError> {
+        let found = self.subnets.get_mut(&subnet).ok_or_else(|| CloudError::no_subnet(subnet))?;
+        if found.ipv4.reserve(range, reservation) {
+            Ok(())
+        } else {
+            Err(CloudError::subnet_range(range))
+        }
+    }
+
+    /// Makes an instance one of another type, as is possible while it is stopped. Its ENIs stay attached, so EC2 starts it
+    /// only if the new type can hold them.
+    pub fn resize_instance(&mut self, id: InstanceId, limits: Limits) -> Result<(), CloudError> {
+        let instance = self.instances.get(&id).ok_or_else(|| CloudError::no_instance(id))?;
+        for card in instance.limits.cards() {
+            let on_card = instance.enis.iter().filter_map(|id| self.enis[id].attachment.as_ref());
+            let count = on_card.filter(|attachment| attachment.card == card).count();
+            if count > usize::from(limits.enis(card)) {
+                return Err(CloudError::interface_limit(count, limits.instance_type));
+            }
+        }
+        for eni in instance.enis.iter().map(|id| &self.enis[id]) {
+            check_room(&limits, eni, 0, 0)?;
+            check_prefixes(&limits, eni.ipv4.iter().any(|net| net.prefix_len() < 32))?;
+        }
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.node.instance_type = limits.instance_type;
+            instance.limits = limits;
+        }
+        Ok(())
     }
 
     /// Ends an instance: ENIs that are to go with it go, the others stay unattached.

@@ -23,6 +23,7 @@ use crate::{
 /// | `Stale` | no effect | shows what was, and claims to be new |
 /// | `Empty` | no effect | shows nothing |
 /// | `Reordered` | no effect | ENIs, blocks and subnets in reverse order |
+/// | `WithoutPrimary` | no effect | the primary ENI is missing |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Fault {
@@ -42,6 +43,8 @@ pub enum Fault {
     Empty,
     /// What is listed comes in reverse order.
     Reordered,
+    /// A list of ENIs lacks the primary one, as that of another account does.
+    WithoutPrimary,
 }
 
 impl Fault {
@@ -66,7 +69,7 @@ impl Fault {
                         | Ec2Action::UnassignIpv6Addresses(_)
                 )
             }
-            Self::Stale(_) | Self::Empty | Self::Reordered => list,
+            Self::Stale(_) | Self::Empty | Self::Reordered | Self::WithoutPrimary => list,
         }
     }
 }
@@ -212,6 +215,9 @@ impl Cloud {
             }
             Fault::Empty => altered(self.execute(node, action, now), |observation| {
                 observation.enis.clear();
+            }),
+            Fault::WithoutPrimary => altered(self.execute(node, action, now), |observation| {
+                observation.enis.retain(|eni| eni.id != node.primary);
             }),
             Fault::Reordered => altered(self.execute(node, action, now), |observation| {
                 observation.enis.reverse();

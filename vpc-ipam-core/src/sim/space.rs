@@ -1,6 +1,6 @@
 //! The addresses of one subnet: which are free, and which EC2 would pick.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
@@ -18,6 +18,17 @@ pub(super) struct Ipv4Space {
     net: Ipv4Net,
     blocks: Vec<u16>,
     free: u32,
+    /// The /28 blocks that are reserved, by their index.
+    reserved: BTreeMap<usize, Reservation>,
+}
+
+/// For what a range of a subnet is reserved (CreateSubnetCidrReservation): EC2 assigns nothing else out of it by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// Prefixes.
+    Prefix,
+    /// Addresses that are named in the call.
+    Explicit,
 }
 
 const BLOCK_FULL: u16 = u16::MAX;
@@ -30,7 +41,8 @@ impl Ipv4Space {
             return None;
         }
         let blocks = 1_usize << (28 - net.prefix_len());
-        let mut space = Self { net, blocks: vec![0; blocks], free: blocks as u32 * 16 - 5 };
+        let free = blocks as u32 * 16 - 5;
+        let mut space = Self { net, blocks: vec![0; blocks], free, reserved: BTreeMap::new() };
         space.blocks[0] |= 0b1111;
         space.blocks[blocks - 1] |= 1 << 15;
         Some(space)
@@ -40,8 +52,25 @@ impl Ipv4Space {
         self.net
     }
 
+    /// Returns how many addresses are taken by nothing, reserved ones included.
     pub(super) fn free(&self) -> u32 {
         self.free
+    }
+
+    /// Reserves every /28 of a range. Returns false if the range is no part of the subnet.
+    pub(super) fn reserve(&mut self, range: Ipv4Net, reservation: Reservation) -> bool {
+        let Ok(blocks) = range.subnets(28.max(range.prefix_len())) else { return false };
+        let places: Option<Vec<usize>> =
+            blocks.map(|block| self.place(block).map(|(index, _)| index)).collect();
+        let Some(places) = places else { return false };
+        self.reserved.extend(places.into_iter().map(|index| (index, reservation)));
+        true
+    }
+
+    /// Returns how many addresses EC2 may assign by itself.
+    fn assignable(&self) -> u32 {
+        let reserved = self.reserved.keys().map(|index| self.blocks[*index].count_zeros());
+        self.free - reserved.sum::<u32>()
     }
 
     /// Takes `count` addresses of EC2's choice, all or none.
@@ -50,7 +79,7 @@ impl Ipv4Space {
         count: u16,
         rng: &mut Rng,
     ) -> Result<Vec<Ipv4Net>, CloudError> {
-        if self.free < u32::from(count) {
+        if self.assignable() < u32::from(count) {
             return Err(CloudError::subnet_full());
         }
         Ok((0..count).map(|_| self.take_one(rng)).collect())
@@ -58,8 +87,10 @@ impl Ipv4Space {
 
     /// Takes one address, of which there must be one.
     fn take_one(&mut self, rng: &mut Rng) -> Ipv4Net {
-        let mut rank = rng.below(self.free);
-        for (index, block) in self.blocks.iter_mut().enumerate() {
+        let mut rank = rng.below(self.assignable());
+        let Self { blocks, reserved, .. } = self;
+        let open = blocks.iter_mut().enumerate().filter(|(index, _)| !reserved.contains_key(index));
+        for (index, block) in open {
             let zeros = block.count_zeros();
             if rank >= zeros {
                 rank -= zeros;
@@ -74,7 +105,7 @@ impl Ipv4Space {
             let address = u32::from(self.net.network()) + index as u32 * 16 + bit;
             return Ipv4Net::from(Ipv4Addr::from(address));
         }
-        unreachable!("the blocks hold `free` zeros and the rank is below that");
+        unreachable!("the open blocks hold so many zeros and the rank is below that");
     }
 
     /// Takes `count` whole /28 of EC2's choice, all or none.
@@ -83,8 +114,10 @@ impl Ipv4Space {
         count: u16,
         rng: &mut Rng,
     ) -> Result<Vec<Ipv4Net>, CloudError> {
-        let mut whole: Vec<usize> =
-            (0..self.blocks.len()).filter(|index| self.blocks[*index] == 0).collect();
+        let mut whole: Vec<usize> = (0..self.blocks.len())
+            .filter(|index| self.blocks[*index] == 0)
+            .filter(|index| self.reserved.get(index) != Some(&Reservation::Explicit))
+            .collect();
         if whole.len() < usize::from(count) {
             return Err(CloudError::no_free_prefix());
         }

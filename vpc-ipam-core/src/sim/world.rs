@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::rng::Rng;
-use crate::sim::{Cloud, Faults};
+use crate::sim::{Cloud, Faults, Refusal, Refusals};
 use crate::{
     Action, ActionId, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Operation, Effect,
     InstanceId, Ipam, Issued, Lease, Limits, Outcome, Pod, PodKey, Released, Timestamp,
@@ -54,6 +54,7 @@ pub struct World {
     changed_at: Timestamp,
     issued: Vec<(Timestamp, Issued)>,
     faults: Faults,
+    refusals: Refusals,
     rng: Rng,
     /// Answers that are on their way, and when they arrive.
     answers: BTreeMap<(Timestamp, ActionId), Outcome>,
@@ -86,6 +87,7 @@ impl World {
             changed_at: now,
             issued: Vec::new(),
             faults: Faults::default(),
+            refusals: Refusals::default(),
             rng: Rng::new(seed),
             answers: BTreeMap::new(),
         })
@@ -124,6 +126,16 @@ impl World {
         self.cloud.remember(faults.stale_max);
         self.faults = faults;
         self
+    }
+
+    /// Lets calls fail from now on.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusals.refuse(refusal);
+    }
+
+    /// Returns the refusals that stand.
+    pub fn refusals(&mut self) -> &mut Refusals {
+        &mut self.refusals
     }
 
     /// Returns the key of the pod that [`World::add_pod`] adds under this name.
@@ -240,16 +252,20 @@ impl World {
     fn execute(&mut self, issued: &Issued) {
         self.issued.push((self.now, issued.clone()));
         let Issued { id, action, .. } = issued;
-        let (outcome, delay) = match action {
-            Action::Ec2(action) => {
-                if let Some(operation) = action.operation() {
-                    *self.calls.entry(operation).or_default() += 1;
-                }
+        if let Action::Ec2(action) = action
+            && let Some(operation) = action.operation()
+        {
+            *self.calls.entry(operation).or_default() += 1;
+        }
+        let refused = self.refusals.meet(action, &self.cloud, self.now);
+        let (outcome, delay) = match (refused, action) {
+            (Some(failure), _) => (Outcome::Failed(failure), Duration::ZERO),
+            (None, Action::Ec2(action)) => {
                 let node = self.ipam.constraints().node.clone();
                 let (fault, delay) = self.faults.draw(action, &mut self.rng);
                 (self.cloud.execute_with(&node, action, fault, self.now), delay)
             }
-            Action::Host(_) => (Outcome::Done(Effect::Done), Duration::ZERO),
+            (None, Action::Host(_)) => (Outcome::Done(Effect::Done), Duration::ZERO),
         };
         if !reads(action) {
             self.changed_at = self.now;

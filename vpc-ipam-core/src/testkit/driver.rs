@@ -1,4 +1,4 @@
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::sync::Arc;
@@ -7,21 +7,24 @@ use core::fmt::Write as _;
 use core::net::IpAddr;
 use core::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::model::Model;
 use super::rule::{Breach, Rule, hold};
-use super::setup::{Launched, Setup, config_of};
-use super::step::{Meddling, Step, Store};
+use super::setup::{Launched, Setup, config_of, net};
+use super::step::{Meddling, Place, Step, Store};
 use crate::pool::Eni;
-use crate::sim::{Cloud, CreateInterface, Fault, Ipv4Request, ModifyInterface, RunInstance};
+use crate::sim::{
+    About, Call, Cloud, CreateInterface, CreateSubnet, Fault, Ipv4Request, Lasts, ModifyInterface,
+    Refusal, Refusals, Reservation, RunInstance,
+};
 use crate::{
-    Action, AddressRequest, AssignError, Assigned, AttachNetworkInterface, Because, BlockState,
-    Card, CardChoice, Config, Demand, DeviceIndex, Ec2Action, EniConfig, EniId, Failure,
-    FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Issued, Lease, LeasedInterface, Node,
-    Observation, Outcome, Pod, PodKey, Record, Released, Scope, Source, Stage, Timestamp,
-    UnassignIpv6Addresses, UnassignPrivateIpAddresses, Uncommitted, Violation, WaitingOn, Wanted,
-    tags,
+    Action, ActionId, AddressRequest, AssignError, Assigned, AttachNetworkInterface, Because,
+    BlockState, Card, CardChoice, Config, Demand, DeviceIndex, Ec2Action, EniConfig, EniId,
+    Failure, FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Issued, Lease,
+    LeasedInterface, Node, Observation, Outcome, Pod, PodKey, Readiness, Record, Released, Scope,
+    Source, Stage, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses, Uncommitted,
+    Violation, WaitingOn, Wanted, tags,
 };
 
 /// A node under test: core, the model of EC2, and a [`Model`] that watches both.
@@ -50,8 +53,19 @@ pub(super) struct Driver {
     store: Store,
     /// Leases that the slow store has not written.
     unwritten: VecDeque<Lease>,
+    refusals: Refusals,
+    /// Whether a subnet, or the instance, has less room than core was ever shown.
+    unseen_shortage: bool,
+    /// Actions that the executor lost.
+    lost: Vec<ActionId>,
+    /// Actions that were issued before the clock was set back: what they show is void.
+    void: BTreeSet<ActionId>,
+    /// Actions that core gave up because no outcome came in time.
+    given_up: BTreeSet<ActionId>,
     /// Actions that were not carried out.
     issued: Vec<Issued>,
+    /// Whether the instance changed its type.
+    resized: bool,
     /// Actions that were carried out, and their answers, which are on their way.
     posted: Vec<(Issued, Outcome)>,
     /// Answers to questions of others.
@@ -59,11 +73,16 @@ pub(super) struct Driver {
     crowds: Vec<EniId>,
     /// How many changes in EC2 and on the node were tried, and succeeded.
     changes: (u32, u32),
+    /// How often each operation was called.
+    calls: BTreeMap<Call, u32>,
     log: Option<String>,
 }
 
 /// How many pods a scenario has.
 const PODS: u8 = 64;
+/// How often an operation may be called in an hour for a cause that does not change, for each thing that it is about; see
+/// `backoff/rules.rs`.
+const CALLS_AN_HOUR: u32 = 22;
 
 impl Driver {
     pub(super) fn new(setup: &Setup) -> Self {
@@ -99,11 +118,18 @@ impl Driver {
             starts: 1,
             store: Store::Prompt,
             unwritten: VecDeque::new(),
+            refusals: Refusals::default(),
+            unseen_shortage: false,
+            lost: Vec::new(),
+            void: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             issued: Vec::new(),
+            resized: false,
             posted: Vec::new(),
             photographs: Vec::new(),
             crowds: Vec::new(),
             changes: (0, 0),
+            calls: BTreeMap::new(),
             log: None,
         };
         driver.ipam.handle_eni_config(driver.eni_config.clone(), now);
@@ -123,7 +149,7 @@ impl Driver {
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         let enis: Vec<_> = self.cloud.interfaces().collect();
-        let open = (&self.issued, &self.posted, &self.unwritten, &self.photographs);
+        let open = (&self.issued, &self.posted, &self.unwritten, &self.photographs, &self.refusals);
         let told = (self.now, self.schedulable, self.terminating, self.kernel_works, self.store);
         let stored = (&self.model.leases, &self.model.released, &self.model.granted);
         let state = (self.ipam.essence(), enis, open, told, stored);
@@ -183,6 +209,11 @@ impl Driver {
                 self.now = Timestamp::from_nanos(back);
                 // The cloud's past is told by the same clock.
                 self.cloud.remember(Setup::REACH);
+                // What was shown before has no age by this clock: it is void.
+                self.photographs.clear();
+                let posted = self.posted.iter().map(|(issued, _)| issued);
+                self.void.extend(self.issued.iter().chain(posted).map(|issued| issued.id));
+                self.ipam.handle_timeout(self.now);
             }
             Step::Configure { bytes: [target, families] } => {
                 let was = &self.setup.config;
@@ -213,6 +244,7 @@ impl Driver {
                 };
                 if let Ok(eni) = self.cloud.create_network_interface(&request, self.now) {
                     self.crowds.push(eni.id);
+                    self.unseen_shortage = true;
                 }
             }
             Step::Disperse => {
@@ -221,6 +253,21 @@ impl Driver {
                 }
             }
             Step::Kernel { works } => self.kernel_works = works,
+            Step::Refuse { call, about, kind, lasts } => self.refuse(call, about, kind, lasts),
+            Step::Heal => self.refusals.heal(),
+            Step::Fill { leave } => self.fill(leave),
+            Step::Reserve { which, explicit } => self.reserve(which, explicit),
+            Step::AttachOtherVpc => self.attach_other_vpc(),
+            Step::Resize { slots, enis } => self.resize(slots, enis),
+            Step::Lose { which } => {
+                if let Some(index) = index(which, self.issued.len()) {
+                    let issued = self.issued.remove(index);
+                    self.note(|| format!("lost {} {:?}", issued.id, issued.action));
+                    self.lost.push(issued.id);
+                }
+            }
+            Step::Hour => self.hour()?,
+            Step::Probe => self.probe()?,
         }
         self.drain()?;
         self.check()
@@ -235,6 +282,7 @@ impl Driver {
 
         self.note(|| "settle".to_string());
         self.kernel_works = true;
+        self.refusals.heal();
         self.store = Store::Prompt;
         self.photographs.clear();
         self.wait_until(self.latest)?;
@@ -253,6 +301,167 @@ impl Driver {
         // A subnet that is full is tried again after its back-off, which is 120 s at first and 480 s in the end.
         hold!(self.changes.0 - tried <= 40, Budget, "{} attempts at rest", self.changes.0 - tried);
         self.check_rest()
+    }
+
+    /// An hour passes in which what is refused goes on being refused, and nothing else happens.
+    fn hour(&mut self) -> Result<(), Breach> {
+        // What follows from the steps before is no part of it.
+        self.run_until(self.now + Duration::from_secs(60))?;
+        let before = self.calls.clone();
+        self.run_until(self.now + Duration::from_secs(3600))?;
+        // A scope for each ENI, each subnet and each card; questions are asked again where sources disagree.
+        let places = self.ipam.pool().enis().len() as u32 + 4;
+        for (call, count) in &self.calls {
+            let made = count - before.get(call).copied().unwrap_or(0);
+            let most = match call {
+                Call::ReadMetadata => 70,
+                // Each thing that fails may make the node ask once what EC2 has.
+                Call::Ec2(operation) if operation.reads() => 40 + CALLS_AN_HOUR * places / 4,
+                _ => CALLS_AN_HOUR * places,
+            };
+            hold!(
+                made <= most,
+                Calls,
+                "{call:?} is called {made} times in an hour, {most} at most"
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that what readiness promises comes true, on a copy in which no further fault begins.
+    fn probe(&mut self) -> Result<(), Breach> {
+        // What core cannot know yet, it need not tell.
+        let unknown = self.refusals.are_unmet()
+            || self.unseen_shortage
+            || self.now < self.latest
+            || self.model.meddled
+            || !self.posted.is_empty()
+            || !self.lost.is_empty()
+            || !self.kernel_works
+            || self.store != Store::Prompt;
+        let by = match self.ipam.readiness(self.now) {
+            _ if unknown => return Ok(()),
+            Readiness::NotReady(error) => {
+                let said = !error.to_string().is_empty();
+                hold!(said, ToldTruly, "not ready, and nothing says why");
+                return Ok(());
+            }
+            Readiness::Ready => self.now,
+            Readiness::Soon { by } => by,
+        };
+        if self.log.is_some() {
+            let explained = self.ipam.explain(self.now);
+            self.note(|| format!("promised by {by}: {explained}"));
+        }
+        let mut copy = self.clone();
+        copy.log = None;
+        let key = PodKey::new("aws-cni", "probe", "eth0").expect("no part is empty");
+        let pod = Arc::new(Pod { namespace: "default".to_string(), name: "probe".to_string() });
+        let request = AddressRequest { key: key.clone(), pod, cards: CardChoice::Any };
+        match copy.ipam.assign(&request, copy.now) {
+            Ok(Assigned::Now(uncommitted)) => return copy.granted(uncommitted),
+            Ok(Assigned::Later { .. }) => {}
+            Err(error) => hold!(false, ToldTruly, "promised by {by}, refused: {error}"),
+        }
+        copy.run_until(by)?;
+        let served = copy.model.leases.contains_key(&key);
+        hold!(served, ToldTruly, "promised by {by}: {}", copy.ipam.explain(copy.now));
+        Ok(())
+    }
+
+    fn refuse(&mut self, call: Call, about: Place, kind: FailureKind, lasts: Duration) {
+        let about = match about {
+            Place::Anywhere => None,
+            Place::Eni(which) => {
+                let attached = self.attached();
+                let eni = index(which, attached.len()).map(|index| About::Eni(attached[index]));
+                if eni.is_none() {
+                    return;
+                }
+                eni
+            }
+            Place::PrimarySubnet => Some(About::Subnet(self.node.subnet)),
+            Place::Card(card) => Some(About::Card(Card(card))),
+        };
+        let lasts = match lasts {
+            Duration::ZERO => Lasts::Calls(1),
+            lasts if lasts.as_secs() == u64::MAX => Lasts::ForEver,
+            lasts => Lasts::Until(self.now + lasts),
+        };
+        self.refusals.refuse(Refusal { call, about, kind, lasts });
+    }
+
+    /// Others take all but so many addresses of the primary subnet, unless it is too large for that.
+    fn fill(&mut self, leave: u8) {
+        for _ in 0..8 {
+            let free = self.cloud.subnet(&self.node.subnet).map_or(0, |it| it.ipv4_addresses_free);
+            let Some(more) = free.checked_sub(u32::from(leave) + 1) else { return };
+            let addresses = u16::try_from(more.min(2000)).unwrap_or(0);
+            let request = CreateInterface {
+                ipv4: Ipv4Request::Count(Ipv4Amount::Addresses(addresses)),
+                ..CreateInterface::new(self.node.subnet)
+            };
+            let Ok(eni) = self.cloud.create_network_interface(&request, self.now) else { return };
+            self.crowds.push(eni.id);
+            self.unseen_shortage = true;
+        }
+    }
+
+    fn reserve(&mut self, which: u8, explicit: bool) {
+        let Some(subnet) = self.cloud.subnet(&self.node.subnet) else { return };
+        let blocks: Vec<Ipv4Net> = match subnet.ipv4_cidr.subnets(28) {
+            Ok(blocks) => blocks.take(256).collect(),
+            Err(_) => return,
+        };
+        let reservation = if explicit { Reservation::Explicit } else { Reservation::Prefix };
+        if let Some(index) = index(which, blocks.len()) {
+            let _ = self.cloud.reserve(subnet.id, blocks[index], reservation);
+            self.unseen_shortage = true;
+        }
+    }
+
+    fn attach_other_vpc(&mut self) {
+        let vpc = self.cloud.create_vpc(alloc::vec![net("172.20.0.0/16")], Vec::new());
+        let request = CreateSubnet::new(vpc, self.node.zone, net("172.20.0.0/20"));
+        let subnet = self.cloud.create_subnet(request).expect("the VPC is empty");
+        let two = Ipv4Request::Count(Ipv4Amount::Addresses(2));
+        let Some(device) = self.free_device() else { return };
+        let request = CreateInterface { ipv4: two, ..CreateInterface::new(subnet) };
+        let Ok(made) = self.cloud.create_network_interface(&request, self.now) else { return };
+        self.unseen_shortage = true;
+        let instance = self.node.instance;
+        let attach = AttachNetworkInterface { eni: made.id, instance, card: Card(0), device };
+        if self.cloud.attach_network_interface(&attach, self.now).is_ok() {
+            self.model.foreign.insert(made.id);
+        }
+    }
+
+    /// The instance is stopped, becomes one of another size, and starts: as another boot, without pods.
+    fn resize(&mut self, slots: u8, enis: u8) {
+        let limits = super::setup::limits_of(slots, enis, self.setup.shape());
+        if self.cloud.resize_instance(self.node.instance, limits.clone()).is_err() {
+            return;
+        }
+        self.setup.limits = limits;
+        self.resized = true;
+        self.model.leases.clear();
+        self.model.undead.clear();
+        self.model.released.clear();
+        self.model.links = [self.node.primary].into();
+        self.crash();
+    }
+
+    /// Returns a device index of card 0 at which nothing is attached.
+    fn free_device(&self) -> Option<DeviceIndex> {
+        let taken: Vec<DeviceIndex> = self
+            .attached()
+            .iter()
+            .filter_map(|id| self.cloud.interface(id)?.attachment.as_ref())
+            .filter(|attachment| attachment.card == Card(0))
+            .map(|attachment| attachment.device)
+            .collect();
+        let most = self.setup.limits.enis(Card(0));
+        (0..most).map(DeviceIndex).find(|device| !taken.contains(device))
     }
 
     /// Carries everything out as it comes until a point in time.
@@ -395,7 +604,11 @@ impl Driver {
         match self.store {
             Store::Prompt => self.commit(uncommitted)?,
             Store::Slow => self.unwritten.push_back(uncommitted.lease),
-            Store::Broken => self.abandon(uncommitted),
+            Store::Broken => self.abandon(uncommitted)?,
+            Store::Lying => {
+                self.model.undead.insert(uncommitted.lease.key.clone(), uncommitted.lease.clone());
+                self.abandon(uncommitted)?;
+            }
         }
         Ok(())
     }
@@ -408,7 +621,7 @@ impl Driver {
         if durable {
             self.commit(uncommitted)?;
         } else {
-            self.abandon(uncommitted);
+            self.abandon(uncommitted)?;
         }
         Ok(())
     }
@@ -417,7 +630,7 @@ impl Driver {
         let written = uncommitted.lease.clone();
         let held = self.model.leases.get(&written.key).or(self.model.granted.get(&written.key));
         let expected = held.is_some_and(|held| {
-            held.since == written.since && held.addresses().eq(written.addresses())
+            held.serial == written.serial && held.addresses().eq(written.addresses())
         });
         let lease = self.ipam.commit(uncommitted);
         match lease {
@@ -432,17 +645,29 @@ impl Driver {
         Ok(())
     }
 
-    fn abandon(&mut self, uncommitted: Uncommitted) {
+    fn abandon(&mut self, uncommitted: Uncommitted) -> Result<(), Breach> {
         let lease = uncommitted.lease.clone();
-        self.ipam.abandon(uncommitted, self.now);
+        let undone = self.ipam.abandon(uncommitted, self.now);
         let others = self.unwritten.iter().any(|other| *other == lease);
         let held = self.model.granted.get(&lease.key);
         let same = held.is_some_and(|held| {
-            held.since == lease.since && held.addresses().eq(lease.addresses())
+            held.serial == lease.serial && held.addresses().eq(lease.addresses())
         });
+        let durable = self.model.leases.contains_key(&lease.key);
         if !others && same {
             self.model.granted.remove(&lease.key);
         }
+        let expected = !others && same && !durable;
+        hold!(
+            undone.is_some() == expected,
+            LeasesLast,
+            "{lease:?} was abandoned, to be undone: {undone:?}"
+        );
+        if durable {
+            // It was durable before: what was written again is no other.
+            self.model.undead.remove(&lease.key);
+        }
+        Ok(())
     }
 
     /// Limits a stale answer to what was since the process started: what a former one did is known to EC2 by then.
@@ -457,10 +682,19 @@ impl Driver {
     fn execute(&mut self, which: u8, fault: Option<Fault>) -> Option<(Issued, Outcome)> {
         let fault = self.bounded(fault);
         let issued = self.issued.remove(index(which, self.issued.len())?);
-        let outcome = match &issued.action {
-            Action::Ec2(action) => self.cloud.execute_with(&self.node, action, fault, self.now),
-            Action::Host(action) => self.on_host(action, fault),
+        *self.calls.entry(Call::of(&issued.action)).or_default() += 1;
+        let refused = self.refusals.meet(&issued.action, &self.cloud, self.now);
+        let outcome = match (refused, &issued.action) {
+            (Some(failure), _) => Outcome::Failed(failure),
+            (None, Action::Ec2(action)) => {
+                self.cloud.execute_with(&self.node, action, fault, self.now)
+            }
+            (None, Action::Host(action)) => self.on_host(action, fault),
         };
+        let listed = matches!(&outcome, Outcome::Done(crate::Effect::Subnets(_)));
+        let short = matches!(&outcome, Outcome::Failed(failure)
+            if matches!(failure.kind, FailureKind::SubnetFull | FailureKind::NoFreePrefix));
+        self.unseen_shortage &= !listed && !short;
         let reads = match &issued.action {
             Action::Ec2(action) => action.operation().is_none_or(crate::Ec2Operation::reads),
             Action::Host(_) => false,
@@ -506,11 +740,12 @@ impl Driver {
                 crate::Effect::Created(eni) => self.model.on_shown(eni.id, &eni.blocks),
                 crate::Effect::Assigned(blocks) => {
                     if let Action::Ec2(action) = &issued.action
-                        && let (_, Some(eni)) = crate::ipam::culprits_of(action)
+                        && let Some(eni) = crate::backoff::about(action)
                     {
                         self.model.on_shown(eni, blocks);
                     }
                 }
+                _ if self.void.contains(&issued.id) || self.given_up.contains(&issued.id) => {}
                 crate::Effect::Observed(observation) => self.on_observation(&observation.clone()),
                 crate::Effect::Metadata(metadata) => {
                     self.on_observation(&metadata.observation.clone());
@@ -544,7 +779,7 @@ impl Driver {
 
     fn on_observation(&mut self, observation: &Observation) {
         // Too old to count.
-        if self.now.since(observation.as_of) > self.config.timing.settle {
+        if !self.ipam.pool().remembers(observation.as_of, self.config.timing.settle) {
             return;
         }
         let known: Vec<EniId> = self.ipam.pool().enis().iter().map(|eni| eni.id).collect();
@@ -558,11 +793,26 @@ impl Driver {
 
     fn crash(&mut self) {
         self.issued.clear();
+        self.lost.clear();
+        self.given_up.clear();
+        self.void.clear();
         self.posted.clear();
         self.unwritten.clear();
         self.photographs.clear();
         self.started = self.real;
+        let has = |address: IpAddr| {
+            let net = |eni: &crate::sim::NetworkInterface| {
+                let blocks = eni.ipv4.iter().map(|net| IpNet::V4(*net));
+                let mut blocks = blocks.chain(eni.ipv6.iter().map(|net| IpNet::V6(*net)));
+                blocks.any(|net| net.contains(&address))
+            };
+            self.attached().iter().filter_map(|id| self.cloud.interface(id)).any(net)
+        };
+        let undead = self.model.undead.values();
+        let lost = undead.filter(|lease| !lease.addresses().all(has));
+        self.model.lost = lost.map(|lease| lease.key.clone()).collect();
         self.model.on_restart();
+        self.refusals.on_restart();
         let seed = self.setup.seed + 65_536 * self.starts;
         self.starts += 1;
         let (limits, budget) = (self.setup.limits.clone(), self.setup.budget.clone());
@@ -579,9 +829,15 @@ impl Driver {
 
     fn unknown_owner(&mut self, which: u8, in_use: bool) {
         let address = if in_use {
-            // Nobody has an address of an ENI that is not attached.
+            // Nobody has an address of an ENI that is not attached, nor of one that a call under way detaches.
             let attached = self.attached();
-            let enis = self.ipam.pool().enis().iter().filter(|eni| attached.contains(&eni.id));
+            let going = |id: EniId| {
+                self.issued.iter().any(|issued| {
+                    matches!(&issued.action, Action::Ec2(Ec2Action::DetachNetworkInterface(call)) if call.eni == id)
+                })
+            };
+            let enis = self.ipam.pool().enis().iter();
+            let enis = enis.filter(|eni| attached.contains(&eni.id) && !going(eni.id));
             let free: Vec<IpAddr> = enis
                 .flat_map(Eni::blocks)
                 .map(|block| block.net().network())
@@ -630,20 +886,15 @@ impl Driver {
                 }
             }
             Meddling::Assign => {
+                self.unseen_shortage = true;
                 let one = Ipv4Request::Count(Ipv4Amount::Addresses(1));
                 let _ = self.cloud.assign_private_ip_addresses(eni, &one, now);
             }
             Meddling::Attach => {
                 let tags = [(tags::NO_MANAGE.to_string(), "true".to_string())].into();
                 let request = CreateInterface { tags, ..CreateInterface::new(self.node.subnet) };
-                let taken: Vec<DeviceIndex> = attached
-                    .iter()
-                    .filter_map(|id| self.cloud.interface(id)?.attachment.as_ref())
-                    .filter(|attachment| attachment.card == Card(0))
-                    .map(|attachment| attachment.device)
-                    .collect();
-                let most = self.setup.limits.enis(Card(0));
-                let free = (0..most).map(DeviceIndex).find(|device| !taken.contains(device));
+                self.unseen_shortage = true;
+                let free = self.free_device();
                 let Some(device) = free else { return };
                 let Ok(made) = self.cloud.create_network_interface(&request, now) else { return };
                 let instance = self.node.instance;
@@ -709,6 +960,7 @@ impl Driver {
                         self.model.known_since.insert(*eni, self.now);
                     }
                     crate::Event::EniVanished { eni, .. } => self.check_vanished(*eni)?,
+                    crate::Event::ActionFailed { id, .. } => self.on_failed(*id),
                     _ => {}
                 }
                 self.note(|| format!("event {event:?}"));
@@ -727,6 +979,15 @@ impl Driver {
         }
         hold!(false, Bookkeeping, "{:?} is due again and again", self.ipam.poll_timeout());
         Ok(())
+    }
+
+    /// An action that failed while it is still open was given up.
+    fn on_failed(&mut self, id: ActionId) {
+        let posted = self.posted.iter().map(|(issued, _)| issued);
+        if self.issued.iter().chain(posted).any(|issued| issued.id == id) {
+            self.given_up.insert(id);
+        }
+        self.lost.retain(|lost| *lost != id);
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
@@ -908,7 +1169,7 @@ impl Driver {
     }
 
     fn check_ec2_action(&mut self, action: &Ec2Action, because: Because) -> Result<(), Breach> {
-        let (_, about) = crate::ipam::culprits_of(action);
+        let about = crate::backoff::about(action);
         let gate = if self.terminating {
             Some("terminating")
         } else if !self.schedulable && !self.config.manage_unschedulable {
@@ -918,15 +1179,19 @@ impl Driver {
         };
         if let Some(id) = about {
             hold!(!self.model.foreign.contains(&id), HandsOff, "{action} is not ours to do");
+            let removes = matches!(
+                action,
+                Ec2Action::DetachNetworkInterface(_) | Ec2Action::DeleteNetworkInterface(_)
+            );
+            let tags = matches!(action, Ec2Action::CreateTags(_)) && id != self.node.primary;
+            hold!(!removes && !tags || self.is_made_for_us(id), HandsOff, "{action}: not ours");
         }
         let eni = about.and_then(|id| self.ipam.pool().eni(id));
         match action {
             Ec2Action::CreateNetworkInterface(request) => {
-                hold!(
-                    gate.is_none() || because == Because::Unanswered,
-                    HandsOff,
-                    "{action} while {gate:?}"
-                );
+                // One that may have been made is asked for again, unless the node is going away.
+                let again = because == Because::Unanswered && !self.terminating;
+                hold!(gate.is_none() || again, HandsOff, "{action} while {gate:?}");
                 let new = self.model.tokens.insert(request.client_token.clone());
                 let again = because == Because::Unanswered;
                 hold!(new != again, WellFormed, "the token of {action} is new: {new}, {because}");
@@ -956,6 +1221,7 @@ impl Driver {
                 }
             }
             Ec2Action::AssignIpv6Addresses(request) => {
+                hold!(!self.terminating, HandsOff, "{action} while terminating");
                 hold!(request.prefixes > 0, WellFormed, "{action}");
             }
             Ec2Action::UnassignPrivateIpAddresses(request) => {
@@ -998,6 +1264,14 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns whether the tag of an ENI names this instance, or the ENI is gone.
+    fn is_made_for_us(&self, id: EniId) -> bool {
+        self.cloud.interface(&id).is_none_or(|eni| {
+            let owner = eni.tags.get(Scope::INSTANCE_TAG).map(String::as_str);
+            owner == Some(self.node.instance.as_str())
+        })
+    }
+
     /// Checks that a card has room for an ENI that is about to be made, which core counts already.
     fn check_room(&self, card: Card, action: &Ec2Action) -> Result<(), Breach> {
         let of_type = self.setup.limits.enis(card);
@@ -1026,7 +1300,9 @@ impl Driver {
                         | Violation::SharedDeviceIndex { .. }
                         | Violation::PrimaryAddressLeased { .. }
                 );
-            hold!(stale, Counts, "{violation}");
+            // An ENI that was made for a larger type.
+            let large = self.resized && matches!(violation, Violation::TooManyBlocks { .. });
+            hold!(stale || large, Counts, "{violation}");
         }
         self.check_leases()?;
         self.check_in_flight()?;
@@ -1056,6 +1332,9 @@ impl Driver {
             .chain(self.posted.iter().map(|(issued, _)| issued))
             .map(|i| i.id)
             .collect();
+        // What the executor lost is awaited for a while; what it is late with, no longer.
+        awaited.retain(|id| !self.lost.contains(id));
+        open.retain(|id| !self.given_up.contains(id));
         awaited.sort_unstable();
         open.sort_unstable();
         hold!(awaited == open, Bookkeeping, "core awaits {awaited:?}, open are {open:?}");
@@ -1063,7 +1342,7 @@ impl Driver {
             .ipam
             .in_flight()
             .filter_map(|(_, planned)| match &planned.action {
-                Action::Ec2(action) => crate::ipam::culprits_of(action).1,
+                Action::Ec2(action) => crate::backoff::about(action),
                 Action::Host(_) => None,
             })
             .collect();
@@ -1073,9 +1352,32 @@ impl Driver {
         Ok(())
     }
 
+    /// Checks that a plan does no more than what the node can hold needs.
+    fn check_size(&self, plan: &crate::Plan) -> Result<(), Breach> {
+        let limits = &self.setup.limits;
+        let enis: usize = limits.cards().iter().map(|card| usize::from(limits.enis(*card))).sum();
+        let known = self.ipam.pool().enis().len();
+        // A question of each kind; a call and a change of the node for each ENI; each creation.
+        let most = 5 + 2 * known + enis;
+        let actions = plan.actions.len();
+        hold!(actions <= most, MinimalPlan, "{actions} actions, {most} at most");
+        let mut blocks = 0;
+        for planned in &plan.actions {
+            blocks += match &planned.action {
+                Action::Ec2(Ec2Action::CreateNetworkInterface(call)) => blocks_of(call.ipv4),
+                Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) => blocks_of(call.amount),
+                Action::Ec2(_) | Action::Host(_) => 0,
+            };
+        }
+        let most = enis as u32 * u32::from(limits.ipv4_slots());
+        hold!(blocks <= most, MinimalPlan, "{blocks} blocks at once, {most} at most");
+        Ok(())
+    }
+
     /// Checks that a card does not grow and shrink at once.
     fn check_plan(&self) -> Result<(), Breach> {
         let plan = self.ipam.plan(self.now);
+        self.check_size(&plan)?;
         let mut grows: BTreeMap<Card, Vec<bool>> = BTreeMap::new();
         let mut shrinks: BTreeMap<Card, Vec<bool>> = BTreeMap::new();
         for planned in &plan.actions {

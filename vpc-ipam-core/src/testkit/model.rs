@@ -19,6 +19,10 @@ pub(super) struct Model {
     pub(super) released: BTreeMap<IpAddr, (PodKey, Timestamp, Timestamp)>,
     /// Leases that were granted and are not durable.
     pub(super) granted: BTreeMap<PodKey, Lease>,
+    /// Leases whose record was written although the write was said to have failed: the record that undoes it follows.
+    pub(super) undead: BTreeMap<PodKey, Lease>,
+    /// Leases of these whose address EC2 had taken back already when the node crashed: no pod has it.
+    pub(super) lost: BTreeSet<PodKey>,
     /// Addresses that somebody unknown uses.
     pub(super) unknown: BTreeSet<IpAddr>,
     /// Every block that EC2 ever showed on an ENI.
@@ -56,7 +60,8 @@ impl Model {
 
     /// Returns every address that is held by a pod.
     pub(super) fn held(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
-        let held = self.leases.values().chain(self.granted.values());
+        let leases = self.leases.values().filter(|lease| !self.lost.contains(&lease.key));
+        let held = leases.chain(self.granted.values());
         held.flat_map(|lease| lease.addresses().map(move |address| (address, lease)))
     }
 
@@ -77,12 +82,15 @@ impl Model {
             self.released.remove(&address);
         }
         self.granted.remove(&lease.key);
+        // Records are written in order, so those that undo what was abandoned are there too.
+        self.undead.clear();
         self.leases.insert(lease.key.clone(), lease);
     }
 
     /// Takes in that a pod is gone. What it held rests from now on.
     pub(super) fn on_del(&mut self, key: &PodKey, now: Timestamp, real: Timestamp) {
         let durable = self.leases.remove(key);
+        self.lost.remove(key);
         let granted = self.granted.remove(key);
         for lease in durable.iter().chain(&granted) {
             for address in lease.addresses() {
@@ -155,7 +163,7 @@ impl Model {
             );
         }
         // What is older than a full bucket's time cannot bind any more.
-        let full = rate.interval * (rate.burst + 1);
+        let full = rate.interval.saturating_mul(rate.burst.saturating_add(1));
         calls.retain(|at| now.since(*at) <= full);
         Ok(())
     }
@@ -163,6 +171,7 @@ impl Model {
     /// Forgets what only one process knows.
     pub(super) fn on_restart(&mut self) {
         self.granted.clear();
+        self.leases.append(&mut self.undead);
         self.unknown.clear();
         self.calls.clear();
         self.known_since.clear();

@@ -45,6 +45,12 @@ pub enum Rule {
     NoLeak,
     /// A call to EC2 is one that EC2 understands: one kind of block, something in it, a token of its own.
     WellFormed,
+    /// For a cause that does not change, an operation is called a few times an hour.
+    Calls,
+    /// When readiness promises an address, the next ADD gets one in the time that it names.
+    ToldTruly,
+    /// A plan does no more than what the node can hold needs.
+    MinimalPlan,
 }
 
 impl Rule {
@@ -71,6 +77,9 @@ impl Rule {
             Self::NoLeak => 31,
             Self::WellFormed => 32,
             Self::Bookkeeping => 33,
+            Self::Calls => 35,
+            Self::ToldTruly => 36,
+            Self::MinimalPlan => 37,
         }
     }
 }

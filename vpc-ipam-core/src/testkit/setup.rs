@@ -128,6 +128,13 @@ impl Setup {
         }
     }
 
+    /// Returns the byte of [`limits_of`] that stands for the cards, the hypervisor and the trunk of the instance.
+    pub(super) fn shape(&self) -> u8 {
+        u8::from(self.limits.enis_per_card.len() > 1)
+            | if self.limits.hypervisor == Hypervisor::Xen { 6 } else { 0 }
+            | if self.limits.branch_enis == Some(0) { 8 } else { 0 }
+    }
+
     /// Makes a world of it in which nothing goes wrong.
     pub fn world(&self) -> World {
         let launched = self.launch();
@@ -343,6 +350,6 @@ pub(super) fn pick<T: Copy>(items: &[T], byte: u8) -> T {
     items[usize::from(byte) % items.len()]
 }
 
-fn net(text: &str) -> Ipv4Net {
+pub(super) fn net(text: &str) -> Ipv4Net {
     text.parse().expect("a range")
 }

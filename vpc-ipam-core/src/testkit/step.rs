@@ -1,8 +1,8 @@
 use core::time::Duration;
 
 use super::setup::pick;
-use crate::Source;
-use crate::sim::Fault;
+use crate::sim::{Call, Fault};
+use crate::{FailureKind, Source};
 
 /// One thing that happens to a node. Every step is legal in every state: one that has nothing to act on does nothing.
 ///
@@ -111,6 +111,62 @@ pub enum Step {
         /// Whether it does as it is asked.
         works: bool,
     },
+    /// Calls fail from now on.
+    Refuse {
+        /// Which calls.
+        call: Call,
+        /// About what.
+        about: Place,
+        /// How.
+        kind: FailureKind,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// Nothing is refused any more.
+    Heal,
+    /// Others take all but so many addresses of the primary subnet.
+    Fill {
+        /// How many they leave.
+        leave: u8,
+    },
+    /// A /28 of the primary subnet is reserved.
+    Reserve {
+        /// Which.
+        which: u8,
+        /// Whether for addresses that calls name, rather than for prefixes.
+        explicit: bool,
+    },
+    /// An ENI of another VPC is attached.
+    AttachOtherVpc,
+    /// The instance is stopped and started as one of another size; its pods are gone.
+    Resize {
+        /// Which size, as in the setup.
+        slots: u8,
+        /// Which number of ENIs, as in the setup.
+        enis: u8,
+    },
+    /// The executor loses an action: no outcome ever comes.
+    Lose {
+        /// Which of those that were not carried out.
+        which: u8,
+    },
+    /// An hour passes in which everything that is not refused works, and nothing else happens.
+    Hour,
+    /// Whether readiness says what the next ADD will be told.
+    Probe,
+}
+
+/// Which calls of one name fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All.
+    Anywhere,
+    /// Those about one ENI; which, counted among those that are attached.
+    Eni(u8),
+    /// Those in the primary ENI's subnet.
+    PrimarySubnet,
+    /// Those on a network card.
+    Card(u8),
 }
 
 /// How the store of leases is.
@@ -122,6 +178,8 @@ pub enum Store {
     Slow,
     /// No lease becomes durable.
     Broken,
+    /// Every write is said to have failed, and was done.
+    Lying,
 }
 
 /// What somebody else may do to a node's ENIs.
@@ -147,6 +205,8 @@ pub(super) const STEP_BYTES: usize = 3;
 /// The staleness that address management must bear: [`crate::Timing::settle`].
 const STALE: [u64; 6] = [1, 10, 30, 45, 55, 59];
 const WAITS: [u64; 12] = [0, 1, 5, 10, 29, 30, 31, 60, 61, 121, 301, 1801];
+/// From the next call to as long as a scenario takes.
+const LASTS: [u64; 8] = [0, 30, 90, 600, 3600, u64::MAX, u64::MAX, u64::MAX];
 const BACK: [u64; 4] = [1, 31, 301, 3601];
 
 impl Step {
@@ -158,6 +218,7 @@ impl Step {
             6..=8 => Self::Wait(Duration::from_secs(pick(&WAITS, a))),
             9..=15 => Self::Add { pod: a % 64, every_card: b % 8 == 7 },
             16..=19 => Self::Del { pod: a % 64 },
+            20 if a >= 192 => Self::Store(Store::Lying),
             20 => Self::Store(pick(&[Store::Prompt, Store::Slow, Store::Broken], a)),
             21 => Self::Written { durable: b % 4 != 3 },
             22..=30 => Self::Answer { which: a, fault: fault(b) },
@@ -190,7 +251,34 @@ impl Step {
             59 => Self::Crowd { addresses: a % 64 + 1 },
             60 => Self::Disperse,
             61 => Self::Kernel { works: a % 2 == 0 },
-            _ => Self::UntilDue,
+            62 => {
+                let call = pick(&Call::ALL, a % 16);
+                let about = pick(
+                    &[
+                        Place::Anywhere,
+                        Place::Anywhere,
+                        Place::Eni(0),
+                        Place::Eni(1),
+                        Place::Eni(2),
+                        Place::PrimarySubnet,
+                        Place::Card(0),
+                        Place::Card(1),
+                    ],
+                    b / 16,
+                );
+                let lasts = Duration::from_secs(pick(&LASTS, a / 16));
+                Self::Refuse { call, about, kind: pick(call.kinds(), b % 16), lasts }
+            }
+            _ => match a % 16 {
+                0 => Self::Heal,
+                1 | 2 => Self::Fill { leave: b % 32 },
+                3 => Self::Reserve { which: b, explicit: b % 2 == 0 },
+                4 => Self::AttachOtherVpc,
+                5 => Self::Resize { slots: b, enis: b / 8 },
+                6 | 7 => Self::Lose { which: b },
+                8..=10 => Self::Hour,
+                _ => Self::Probe,
+            },
         }
     }
 }

@@ -64,6 +64,16 @@ pub struct Node {
     pub released: Vec<Record>,
     pub log: Vec<(Timestamp, Told)>,
     troubles: Vec<(String, Trouble, u32)>,
+    /// Whether EC2 answers a request for more than a subnet has with its general code, and says it in the message.
+    pub general_code: bool,
+    /// What becomes of each ENI that EC2 shows.
+    pub alter: Option<fn(&mut vpc_ipam_core::ObservedEni)>,
+    /// ENIs that EC2 does not show yet.
+    pub unseen: Vec<EniId>,
+    /// An ENI that IMDS goes on showing.
+    pub phantom: Option<vpc_ipam_core::ObservedEni>,
+    /// How much higher every device index of card 0 is than usual, the highest becoming 0 and so on.
+    pub shift: u8,
     /// What the address management was made of, and what it was told since.
     start: Start,
     steps: Vec<Step>,
@@ -76,6 +86,10 @@ pub struct Setup {
     pub subnet: SubnetId,
     pub limits: Limits,
     pub config: Config,
+    /// What the address management believes of the type, where that is not the truth.
+    pub believed: Option<Limits>,
+    /// How much higher every device index of card 0 is than usual, the highest becoming 0 and so on.
+    pub shift: u8,
 }
 
 impl Setup {
@@ -96,7 +110,15 @@ impl Setup {
         let vpc = cloud.create_vpc(ranges, vec!["2001:db8::/56".parse().unwrap()]);
         let limits = Limits::lookup(instance_type.parse().unwrap()).unwrap();
         let config = Config::from_vars(vars.iter().copied()).0;
-        let mut setup = Self { cloud, vpc, subnet: "none".parse().unwrap(), limits, config };
+        let mut setup = Self {
+            cloud,
+            vpc,
+            subnet: "none".parse().unwrap(),
+            limits,
+            config,
+            believed: None,
+            shift: 0,
+        };
         setup.subnet = setup.subnet_with(cidr, Some("2001:db8::/64"), tags);
         setup
     }
@@ -120,7 +142,8 @@ impl Setup {
         let run = RunInstance::new(self.limits.clone(), self.subnet);
         let instance = self.cloud.run_instance(run, NOON).unwrap();
         let node = self.cloud.instance(&instance).unwrap().node.clone();
-        let Self { cloud, vpc, subnet, limits, config } = self;
+        let Self { cloud, vpc, subnet, limits, config, believed, shift } = self;
+        let limits = believed.unwrap_or(limits);
         let start = Start {
             node,
             limits: limits.clone(),
@@ -144,6 +167,11 @@ impl Setup {
             released: Vec::new(),
             log: Vec::new(),
             troubles: Vec::new(),
+            phantom: None,
+            general_code: false,
+            alter: None,
+            unseen: Vec::new(),
+            shift,
             start,
             steps: Vec::new(),
         }
@@ -324,16 +352,63 @@ impl Node {
     fn carry_out(&mut self, action: &Action) -> Outcome {
         let node = self.ipam.constraints().node.clone();
         match action {
-            Action::Ec2(action) => self.cloud.execute(&node, action, self.now),
+            Action::Ec2(action) => {
+                let mut action = action.clone();
+                if let Ec2Action::AttachNetworkInterface(attach) = &mut action
+                    && attach.card == Card(0)
+                {
+                    let places = self.limits.enis(Card(0));
+                    attach.device.0 = (attach.device.0 + places - self.shift) % places;
+                }
+                let mut outcome = self.cloud.execute(&node, &action, self.now);
+                self.bend(&mut outcome);
+                outcome
+            }
             Action::Host(HostAction::SetUpEni(_) | HostAction::RemoveEni(_)) => {
                 Outcome::Done(Effect::Done)
             }
         }
     }
 
+    /// Makes an answer what this node's cloud shows.
+    fn bend(&mut self, outcome: &mut Outcome) {
+        let (instance, places) = (self.instance, self.limits.enis(Card(0)));
+        match outcome {
+            Outcome::Failed(failure)
+                if self.general_code
+                    && matches!(
+                        failure.kind,
+                        FailureKind::SubnetFull | FailureKind::NoFreePrefix
+                    ) =>
+            {
+                let message = "There aren't sufficient free Ipv4 addresses or prefixes";
+                failure.kind = FailureKind::of_ec2_error("InvalidParameterValue", message);
+                failure.message = format!("InvalidParameterValue: {message}");
+            }
+            Outcome::Done(Effect::Observed(seen)) => {
+                shift(seen, instance, self.shift, places);
+                seen.enis.retain(|eni| !self.unseen.contains(&eni.id));
+                if let Some(alter) = self.alter {
+                    seen.enis.iter_mut().for_each(alter);
+                }
+            }
+            Outcome::Done(Effect::Metadata(metadata)) => {
+                shift(&mut metadata.observation, instance, self.shift, places);
+                metadata.observation.enis.extend(self.phantom.clone());
+            }
+            _ => {}
+        }
+    }
+
     /// Returns what a source shows.
     pub fn shown(&mut self, source: Source) -> Observation {
-        self.cloud.observe(self.instance, source, &Scope::Attached, self.now).unwrap()
+        let mut seen =
+            self.cloud.observe(self.instance, source, &Scope::Attached, self.now).unwrap();
+        shift(&mut seen, self.instance, self.shift, self.limits.enis(Card(0)));
+        if source == Source::Imds {
+            seen.enis.extend(self.phantom.clone());
+        }
+        seen
     }
 
     pub fn observe(&mut self, observation: &Observation) {
@@ -494,4 +569,15 @@ pub fn call_of(action: &Action) -> String {
 /// Returns names like `web-1`, `web-2`, …
 pub fn names(prefix: &str, numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
     numbers.into_iter().map(|number| format!("{prefix}-{number}")).collect()
+}
+
+fn shift(seen: &mut Observation, instance: InstanceId, by: u8, places: u8) {
+    for eni in &mut seen.enis {
+        if let Some(attachment) = &mut eni.attachment
+            && attachment.instance == instance
+            && attachment.card == Card(0)
+        {
+            attachment.device.0 = (attachment.device.0 + by) % places;
+        }
+    }
 }
