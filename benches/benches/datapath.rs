@@ -570,11 +570,13 @@ fn lease_of(sandbox: &Sandbox, route_table: u8) -> Result<Lease, Failure> {
         key: PodKey::new("bench", &sandbox.pod, "eth0")?,
         pod: Pod { namespace: "bench".into(), name: sandbox.pod.clone() }.into(),
         since: Timestamp::EPOCH,
+        serial: 0,
         first: LeasedInterface {
             eni: "eni-0123456789abcdef0".parse()?,
             mac: Mac([2, 0, 10, 0, 0, 20]),
             card: Card(0),
             device: DeviceIndex(device),
+            primary: device == 0,
             ipv4: Some(sandbox.bare),
             ipv6: None,
         },

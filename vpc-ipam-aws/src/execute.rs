@@ -191,6 +191,7 @@ mod tests {
             id: id("eni-1"),
             mac: id("02:00:00:00:00:01"),
             subnet: id("subnet-1"),
+            vpc: None,
             attachment: None,
             interface_type: InterfaceType::Interface,
             primary_ipv4: Some(Ipv4Addr::new(10, 0, 1, 4)),

@@ -252,13 +252,15 @@ struct Loop {
 enum Write {
     Grant(Uncommitted, Vec<oneshot::Sender<Answer>>),
     Release(Record, Answer, Vec<oneshot::Sender<Answer>>),
+    /// A grant that could not be made durable may be in the file all the same.
+    Undo(Record),
 }
 
 impl Write {
     fn record(&self) -> Record {
         match self {
             Self::Grant(uncommitted, _) => uncommitted.record(),
-            Self::Release(record, ..) => record.clone(),
+            Self::Release(record, ..) | Self::Undo(record) => record.clone(),
         }
     }
 }
@@ -659,6 +661,7 @@ impl Loop {
                                 answer(caller, said.clone());
                             }
                         }
+                        Write::Undo(_) => {}
                     }
                 }
                 return;
@@ -677,7 +680,7 @@ impl Loop {
                 Write::Grant(uncommitted, callers) => {
                     let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
                     let addresses: Vec<_> = addresses.collect();
-                    self.ipam.abandon(uncommitted, now);
+                    again.extend(self.ipam.abandon(uncommitted, now).map(Write::Undo));
                     // A running pod that was added again keeps its own.
                     if self.ipam.pool().lease(&key).is_none() {
                         self.flush.released(addresses, now);
@@ -693,6 +696,7 @@ impl Loop {
                     }
                     again.push(Write::Release(record, said, Vec::new()));
                 }
+                Write::Undo(record) => again.push(Write::Undo(record)),
             }
         }
         again.append(&mut self.unwritten);
@@ -777,14 +781,22 @@ fn gone() -> Answer {
 
 fn log(event: &Event) {
     match event {
+        // What fails is told once, when it begins and when it ends.
+        Event::Failing { scope, failure, until } => {
+            warn!(kind = %failure.kind, message = failure.message, again_at = %until, "{scope}");
+        }
+        Event::Recovered { scope, failures } => {
+            info!(failures, "over: {scope}");
+        }
         Event::ActionFailed { id, failure } => {
-            warn!(%id, kind = %failure.kind, message = failure.message, "action failed");
+            debug!(%id, kind = %failure.kind, message = failure.message, "action failed");
         }
         Event::EniVanished { .. }
         | Event::AddressLost { .. }
         | Event::SourcesDisagree { .. }
         | Event::LeaseConflict { .. }
         | Event::ObservationPutAside { .. }
+        | Event::BlocksRefused { .. }
         | Event::Dropped { .. } => warn!(?event, "unexpected"),
         _ => info!(?event, "changed"),
     }

@@ -415,6 +415,7 @@ mod tests {
             mac: Mac([2, 0, 0, 0, 0, number]),
             card: Card(number),
             device: DeviceIndex(1),
+            primary: false,
             ipv4: Some([10, 0, number, 1].into()),
             ipv6: None,
         };
@@ -422,6 +423,7 @@ mod tests {
             key: PodKey::new("net", "c", "eth0").unwrap(),
             pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
             since: Timestamp::EPOCH,
+            serial: 0,
             first: interface(0),
             more: vec![interface(1)],
         };

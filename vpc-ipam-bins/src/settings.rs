@@ -60,12 +60,11 @@ impl Settings {
         let mut vars = Vars::new(vars);
         config.eni_tags = eni_tags(&mut vars);
         let http_timeout = vars.clamped("HTTP_TIMEOUT", 10..=3600, 10);
-        let settings = Self {
-            config,
-            host,
-            http_timeout: Duration::from_secs(http_timeout.unsigned_abs()),
-            log_level: log_level(&mut vars),
-        };
+        let http_timeout = Duration::from_secs(http_timeout.unsigned_abs());
+        // An outcome that core does not wait for any more would be lost.
+        let answer_max = &mut config.timing.answer_max;
+        *answer_max = (http_timeout + Duration::from_secs(60)).max(*answer_max);
+        let settings = Self { config, host, http_timeout, log_level: log_level(&mut vars) };
         notes.extend(vars.into_notes());
         (settings, notes)
     }

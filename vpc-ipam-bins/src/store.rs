@@ -454,11 +454,13 @@ mod tests {
             key: PodKey::new("aws-cni", container, "eth0").unwrap(),
             pod: Pod { namespace: "default".into(), name: container.into() }.into(),
             since: NOW,
+            serial: 0,
             first: LeasedInterface {
                 eni: "eni-1".parse().unwrap(),
                 mac: Mac([2, 0, 0, 0, 0, 1]),
                 card: Card(0),
                 device: DeviceIndex(1),
+                primary: false,
                 ipv4: Some(address.parse().unwrap()),
                 ipv6: None,
             },

@@ -16,11 +16,14 @@ use crate::{
 /// The place of the rule that leads what an ENI's own address sends to the ENI's table.
 pub(crate) const PRIORITY_ENI: u32 = 32765;
 
-/// Returns the route table of an ENI: main for the primary, the device's number and one on the first network card, and the
-/// numbers that Amazon Linux gives (ec2-net-utils) on others.
+/// Returns the route table of a secondary ENI: the device's number and one on the first network card, and the numbers that
+/// Amazon Linux gives (ec2-net-utils) on others.
+///
+/// The primary ENI has the main table, whatever its place: [`LeasedInterface::on_primary`] tells.
+///
+/// [`LeasedInterface::on_primary`]: vpc_ipam_core::LeasedInterface::on_primary
 pub fn table(card: Card, device: DeviceIndex) -> Table {
     match (card.0, device.0) {
-        (0, 0) => Table::MAIN,
         (0, device) => Table(u32::from(device) + 1),
         (card, device) => Table(10_000 + 100 * u32::from(card) + u32::from(device)),
     }
@@ -336,7 +339,7 @@ mod tests {
     #[test]
     fn tables_are_numbered_as_the_peer_numbers_them() {
         let cases = [
-            ((0, 0), "main"),
+            ((0, 0), "1"),
             ((0, 1), "2"),
             ((0, 2), "3"),
             ((1, 0), "10100"),

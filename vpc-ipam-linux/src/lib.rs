@@ -29,11 +29,13 @@
 //!     key: PodKey::new("aws-cni", "4fb1", "eth0")?,
 //!     pod: Pod { namespace: "default".into(), name: "p1".into() }.into(),
 //!     since: Timestamp::EPOCH,
+//!     serial: 0,
 //!     first: LeasedInterface {
 //!         eni: "eni-0123456789abcdef0".parse()?,
 //!         mac: Mac([2, 0, 10, 0, 0, 20]),
 //!         card: Card(0),
 //!         device: DeviceIndex(1),
+//!         primary: false,
 //!         ipv4: Some("10.0.0.101".parse()?),
 //!         ipv6: None,
 //!     },

@@ -157,11 +157,13 @@ mod tests {
             key: PodKey::new("net", "c", "eth0").unwrap(),
             pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
             since: Timestamp::EPOCH,
+            serial: 0,
             first: LeasedInterface {
                 eni: "eni-1".parse().unwrap(),
                 mac: Mac([2, 0, 0, 0, 0, 1]),
                 card: Card(0),
                 device: DeviceIndex(1),
+                primary: false,
                 ipv4: Some([10, 0, 0, last].into()),
                 ipv6: None,
             },

@@ -471,11 +471,13 @@ mod tests {
             key: PodKey::new("net", "c", "eth0").unwrap(),
             pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
             since: Timestamp::EPOCH,
+            serial: 0,
             first: LeasedInterface {
                 eni: "eni-1".parse().unwrap(),
                 mac: Mac([2, 0, 0, 0, 0, 1]),
                 card: Card(0),
                 device: DeviceIndex(0),
+                primary: true,
                 ipv4: None,
                 ipv6: Some("2001:db8::1".parse().unwrap()),
             },

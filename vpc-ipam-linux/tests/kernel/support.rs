@@ -317,6 +317,7 @@ pub fn lease(name: &str, container: &str, card: u8, device: u8, address: &str) -
         key: PodKey::new("aws-cni", container, "eth0").unwrap(),
         pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
         since: Timestamp::EPOCH,
+        serial: 0,
         first: leased(card, device, address),
         more: Vec::new(),
     }
@@ -328,6 +329,7 @@ pub fn leased(card: u8, device: u8, address: &str) -> LeasedInterface {
         mac: eni_mac(device),
         card: Card(card),
         device: DeviceIndex(device),
+        primary: (card, device) == (0, 0),
         ipv4: Some(address.parse().unwrap()),
         ipv6: None,
     }
@@ -551,6 +553,7 @@ pub fn metadata() -> Metadata {
         id: primary,
         mac: PRIMARY_MAC,
         subnet: "subnet-1".parse().unwrap(),
+        vpc: None,
         attachment: None,
         interface_type: InterfaceType::Interface,
         primary_ipv4: Some("10.0.0.10".parse().unwrap()),

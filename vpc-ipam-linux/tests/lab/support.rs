@@ -149,11 +149,13 @@ impl World {
             key: PodKey::new("aws-cni", name, "eth0").unwrap(),
             pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
             since: NOW,
+            serial: 0,
             first: LeasedInterface {
                 eni: eni.id,
                 mac: eni.mac,
                 card: Card(0),
                 device: DeviceIndex(device),
+                primary: device == 0,
                 ipv4,
                 ipv6,
             },

@@ -115,6 +115,8 @@ fn describe(event: &Event) -> Option<String> {
             format!("{eni} vanished, and with it the addresses of {} pods", pods.len())
         }
         Event::SourcesDisagree { eni, cause } => format!("{eni} is in doubt: {cause}"),
+        Event::Failing { scope, .. } => scope.to_string(),
+        Event::Recovered { scope, .. } => format!("over: {scope}"),
         Event::AddressLost { key, address } => format!("EC2 took {address} from {key}"),
         _ => return None,
     })
