@@ -15,7 +15,7 @@ use crate::pool::{Background, Ec2CallKind, Eni, Finding, is_whole};
 use crate::{
     Action, ActionId, AttachmentStatus, BackoffScope, DoubtCause, Ec2Action, Effect, EniId, Event,
     Failure, FailureKind, HostAction, Ipv4Amount, Observation, ObservedEni, ObservedSubnet,
-    Outcome, Stage, SubnetId, Timestamp,
+    Outcome, Source, Stage, SubnetId, Timestamp,
 };
 
 /// While the kernel does not show the link of an ENI: it comes within seconds of the attachment.
@@ -116,29 +116,26 @@ impl Ipam {
         self.replan(now);
     }
 
-    /// An action took effect after it was given up. What it took away is not granted until EC2 shows it, and what it did to a link
-    /// is done again as it should be.
+    /// An action took effect after it was given up: what it took away is gone, and what it did to a link is done again as it
+    /// should be.
     fn on_done_late(&mut self, action: &Action, now: Timestamp) {
         match action {
-            Action::Ec2(action) => {
-                let Some(eni) = about(action).and_then(|eni| self.pool.eni_mut(eni)) else {
-                    return;
-                };
-                match action {
-                    Ec2Action::UnassignPrivateIpAddresses(call) => {
-                        let gone = |net| call.blocks.iter().any(|block| IpNet::V4(*block) == net);
-                        eni.on_taken(gone, now);
-                    }
-                    Ec2Action::UnassignIpv6Addresses(call) => {
-                        let gone = |net| call.prefixes.iter().any(|block| IpNet::V6(*block) == net);
-                        eni.on_taken(gone, now);
-                    }
-                    Ec2Action::DetachNetworkInterface(_) | Ec2Action::DeleteNetworkInterface(_) => {
-                        eni.on_taken(|_| true, now);
-                    }
-                    _ => {}
-                }
+            Action::Ec2(Ec2Action::UnassignPrivateIpAddresses(call)) => {
+                self.on_unassigned_late(call.eni, call.blocks.iter().copied().map(IpNet::V4), now);
             }
+            Action::Ec2(Ec2Action::UnassignIpv6Addresses(call)) => {
+                self.on_unassigned_late(
+                    call.eni,
+                    call.prefixes.iter().copied().map(IpNet::V6),
+                    now,
+                );
+            }
+            Action::Ec2(Ec2Action::DetachNetworkInterface(call)) => {
+                let mut finding = Finding::default();
+                self.pool.on_eni_gone(call.eni, now, &mut finding);
+                self.on_finding(finding, now);
+            }
+            Action::Ec2(_) => {}
             Action::Host(HostAction::SetUpEni(link)) => {
                 if let Some(eni) = self.pool.eni_mut(link.eni) {
                     eni.on_set_up_late();
@@ -149,6 +146,34 @@ impl Ipam {
                     eni.on_host_removed_late();
                 }
             }
+        }
+    }
+
+    fn on_unassigned_late(&mut self, id: EniId, nets: impl Iterator<Item = IpNet>, now: Timestamp) {
+        let Some(eni) = self.pool.eni_mut(id) else { return };
+        let mut gone = Vec::new();
+        for net in nets {
+            let used = eni.block_of_net(net).map_or(0, |it| it.assigned() + it.quarantined());
+            if used == 0 {
+                gone.push(net);
+            } else {
+                eni.edit_block_of(net.network(), |block| block.on_denied(Source::Ec2, now));
+            }
+        }
+        self.on_blocks_gone(id, gone, now);
+    }
+
+    /// EC2 took blocks back, as it was asked to.
+    fn on_blocks_gone(&mut self, id: EniId, nets: Vec<IpNet>, now: Timestamp) {
+        for net in &nets {
+            self.pool.forget_block(id, *net);
+            self.pool.remember_block_gone(*net, now);
+        }
+        if let Some(subnet) = self.pool.eni(id).map(|eni| eni.subnet) {
+            self.on_ipv4_freed(subnet, &nets);
+        }
+        if !nets.is_empty() {
+            self.event(Event::BlocksRemoved { eni: id, blocks: nets });
         }
     }
 
@@ -339,14 +364,7 @@ impl Ipam {
             (Ec2CallKind::AssignIpv6, Effect::Assigned(blocks)) => {
                 self.on_assigned(id, &blocks, true, now)?;
             }
-            (Ec2CallKind::Unassign(nets), _) => {
-                for net in &nets {
-                    self.pool.forget_block(id, *net);
-                    self.pool.remember_block_gone(*net, now);
-                }
-                self.on_ipv4_freed(subnet, &nets);
-                self.event(Event::BlocksRemoved { eni: id, blocks: nets });
-            }
+            (Ec2CallKind::Unassign(nets), _) => self.on_blocks_gone(id, nets, now),
             (Ec2CallKind::Detach, _) => eni.on_detached(now + detach_settle),
             (Ec2CallKind::Delete, _) => {
                 self.pool.remove(id, now);

@@ -349,8 +349,13 @@ impl Outlook<'_> {
         })
     }
 
+    /// Returns whether an ENI that is being made is expected to serve pods. It is attached only while the node may grow.
     fn is_creation_trusted(&self, card: Card, action: &Ec2Action) -> bool {
-        self.is_action_trusted(action)
+        let Ipam { config, constraints, .. } = self.ipam;
+        config.provisioning
+            && !constraints.terminating
+            && (constraints.schedulable || config.manage_unschedulable)
+            && self.is_action_trusted(action)
             && self.is_trusted(core::iter::once(BackoffScope::Card(card)))
     }
 

@@ -143,6 +143,14 @@ impl Planner<'_> {
             self.hold(wanted, wait);
             return 0;
         }
+        let most = match self.space_for(eni.subnet, kind, 0) {
+            Ok(most) => most
+                .min(self.constraints.ask_most(AskedOf::Eni(eni.id), self.now).unwrap_or(u16::MAX)),
+            Err(waiting_on) => {
+                self.hold(wanted, waiting_on);
+                return 0;
+            }
+        };
         // Room on an ENI that is busy is still room: it is filled next, instead of making another ENI.
         if eni.stage == Stage::Available {
             self.hold(wanted, WaitingOn::StepBefore(eni.id));
@@ -160,14 +168,6 @@ impl Planner<'_> {
             }
             return blocks;
         }
-        let most = match self.space_for(eni.subnet, kind, 0) {
-            Ok(most) => most
-                .min(self.constraints.ask_most(AskedOf::Eni(eni.id), self.now).unwrap_or(u16::MAX)),
-            Err(waiting_on) => {
-                self.hold(wanted, waiting_on);
-                return 0;
-            }
-        };
         let some = u16::try_from(blocks).unwrap_or(u16::MAX).min(most);
         if self.call(action(some), Some(eni.id), wanted, because) {
             self.on_asked(eni.subnet, addresses_of(amount(kind, some)));

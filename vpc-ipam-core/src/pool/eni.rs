@@ -459,10 +459,13 @@ impl Eni {
     /// Records that somebody uses it after all, so that it stays if nothing was done in EC2 yet.
     pub(crate) fn on_stay(&mut self) {
         let untouched = matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach));
-        let detaching = matches!(self.ec2_call, Some(Ec2Call { kind: Ec2CallKind::Detach, .. }));
-        if untouched && !detaching {
+        if untouched && !self.is_being_detached() {
             self.stage = Stage::Attached;
         }
+    }
+
+    fn is_being_detached(&self) -> bool {
+        matches!(self.ec2_call, Some(Ec2Call { kind: Ec2CallKind::Detach, .. }))
     }
 
     /// Records that it could not leave: it serves pods again, once its link is set up again.
@@ -484,19 +487,10 @@ impl Eni {
         }
     }
 
-    /// Records that some of its blocks may be gone: an action that was to take them away took effect late.
-    pub(crate) fn on_taken(&mut self, gone: impl Fn(IpNet) -> bool, now: Timestamp) {
-        self.edit_blocks(|block| {
-            if gone(block.net()) {
-                block.on_denied(Source::Ec2, now);
-            }
-        });
-    }
-
     /// Records that the node set the link up after that was given up: it is removed once more if it was removed since.
     pub(crate) fn on_set_up_late(&mut self) {
         if matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach))
-            && self.ec2_call.is_none()
+            && !self.is_being_detached()
         {
             self.stage = Stage::Leaving(Leaving::Host);
             // One under way may have come before.

@@ -541,7 +541,7 @@ impl Pool {
     }
 
     /// EC2 no longer has an ENI on this instance. Pods on it keep their leases; the node removes what it set up.
-    fn on_eni_gone(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
+    pub(crate) fn on_eni_gone(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
         let pods: Vec<PodKey> = self
             .leases()
             .filter(|lease| lease.interfaces().any(|interface| interface.eni == id))

@@ -66,6 +66,8 @@ pub(super) struct Driver {
     issued: Vec<Issued>,
     /// Whether the instance changed its type.
     resized: bool,
+    /// Whether an answer left out ENIs that are there.
+    misled: bool,
     /// Actions that were carried out, and their answers, which are on their way.
     posted: Vec<(Issued, Outcome)>,
     /// Answers to questions of others.
@@ -125,6 +127,7 @@ impl Driver {
             given_up: BTreeSet::new(),
             issued: Vec::new(),
             resized: false,
+            misled: false,
             posted: Vec::new(),
             photographs: Vec::new(),
             crowds: Vec::new(),
@@ -310,7 +313,9 @@ impl Driver {
         let before = self.calls.clone();
         self.run_until(self.now + Duration::from_secs(3600))?;
         // A scope for each ENI, each subnet and each card; questions are asked again where sources disagree.
-        let places = self.ipam.pool().enis().len() as u32 + 4;
+        let limits = &self.setup.limits;
+        let most: u32 = limits.cards().into_iter().map(|card| u32::from(limits.enis(card))).sum();
+        let places = most.max(self.ipam.pool().enis().len() as u32) + 4;
         for (call, count) in &self.calls {
             let made = count - before.get(call).copied().unwrap_or(0);
             let most = match call {
@@ -335,6 +340,7 @@ impl Driver {
             || self.unseen_shortage
             || self.now < self.latest
             || self.model.meddled
+            || self.misled
             || !self.posted.is_empty()
             || !self.lost.is_empty()
             || !self.kernel_works
@@ -681,6 +687,7 @@ impl Driver {
     /// Carries out an action, with a fault.
     fn execute(&mut self, which: u8, fault: Option<Fault>) -> Option<(Issued, Outcome)> {
         let fault = self.bounded(fault);
+        self.misled |= fault == Some(Fault::Partial);
         let issued = self.issued.remove(index(which, self.issued.len())?);
         *self.calls.entry(Call::of(&issued.action)).or_default() += 1;
         let refused = self.refusals.meet(&issued.action, &self.cloud, self.now);
@@ -759,6 +766,7 @@ impl Driver {
 
     fn photograph(&mut self, source: Source, fault: Option<Fault>) -> Option<Observation> {
         let fault = self.bounded(fault);
+        self.misled |= fault == Some(Fault::Partial);
         let action = match source {
             Source::Ec2 => Ec2Action::DescribeNetworkInterfaces(Scope::Attached),
             Source::Imds => Ec2Action::ReadMetadata,
@@ -806,7 +814,7 @@ impl Driver {
                 let mut blocks = blocks.chain(eni.ipv6.iter().map(|net| IpNet::V6(*net)));
                 blocks.any(|net| net.contains(&address))
             };
-            self.attached().iter().filter_map(|id| self.cloud.interface(id)).any(net)
+            self.cloud.interfaces().any(net)
         };
         let undead = self.model.undead.values();
         let lost = undead.filter(|lease| !lease.addresses().all(has));
