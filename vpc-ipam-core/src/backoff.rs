@@ -130,6 +130,11 @@ impl Backoff {
         self.delays.contains_key(&scope)
     }
 
+    /// Returns how often something failed in a row, up to now.
+    pub(crate) fn in_a_row(&self, scope: BackoffScope) -> u32 {
+        self.delays.get(&scope).map_or(0, |delay| delay.failures)
+    }
+
     /// Returns since when something fails, if it failed last.
     pub(crate) fn failing_since(&self, scope: BackoffScope) -> Option<Timestamp> {
         self.delays.get(&scope).map(|delay| delay.since)

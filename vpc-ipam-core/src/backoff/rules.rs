@@ -41,7 +41,10 @@ pub(crate) fn rule(
     let of_subnet = |scope: fn(SubnetId) -> BackoffScope| subnet.map_or(own, scope);
     match kind {
         FailureKind::Throttled => (BackoffScope::Operation(operation), PASSING),
-        FailureKind::EniLimit => (BackoffScope::Operation(operation), QUOTA),
+        FailureKind::EniLimit if matches!(own, BackoffScope::Creation(_)) => {
+            (BackoffScope::Operation(operation), QUOTA)
+        }
+        FailureKind::EniLimit => (own, QUOTA),
         FailureKind::SubnetFull | FailureKind::NoFreePrefix => match asked(action, kind) {
             Some(Asked::Ipv6) => (of_subnet(BackoffScope::SubnetIpv6), full),
             Some(Asked::Prefixes) => (of_subnet(BackoffScope::SubnetPrefixes), full),

@@ -26,6 +26,8 @@ const FREEING: Pace = Pace::secs(60, 3600);
 const NEVER_SERVED: Pace = Pace::secs(60, 3600);
 /// Between two calls with the token of a creation that got no answer: doubled with each, up to a minute.
 const CREATION_REPEAT: Duration = Duration::from_secs(1);
+/// After how many failures in a row of a call about an ENI EC2 is no longer asked each time what the ENI is like.
+const ASKED_MAX: u32 = 3;
 /// How often a creation is asked for again with its token before the tag by which it can be found has to do.
 const CREATION_ATTEMPTS_MAX: u32 = 8;
 
@@ -456,7 +458,12 @@ impl Ipam {
             (Ec2Action::CreateNetworkInterface(_), _) => {
                 self.on_creation_failed(id, failure.kind, now);
             }
-            (_, Some(eni)) => self.on_eni_call_failed(eni, id, failure, now),
+            (_, Some(eni)) => {
+                let again = action.operation().map_or(0, |operation| {
+                    self.constraints.backoff.in_a_row(BackoffScope::EniOperation(eni, operation))
+                });
+                self.on_eni_call_failed(eni, id, failure, again > ASKED_MAX, now);
+            }
             (_, None) => {}
         }
     }
@@ -548,7 +555,15 @@ impl Ipam {
         }
     }
 
-    fn on_eni_call_failed(&mut self, id: EniId, call: ActionId, failure: &Failure, now: Timestamp) {
+    /// `asked` tells that EC2 was asked what the ENI is like after the same failure before, and that it did not help.
+    fn on_eni_call_failed(
+        &mut self,
+        id: EniId,
+        call: ActionId,
+        failure: &Failure,
+        asked: bool,
+        now: Timestamp,
+    ) {
         let settle = self.config.timing.settle;
         let failed = failure.kind;
         let Some(eni) = self.pool.eni_mut(id) else {
@@ -559,6 +574,7 @@ impl Ipam {
             return;
         };
         if kind == Ec2CallKind::Attach
+            && !asked
             && matches!(failed, FailureKind::Rejected | FailureKind::InUse)
         {
             // Another program's ENI may be there: only a look at all ENIs tells.
@@ -574,7 +590,9 @@ impl Ipam {
             (Ec2CallKind::Detach, _) => {
                 let cause = match failed {
                     FailureKind::Unanswered => Some(DoubtCause::Unanswered),
-                    FailureKind::InUse | FailureKind::Rejected => Some(DoubtCause::Contradicted),
+                    FailureKind::InUse | FailureKind::Rejected if !asked => {
+                        Some(DoubtCause::Contradicted)
+                    }
                     _ => None,
                 };
                 if let Some(cause) = cause {
@@ -628,7 +646,7 @@ impl Ipam {
                 | FailureKind::AddressLimit
                 | FailureKind::InUse
                 | FailureKind::Rejected,
-            ) => eni.on_doubt(DoubtCause::Contradicted, now),
+            ) if !asked => eni.on_doubt(DoubtCause::Contradicted, now),
             _ => {}
         }
     }

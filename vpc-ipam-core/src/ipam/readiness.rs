@@ -362,7 +362,7 @@ impl Outlook<'_> {
     fn planned(&self, Planned { action, because }: &Planned, card: Card) -> i64 {
         match action {
             Action::Ec2(action @ Ec2Action::AssignPrivateIpAddresses(call)) => {
-                let on_card = self.ipam.pool().eni(call.eni).is_some_and(|eni| eni.card == card);
+                let on_card = self.enis_in_time(card).any(|eni| eni.id == call.eni);
                 if on_card && self.is_action_trusted(action) { size(call.amount) } else { 0 }
             }
             Action::Ec2(action @ Ec2Action::CreateNetworkInterface(call)) => match because {

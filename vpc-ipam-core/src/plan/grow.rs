@@ -12,7 +12,8 @@ use crate::demand::PREFIX_SIZE;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AssignPrivateIpAddresses, BackoffScope, Card, CreateNetworkInterface,
-    Ec2Action, EniId, Ipv4Amount, Ipv4Kind, Planned, Question, SubnetId, WarmTarget, tags,
+    Ec2Action, Ec2Operation, EniId, Ipv4Amount, Ipv4Kind, Planned, Question, SubnetId, WarmTarget,
+    tags,
 };
 
 impl Planner<'_> {
@@ -63,13 +64,18 @@ impl Planner<'_> {
         self.create_enis(card, &amounts, because);
     }
 
-    /// Returns how many single addresses may stand in for prefixes: those that pods wait for, and all that leave one place
-    /// free, so that a prefix can be tried again without giving any of them up.
+    /// Returns how many single addresses may stand in for prefixes: all that leave one place free, so that a prefix can be tried
+    /// again without giving any of them up; or those that pods wait for, unless prefixes were refused once and not again.
     fn places_for_stand_ins(&self, on: CardDemand) -> u32 {
         if on.kind == Ipv4Kind::Prefixes || self.serving.ipv4 != Some(Ipv4Kind::Prefixes) {
             return u32::MAX;
         }
-        let awaited = u32::try_from(-on.stock.free()).unwrap_or(0);
+        let backoff = &self.constraints.backoff;
+        let enis = self.pool.enis().iter().filter(|eni| eni.card == on.card);
+        let mut subnets = enis.map(|eni| eni.subnet).chain(self.subnets_for_enis());
+        let refused_once =
+            subnets.any(|id| backoff.in_a_row(BackoffScope::SubnetPrefixes(id)) == 1);
+        let awaited = if refused_once { 0 } else { u32::try_from(-on.stock.free()).unwrap_or(0) };
         self.places(on.card).saturating_sub(1).max(awaited)
     }
 
@@ -234,6 +240,10 @@ impl Planner<'_> {
         if self.is_on_trial(subnet, kind == Ipv4Kind::Prefixes) {
             return Err(self.call_into(subnet).map(WaitingOn::Outcome));
         }
+        if self.is_creation_on_trial(subnet) {
+            let under_way = self.pool.creations().keys().next();
+            return Err(under_way.map(|id| WaitingOn::Outcome(*id)));
+        }
         let limit = EniLimit::InstanceType(self.limits.enis(card));
         let device = self.place_for_eni(card).ok_or(WaitingOn::EniLimit(limit))?;
         let (Ipv4Amount::Addresses(blocks) | Ipv4Amount::Prefixes(blocks)) = wanted;
@@ -267,6 +277,16 @@ impl Planner<'_> {
             })
         };
         failed && (self.call_into(subnet).is_some() || planned())
+    }
+
+    /// Returns whether making an ENI failed last, and one call is finding out, in this plan or under way, whether it works again.
+    fn is_creation_on_trial(&self, subnet: SubnetId) -> bool {
+        let backoff = &self.constraints.backoff;
+        let operation = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
+        let ipv6 = self.serving.ipv6.then_some(BackoffScope::SubnetIpv6(subnet));
+        let mut scopes = [operation, BackoffScope::Creation(subnet)].into_iter().chain(ipv6);
+        scopes.any(|scope| backoff.has_failed(scope))
+            && (!self.created.is_empty() || !self.pool.creations().is_empty())
     }
 
     /// Returns a call under way that asks for addresses of a subnet.

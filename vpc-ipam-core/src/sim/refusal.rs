@@ -1,7 +1,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use crate::backoff::about;
+use crate::backoff::{about, asks_for_prefixes};
 use crate::sim::Cloud;
 use crate::{
     Action, Card, Ec2Action, Ec2Operation, EniId, Failure, FailureKind, HostAction, SubnetId,
@@ -165,7 +165,7 @@ struct Standing {
     refusal: Refusal,
     /// How many calls it met.
     met: u32,
-    /// Whether it met one since the node started.
+    /// Whether it met one since the node started, other than a call for prefixes: a node that is refused those tries without.
     known: bool,
 }
 
@@ -189,7 +189,7 @@ impl Refusals {
         });
         let met = self.standing.iter_mut().find(|it| it.refusal.concerns(action, cloud))?;
         met.met = met.met.saturating_add(1);
-        met.known = true;
+        met.known |= !matches!(action, Action::Ec2(action) if asks_for_prefixes(action));
         let kind = met.refusal.kind;
         Some(Failure {
             kind,

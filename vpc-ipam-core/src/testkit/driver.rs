@@ -321,7 +321,7 @@ impl Driver {
             let most = match call {
                 Call::ReadMetadata => 70,
                 // Each thing that fails may make the node ask once what EC2 has.
-                Call::Ec2(operation) if operation.reads() => 40 + CALLS_AN_HOUR * places / 4,
+                Call::Ec2(operation) if operation.reads() => 40 + CALLS_AN_HOUR * places / 3,
                 _ => CALLS_AN_HOUR * places,
             };
             hold!(
