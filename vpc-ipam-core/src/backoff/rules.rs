@@ -26,9 +26,8 @@ pub(crate) fn rule(
     kind: FailureKind,
     full: Duration,
 ) -> (BackoffScope, Pace) {
-    let operation = match action.operation() {
-        Some(operation) => operation,
-        None => return (BackoffScope::Question(Question::Metadata), PASSING),
+    let Some(operation) = action.operation() else {
+        return (BackoffScope::Question(Question::Metadata), PASSING);
     };
     let full = Pace { first: full, most: full.saturating_mul(4) };
     let own = match (action, about(action)) {
