@@ -1,4 +1,4 @@
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use vpc_ipam_core::PodKey;
 use vpc_ipam_linux::pod::PodNetwork;
@@ -172,6 +172,72 @@ fn pods_that_come_and_go_meanwhile_are_left_alone() {
 
     assert_eq!(repaired.differences, []);
     assert_eq!(vpc.node.rules(1536).len(), 1, "the plugin is at work on it");
+    drop(b);
+}
+
+/// A pod that a plugin is at work on has rules and no route for a moment, as one has that is gone.
+#[test]
+fn rules_of_a_pod_that_a_plugin_is_at_work_on_are_left_alone() {
+    let (vpc, node, [_a, b]) = node_with_pods();
+    let address = "10.0.0.101".parse().unwrap();
+    vpc.node.ip("route del 10.0.0.101");
+    let known = node.clone();
+    let mut gone = node;
+    gone.pods.remove(&key("b"));
+    let mut busy = gone.clone();
+    busy.busy.insert(address);
+    // What the daemon knows before the kernel is read, and after.
+    for (case, before, after) in [
+        ("is being wired or removed", &busy, &busy),
+        ("was before it was read", &busy, &gone),
+        ("is since it was read", &gone, &busy),
+        ("came meanwhile", &gone, &known),
+        ("went meanwhile", &known, &gone),
+        ("came meanwhile, and was being wired", &busy, &known),
+    ] {
+        let snapshot = vpc.node.snapshot();
+        let asked = Cell::new(0);
+        let latest = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 { before.clone() } else { after.clone() }
+        };
+
+        let repaired = Node::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
+
+        assert_eq!(repaired.differences, [], "{case}");
+        assert_eq!(vpc.node.snapshot(), snapshot, "{case}");
+    }
+    // Nothing is left alone for good.
+    assert_eq!(repair(&gone, &vpc, Extent::Routing).differences.len(), 2);
+    assert_eq!(repair(&known, &vpc, Extent::Routing).differences.len(), 3);
+    drop(b);
+}
+
+/// The repair makes a rule again just when the plugin removes all others.
+#[test]
+fn what_a_repair_made_of_a_pod_that_went_meanwhile_is_removed() {
+    let (vpc, node, [_a, b]) = node_with_pods();
+    vpc.node.ip("rule del pref 512 to 10.0.0.101");
+    let mut gone = node.clone();
+    gone.pods.remove(&key("b"));
+    let asked = Cell::new(0);
+    let latest = || {
+        asked.set(asked.get() + 1);
+        match asked.get() {
+            1 | 2 => node.clone(),
+            3 => {
+                vpc.node.ip("route del 10.0.0.101");
+                vpc.node.ip("rule del pref 1536");
+                gone.clone()
+            }
+            _ => gone.clone(),
+        }
+    };
+
+    Node::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
+
+    assert_eq!(vpc.node.rules(512), ["all 10.0.0.100 main"]);
+    assert_eq!(vpc.node.rules(1536), [] as [&str; 0]);
     drop(b);
 }
 
