@@ -260,18 +260,19 @@ fn eni_of_another_card_uses_a_high_table() {
     assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 10101"]);
 }
 
+/// The place of an ENI does not make it the primary one.
 #[test]
-fn primary_eni_is_the_operating_systems() {
+fn secondary_eni_at_device_0_has_a_table_of_its_own() {
     let vpc = Vpc::new();
-    let before = vpc.node.snapshot();
-    let primary = EniLink {
-        mac: crate::support::PRIMARY_MAC,
-        device: DeviceIndex(0),
-        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
-        ..eni(1)
-    };
-    assert_eq!(enis::set_up(&mut vpc.node.netlink(), &primary).unwrap(), []);
-    assert_eq!(vpc.node.snapshot(), before);
+    plug(&vpc);
+    let main = vpc.node.routes(254);
+
+    set_up(&vpc, &EniLink { device: DeviceIndex(0), ..eni(1) });
+
+    let routes = vpc.node.routes(1);
+    let places: Vec<_> = routes.iter().map(|it| (&it["dst"], &it["dev"])).collect();
+    assert_eq!(places, [(&"default".into(), &"eth1".into()), (&"10.0.0.1".into(), &"eth1".into())]);
+    assert_eq!(vpc.node.routes(254), main);
 }
 
 #[test]
