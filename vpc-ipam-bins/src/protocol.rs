@@ -94,9 +94,12 @@ pub struct NetReport {
     /// What differs and is not for the daemon to put right: links that are not there, kernel variables that cannot be
     /// written.
     pub beyond: Vec<String>,
-    /// Objects of other programs that divert packets of pods or ENIs, and their likely authors.
+    /// Objects of other programs that stand in the way, and their likely authors.
     #[serde(default)]
     pub conflicts: Vec<String>,
+    /// What cannot be told, and why.
+    #[serde(default)]
+    pub not_told: Vec<String>,
     /// The commands that do what a repair would do; none after a repair.
     pub commands: Vec<String>,
 }

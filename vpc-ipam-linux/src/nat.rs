@@ -23,7 +23,7 @@ use crate::host::HostFacts;
 use crate::{Family, HostConfig, SnatPorts, VethPrefix};
 
 pub use programs::NatPrograms;
-pub(crate) use programs::Place;
+pub(crate) use programs::{Iptables, Kind, Place};
 
 /// The rules that translate and mark, or that there should be none.
 ///

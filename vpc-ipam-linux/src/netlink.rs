@@ -4,6 +4,7 @@
 mod event;
 mod exchange;
 mod kernel;
+mod nftables;
 mod port;
 mod wire;
 
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) use event::{nft_events, routing_event, setting_events};
 pub(crate) use exchange::{Framed, frames};
 pub use kernel::KernelNetlink;
+pub(crate) use nftables::nft_tables;
 pub use port::{PortOwner, port_owner};
 
 /// One network namespace, to be read and changed.
@@ -73,7 +75,8 @@ pub trait Netlink {
     /// Returns what is there of our address translation.
     fn nat(&mut self) -> Result<NatActual, NetlinkError>;
 
-    /// Returns what another program, amazon-vpc-cni-k8s, left of its address translation.
+    /// Returns what another program, amazon-vpc-cni-k8s, left of its address translation. What is there and cannot be listed is
+    /// no error, but part of the answer.
     fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
         Ok(PeerNat::default())
     }

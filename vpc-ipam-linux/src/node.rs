@@ -128,8 +128,10 @@ pub struct NodeDifferences {
     pub differences: Vec<Difference>,
     /// Links that are not there, which is not for this crate to put right.
     pub absent: Vec<AbsentLink>,
-    /// Objects of other programs that divert packets of pods or ENIs, which is not for this crate to put right either.
+    /// Objects of other programs that stand in the way, which is not for this crate to put right either.
     pub conflicts: Vec<Conflict>,
+    /// What cannot be told, and why.
+    pub not_told: Vec<String>,
     /// The changes that put the differences right.
     pub changes: Vec<Change>,
 }
@@ -158,7 +160,8 @@ impl fmt::Display for AbsentLink {
 impl NodeDifferences {
     /// Returns whether everything is as it should be.
     pub fn is_empty(&self) -> bool {
-        self.differences.is_empty() && self.absent.is_empty() && self.conflicts.is_empty()
+        let Self { differences, absent, conflicts, not_told, changes: _ } = self;
+        differences.is_empty() && absent.is_empty() && conflicts.is_empty() && not_told.is_empty()
     }
 }
 
@@ -171,8 +174,10 @@ pub struct Repaired {
     pub spared: Vec<Difference>,
     /// Links that are not there.
     pub absent: Vec<AbsentLink>,
-    /// Objects of other programs that divert packets of pods or ENIs.
+    /// Objects of other programs that stand in the way.
     pub conflicts: Vec<Conflict>,
+    /// What cannot be told, and why.
+    pub not_told: Vec<String>,
     /// Kernel variables that cannot be written; the node goes on without.
     pub unwritable: Vec<Refused>,
     /// What there was to be seen: [`Node::seen`]. `None` if netlink was not asked.
@@ -239,6 +244,8 @@ impl Node {
         let translation = Self::repair_to(latest, netlink, Extent::Translation)?;
         let mut repaired = kernel?;
         repaired.differences.extend(translation.differences);
+        repaired.conflicts.extend(translation.conflicts);
+        repaired.not_told.extend(translation.not_told);
         Ok(repaired)
     }
 
@@ -257,8 +264,9 @@ impl Node {
                 differences.into_iter().partition(|it| node.spares(it));
             repaired.spared = spared;
             repaired.absent = absent;
+            repaired.conflicts = node.all_conflicts(&actual, &differences, extent);
+            repaired.not_told = not_told(&actual);
             if extent.has_routing() {
-                repaired.conflicts = node.conflicts(&actual, &differences);
                 repaired.seen = Some(node.seen_in(&actual));
             }
             if differences.is_empty() {
@@ -378,12 +386,22 @@ impl Node {
 
     fn differences(&self, actual: &Actual, extent: Extent) -> NodeDifferences {
         let (differences, absent) = self.compare(actual, extent);
-        let conflicts = match extent.of_kernel() {
-            Some(_) => self.conflicts(actual, &differences),
-            None => Vec::new(),
-        };
+        let conflicts = self.all_conflicts(actual, &differences, extent);
         let changes = changes(&differences, actual);
-        NodeDifferences { differences, absent, conflicts, changes }
+        NodeDifferences { differences, absent, conflicts, not_told: not_told(actual), changes }
+    }
+
+    /// Returns what other programs have that stands in the way of routing, and of address translation.
+    fn all_conflicts(
+        &self,
+        actual: &Actual,
+        differences: &[Difference],
+        extent: Extent,
+    ) -> Vec<Conflict> {
+        let routing = extent.has_routing().then(|| self.conflicts(actual, differences));
+        let mut conflicts = routing.unwrap_or_default();
+        conflicts.extend(actual.peer_nat.conflicts());
+        conflicts
     }
 
     fn compare(&self, actual: &Actual, extent: Extent) -> (Vec<Difference>, Vec<AbsentLink>) {
@@ -639,6 +657,12 @@ impl State {
             _ => None,
         })
     }
+}
+
+/// Returns what of the peer cannot be told.
+fn not_told(actual: &Actual) -> Vec<String> {
+    let why = actual.peer_nat.not_told().iter();
+    why.map(|why| format!("cannot tell what amazon-vpc-cni-k8s left: {why}")).collect()
 }
 
 /// Returns whether what would put a difference right was refused.

@@ -1,67 +1,83 @@
 //! What amazon-vpc-cni-k8s leaves of its address translation on a node that it used to look after.
 
+mod listing;
+
 use core::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::child::{WAIT_FOR_LOCK, run};
+use crate::nat::{Iptables, Kind, NatPrograms};
+use crate::netlink::nft_tables;
+use crate::{Conflict, Family};
+
+pub(crate) use self::listing::TABLES;
+use self::listing::{SavedTable, incompatible, recognise};
+#[cfg(feature = "watch")]
+pub(crate) use self::listing::{has_comment, is_chain};
 
 /// The rules and chains of amazon-vpc-cni-k8s, in whichever of nftables and the two kinds of iptables they are.
 ///
 /// Next to ours they do no harm: of two translations of a packet the first counts, and both mark the same connections.
-/// So they are removed after ours are there, and no packet finds neither.
+/// So they are removed after ours are there, and no packet finds neither. They go together or not at all: while a rule of another
+/// program leads to one of the chains, or while it cannot be told what there is, they all stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerNat {
     /// Whether there is the table `ip aws-cni`.
     nft_table: bool,
     /// By the program that lists them.
-    iptables: Vec<IptablesRules>,
+    iptables: Vec<Saved>,
+    /// Why it cannot be told what else there is.
+    not_told: Vec<String>,
 }
 
 /// What there is in one kind of iptables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct IptablesRules {
-    kind: Kind,
-    tables: Vec<IptablesTable>,
+struct Saved {
+    programs: Iptables,
+    tables: Vec<SavedTable>,
 }
 
-/// What there is in one table of iptables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct IptablesTable {
-    name: String,
-    /// Rules in chains that are not the peer's, as `iptables-save` prints them behind `-A `.
-    rules: Vec<String>,
-    /// Chains that are.
-    chains: Vec<String>,
-}
-
-/// Rules of one kind are invisible to the programs of the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Nft,
-    Legacy,
-}
-
-const TABLE: &str = "aws-cni";
-
-/// What the names of the peer's chains begin with; a number follows.
-const CHAINS: [&str; 2] = ["AWS-SNAT-CHAIN-", "AWS-CONNMARK-CHAIN-"];
-
-/// The comments of the peer's rules in chains that are not its own.
-const COMMENTS: [&str; 4] =
-    ["AWS SNAT CHAIN", "AWS, primary ENI", "AWS, outbound connections", "AWS, CONNMARK"];
-
-impl Kind {
-    fn program(self, what: &str) -> PathBuf {
-        match self {
-            Self::Nft => format!("iptables-nft-{what}"),
-            Self::Legacy => format!("iptables-legacy-{what}"),
-        }
-        .into()
-    }
-}
+/// The table of nftables in which it marks connections.
+pub(crate) const TABLE: &str = "aws-cni";
 
 impl PeerNat {
+    /// Returns whether there is something that can be removed.
+    pub(crate) fn is_removable(&self) -> bool {
+        let any = self.nft_table || self.iptables.iter().any(|it| !it.tables.is_empty());
+        any && self.not_told.is_empty() && self.users().next().is_none()
+    }
+
+    /// Returns why it cannot be told what there is, if it cannot.
+    pub fn not_told(&self) -> &[String] {
+        &self.not_told
+    }
+
+    /// Returns the rules of other programs that lead to its chains.
+    pub(crate) fn conflicts(&self) -> Vec<Conflict> {
+        let conflict = |(kind, table, rule): (Kind, &str, &str)| {
+            let chain = listing::target(rule).unwrap_or_default();
+            Conflict {
+                object: format!("rule of {kind} in table {table}: -A {rule}"),
+                effect: format!(
+                    "leads to the chain {chain} of amazon-vpc-cni-k8s, all of whose rules and chains stay until it is gone"
+                ),
+                likely_author: likely_author(rule).to_owned(),
+            }
+        };
+        self.users().map(conflict).collect()
+    }
+
+    fn users(&self) -> impl Iterator<Item = (Kind, &str, &str)> {
+        self.iptables.iter().flat_map(|Saved { programs, tables }| {
+            tables.iter().flat_map(|table| {
+                let user = |rule| (programs.kind(), table.name.as_str(), rule);
+                table.users.iter().map(String::as_str).map(user)
+            })
+        })
+    }
+
     /// Returns the commands that remove it, each with the text for its standard input.
     pub(crate) fn removal(&self, nft: &Path) -> Vec<(PathBuf, &'static [&'static str], String)> {
         let mut commands = Vec::new();
@@ -69,24 +85,12 @@ impl PeerNat {
             let script = format!("delete table ip {TABLE}\n");
             commands.push((nft.to_path_buf(), ["--file", "-"].as_slice(), script));
         }
-        for IptablesRules { kind, tables } in &self.iptables {
-            let script: String = tables.iter().map(IptablesTable::removal).collect();
+        for Saved { programs, tables } in &self.iptables {
+            let script: String = tables.iter().map(SavedTable::removal).collect();
             let arguments = [WAIT_FOR_LOCK, "--noflush"].as_slice();
-            commands.push((kind.program("restore"), arguments, script));
+            commands.push((programs.restore(Family::Ipv4), arguments, script));
         }
         commands
-    }
-}
-
-impl IptablesTable {
-    /// Writes what `iptables-restore` is to do, in one transaction.
-    fn removal(&self) -> String {
-        let rules = self.rules.iter().map(|rule| format!("-D {rule}\n"));
-        // Of old, one jumped to the next: none can go before all are empty.
-        let flush = self.chains.iter().map(|chain| format!("-F {chain}\n"));
-        let delete = self.chains.iter().map(|chain| format!("-X {chain}\n"));
-        let lines: String = rules.chain(flush).chain(delete).collect();
-        format!("*{}\n{lines}COMMIT\n", self.name)
     }
 }
 
@@ -96,9 +100,9 @@ impl fmt::Display for PeerNat {
         if self.nft_table {
             write!(f, ", nftables table ip {TABLE}")?;
         }
-        for IptablesRules { kind, tables } in &self.iptables {
-            let kind = if *kind == Kind::Nft { "iptables-nft" } else { "iptables-legacy" };
-            for IptablesTable { name, rules, chains } in tables {
+        for Saved { programs, tables } in &self.iptables {
+            let kind = programs.kind();
+            for SavedTable { name, rules, chains, .. } in tables {
                 let (rules, chains) = (rules.len(), chains.len());
                 write!(f, ", {kind} table {name}: {rules} rules, {chains} chains")?;
             }
@@ -107,24 +111,87 @@ impl fmt::Display for PeerNat {
     }
 }
 
-/// Lists what there is in the calling thread's namespace, as far as the programs are there to list it.
-pub(crate) fn list(nft: &Path) -> io::Result<PeerNat> {
-    let tables = or_absent(run(nft, &["list", "tables", "ip"], ""))?;
-    let has = |name: &str| tables.lines().any(|line| line.trim() == format!("table ip {name}"));
-    let mut found = PeerNat { nft_table: has(TABLE), iptables: Vec::new() };
-    let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
-    // To list tables of the legacy kind makes the kernel make them.
+/// Returns who is known to write such rules.
+fn likely_author(rule: &str) -> &'static str {
+    let known =
+        [("Antrea:", "Antrea"), ("cali", "Calico"), ("CILIUM", "Cilium"), ("KUBE-", "kube-proxy")];
+    let found = known.iter().find(|(sign, _)| rule.contains(sign));
+    found.map_or("an administrator, or another network program", |(_, author)| author)
+}
+
+/// Lists what there is in the calling thread's namespace. What is there and cannot be listed is told so.
+pub(crate) fn list(programs: &NatPrograms) -> io::Result<PeerNat> {
+    let nftables = nft_tables()?;
+    let of_iptables = |names: &[String]| -> Vec<&'static str> {
+        TABLES.into_iter().filter(|table| names.iter().any(|name| name == table)).collect()
+    };
     let there = [
-        (Kind::Nft, has("nat") || has("mangle")),
-        (Kind::Legacy, legacy.is_ok_and(|names| !names.is_empty())),
+        (Kind::Nftables, of_iptables(&nftables)),
+        // To list tables of this kind makes the kernel make them, so it is asked first which there are.
+        (Kind::Legacy, of_iptables(&legacy_tables()?)),
     ];
-    for (kind, _) in there.into_iter().filter(|(_, there)| *there) {
-        let tables = recognise(&or_absent(run(&kind.program("save"), &[], ""))?);
-        if !tables.is_empty() {
-            found.iptables.push(IptablesRules { kind, tables });
+    let mut found = PeerNat::default();
+    if nftables.iter().any(|name| name == TABLE) {
+        match run(&programs.nft, &["--version"], "") {
+            Ok(_) => found.nft_table = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => found.not_told.push(format!(
+                "its table ip {TABLE} is in nftables, and nft is not installed, which removes it"
+            )),
+            Err(error) => return Err(error),
+        }
+    }
+    if there.iter().all(|(_, tables)| tables.is_empty()) {
+        return Ok(found);
+    }
+    let iptables = Iptables::all(programs);
+    for (kind, tables) in there {
+        match iptables.iter().find(|it| it.kind() == kind) {
+            _ if tables.is_empty() => {}
+            Some(of_kind) => {
+                let text = run(&of_kind.save(Family::Ipv4), &[], "")?;
+                let unlisted = incompatible(&text);
+                let unlisted: Vec<_> =
+                    tables.into_iter().filter(|table| unlisted.contains(table)).collect();
+                found.not_told.extend(seen_by_nft(&programs.nft, &unlisted, "iptables cannot list it"));
+                let tables = recognise(&text);
+                if !tables.is_empty() {
+                    found.iptables.push(Saved { programs: of_kind.clone(), tables });
+                }
+            }
+            None if kind == Kind::Nftables => {
+                let missing = "iptables-nft is not installed, which lists and removes them";
+                found.not_told.extend(seen_by_nft(&programs.nft, &tables, missing));
+            }
+            None => found.not_told.push(format!(
+                "{kind} has rules in the tables {}, and iptables-legacy is not installed, which lists them",
+                tables.join(", ")
+            )),
         }
     }
     Ok(found)
+}
+
+/// Returns the tables of the legacy kind that there are, whatever is in them.
+fn legacy_tables() -> io::Result<Vec<String>> {
+    match fs::read_to_string("/proc/thread-self/net/ip_tables_names") {
+        Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Looks at tables of iptables by way of nft, which shows the names of chains and no comments, and returns why it cannot be told
+/// what of them is the peer's.
+fn seen_by_nft(nft: &Path, tables: &[&str], why: &str) -> Vec<String> {
+    let not_told = |table: &&str| {
+        let arguments = ["--stateless", "--numeric", "list", "table", "ip", table];
+        let seen = match run(nft, &arguments, "") {
+            Ok(text) => listing::signs_in_nft(&text)?,
+            Err(error) => error.to_string(),
+        };
+        Some(format!("table {table} of iptables-nft: {seen}; {why}"))
+    };
+    tables.iter().filter_map(not_told).collect()
 }
 
 /// Removes it from the calling thread's namespace; what one program cannot do keeps none of the others from its part.
@@ -134,89 +201,4 @@ pub(crate) fn remove(nft: &Path, peer: &PeerNat) -> io::Result<()> {
         result = result.and(run(&program, arguments, &script).map(drop));
     }
     result
-}
-
-/// Takes a program that is not there for one that lists nothing.
-fn or_absent(listed: io::Result<String>) -> io::Result<String> {
-    match listed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        other => other,
-    }
-}
-
-fn recognise(saved: &str) -> Vec<IptablesTable> {
-    let mut tables: Vec<IptablesTable> = Vec::new();
-    for line in saved.lines() {
-        if let Some(name) = line.strip_prefix('*') {
-            tables.push(IptablesTable {
-                name: name.to_owned(),
-                rules: Vec::new(),
-                chains: Vec::new(),
-            });
-        }
-        let Some(table) = tables.last_mut() else {
-            continue;
-        };
-        if let Some(chain) = line.strip_prefix(':') {
-            let name = chain.split(' ').next().unwrap_or_default();
-            table.chains.extend(is_peers(name).then(|| name.to_owned()));
-        } else if let Some(rule) = line.strip_prefix("-A ") {
-            let chain = rule.split(' ').next().unwrap_or_default();
-            let target = rule.split_once(" -j ").map(|(_, target)| target);
-            let jumps = target.is_some_and(is_peers);
-            let comment = |text: &str| rule.contains(&format!("--comment \"{text}\""));
-            if !is_peers(chain) && (jumps || COMMENTS.iter().any(|text| comment(text))) {
-                table.rules.push(rule.to_owned());
-            }
-        }
-    }
-    tables.retain(|table| !table.rules.is_empty() || !table.chains.is_empty());
-    tables
-}
-
-fn is_peers(chain: &str) -> bool {
-    let number = |prefix| chain.strip_prefix(prefix).map(|rest: &str| rest.parse::<u32>());
-    CHAINS.into_iter().filter_map(number).any(|number| number.is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rules_of_the_peer_are_told_from_those_of_others() {
-        let cases = [
-            (r#"-A POSTROUTING -m comment --comment "AWS SNAT CHAIN" -j AWS-SNAT-CHAIN-0"#, true),
-            ("-A POSTROUTING -j AWS-SNAT-CHAIN-7", true),
-            (
-                r#"-A PREROUTING -i eni+ -m comment --comment "AWS, primary ENI" -j CONNMARK --restore-mark"#,
-                true,
-            ),
-            (r#"-A PREROUTING -m comment --comment "AWS, CONNMARK" -j CONNMARK"#, true),
-            ("-A AWS-SNAT-CHAIN-0 -d 10.0.0.0/16 -j RETURN", false),
-            (r#"-A KUBE-SERVICES -m comment --comment "kubernetes: AWS" -j KUBE-SVC-1"#, false),
-            ("-A POSTROUTING -j AWS-SNAT-CHAIN-MINE", false),
-        ];
-        for (line, expected) in cases {
-            let tables = recognise(&format!("*nat\n:POSTROUTING ACCEPT [0:0]\n{line}\nCOMMIT\n"));
-            let rule = line.strip_prefix("-A ").unwrap();
-            let found = tables.iter().any(|table| table.rules.contains(&rule.to_owned()));
-            assert_eq!(found, expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn removal_names_each_rule_and_then_each_chain() {
-        let saved = "*nat\n:POSTROUTING ACCEPT [0:0]\n:AWS-SNAT-CHAIN-0 - [0:0]\n:AWS-SNAT-CHAIN-1 - [0:0]\n\
-                     -A POSTROUTING -j AWS-SNAT-CHAIN-0\n-A AWS-SNAT-CHAIN-0 -j AWS-SNAT-CHAIN-1\nCOMMIT\n\
-                     *filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n";
-        let removals: Vec<_> = recognise(saved).iter().map(IptablesTable::removal).collect();
-        assert_eq!(
-            removals,
-            [
-                "*nat\n-D POSTROUTING -j AWS-SNAT-CHAIN-0\n-F AWS-SNAT-CHAIN-0\n-F AWS-SNAT-CHAIN-1\n\
-              -X AWS-SNAT-CHAIN-0\n-X AWS-SNAT-CHAIN-1\nCOMMIT\n"
-            ]
-        );
-    }
 }

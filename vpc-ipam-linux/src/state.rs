@@ -352,7 +352,7 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
             Claim::KernelRule(rule) => {
                 found.extend(rules_like(rule, actual, |candidate| candidate == rule));
             }
-            Claim::PeerNat if actual.peer_nat == PeerNat::default() => {}
+            Claim::PeerNat if !actual.peer_nat.is_removable() => {}
             Claim::PeerNat => found.push(Object::PeerNat(actual.peer_nat.clone())),
         }
     }

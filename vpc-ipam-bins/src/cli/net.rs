@@ -15,7 +15,7 @@ use crate::protocol::{self, Answer, NetReport, Request, SOCKET};
 /// translation. It does so by itself whenever the kernel tells of a change; this is for looking on. It also shows what other
 /// programs have in the kernel that diverts packets of pods or ENIs, which is theirs to remove.
 ///
-/// Exits with 0 if nothing differs, 1 if something does, 2 if that cannot be told. After a repair that is what differs still.
+/// Exits with 0 if nothing differs, 1 if something does, 2 if that cannot be told, wholly or in part. After a repair that is what differs still.
 #[derive(Debug, Args)]
 pub(super) struct NetArgs {
     #[command(subcommand)]
@@ -65,7 +65,10 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let beyond: Vec<&String> = report.beyond.iter().chain(&report.conflicts).collect();
+    let not_told: Vec<String> =
+        report.not_told.iter().map(|it| format!("not told: {it}")).collect();
+    let beyond: Vec<&String> =
+        report.beyond.iter().chain(&report.conflicts).chain(&not_told).collect();
     if how.json {
         match serde_json::to_string_pretty(&report) {
             Ok(json) => println!("{json}"),
@@ -82,6 +85,9 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
         let done = if request == Request::NetRepair { "put right: " } else { "" };
         report.differences.iter().for_each(|what| println!("{done}{}", OneLine(what)));
         beyond.iter().for_each(|what| println!("{}", OneLine(what)));
+    }
+    if !not_told.is_empty() {
+        return ExitCode::from(FAILED);
     }
     let repaired = request == Request::NetRepair || report.differences.is_empty();
     if repaired && beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }

@@ -35,7 +35,7 @@ pub(super) struct Keep {
     rivals: Rivals,
     /// What was said to be held back.
     told: BTreeSet<String>,
-    /// The objects of other programs that divert packets, as they were told.
+    /// The objects of other programs that stand in the way, as they were told.
     conflicts: BTreeSet<String>,
     /// Pods that a plugin is wiring: what is not there yet is no damage.
     coming: BTreeMap<PodKey, Coming>,
@@ -212,16 +212,16 @@ impl Keep {
         self.tell_of_fights();
     }
 
-    /// Says once of each object of another program that it diverts packets, and that it does no longer.
+    /// Says once of each object of another program that it stands in the way, and that it does no longer.
     fn tell_of_conflicts(&mut self, found: &[Conflict]) {
-        for Conflict { object, diverts, likely_author } in found {
+        for Conflict { object, effect, likely_author } in found {
             if !self.conflicts.contains(object) {
-                warn!(object, diverts, likely_author, "another program diverts packets");
+                warn!(object, effect, likely_author, "another program stands in the way");
             }
         }
         let found: BTreeSet<String> = found.iter().map(|it| it.object.clone()).collect();
         for object in self.conflicts.difference(&found) {
-            info!(object, "diverts no packets any more");
+            info!(object, "stands in the way no more");
         }
         self.conflicts = found;
     }

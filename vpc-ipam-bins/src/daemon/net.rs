@@ -35,9 +35,11 @@ pub(super) async fn answer(
         Ok(part) => {
             report.differences.extend(part.differences);
             report.beyond.extend(part.beyond);
+            report.conflicts.extend(part.conflicts);
+            report.not_told.extend(part.not_told);
             report.commands.extend(part.commands);
         }
-        Err(why) => report.beyond.push(format!("not told: address translation: {why}")),
+        Err(why) => report.not_told.push(format!("address translation: {why}")),
     }
     Answer::Net(report)
 }
@@ -48,6 +50,7 @@ impl From<NodeDifferences> for NetReport {
             differences: in_words(&found.differences),
             beyond: in_words(&found.absent),
             conflicts: in_words(&found.conflicts),
+            not_told: found.not_told,
             commands: commands(&found.changes),
         }
     }
@@ -61,6 +64,7 @@ pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
         differences: in_words(&repaired.differences),
         beyond,
         conflicts: in_words(&repaired.conflicts),
+        not_told: repaired.not_told,
         commands: Vec::new(),
     }
 }

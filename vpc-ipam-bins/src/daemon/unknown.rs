@@ -43,9 +43,11 @@ impl Unknown {
                     *gone && self.addresses.contains(&entry.route.destination.addr())
                 }
                 Event::Lost => true,
-                Event::Address { .. } | Event::Rule { .. } | Event::Setting { .. } | Event::Nat => {
-                    false
-                }
+                Event::Address { .. }
+                | Event::Rule { .. }
+                | Event::Setting { .. }
+                | Event::Nat
+                | Event::PeerNat => false,
             };
         if !matters || self.addresses.is_empty() {
             return BTreeSet::new();

@@ -1,5 +1,6 @@
 //! Which program writes the rules.
 
+use core::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ impl Default for NatPrograms {
 
 /// The programs of one kind of iptables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Iptables {
+pub(crate) struct Iptables {
     /// What comes before `-save` and `-restore` in their names.
     name: PathBuf,
     kind: Kind,
@@ -34,14 +35,23 @@ pub(super) struct Iptables {
 
 /// Which of the kernel's two lists of rules a program knows; to each the other's are invisible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Legacy,
     Nftables,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Legacy => "iptables-legacy",
+            Self::Nftables => "iptables-nft",
+        })
+    }
+}
+
 impl Iptables {
     /// Returns what there is, one of a kind.
-    fn all(programs: &NatPrograms) -> Vec<Self> {
+    pub(crate) fn all(programs: &NatPrograms) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
         for name in &programs.iptables {
             let mut found = Self { name: name.clone(), kind: Kind::Legacy };
@@ -58,11 +68,15 @@ impl Iptables {
         all
     }
 
-    pub(super) fn save(&self, family: Family) -> PathBuf {
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn save(&self, family: Family) -> PathBuf {
         self.program(family, "-save")
     }
 
-    pub(super) fn restore(&self, family: Family) -> PathBuf {
+    pub(crate) fn restore(&self, family: Family) -> PathBuf {
         self.program(family, "-restore")
     }
 

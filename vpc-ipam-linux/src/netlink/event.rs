@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia};
@@ -14,7 +14,7 @@ use vpc_ipam_core::Mac;
 use super::{exchange, wire};
 use crate::node::{Event, OfLinks};
 use crate::{
-    Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table,
+    Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table, peer,
 };
 
 /// Reads a message of rtnetlink. What is about no kind of object that we have is left out.
@@ -196,28 +196,49 @@ pub(crate) fn setting_events(datagram: &[u8]) -> Vec<Event> {
     exchange::messages(datagram).map_while(Result::ok).filter_map(event).collect()
 }
 
-/// Reads a datagram of nftables: whether it is about our table or the peer's.
+/// Reads a datagram of nftables: whether it is about our table, or tells of something new of the peer's.
 pub(crate) fn nft_events(datagram: &[u8]) -> Vec<Event> {
-    // From linux/netfilter/nf_tables.h: messages about tables, chains, rules, sets and their elements all begin with the
-    // name of the table.
-    const NFTA_TABLE: u16 = 1;
-    const NFGENMSG_LEN: usize = 4;
-    const NFT_MSG_NEWGEN: u16 = 15;
+    let mut events = Vec::new();
+    for message in exchange::messages(datagram).map_while(Result::ok) {
+        events.extend(nft_event(&message).filter(|event| !events.contains(event)));
+    }
+    events
+}
 
-    let messages = exchange::messages(datagram).map_while(Result::ok);
-    let concerns = |message: exchange::Message<'_>| {
-        if message.kind & 0xff == NFT_MSG_NEWGEN {
-            return false;
+fn nft_event(message: &exchange::Message<'_>) -> Option<Event> {
+    // From linux/netfilter/nf_tables.h. Messages about tables, chains, rules, sets and their elements all begin with the name of
+    // the table.
+    const NFT_MSG_NEWTABLE: u16 = 0;
+    const NFT_MSG_NEWCHAIN: u16 = 3;
+    const NFT_MSG_NEWRULE: u16 = 6;
+    const NFT_MSG_NEWGEN: u16 = 15;
+    const NFTA_TABLE: u16 = 1;
+    const NFTA_RULE_CHAIN: u16 = 2;
+    const NFTA_CHAIN_NAME: u16 = 3;
+    const NFGENMSG_LEN: usize = 4;
+    const AF_INET: u8 = 2;
+
+    let kind = message.kind & 0xff;
+    if kind == NFT_MSG_NEWGEN {
+        return None;
+    }
+    let attributes = || wire::attributes(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
+    let named = |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| wire::text(name));
+    let table = named(NFTA_TABLE)?;
+    if table == "vpc-ipam" {
+        return Some(Event::Nat);
+    }
+    if message.payload.first() != Some(&AF_INET) {
+        return None;
+    }
+    let is_peers = |name: Option<String>| name.is_some_and(|name| peer::is_chain(&name));
+    let is_new_of_peer = match kind {
+        NFT_MSG_NEWTABLE | NFT_MSG_NEWCHAIN | NFT_MSG_NEWRULE if table == peer::TABLE => true,
+        NFT_MSG_NEWCHAIN => is_peers(named(NFTA_CHAIN_NAME)),
+        NFT_MSG_NEWRULE if peer::TABLES.contains(&table.as_str()) => {
+            is_peers(named(NFTA_RULE_CHAIN)) || peer::has_comment(message.payload)
         }
-        let attributes = NlasIterator::new(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
-        let mut attributes = attributes.map_while(Result::ok);
-        let table = attributes.find(|attribute| attribute.kind() == NFTA_TABLE);
-        table.is_some_and(|table| {
-            let name = table.value();
-            let name = name.strip_suffix(&[0]).unwrap_or(name);
-            [b"vpc-ipam".as_slice(), b"aws-cni"].contains(&name)
-        })
+        _ => false,
     };
-    let any = messages.into_iter().any(concerns);
-    any.then_some(Event::Nat).into_iter().collect()
+    is_new_of_peer.then_some(Event::PeerNat)
 }

@@ -252,7 +252,7 @@ impl Netlink for KernelNetlink {
     }
 
     fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
-        let listed = self.namespace.run(|| peer::list(&self.nat_programs.nft))?;
+        let listed = self.namespace.run(|| peer::list(&self.nat_programs))?;
         listed.map_err(|source| NetlinkError::PeerNat { source })
     }
 

@@ -21,21 +21,21 @@ use crate::{
     link_by_mac,
 };
 
-/// An object of another program that leads packets of pods or ENIs elsewhere.
+/// An object of another program that stands in the way of what the node should be, and is not this crate's to remove.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conflict {
     /// The object, in the words of iproute2 as far as they go.
     pub object: String,
-    /// Whose packets, in words.
-    pub diverts: String,
+    /// What it does, in words: as a rule it diverts packets of pods or ENIs.
+    pub effect: String,
     /// Who makes such objects.
     pub likely_author: String,
 }
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { object, diverts, likely_author } = self;
-        write!(f, "conflict: {object} diverts {diverts}; likely author: {likely_author}")
+        let Self { object, effect, likely_author } = self;
+        write!(f, "conflict: {object} {effect}; likely author: {likely_author}")
     }
 }
 
@@ -75,7 +75,8 @@ impl Found {
             if all.len() > NAMED {
                 diverts.push(format!("{} more", all.len() - NAMED));
             }
-            Conflict { object, diverts: diverts.join(", "), likely_author }
+            let effect = format!("diverts {}", diverts.join(", "));
+            Conflict { object, effect, likely_author }
         };
         self.0.into_iter().map(conflict).collect()
     }

@@ -62,8 +62,10 @@ pub enum Event {
         /// How strictly the way back to the source of a packet is checked, if that was set.
         rp_filter: Option<u8>,
     },
-    /// Our address translation was changed by another program, or the peer's appeared.
+    /// Our address translation was changed by another program.
     Nat,
+    /// Address translation of the peer appeared.
+    PeerNat,
     /// More happened than could be told.
     Lost,
 }
@@ -87,7 +89,7 @@ impl Node {
     pub fn concerns(&self, event: &Event) -> Option<Extent> {
         match event {
             Event::Lost => Some(Extent::All),
-            Event::Nat => Some(Extent::Translation),
+            Event::Nat | Event::PeerNat => Some(Extent::Translation),
             Event::Link { link, gone } => self.concerns_link(link, *gone),
             Event::Address { link, address, gone } => {
                 self.concerns_address(*link, *address, *gone).then_some(Extent::Routing)

@@ -4,9 +4,10 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::mpsc;
 
-use vpc_ipam_linux::{Beside, Extent, HostConfig, Node, eni as enis};
+use vpc_ipam_linux::{Beside, Difference, Extent, HostConfig, NatPrograms, Node, eni as enis};
 
 use crate::node::{key, repair};
 use crate::support::{Netns, Vpc, accept, add, eni, eni_mac, network, source_seen};
@@ -100,16 +101,181 @@ fn chains_of_earlier_versions_of_the_peer_go_too() {
     for command in [
         "-N AWS-SNAT-CHAIN-0",
         "-N AWS-SNAT-CHAIN-1",
-        "-A POSTROUTING -j AWS-SNAT-CHAIN-0",
-        "-A AWS-SNAT-CHAIN-0 ! -d 10.0.0.0/16 -j AWS-SNAT-CHAIN-1",
-        "-A AWS-SNAT-CHAIN-1 -j SNAT --to-source 10.0.0.10",
+        "-A POSTROUTING -m comment --comment 'AWS SNAT CHAIN' -j AWS-SNAT-CHAIN-0",
+        "-A AWS-SNAT-CHAIN-0 ! -d 10.0.0.0/16 -m comment --comment 'AWS SNAT CHAIN' -j AWS-SNAT-CHAIN-1",
+        "-A AWS-SNAT-CHAIN-1 -m comment --comment 'AWS, SNAT' -j SNAT --to-source 10.0.0.10",
+        // And still earlier there were no chains at all.
+        "-A POSTROUTING ! -d 10.0.0.0/16 -m comment --comment 'AWS, SNAT' -j SNAT --to-source 10.0.0.10",
     ] {
-        vpc.node.exec(&format!("iptables-nft -w -t nat {command}"));
+        vpc.node.shell(&format!("iptables-nft -w -t nat {command}"));
     }
 
     repair(&node(&vpc), &vpc, Extent::All);
 
     assert!(!vpc.node.exec("iptables-nft-save -t nat").contains("AWS"));
+}
+
+/// Antrea leads what pods send into the peer's chain, where it is marked as what leaves by the primary ENI.
+#[test]
+fn chain_that_another_program_uses_keeps_all_of_the_peer_where_it_is_until_that_is_gone() {
+    let antrea = "PREROUTING -i antrea-gw0 -m comment --comment 'Antrea: AWS, outbound connections' -j AWS-CONNMARK-CHAIN-0";
+    // The rule, and how it is told.
+    let rules = [
+        (antrea, antrea.replace('\'', "\""), "Antrea"),
+        ("POSTROUTING -s 192.0.2.0/24 -j AWS-SNAT-CHAIN-0", String::new(), "an administrator"),
+        ("PREROUTING -i tap0 -g AWS-CONNMARK-CHAIN-0", String::new(), "an administrator"),
+    ];
+    for (iptables, native) in BACKENDS {
+        for (rule, told, author) in &rules {
+            if native && rule.contains("CONNMARK") {
+                continue;
+            }
+            let case = format!("{iptables}, nftables {native}: {rule}");
+            let (vpc, pod) = node_of_the_peer(iptables, native);
+            vpc.node.shell(&format!("{iptables} -w -t nat -A {rule}"));
+            let node = node(&vpc);
+            let before = saved(&vpc, iptables);
+
+            for round in 0..2 {
+                let found = node.diff(&mut vpc.node.netlink(), Extent::Translation).unwrap();
+                let repaired = repair(&node, &vpc, Extent::All);
+
+                assert_eq!(repaired.conflicts, found.conflicts, "{case}");
+                let [conflict] = &found.conflicts[..] else { panic!("{case}: {found:?}") };
+                let rule = if told.is_empty() { rule } else { told.as_str() };
+                assert_eq!(conflict.object, format!("rule of {iptables} in table nat: -A {rule}"));
+                assert!(conflict.likely_author.contains(author), "{case}: {conflict}");
+                let of_peer =
+                    |it: &Difference| matches!(it.object(), vpc_ipam_linux::Object::PeerNat(_));
+                assert!(!repaired.differences.iter().any(of_peer), "{case}: {repaired:?}");
+                assert_eq!(repaired.differences.is_empty(), round > 0, "{case}: {repaired:?}");
+                assert_eq!(saved(&vpc, iptables), before, "{case}");
+                assert_eq!(
+                    vpc.node.try_exec("nft list table ip aws-cni").is_ok(),
+                    native,
+                    "{case}"
+                );
+                let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, INTERNET);
+                assert_eq!(seen.as_deref(), Some("10.0.0.10"), "{case}");
+            }
+
+            vpc.node.shell(&format!("{iptables} -w -t nat -D {rule}"));
+            let repaired = repair(&node, &vpc, Extent::All);
+            assert_eq!(repaired.conflicts, [], "{case}");
+            assert!(!saved(&vpc, iptables).contains("AWS"), "{case}");
+        }
+    }
+}
+
+/// Rules of one kind of iptables are invisible to the programs of the other, and their comments to nft.
+#[test]
+fn what_cannot_be_listed_is_told_and_nothing_of_the_peer_is_removed() {
+    let only = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+    let missing = PathBuf::from("/nonexistent/nft");
+    let chains = "table nat of iptables-nft: has the chains AWS-";
+    let cases: [(&str, bool, PathBuf, &[&str], &[&str]); 6] = [
+        ("iptables-nft", false, "nft".into(), &[], &[chains, "may be its own"]),
+        ("iptables-nft", true, "nft".into(), &["iptables-legacy"], &[chains, "may be its own"]),
+        (
+            "iptables-legacy",
+            false,
+            "nft".into(),
+            &[],
+            &["iptables-legacy has rules in the tables nat, mangle"],
+        ),
+        (
+            "iptables-legacy",
+            false,
+            "nft".into(),
+            &["iptables-nft"],
+            &["iptables-legacy has rules in the tables nat, mangle"],
+        ),
+        ("iptables-nft", true, missing.clone(), &["iptables-nft"], &["its table ip aws-cni"]),
+        ("iptables-nft", true, missing, &["iptables"], &["its table ip aws-cni"]),
+    ];
+    for (iptables, native, nft, names, expected) in cases {
+        let case = format!("{iptables}, nftables {native}; with {} {names:?}", nft.display());
+        let (vpc, _pod) = node_of_the_peer(iptables, native);
+        let node = node(&vpc);
+        let programs = NatPrograms { nft, iptables: only(names) };
+        let mut netlink = vpc.node.netlink().with_nat_programs(programs);
+        let before = saved(&vpc, iptables);
+
+        for _ in 0..2 {
+            let found = node.diff(&mut netlink, Extent::Translation).unwrap();
+            let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+
+            assert_eq!(found.not_told, repaired.not_told, "{case}");
+            assert_eq!(found.not_told.len(), expected.len(), "{case}: {:?}", found.not_told);
+            for (told, expected) in found.not_told.iter().zip(expected) {
+                assert!(
+                    told.starts_with("cannot tell what amazon-vpc-cni-k8s left: "),
+                    "{case}: {told}"
+                );
+                assert!(
+                    told.contains(expected) && told.contains("is not installed"),
+                    "{case}: {told}"
+                );
+            }
+            assert!(!found.is_empty(), "{case}");
+            assert_eq!(peers(&saved(&vpc, iptables)), peers(&before), "{case}");
+            assert_eq!(vpc.node.try_exec("nft list table ip aws-cni").is_ok(), native, "{case}");
+        }
+
+        let repaired = repair(&node, &vpc, Extent::All);
+        assert_eq!(repaired.not_told, [] as [&str; 0], "{case}: with all programs");
+        assert!(!saved(&vpc, iptables).contains("AWS"), "{case}");
+    }
+}
+
+/// kube-proxy's rules, say; the node's programs are fewer than its containers'.
+#[test]
+fn rules_of_iptables_that_nft_shows_not_to_be_the_peers_need_no_iptables() {
+    let vpc = Vpc::new();
+    for command in [
+        "-t nat -N KUBE-POSTROUTING",
+        "-t nat -A POSTROUTING -m comment --comment 'kubernetes postrouting rules' -j KUBE-POSTROUTING",
+        "-t nat -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
+        "-t mangle -A PREROUTING -i tap0 -j MARK --set-mark 1",
+    ] {
+        vpc.node.shell(&format!("iptables-nft -w {command}"));
+    }
+    let programs = NatPrograms { nft: "nft".into(), iptables: Vec::new() };
+    let mut netlink = vpc.node.netlink().with_nat_programs(programs);
+    let node = Node::new(HostConfig::default(), vpc.host_facts());
+
+    let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+
+    assert_eq!(repaired.not_told, [] as [&str; 0]);
+    assert!(node.diff(&mut netlink, Extent::All).unwrap().is_empty());
+}
+
+/// Then iptables-save says so, and exits as if all were well.
+#[test]
+fn table_that_only_nft_can_list_is_looked_at_by_nft() {
+    let (vpc, _pod) = node_of_the_peer("iptables-nft", false);
+    vpc.node.nft("add rule ip nat POSTROUTING meta l4proto tcp ct mark 7 jump AWS-SNAT-CHAIN-0");
+    assert!(vpc.node.exec("iptables-nft-save").contains("# Table `nat' is incompatible"));
+    let node = node(&vpc);
+
+    let repaired = repair(&node, &vpc, Extent::All);
+
+    let [told] = &repaired.not_told[..] else { panic!("{repaired:?}") };
+    assert!(told.contains("table nat of iptables-nft: has the chains AWS-"), "{told}");
+    assert!(vpc.node.exec("nft list table ip nat").contains("chain AWS-SNAT-CHAIN-0"));
+    assert!(vpc.node.exec("iptables-nft-save").contains("AWS, primary ENI"), "all or nothing");
+}
+
+/// Returns what iptables has, without counters and dates.
+fn saved(vpc: &Vpc, iptables: &str) -> String {
+    let text = vpc.node.exec(&format!("{iptables}-save"));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split(" [").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns what of it is the peer's.
+fn peers(saved: &str) -> Vec<&str> {
+    saved.lines().filter(|line| line.contains("AWS")).collect()
 }
 
 fn node(vpc: &Vpc) -> Node {

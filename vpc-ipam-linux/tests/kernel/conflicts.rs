@@ -163,7 +163,7 @@ fn what_diverts_packets_is_told_and_left() {
         ),
     ];
     for (commands, object, diverts) in cases {
-        let (object, diverts) = (object.replace('B', &b), diverts.to_owned());
+        let (object, diverts) = (object.replace('B', &b), format!("diverts {diverts}"));
         let before = Before::of(&vpc);
         for command in commands {
             vpc.node.ip(&command.replace(" B ", &format!(" {b} ")));
@@ -178,7 +178,7 @@ fn what_diverts_packets_is_told_and_left() {
         assert_eq!(vpc.node.snapshot(), snapshot, "{commands:?}: it is not ours to remove");
         assert_eq!(repaired.conflicts, found.conflicts, "{commands:?}");
         let told: Vec<_> =
-            found.conflicts.iter().map(|it| (it.object.clone(), it.diverts.clone())).collect();
+            found.conflicts.iter().map(|it| (it.object.clone(), it.effect.clone())).collect();
         let expected: Vec<_> =
             Some((object, diverts)).filter(|(it, _)| !it.is_empty()).into_iter().collect();
         assert_eq!(told, expected, "{commands:?}");
