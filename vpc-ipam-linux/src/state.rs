@@ -53,7 +53,8 @@ pub enum Claim {
         /// The link.
         link: LinkId,
     },
-    /// The routes over a link that are like this one, whoever made them: its metric and protocol do not count.
+    /// The routes over a link that are like this one, whoever made them: its metric and protocol do not count. One of which the kernel
+    /// makes no use, since a route over another link has a lower metric, is left.
     Routes {
         /// The link.
         link: LinkId,
@@ -107,6 +108,14 @@ impl Actual {
         for &link in &scope.routes {
             actual.routes.extend(netlink.routes(link)?.into_iter().map(|it| (link, it)));
         }
+        for &family in &scope.rival_routes {
+            let entries = netlink.all_routes(family)?;
+            let rivals = entries.into_iter().filter_map(|entry| match entry.leads {
+                Leads::Over(link) if !scope.routes.contains(&link) => Some((link, entry.route)),
+                _ => None,
+            });
+            actual.routes.extend(rivals);
+        }
         for &link in &scope.neighbours {
             actual.neighbours.extend(netlink.neighbours(link)?.into_iter().map(|it| (link, it)));
         }
@@ -155,6 +164,8 @@ struct ToRead {
     links: BTreeSet<String>,
     addresses: BTreeSet<LinkIndex>,
     routes: BTreeSet<LinkIndex>,
+    /// Of all links, since they may come before those of one.
+    rival_routes: BTreeSet<Family>,
     neighbours: BTreeSet<LinkIndex>,
     rules: BTreeSet<Family>,
     sysctls: Vec<SysctlKey>,
@@ -192,8 +203,12 @@ impl ToRead {
                 Claim::Addresses { link, .. } => {
                     scope.addresses.insert(link.index);
                 }
-                Claim::OurRoutes { link } | Claim::Routes { link, .. } => {
+                Claim::OurRoutes { link } => {
                     scope.routes.insert(link.index);
+                }
+                Claim::Routes { link, like } => {
+                    scope.routes.insert(link.index);
+                    scope.rival_routes.insert(Family::of(like.destination.addr()));
                 }
                 Claim::OurRules(rule) | Claim::Rules(rule) | Claim::KernelRule(rule) => {
                     scope.rules.insert(rule.family);
@@ -335,8 +350,15 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
                 found.extend(routes_of(link, actual, ours));
             }
             Claim::Routes { link, like } => {
+                let beaten = |route: &Route| {
+                    let place =
+                        |it: &Route| (it.table, it.destination) == (route.table, route.destination);
+                    let mut rivals = actual.routes.iter().filter(|(of, _)| *of != link.index);
+                    rivals.any(|(_, it)| place(it) && it.metric < route.metric)
+                };
                 let alike = |route: &Route| {
-                    Route { metric: like.metric, protocol: like.protocol, ..*route } == *like
+                    let like_it = Route { metric: like.metric, protocol: like.protocol, ..*route };
+                    like_it == *like && !beaten(route)
                 };
                 found.extend(routes_of(link, actual, alike));
             }
