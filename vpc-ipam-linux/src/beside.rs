@@ -41,6 +41,10 @@ impl<N: Netlink> Netlink for Beside<N> {
         self.0.all_addresses()
     }
 
+    fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        self.0.addresses_of_other_end(link)
+    }
+
     fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
         self.0.routes(link)
     }

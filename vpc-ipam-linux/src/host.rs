@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Config, Families, Ipv4Kind, Mac, Metadata};
 
 use crate::eni::GATEWAY_IPV6;
@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub primary_ipv6: Option<Ipv6Addr>,
     /// The IPv4 ranges of the VPC.
     pub vpc_ipv4_cidrs: Vec<Ipv4Net>,
+    /// Its IPv6 ranges.
+    pub vpc_ipv6_cidrs: Vec<Ipv6Net>,
     /// The MTU of the ENIs in bytes, as the configuration of the pool has it.
     pub mtu: u16,
     /// Which addresses pods get, as the configuration of the pool has it.
@@ -44,6 +46,7 @@ impl HostFacts {
             primary_ipv4: Some(address),
             primary_ipv6: None,
             vpc_ipv4_cidrs: vpc_cidrs,
+            vpc_ipv6_cidrs: Vec::new(),
             mtu,
             families: Families::Ipv4(Ipv4Kind::Addresses),
             branch_enis: false,
@@ -297,6 +300,7 @@ pub fn facts(
         primary_ipv4,
         primary_ipv6,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
+        vpc_ipv6_cidrs: metadata.vpc_ipv6_cidrs.clone(),
         mtu: pool.eni_mtu,
         families: pool.families,
         branch_enis: pool.trunk,

@@ -95,7 +95,8 @@ pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError, PortOwner, port_owner};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
 pub use node::{
-    AbsentLink, Conflict, Event, Extent, Node, NodeDifferences, OfLinks, Repaired, Seen, SeenLink,
+    AbsentLink, Adopted, AdoptedLink, Conflict, Event, Extent, Node, NodeDifferences, OfLinks,
+    Repaired, Seen, SeenLink, is_of_peer,
 };
 pub use object::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,

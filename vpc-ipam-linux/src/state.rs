@@ -247,6 +247,15 @@ impl fmt::Display for Difference {
 }
 
 impl Difference {
+    /// Returns whether it is something of amazon-vpc-cni-k8s, which is to be replaced or removed: it looked after the node until now.
+    pub fn is_of_peer(&self) -> bool {
+        match self {
+            Self::Unwanted(Object::PeerNat(_)) => true,
+            Self::Unwanted(Object::Rule(rule)) => rule.protocol == Protocol::UNSPECIFIED,
+            Self::Unwanted(_) | Self::Missing(_) | Self::Different { .. } => false,
+        }
+    }
+
     /// Returns the object that differs, as it should be or should not be.
     pub fn object(&self) -> &Object {
         match self {

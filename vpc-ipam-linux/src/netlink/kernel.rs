@@ -192,6 +192,27 @@ impl Netlink for KernelNetlink {
         self.list_of_link("addresses", &wire::list_addresses(Some(link)), link, wire::address)
     }
 
+    fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        let Ok(payloads) = self.ask(wire::get_link_by_index(link))? else { return Ok(Vec::new()) };
+        let Some(payload) = payloads.first() else { return Ok(Vec::new()) };
+        let Some(other) = wire::link(payload)?.and_then(|link| link.lower) else {
+            return Ok(Vec::new());
+        };
+        let Some(namespace) = wire::namespace_of_other_end(payload) else {
+            return self.addresses(other);
+        };
+        let request = wire::list_addresses_in(namespace, other);
+        let decode = |payload: &[u8]| {
+            let found = wire::address(payload)?.filter(|(index, _)| *index == other);
+            Ok(found.map(|(_, address)| address))
+        };
+        match self.exchange.dump("addresses", &request, decode) {
+            // Of a namespace that is gone, or that we may not look into; before Linux 4.20 one cannot.
+            Err(NetlinkError::Refused { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {

@@ -127,6 +127,13 @@ pub(super) fn get_link(name: &str) -> Request {
     Request { message: Message::GetLink(message), flags: 0 }
 }
 
+pub(super) fn get_link_by_index(link: LinkIndex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = link.0;
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    Request { message: Message::GetLink(message), flags: 0 }
+}
+
 pub(super) fn list_links() -> Message {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
@@ -155,6 +162,14 @@ pub(super) fn remove_address(link: LinkIndex, address: Address) -> Request {
 pub(super) fn list_addresses(link: Option<LinkIndex>) -> Message {
     let mut message = AddressMessage::default();
     message.header.index = link.map_or(0, |link| link.0);
+    Message::GetAddress(message)
+}
+
+/// Lists the addresses of a link in another namespace, which this one knows by a number.
+pub(super) fn list_addresses_in(namespace: i32, link: LinkIndex) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.index = link.0;
+    message.attributes = vec![AddressAttribute::TargetNetNsId(namespace)];
     Message::GetAddress(message)
 }
 
@@ -393,6 +408,15 @@ pub(super) fn link(payload: &[u8]) -> Result<Option<Link>, NetlinkError> {
     }
     let up = u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0;
     Ok(Some(Link { id: LinkId::new(index, &name), mac, mtu, up, kind, lower }))
+}
+
+/// Reads from an `ifinfomsg` by which number this namespace knows that in which the other end of a veth is; `None` if it is in
+/// this one.
+pub(super) fn namespace_of_other_end(payload: &[u8]) -> Option<i32> {
+    const IFLA_LINK_NETNSID: u16 = 37;
+    let mut attributes = attributes(payload.get(16..)?);
+    let (_, id) = attributes.find(|(kind, _)| *kind == IFLA_LINK_NETNSID)?;
+    number(id).map(u32::cast_signed).filter(|id| *id >= 0)
 }
 
 /// Reads an `ifaddrmsg`.

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
-use super::{Extent, Node, SeenLink, is_host};
+use super::{Extent, Node, Role, SeenLink, is_host};
 use crate::eni::PRIORITY_ENI;
 use crate::host::PRIORITY_MARK;
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface};
@@ -106,8 +106,9 @@ impl Node {
         }
     }
 
-    /// Remembers which links there are, as an event tells of them.
-    pub fn learn(&mut self, event: &Event) {
+    /// Remembers which links there are, as an event tells of them; returns whether that changes what is known of pods that are in no
+    /// state file.
+    pub fn learn(&mut self, event: &Event) -> bool {
         match event {
             Event::Lost => self.seen.links.clear(),
             Event::Link { link, gone: true } => drop(self.seen.links.remove(&link.id.index)),
@@ -116,6 +117,7 @@ impl Node {
             }
             _ => {}
         }
+        self.learn_adopted(event)
     }
 
     /// Returns the object of ours that an event took away or replaced, if that was a route or a rule.
@@ -126,6 +128,16 @@ impl Node {
             }
             Event::Route { entry, gone, .. } if self.concerns_route(entry, *gone) => {
                 let RouteEntry { route, .. } = entry;
+                if let Some((index, link)) = self.adopted_at(route.destination, route.table) {
+                    let place = |it: &&Route| {
+                        (it.destination, it.table) == (route.destination, route.table)
+                    };
+                    let wanted = *link.routes.iter().find(place)?;
+                    return Some(Object::Route {
+                        link: LinkId::new(index, &link.name),
+                        route: wanted,
+                    });
+                }
                 let (mac, wanted) = match self.interface_of(route.destination, route.table) {
                     Some(interface) => {
                         let wanted = Route::on_link(route.table, route.destination);
@@ -148,6 +160,10 @@ impl Node {
     /// Returns the address of the pod to which an entry of a route table leads as it should, or led.
     pub fn pod_led_to(&self, entry: &RouteEntry) -> Option<IpAddr> {
         let RouteEntry { route, leads } = entry;
+        if let Some((index, _)) = self.adopted_at(route.destination, route.table) {
+            let is_own = *leads == Leads::Over(index) && is_host(route.destination);
+            return (is_own && route.gateway.is_none()).then(|| route.destination.addr());
+        }
         let interface = self.interface_of(route.destination, route.table)?;
         let is_own = match leads {
             Leads::Over(link) => self.mac_of(*link) == Some(interface.host.mac),
@@ -177,13 +193,25 @@ impl Node {
         if let Some(eni) = self.enis.values().find(|eni| eni.mac == mac) {
             return is_damaged(eni.mtu).then_some(Extent::Routing);
         }
-        let of_pod = || self.interfaces().any(|interface| interface.host.mac == mac);
+        let is_adopted =
+            self.adopted.links.get(&link.id.index).is_some_and(|it| it.mac == link.mac);
+        let of_pod = || is_adopted || self.interfaces().any(|interface| interface.host.mac == mac);
         let renamed = seen.is_some_and(|seen| seen.name != link.id.name);
-        ((gone || !link.up || renamed) && of_pod()).then_some(Extent::Kernel)
+        if (gone || !link.up || renamed) && of_pod() {
+            return Some(Extent::Kernel);
+        }
+        let carries_routed = || {
+            let shared = seen.is_some_and(|seen| seen.role == Role::Shared);
+            (gone || !link.up) && shared && !self.adopted.routed.is_empty()
+        };
+        (carries_routed() || (!gone && self.is_new_pod_link(link))).then_some(Extent::Routing)
     }
 
     fn concerns_address(&self, link: LinkIndex, address: Address, gone: bool) -> bool {
         let (host, scope) = (address.net.addr(), address.scope);
+        if self.adopted.links.get(&link).is_some_and(|it| it.addresses.contains(&address)) {
+            return gone;
+        }
         if scope != Scope::Global {
             return false;
         }
@@ -214,6 +242,19 @@ impl Node {
         if let Some(interface) = self.interface_of(route.destination, route.table) {
             return gone || route.gateway.is_some() || !leads_by(interface.host.mac);
         }
+        if let Some((index, link)) = self.adopted_at(route.destination, route.table) {
+            let as_known = |it: &Route| it.is_twin_of(route) && *leads == Leads::Over(index);
+            return gone || !link.routes.iter().any(as_known);
+        }
+        if !gone && self.is_new_pod(entry) {
+            return true;
+        }
+        if gone
+            && is_host(route.destination)
+            && self.adopted.routed.contains(&route.destination.addr())
+        {
+            return true;
+        }
         if route.table == Table::MAIN {
             // A default route of another program may be a conflict, or the end of one.
             return route.destination.prefix_len() == 0;
@@ -239,6 +280,9 @@ impl Node {
     }
 
     fn concerns_rule(&self, rule: &Rule, gone: bool) -> bool {
+        if self.concerns_adopted_rule(rule, gone) {
+            return true;
+        }
         match (rule.priority, rule.source, rule.destination) {
             (PRIORITY_TO_POD, None, Some(net)) | (PRIORITY_FROM_POD, Some(net), _) => {
                 self.has_pod(net) && gone == self.wants(rule)
@@ -273,6 +317,12 @@ impl Node {
             return (stopped || is_strict(rp_filter)).then_some(Extent::Routing);
         }
         if self.enis.values().any(|eni| eni.mac == mac) {
+            let stopped = family == Family::Ipv4 && forwarding == Some(false);
+            return stopped.then_some(Extent::Kernel);
+        }
+        if let OfLinks::One(link) = links
+            && self.adopted.links.get(&link).is_some_and(|it| Some(mac) == it.mac)
+        {
             let stopped = family == Family::Ipv4 && forwarding == Some(false);
             return stopped.then_some(Extent::Kernel);
         }

@@ -73,8 +73,30 @@ const VLAN_LINK: &str = "vlan.eth.";
 
 /// Returns whether the name of a link has the form of one that pods on branch ENIs have on the node.
 pub(crate) fn is_of_pods(link: &str) -> bool {
-    let is_vlan = link.strip_prefix(VLAN_LINK).is_some_and(|number| number.parse::<u16>().is_ok());
-    is_vlan || parts_of_host_name(link).is_some()
+    vlan_of(link).is_some() || parts_of_host_name(link).is_some()
+}
+
+/// Returns whether the name of a link has the form of that of a pod's end on the node in strict mode.
+pub(crate) fn is_of_strict_pod(link: &str) -> bool {
+    let strict = VethPrefix::for_strict_branches();
+    parts_of_host_name(link).is_some_and(|(prefix, _)| prefix == strict.as_str())
+}
+
+/// Returns whether a route table may be that of a branch ENI.
+pub(crate) fn is_table(table: Table) -> bool {
+    let number = table.0.checked_sub(100).and_then(|number| u16::try_from(number).ok());
+    number.is_some_and(|number| VlanId::try_from(number).is_ok())
+}
+
+/// Returns the VLAN whose link has this name.
+pub(crate) fn vlan_of(link: &str) -> Option<VlanId> {
+    VlanId::try_from(link.strip_prefix(VLAN_LINK)?.parse::<u16>().ok()?).ok()
+}
+
+/// Returns whether the name of a link has the form of that of a pod's end on the node, under whichever prefix.
+pub(crate) fn is_of_pod(link: &str) -> bool {
+    let of_prefix = |(prefix, _): (&str, &str)| prefix.parse::<VethPrefix>().is_ok();
+    is_of_strict_pod(link) || parts_of_host_name(link).is_some_and(of_prefix)
 }
 
 /// What an interface on a branch ENI has besides the rest.

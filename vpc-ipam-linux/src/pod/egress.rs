@@ -24,6 +24,11 @@ fn range(family: Family) -> IpNet {
     }
 }
 
+/// Returns whether an address is one that only the node knows.
+pub(crate) fn is_of_pod(address: IpAddr) -> bool {
+    range(Family::of(address)).contains(&address)
+}
+
 /// Returns the interface with the address that it has, or takes one for it.
 pub(super) fn with_address(
     host: &mut dyn Netlink,

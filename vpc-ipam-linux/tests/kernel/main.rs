@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 mod adopt;
+mod adopted;
 mod branch;
 mod bridge;
 mod cards;
@@ -21,6 +22,7 @@ mod ipv6;
 mod mtu;
 mod netns;
 mod node;
+mod old;
 mod pod;
 mod programs;
 mod property;
@@ -32,3 +34,5 @@ mod support;
 mod traffic;
 #[cfg(feature = "watch")]
 mod watch;
+#[cfg(feature = "watch")]
+mod watch_adopted;

@@ -305,7 +305,7 @@ async fn rules_of_a_pod_whose_namespace_dies_are_heard_of() {
     assert!(!vpc.node.rules(512).contains(&"all 10.0.0.103 main".to_owned()));
 }
 
-async fn wait_for_concern(watch: &mut Watch, node: &mut Node, damage: &str) -> Extent {
+pub async fn wait_for_concern(watch: &mut Watch, node: &mut Node, damage: &str) -> Extent {
     let heard = async {
         loop {
             let event = watch.next().await.unwrap();
@@ -320,7 +320,7 @@ async fn wait_for_concern(watch: &mut Watch, node: &mut Node, damage: &str) -> E
 }
 
 /// Returns what was told so far: the kernel tells before the system call that changed something returns.
-async fn drain(watch: &mut Watch) -> Vec<Event> {
+pub async fn drain(watch: &mut Watch) -> Vec<Event> {
     let mut events = Vec::new();
     // tokio lets a task receive so much before it has to step back once.
     for _ in 0..2 {
