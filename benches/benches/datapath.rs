@@ -253,7 +253,7 @@ impl Bench {
         let request = AddressRequest { key: key.clone(), pod: pod.into(), cards: CardChoice::Any };
         let socket = &self.node.address.socket;
         let begun = Instant::now();
-        let answer = protocol::ask(socket, &Request::Assign(request))?;
+        let answer = protocol::ask(socket, &Request::Assign(request.into()))?;
         let took = begun.elapsed();
         protocol::ask(socket, &Request::Release(key))?;
         match answer {

@@ -12,19 +12,23 @@ mod flush;
 mod host;
 mod keep;
 mod links;
+mod lost;
 mod net;
+mod peer;
 mod rivals;
 mod server;
 mod sources;
 mod start;
 mod status;
+mod take_over;
 mod threads;
 mod translation;
-mod unknown;
+mod untracked;
 mod worker;
 mod writer;
 
 use core::future::Future;
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,8 +39,9 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
     Action, ActionId, AssignError, Assigned, Budget, Config, Effect, EniLink, Event, Grant,
-    HostAction, Ipam, Issued, KnownLimits, Metadata, Node, Outcome, Override, PodKey, Record,
-    Released, Timestamp, Uncommitted, UnknownInstanceTypeError, UnusableConfigError,
+    HostAction, Ipam, Issued, KnownLimits, Lease, Metadata, Node, Observation, Outcome, Override,
+    PodKey, Record, Released, Timestamp, Uncommitted, UnknownInstanceTypeError,
+    UnusableConfigError,
 };
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{
@@ -44,8 +49,8 @@ use vpc_ipam_linux::{
 };
 
 use crate::cni::Code;
-use crate::protocol::{Answer, PodLinks, Request};
-use crate::store::{Known, OpenError};
+use crate::protocol::{Answer, Assign, PodLinks, Request};
+use crate::store::{Entry, Known, OpenError};
 
 pub use self::clock::Clock;
 use self::departed::Departed;
@@ -55,8 +60,9 @@ pub use self::host::HostThreadError;
 use self::keep::Keep;
 use self::links::{Links, Verdict};
 use self::sources::Sources;
+use self::take_over::TakeOver;
 use self::translation::Translation;
-use self::unknown::Unknown;
+use self::untracked::Changes;
 use self::writer::Writer;
 
 /// What a daemon is started with.
@@ -167,6 +173,9 @@ const WRITE_PAUSE: Duration = Duration::from_millis(200);
 /// How many inputs may queue up before those who bring them wait.
 const INPUTS_MAX: usize = 1024;
 
+/// How long an ADD may take that another plugin began before this daemon did.
+const TRANSITION: Duration = Duration::from_secs(60);
+
 /// Something that the loop is told.
 enum Input {
     Request(Request, oneshot::Sender<Answer>),
@@ -222,7 +231,10 @@ struct Loop {
     departed: Departed,
     keep: Keep,
     awaited: Links,
-    unknown: Unknown,
+    /// When this daemon began to serve.
+    started: Timestamp,
+    /// When the node was taken over, while that matters.
+    take_over: Option<TakeOver>,
     flush: Flush,
     writer: Writer,
     inputs: mpsc::Sender<Input>,
@@ -238,6 +250,8 @@ struct Loop {
     remembering: usize,
     /// Why the daemon has to end.
     failed: Option<DaemonError>,
+    /// Where the namespaces of pods are, as far as they are known.
+    sandboxes: BTreeMap<PodKey, PathBuf>,
     /// Who waits for the address of a pod.
     callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
     /// What has to be durable before somebody is answered.
@@ -380,12 +394,7 @@ impl Loop {
     /// Takes note of what the kernel told.
     fn on_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
         self.keep.heard(event, self.clock.now());
-        for address in self.unknown.heard(event) {
-            info!(%address, "is free: the pod that nobody knew is gone");
-            self.flush.released([address], self.clock.now());
-            self.keep.untracked_gone(self.clock.now());
-            self.ipam.handle_unknown_owner(address, false, self.clock.now());
-        }
+        self.track(self.clock.now());
         if let vpc_ipam_linux::Event::Link { link, gone: false } = event {
             for (id, action) in link.mac.into_iter().flat_map(|mac| self.awaited.heard(mac)) {
                 self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
@@ -394,9 +403,42 @@ impl Loop {
         Ok(())
     }
 
+    /// Takes note of pods that came or went and are in no state file.
+    fn track(&mut self, now: Timestamp) {
+        let Some(Changes { came, gone }) = self.keep.untracked() else { return };
+        for address in gone {
+            info!(%address, "is free: the pod that was in no state file is gone");
+            self.flush.released([address], now);
+            self.ipam.handle_unknown_owner(address, false, now);
+        }
+        for address in came {
+            came_untracked(&mut self.ipam, &self.keep, address, now);
+            // An ADD that began before this daemon did is none of a daemon that goes on.
+            let is_late = now.since(self.started) > TRANSITION;
+            if let Some(what) = self.keep.pod_of_peer(address).filter(|_| is_late) {
+                self.keep.made_by_peer(&what, "its plugin", now);
+            }
+        }
+        self.remember(Known { adopted: self.keep.adopted(), ..self.known.clone() });
+    }
+
+    /// Gives up the addresses of pods that have neither a link nor a route nor a namespace any more, of which no DEL told.
+    fn give_up_lost(&mut self, now: Timestamp) {
+        for key in self.keep.given_up() {
+            if let Some(path) = self.sandboxes.get(&key).filter(|path| path.exists()) {
+                debug!(pod = %key, namespace = %path.display(), "has no link, but its namespace is there");
+                continue;
+            }
+            warn!(pod = %key, "has neither a link nor a namespace any more, and no DEL told of it; its addresses are released");
+            self.release(&key, None, now);
+        }
+    }
+
     /// Has the host thread do what it is time for.
     fn tend(&mut self) -> Result<(), DaemonError> {
         let now = self.clock.now();
+        self.give_up_lost(now);
+        self.track(now);
         let ended = |_| DaemonError::Ended("host thread");
         for (id, action) in self.awaited.give_up(now) {
             self.host.execute(id, action).map_err(ended)?;
@@ -440,8 +482,16 @@ impl Loop {
         let ready = |write: &Write| idle || !held_back(&write.record());
         if self.being_written.is_empty() && self.unwritten.iter().any(ready) {
             self.being_written = self.unwritten.extract_if(.., |write| ready(write)).collect();
-            let records = self.being_written.iter().map(Write::record).collect();
-            self.writer.write(records).map_err(|_| DaemonError::Ended("store thread"))?;
+            let entry = |write: &Write| {
+                let record = write.record();
+                let sandbox = match &record {
+                    Record::Leased(lease) => self.sandboxes.get(&lease.key).cloned(),
+                    Record::Released { .. } => None,
+                };
+                Entry { record, sandbox }
+            };
+            let entries = self.being_written.iter().map(entry).collect();
+            self.writer.write(entries).map_err(|_| DaemonError::Ended("store thread"))?;
         }
         Ok(())
     }
@@ -494,6 +544,9 @@ impl Loop {
                 if let Outcome::Done(Effect::Metadata(metadata)) = &outcome {
                     self.on_metadata(metadata);
                 }
+                if let Outcome::Done(Effect::Observed(shown)) = &outcome {
+                    self.cool(shown, now);
+                }
                 self.sources.heard(&outcome, &self.ipam.constraints().node);
                 self.notice(Notice::Ended(now, id, outcome.clone()));
                 self.ipam.handle_outcome(id, outcome, now);
@@ -510,7 +563,10 @@ impl Loop {
             }
             Input::Repaired(result) => self.keep.repaired(result, now),
             Input::Translated(result) => self.keep.translated(result, now),
-            Input::Departed(key) => self.departed.done(&key),
+            Input::Departed(key) => {
+                self.departed.done(&key);
+                self.keep.departed(&key);
+            }
             Input::Flushed(Ok(())) => self.flush.done(),
             Input::Flushed(Err(error)) => {
                 if self.flush.failed() {
@@ -543,7 +599,7 @@ impl Loop {
         match request {
             // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
             // that the sources may take long to say.
-            Request::Assign(request)
+            Request::Assign(Assign { request, .. })
                 if !self.sources.answered() && self.ipam.pool().lease(&request.key).is_some() =>
             {
                 let said = match self.ipam.pool().lease(&request.key).cloned() {
@@ -555,16 +611,21 @@ impl Loop {
                 };
                 answer(caller, said);
             }
-            Request::Assign(request) => match self.ipam.assign(&request, now) {
-                Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
-                Ok(Assigned::Later { .. }) => {
-                    self.callers.entry(request.key).or_default().push(caller);
+            Request::Assign(Assign { request, sandbox }) => {
+                if let Some(sandbox) = sandbox {
+                    self.sandboxes.insert(request.key.clone(), sandbox);
                 }
-                Err(error) => {
-                    warn!(pod = %request.key, error = %error, "no address");
-                    answer(caller, refused(&error));
+                match self.ipam.assign(&request, now) {
+                    Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
+                    Ok(Assigned::Later { .. }) => {
+                        self.callers.entry(request.key).or_default().push(caller);
+                    }
+                    Err(error) => {
+                        warn!(pod = %request.key, error = %error, "no address");
+                        answer(caller, refused(&error));
+                    }
                 }
-            },
+            }
             Request::Find(key) => {
                 let found = self.ipam.pool().lease(&key).cloned();
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
@@ -574,29 +635,11 @@ impl Loop {
                 let found = self.ipam.pool().lease(&key).cloned();
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
-            Request::Release(key) => {
-                if let Some(left) = self.keep.released(&key) {
-                    self.departed.push(&key, left, now);
-                }
-                for waiting in self.callers.remove(&key).unwrap_or_default() {
-                    answer(waiting, gone());
-                }
-                match self.ipam.release(&key, now) {
-                    Released::Lease { lease, at } => {
-                        let record = Record::released(&lease, at);
-                        self.flush.released(lease.addresses(), now);
-                        let lease = self.lease(lease);
-                        self.unwritten.push(Write::Release(record, lease, vec![caller]));
-                    }
-                    Released::WasWaiting | Released::Unknown => match self.release_of(&key) {
-                        // Asked again: the pod is gone for good once that is durable.
-                        Some(callers) => callers.push(caller),
-                        None => answer(caller, Answer::Unknown),
-                    },
-                }
-            }
+            Request::Release(key) => self.release(&key, Some(caller), now),
             Request::Status => {
-                let status = status::of(&self.ipam, &self.sources, self.keep.counts(), now);
+                let problems = self.keep.problems(now);
+                let status =
+                    status::of(&self.ipam, &self.sources, self.keep.counts(), problems, now);
                 answer(caller, Answer::Status(status));
             }
             Request::NetDiff => {
@@ -612,6 +655,86 @@ impl Loop {
                 tokio::spawn(async move { answer(caller, told.await) });
             }
         }
+    }
+
+    /// Releases the addresses of a pod that is gone, and answers who asked for it once that is durable.
+    fn release(&mut self, key: &PodKey, caller: Option<oneshot::Sender<Answer>>, now: Timestamp) {
+        self.sandboxes.remove(key);
+        if let Some(left) = self.keep.released(key) {
+            self.departed.push(key, left, now);
+        }
+        for waiting in self.callers.remove(key).unwrap_or_default() {
+            answer(waiting, gone());
+        }
+        match self.ipam.release(key, now) {
+            Released::Lease { lease, at } => {
+                let record = Record::released(&lease, at);
+                self.flush.released(lease.addresses(), now);
+                self.keep_untracked(lease.addresses(), now);
+                let lease = self.lease(lease);
+                self.unwritten.push(Write::Release(record, lease, caller.into_iter().collect()));
+            }
+            Released::WasWaiting | Released::Unknown => {
+                let Some(caller) = caller else { return };
+                match self.release_of(key) {
+                    // Asked again: the pod is gone for good once that is durable.
+                    Some(callers) => callers.push(caller),
+                    None => answer(caller, Answer::Unknown),
+                }
+            }
+        }
+    }
+
+    /// Keeps addresses that a pod gave up for those which have them and are in no state file: the pool could not take note of them
+    /// before.
+    fn keep_untracked(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Timestamp) {
+        for address in addresses.filter(|it| self.keep.is_untracked(core::iter::once(*it))) {
+            self.ipam.handle_unknown_owner(address, true, now);
+        }
+    }
+
+    /// Takes a grant back whose address a pod that is in no state file turned out to have while it was made durable.
+    fn withdraw(
+        &mut self,
+        uncommitted: Uncommitted,
+        callers: Vec<oneshot::Sender<Answer>>,
+        now: Timestamp,
+    ) {
+        let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
+        let addresses: Vec<_> = addresses.collect();
+        warn!(pod = %key, ?addresses, "another program's pod has the address that was granted; another one is to be asked for");
+        // Later grants of this pod are written after it.
+        let undone = self.ipam.abandon(uncommitted, now).map(Write::Undo);
+        self.unwritten.splice(..0, undone);
+        for caller in callers {
+            answer(
+                caller,
+                Answer::Refused {
+                    code: Code::TryAgainLater,
+                    message: "assign an address to the pod".to_string(),
+                    details: "another program gave the address to a pod of its own meanwhile"
+                        .to_string(),
+                },
+            );
+        }
+        // A running pod that was added again keeps its own.
+        if self.ipam.pool().lease(&key).is_none() {
+            self.keep_untracked(addresses.into_iter(), now);
+        }
+    }
+
+    /// Lets addresses cool down that another daemon may have released a moment before the node was taken over; those that an answer
+    /// is the first to show.
+    fn cool(&mut self, shown: &Observation, now: Timestamp) {
+        let Some(mut take_over) = self.take_over.take_if(|it| !it.is_over(now)) else {
+            self.take_over = None;
+            return;
+        };
+        let untracked = self.keep.untracked_addresses();
+        cool(&mut self.ipam, &mut self.flush, &mut take_over, shown, untracked, now);
+        let taken_over = Some(take_over.taken_over().clone());
+        self.remember(Known { taken_over, ..self.known.clone() });
+        self.take_over = Some(take_over);
     }
 
     /// Takes note which route table an ENI got.
@@ -644,6 +767,11 @@ impl Loop {
             Ok(()) => {
                 for write in written {
                     match write {
+                        Write::Grant(uncommitted, callers)
+                            if self.keep.is_untracked(uncommitted.addresses()) =>
+                        {
+                            self.withdraw(uncommitted, callers, now);
+                        }
                         Write::Grant(uncommitted, callers) => {
                             let said = match self.ipam.commit(uncommitted) {
                                 Some(lease) => {
@@ -718,6 +846,7 @@ impl Loop {
             return;
         }
         self.on_metadata(&metadata);
+        self.cool(&metadata.observation, now);
         self.ipam.observe(&metadata.observation, now);
     }
 
@@ -752,6 +881,48 @@ impl Loop {
             let _ = notices.send(notice);
         }
     }
+}
+
+/// Keeps an address for a pod that is in no state file.
+fn came_untracked(ipam: &mut Ipam, keep: &Keep, address: IpAddr, now: Timestamp) {
+    let link = keep.untracked_link(address);
+    let link = link.as_deref().unwrap_or("another program's");
+    let holder = ipam.pool().leases().find(|lease| lease.addresses().any(|it| it == address));
+    match holder {
+        Some(Lease { key, .. }) => error!(
+            %address, link, pod = %key,
+            "is the address of a pod of the state file, and another pod has it: two daemons hand out the addresses of this node"
+        ),
+        None => {
+            warn!(%address, link, "is in use by a pod that is in no state file; it is kept for it")
+        }
+    }
+    ipam.handle_unknown_owner(address, true, now);
+}
+
+/// Lets addresses that no pod has, and that an answer is the first to show, cool down since the node was taken over.
+fn cool(
+    ipam: &mut Ipam,
+    flush: &mut Flush,
+    take_over: &mut TakeOver,
+    shown: &Observation,
+    untracked: impl Iterator<Item = IpAddr>,
+    now: Timestamp,
+) {
+    let in_use = ipam.pool().leases().flat_map(Lease::addresses).chain(untracked).collect();
+    let addresses = take_over.cooling(shown, ipam.pool(), &in_use);
+    let at = take_over.taken_over().at;
+    if addresses.is_empty() {
+        return;
+    }
+    info!(
+        addresses = addresses.len(),
+        "addresses without a pod cool down: another daemon may just have released them"
+    );
+    flush.released(addresses.iter().copied(), at);
+    // Who held them is not known.
+    let key = PodKey::new("-", "-", "-").expect("no part is empty");
+    ipam.restore([Record::Released { key, addresses, at }], now);
 }
 
 fn answer(caller: oneshot::Sender<Answer>, said: Answer) {

@@ -15,7 +15,7 @@ use vpc_ipam_linux::{
 use crate::cni::{
     self, AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain,
 };
-use crate::protocol::{self, Answer, AskError, Asked, PodLinks, Request, SOCKET};
+use crate::protocol::{self, Answer, AskError, Asked, Assign, PodLinks, Request, SOCKET};
 use crate::spool::{self, Note};
 
 /// The longest configuration that is read, in bytes.
@@ -67,7 +67,10 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     let request =
         AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: cards(call) };
     let socket = socket(call);
-    let asked = Asked::send(socket, &Request::Assign(request)).map_err(not_asked)?;
+    // JSON has no place for what is no text.
+    let sandbox = path.to_str().map(PathBuf::from);
+    let asked = Request::Assign(Assign { request, sandbox });
+    let asked = Asked::send(socket, &asked).map_err(not_asked)?;
     // While the daemon makes the grant durable.
     let sockets = Sockets::open(&netns);
     let (lease, settings) = match asked.answer().map_err(not_asked)? {

@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
@@ -26,7 +26,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// An address for a pod; answered with [`Answer::Lease`].
-    Assign(AddressRequest),
+    Assign(Assign),
     /// What a pod has; answered with [`Answer::Lease`] or [`Answer::Unknown`].
     Find(PodKey),
     /// What a pod has that is about to be taken apart, so that nobody repairs it; answered as [`Request::Find`].
@@ -39,6 +39,23 @@ pub enum Request {
     NetDiff,
     /// That the node's network be made as it should be; answered with [`Answer::Net`].
     NetRepair,
+}
+
+/// A pod that wants an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    /// Which, and on which network cards.
+    #[serde(flatten)]
+    pub request: AddressRequest,
+    /// The file of its network namespace, by which it can be told later that it is gone; earlier plugins do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<PathBuf>,
+}
+
+impl From<AddressRequest> for Assign {
+    fn from(request: AddressRequest) -> Self {
+        Self { request, sandbox: None }
+    }
 }
 
 /// What the daemon answers.

@@ -6,15 +6,17 @@
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{EniId, Lease, Limits, Metadata, PodKey, Record, Timestamp};
+use vpc_ipam_linux::{AdoptedLink, LinkIndex};
 
 use crate::trusted_file::{self, UntrustedError};
 
@@ -40,11 +42,44 @@ const BYTES_MAX: u64 = 256 << 20;
 /// Longer than any rest of an address; what was released before is forgotten when the file is opened.
 const RELEASED_KEPT: Duration = Duration::from_secs(86_400);
 
+/// Something to be made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What.
+    pub record: Record,
+    /// Of a lease, the file of the pod's network namespace, as far as it is known.
+    pub sandbox: Option<PathBuf>,
+}
+
+impl From<Record> for Entry {
+    fn from(record: Record) -> Self {
+        Self { record, sandbox: None }
+    }
+}
+
+/// A lease as it is stored.
+#[derive(Serialize)]
+struct StoredLease<'a> {
+    #[serde(flatten)]
+    lease: &'a Lease,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<&'a Path>,
+}
+
+/// What is stored with a lease.
+#[derive(Deserialize)]
+struct StoredSandbox {
+    #[serde(default)]
+    sandbox: Option<PathBuf>,
+}
+
 /// The durable state of one node.
 pub struct Store {
     path: PathBuf,
     /// None after a failure, until the next write: redb answers nothing any more then.
     database: Option<Database>,
+    /// Where the namespaces of pods were, as far as the file told when it was opened.
+    sandboxes: BTreeMap<PodKey, PathBuf>,
 }
 
 /// What was found when a store was opened.
@@ -76,6 +111,24 @@ pub struct Known {
     /// The route tables of ENIs for which they do not follow from the place.
     #[serde(default)]
     pub tables: BTreeMap<EniId, u32>,
+    /// What is kept of pods that are in no state file, by the index of their links.
+    #[serde(default)]
+    pub adopted: BTreeMap<LinkIndex, AdoptedLink>,
+    /// Whether it was told what amazon-vpc-cni-k8s left on the node, and that removed.
+    #[serde(default)]
+    pub took_over: bool,
+    /// The last time that the node was taken over from a daemon of which it is not known which addresses it released before.
+    #[serde(default)]
+    pub taken_over: Option<TakenOver>,
+}
+
+/// A take-over of the node from another daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// When it was.
+    pub at: Timestamp,
+    /// What the ENIs had then, as far as it was seen: of these the addresses without a pod cool down since.
+    pub blocks: BTreeSet<IpNet>,
 }
 
 impl Known {
@@ -83,7 +136,14 @@ impl Known {
     pub fn new(mut metadata: Metadata) -> Self {
         let primary = metadata.node.primary;
         metadata.observation.enis.retain(|eni| eni.id == primary);
-        Self { metadata, limits: Vec::new(), tables: BTreeMap::new() }
+        Self {
+            metadata,
+            limits: Vec::new(),
+            tables: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            took_over: false,
+            taken_over: None,
+        }
     }
 
     /// Returns whether another says the same, whenever it was told.
@@ -195,9 +255,20 @@ impl Store {
         }
     }
 
+    /// Returns where the namespaces of pods were, as far as the file told when it was opened.
+    pub fn sandboxes(&mut self) -> BTreeMap<PodKey, PathBuf> {
+        core::mem::take(&mut self.sandboxes)
+    }
+
     /// Makes records durable, all or none. After a failure the file is opened anew with the next call.
     pub fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        let result = self.try_write(records);
+        let entries: Vec<Entry> = records.iter().cloned().map(Entry::from).collect();
+        self.write_entries(&entries)
+    }
+
+    /// Makes records durable, with what is known besides.
+    pub fn write_entries(&mut self, entries: &[Entry]) -> Result<(), WriteError> {
+        let result = self.try_write(entries);
         if result.is_err() {
             self.database = None;
         }
@@ -243,16 +314,17 @@ impl Store {
         Ok(self.database.insert(database))
     }
 
-    fn try_write(&mut self, records: &[Record]) -> Result<(), redb::Error> {
+    fn try_write(&mut self, entries: &[Entry]) -> Result<(), redb::Error> {
         let transaction = self.database()?.begin_write()?;
         {
             let mut leases = transaction.open_table(LEASES)?;
             let mut released = transaction.open_table(RELEASED)?;
-            for record in records {
+            for Entry { record, sandbox } in entries {
                 match record {
                     Record::Leased(lease) => {
+                        let stored = StoredLease { lease, sandbox: sandbox.as_deref() };
                         leases
-                            .insert(key_text(&lease.key)?.as_str(), to_json(lease)?.as_slice())?;
+                            .insert(key_text(&lease.key)?.as_str(), to_json(&stored)?.as_slice())?;
                         for address in lease.addresses() {
                             released.remove(address.to_string().as_str())?;
                         }
@@ -277,12 +349,13 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Self, Option<Vec<Record>>), Unusable> {
         let database = open_database(path)?;
-        let records = read(&database, boot, now)?;
-        match records {
+        let found = read(&database, boot, now)?;
+        match found {
             Some(_) => forget(&database, now)?,
             None => clear(&database, boot)?,
         }
-        Ok((Self { path: path.to_path_buf(), database: Some(database) }, records))
+        let (records, sandboxes) = found.map_or((None, BTreeMap::new()), |(r, s)| (Some(r), s));
+        Ok((Self { path: path.to_path_buf(), database: Some(database), sandboxes }, records))
     }
 }
 
@@ -338,8 +411,11 @@ fn open_database(path: &Path) -> Result<Database, Unusable> {
     Ok(builder.create_with_backend(FileBackend::new(file)?)?)
 }
 
+/// Records, and where the namespaces of pods are, as far as that is known.
+type Read = (Vec<Record>, BTreeMap<PodKey, PathBuf>);
+
 /// Returns the records of this boot; `None` if the file is new or of another one.
-fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Vec<Record>>, Unusable> {
+fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Read>, Unusable> {
     let transaction = database.begin_read()?;
     let meta = match transaction.open_table(META) {
         Ok(meta) => meta,
@@ -359,11 +435,13 @@ fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Vec<Re
     if meta.get("boot")?.is_none_or(|value| value.value() != boot) {
         return Ok(None);
     }
-    let mut records = Vec::new();
+    let (mut records, mut sandboxes) = (Vec::new(), BTreeMap::new());
     for row in transaction.open_table(LEASES)?.iter()? {
         let (_, value) = row?;
-        let lease = serde_json::from_slice::<Lease>(value.value())
-            .map_err(|error| Unusable::Damaged(format!("a lease cannot be read: {error}")))?;
+        let unreadable = |error| Unusable::Damaged(format!("a lease cannot be read: {error}"));
+        let lease = serde_json::from_slice::<Lease>(value.value()).map_err(unreadable)?;
+        let stored: StoredSandbox = serde_json::from_slice(value.value()).map_err(unreadable)?;
+        sandboxes.extend(stored.sandbox.map(|path| (lease.key.clone(), path)));
         records.push(Record::Leased(lease));
     }
     for row in transaction.open_table(RELEASED)?.iter()? {
@@ -379,7 +457,7 @@ fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Vec<Re
             records.push(Record::Released { key, addresses: vec![address], at });
         }
     }
-    Ok(Some(records))
+    Ok(Some((records, sandboxes)))
 }
 
 fn is_remembered(released: Timestamp, now: Timestamp) -> bool {
@@ -446,6 +524,7 @@ mod tests {
     use vpc_ipam_core::{
         Card, DeviceIndex, LeasedInterface, Mac, Node, Observation, Pod, Scope, Source,
     };
+    use vpc_ipam_linux::{Family, Route, Rule, Table};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -525,7 +604,26 @@ mod tests {
             subnets: BTreeMap::new(),
         };
         let limits = vec![Limits::lookup("m5.large".parse().unwrap()).unwrap()];
-        Known { metadata, limits, tables: BTreeMap::from([("eni-5".parse().unwrap(), 10_101)]) }
+        let tables = BTreeMap::from([("eni-5".parse().unwrap(), 10_101)]);
+        let link = Route::on_link(Table::MAIN, IpAddr::from([10, 0, 0, 5]));
+        let adopted = AdoptedLink {
+            name: "eni182c452fe96".to_owned(),
+            mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+            routes: vec![link],
+            addresses: Vec::new(),
+            rules: vec![Rule::new(Family::Ipv4, 512, Table::MAIN).to(IpAddr::from([10, 0, 0, 5]))],
+        };
+        Known {
+            limits,
+            tables,
+            adopted: BTreeMap::from([(LinkIndex(7), adopted)]),
+            took_over: true,
+            taken_over: Some(TakenOver {
+                at: NOW,
+                blocks: BTreeSet::from(["10.0.0.16/28".parse().unwrap()]),
+            }),
+            ..Known::new(metadata)
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
-use vpc_ipam_bins::protocol::{Answer, Request};
+use vpc_ipam_bins::protocol::{Answer, Assign, Request};
 use vpc_ipam_bins::store::{Found, OpenError, Store};
 use vpc_ipam_core::{CardChoice, Record, Timestamp};
 
@@ -96,7 +96,9 @@ fn exchange_of_e405b97_is_understood() {
     let exchanges: Vec<Exchange> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(exchanges.len(), 10);
-    let Request::Assign(request) = &exchanges[0].request else { panic!("the first is an ADD") };
+    let Request::Assign(Assign { request, sandbox: None }) = &exchanges[0].request else {
+        panic!("the first is an ADD, of a plugin that does not say where the namespace is")
+    };
     assert_eq!((request.key.container(), request.cards), ("c0ffee", CardChoice::Any));
     let Answer::Lease { lease, links } = &exchanges[0].answer else { panic!("it got an address") };
     assert_eq!(lease.first.ipv4, Some([10, 0, 20, 167].into()));

@@ -9,8 +9,8 @@ use tracing::warn;
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up_routing};
 use vpc_ipam_linux::{
-    Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Refused, Repaired, eni, execute,
-    flush_conntrack,
+    Difference, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Refused, Repaired, eni,
+    execute, flush_conntrack,
 };
 
 use super::Input;
@@ -36,6 +36,12 @@ pub enum HostThreadError {
     /// The node's addresses cannot be translated.
     #[error("set up address translation: {0}")]
     Translation(String),
+    /// It cannot be told what amazon-vpc-cni-k8s left, which would go on translating. Nothing was changed.
+    #[error(
+        "take the node over from amazon-vpc-cni-k8s: {0} (install what is missing, or start with --no-adopt, which leaves what there \
+         is)"
+    )]
+    TakeOver(String),
     /// The thread could not be started, or ended.
     #[error("the host thread is not there")]
     Thread,
@@ -47,8 +53,24 @@ impl From<Gone> for HostThreadError {
     }
 }
 
-/// What came of setting the node up: what is known of it, and what had to be changed, in words.
-pub(super) type SetUpResult = Result<(HostFacts, Vec<String>), HostThreadError>;
+/// What came of setting the node up.
+pub(super) type SetUpResult = Result<(HostFacts, Changed), HostThreadError>;
+
+/// What had to be changed.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    /// In words.
+    pub(super) in_words: Vec<String>,
+    /// Whether something was amazon-vpc-cni-k8s's.
+    pub(super) of_peer: bool,
+}
+
+impl From<&[Difference]> for Changed {
+    fn from(differences: &[Difference]) -> Self {
+        let of_peer = differences.iter().any(Difference::is_of_peer);
+        Self { in_words: in_words(differences), of_peer }
+    }
+}
 
 enum Job {
     Execute(ActionId, HostAction),
@@ -153,7 +175,10 @@ impl Work {
                             let _ = reply.send(result);
                             None
                         }
-                        None => Some(Input::HostSetUp(result.map_err(|error| chain(&error)))),
+                        None => {
+                            let result = result.map(|(facts, changed)| (facts, changed.in_words));
+                            Some(Input::HostSetUp(result.map_err(|error| chain(&error))))
+                        }
                     }
                 }
                 Job::Repair(node, extent) => {
@@ -184,7 +209,7 @@ impl Work {
     fn set_up(&mut self, metadata: &Metadata) -> SetUpResult {
         let facts = facts(&mut *self.netlink, metadata, &self.config, &self.pool)?;
         let changed = set_up_routing(&mut *self.netlink, &self.config, &facts)
-            .map(|applied| in_words(&applied))
+            .map(|applied| Changed::from(&*applied))
             .or_else(|error| unwritable(error, &mut self.told))?;
         Ok((facts, changed))
     }
@@ -206,11 +231,11 @@ fn table_of(netlink: &mut dyn Netlink, action: &HostAction) -> Option<Input> {
 }
 
 /// Goes on without kernel variables that cannot be written.
-fn unwritable(error: HostError, told: &mut BTreeSet<String>) -> Result<Vec<String>, HostError> {
+fn unwritable(error: HostError, told: &mut BTreeSet<String>) -> Result<Changed, HostError> {
     let HostError::Apply(refused) = &error else { return Err(error) };
     let Some(refused) = refused.kernel_variables() else { return Err(error) };
     tell_once(refused, told);
-    Ok(Vec::new())
+    Ok(Changed::default())
 }
 
 /// Tells of kernel variables that cannot be written, of each once.

@@ -7,12 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use vpc_ipam_core::{EniId, EniLink, Lease, PodKey, Timestamp};
+use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Conflict, Difference, Event, Extent, Node, Pace, Repaired, Table, Watch};
+use vpc_ipam_linux::{
+    AbsentLink, AdoptedLink, Conflict, Difference, Event, Extent, LinkIndex, Node, Pace, Protocol,
+    Repaired, Seen, Table, Watch,
+};
 
+use super::lost::Lost;
+use super::peer::Peer;
 use super::rivals::{self, Rivals, Yield};
+use super::untracked::{Changes, Untracked};
 use crate::cni::chain;
 
 /// What the node should hold, shared with the threads that make it so.
@@ -35,12 +41,22 @@ pub(super) struct Keep {
     rivals: Rivals,
     /// What was said to be held back.
     told: BTreeSet<String>,
-    /// The objects of other programs that stand in the way, as they were told.
-    conflicts: BTreeSet<String>,
+    /// Signs of amazon-vpc-cni-k8s beside this daemon.
+    peer: Peer,
+    /// Pods that are in no state file.
+    untracked: Untracked,
+    /// Whether something may be new of them.
+    untracked_changed: bool,
+    /// Pods of the state file whose links are gone.
+    lost: Lost,
+    /// Those of them whose time is up.
+    given_up: BTreeSet<PodKey>,
     /// Pods that a plugin is wiring: what is not there yet is no damage.
     coming: BTreeMap<PodKey, Coming>,
     /// Pods that a plugin is removing, until they are released.
     leaving: BTreeMap<PodKey, PodNetwork>,
+    /// The MAC addresses of the links of pods that are gone, until the links are.
+    departing: BTreeMap<PodKey, Vec<Mac>>,
 }
 
 /// One of the two sides of the node's network, each of which has a thread of its own.
@@ -49,6 +65,10 @@ struct Side {
     pace: Pace,
     /// What its thread is at.
     repairing: Option<Extent>,
+    /// The objects of other programs that stand in the way, as they were told.
+    conflicts: BTreeSet<String>,
+    /// What cannot be told, as it was told.
+    not_told: Vec<String>,
 }
 
 struct Coming {
@@ -74,12 +94,14 @@ const COMPARE_EVERY: Duration = Duration::from_secs(300);
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 impl Keep {
-    /// Begins to watch a node that is set up; the first repair is due at once.
+    /// Begins to watch a node that is set up; the first repair is due at once. Of what tells that a pod is there, what is lost may be
+    /// missing for the grace time.
     pub(super) fn start(
         node: Node,
         settings: PodSettings,
         watch: Watch,
         rivals: Rivals,
+        grace: Duration,
         now: Timestamp,
     ) -> Self {
         let mut keep = Self {
@@ -92,9 +114,14 @@ impl Keep {
             compare_at: now + COMPARE_EVERY,
             rivals,
             told: BTreeSet::new(),
-            conflicts: BTreeSet::new(),
+            peer: Peer::default(),
+            untracked: Untracked::new(grace),
+            untracked_changed: false,
+            lost: Lost::new(grace),
+            given_up: BTreeSet::new(),
             coming: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            departing: BTreeMap::new(),
         };
         keep.damaged(Extent::All, now);
         keep
@@ -132,7 +159,13 @@ impl Keep {
         if let Event::Rule { rule, gone: false, .. } = event {
             self.arrive(now, |coming| coming.network.is_complete_with(rule));
         }
-        let concerned = lock(&self.node).concerns(event);
+        let node = lock(&self.node);
+        let concerned = node.concerns(event);
+        let made_by_peer = node.made_by_peer(event).filter(|_| !self.rivals.is_own(event));
+        drop(node);
+        if let Some(what) = made_by_peer {
+            self.made_by_peer(&what, &rivals::who(event), now);
+        }
         if let Some(extent) = concerned {
             debug!(?event, "the node's network was changed");
             self.damaged(extent, now);
@@ -147,7 +180,13 @@ impl Keep {
                 warn!(%pod, by, %protocol, "another program removes the pod's route again and again; it is made under its protocol");
             }
         }
-        node.learn(event);
+        self.untracked_changed |= node.learn(event);
+    }
+
+    /// Takes note that amazon-vpc-cni-k8s made something while this daemon runs.
+    pub(super) fn made_by_peer(&mut self, what: &str, by: &str, now: Timestamp) {
+        self.peer.made(what, by, now);
+        self.damaged(Extent::Translation, now);
     }
 
     fn damaged(&mut self, extent: Extent, now: Timestamp) {
@@ -159,9 +198,57 @@ impl Keep {
         }
     }
 
-    /// An untracked pod is gone; it left its rules.
-    pub(super) fn untracked_gone(&mut self, now: Timestamp) {
-        self.damaged(Extent::Routing, now);
+    /// Takes note of what a look at the kernel saw before anything is kept.
+    pub(super) fn looked(&mut self, seen: &Seen) {
+        lock(&self.node).remember_seen(seen);
+        self.untracked_changed = true;
+    }
+
+    /// Returns what is new of pods that are in no state file, if anything may be.
+    pub(super) fn untracked(&mut self) -> Option<Changes> {
+        let changed = core::mem::take(&mut self.untracked_changed);
+        changed.then(|| self.untracked.update(&lock(&self.node)))
+    }
+
+    /// Returns whether one of some addresses is that of a pod which is in no state file.
+    pub(super) fn is_untracked(&self, mut addresses: impl Iterator<Item = IpAddr>) -> bool {
+        addresses.any(|address| self.untracked.has(&address))
+    }
+
+    /// Returns the addresses of such pods.
+    pub(super) fn untracked_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.untracked.addresses()
+    }
+
+    /// Returns what is to be said of a pod that amazon-vpc-cni-k8s added, if it did: routes of this program's pods carry our protocol.
+    pub(super) fn pod_of_peer(&self, address: IpAddr) -> Option<String> {
+        let node = lock(&self.node);
+        let (link, route) = node.adopted_route(address)?;
+        let is_ours = route.protocol == Protocol::OURS;
+        (!is_ours).then(|| format!("a pod with the address {address}, link {}", link.name))
+    }
+
+    /// Returns the name of the link by which such a pod is reached, if it has one of its own.
+    pub(super) fn untracked_link(&self, address: IpAddr) -> Option<String> {
+        let node = lock(&self.node);
+        node.adopted_route(address).map(|(link, _)| link.name.clone())
+    }
+
+    /// Returns what is to be kept of such pods for the next start.
+    pub(super) fn adopted(&self) -> BTreeMap<LinkIndex, AdoptedLink> {
+        lock(&self.node).adopted.links.clone()
+    }
+
+    /// Returns the pods of the state file that have been without links for too long.
+    pub(super) fn given_up(&mut self) -> BTreeSet<PodKey> {
+        core::mem::take(&mut self.given_up)
+    }
+
+    /// Returns what an operator should look at.
+    pub(super) fn problems(&self, now: Timestamp) -> Vec<String> {
+        let sides = [&self.kernel, &self.translation].into_iter();
+        let not_told = sides.flat_map(|side| side.not_told.iter().cloned());
+        self.peer.problem(now).into_iter().chain(not_told).collect()
     }
 
     /// Returns when there is something to do.
@@ -169,12 +256,23 @@ impl Keep {
         let sides = [&self.kernel, &self.translation].into_iter();
         let repairs = sides.filter(|side| side.repairing.is_none()).filter_map(|it| it.pace.due());
         let arrivals = self.coming.values().map(|coming| coming.until);
-        repairs.chain(arrivals).chain([self.compare_at]).min()
+        let looks = [self.peer.due(), self.untracked.due(), self.lost.due()];
+        // They end with a comparison, which is not asked for twice.
+        let looks = looks.into_iter().flatten().filter(|_| self.kernel.pace.due().is_none());
+        let looks = looks.filter(|_| self.kernel.repairing.is_none());
+        repairs.chain(arrivals).chain(looks).chain([self.compare_at]).min()
     }
 
     /// Returns what is to be repaired, if it is time.
     pub(super) fn take(&mut self, now: Timestamp) -> Due {
         if self.arrive(now, |coming| coming.until <= now) {
+            self.damaged(Extent::Routing, now);
+        }
+        if self.peer.take(now) {
+            self.damaged(Extent::Translation, now);
+        }
+        let looks = [self.untracked.due(), self.lost.due()];
+        if looks.into_iter().flatten().any(|at| at <= now) && self.kernel.repairing.is_none() {
             self.damaged(Extent::Routing, now);
         }
         if self.compare_at <= now {
@@ -199,8 +297,8 @@ impl Keep {
             for absent in &repaired.absent {
                 debug!(%absent, "waiting for a link");
             }
-            lock(&self.node).remember(repaired);
-            self.tell_of_conflicts(&repaired.conflicts);
+            self.untracked_changed |= lock(&self.node).remember(repaired);
+            self.look_for_lost(repaired, now);
         }
         self.kernel.repaired(result, now);
         self.tell_of_fights();
@@ -212,18 +310,23 @@ impl Keep {
         self.tell_of_fights();
     }
 
-    /// Says once of each object of another program that it stands in the way, and that it does no longer.
-    fn tell_of_conflicts(&mut self, found: &[Conflict]) {
-        for Conflict { object, effect, likely_author } in found {
-            if !self.conflicts.contains(object) {
-                warn!(object, effect, likely_author, "another program stands in the way");
+    /// Takes note of the pods that a comparison found without links, or without the route that alone tells that they are there.
+    fn look_for_lost(&mut self, repaired: &Repaired, now: Timestamp) {
+        let Some(seen) = &repaired.seen else { return };
+        let mut node = lock(&self.node);
+        let mut absent: BTreeMap<&PodKey, usize> = BTreeMap::new();
+        for link in &repaired.absent {
+            if let AbsentLink::Pod(key, _) = link {
+                *absent.entry(key).or_default() += 1;
             }
         }
-        let found: BTreeSet<String> = found.iter().map(|it| it.object.clone()).collect();
-        for object in self.conflicts.difference(&found) {
-            info!(object, "stands in the way no more");
-        }
-        self.conflicts = found;
+        let all = |(key, count): &(&PodKey, usize)| {
+            node.pods.get(*key).is_some_and(|network| network.interfaces.len() == *count)
+        };
+        let without_links = absent.into_iter().filter(all).map(|(key, _)| key.clone()).collect();
+        self.given_up.extend(self.lost.found(without_links, now));
+        let known = &mut node.adopted.routed;
+        self.untracked_changed |= self.untracked.routed(&seen.adopted.routed, known, now);
     }
 
     /// Says once of each object that it is put right again and again.
@@ -256,6 +359,8 @@ impl Keep {
 
     /// A pod got its addresses and is about to be wired, if it is not already.
     pub(super) fn leased(&mut self, lease: &Lease, now: Timestamp) {
+        self.lost.forget(&lease.key);
+        self.given_up.remove(&lease.key);
         // The plugin will tell what is wrong with a lease that no network can be made for.
         let Ok(network) = pod::desired(lease, &self.settings) else {
             return;
@@ -265,6 +370,13 @@ impl Keep {
         if node.pods.get(&lease.key) != Some(&network) {
             node.pods.remove(&lease.key);
             node.busy.extend(addresses(&network));
+            node.busy_links.extend(links(&network));
+            // One that was made under this key before the state was lost is this pod's again.
+            let own =
+                |it: &AdoptedLink| it.mac.is_some_and(|mac| links(&network).any(|own| own == mac));
+            let before = node.adopted.links.len();
+            node.adopted.links.retain(|_, link| !own(link));
+            self.untracked_changed |= node.adopted.links.len() < before;
             let coming = Coming { network, until: now + WIRING_MAX };
             self.coming.insert(lease.key.clone(), coming);
         }
@@ -278,6 +390,9 @@ impl Keep {
             for address in addresses(&network) {
                 node.busy.remove(&address);
             }
+            for mac in links(&network) {
+                node.busy_links.remove(&mac);
+            }
             if network.interfaces.iter().any(|interface| interface.egress.is_some()) {
                 // Nothing may be wrong, but only a look at the routes tells which address it has.
                 self.kernel.pace.damaged(Extent::Routing, now);
@@ -290,10 +405,13 @@ impl Keep {
 
     /// A pod is about to be taken apart: its rules go, and are not to be brought back.
     pub(super) fn leaving(&mut self, key: &PodKey) {
+        self.lost.forget(key);
+        self.given_up.remove(key);
         let mut node = lock(&self.node);
         let coming = self.coming.remove(key).map(|coming| coming.network);
         if let Some(network) = node.pods.remove(key).or(coming) {
             node.busy.extend(addresses(&network));
+            node.busy_links.extend(links(&network));
             self.leaving.insert(key.clone(), network);
         }
     }
@@ -310,7 +428,15 @@ impl Keep {
             node.yielded.remove(&address);
             self.rivals.forget(address);
         }
+        self.departing.insert(key.clone(), links(&network).collect());
         Some(if announced { Left::Links(network) } else { Left::All(network) })
+    }
+
+    /// Nothing is left of a pod that is gone.
+    pub(super) fn departed(&mut self, key: &PodKey) {
+        for mac in self.departing.remove(key).into_iter().flatten() {
+            lock(&self.node).busy_links.remove(&mac);
+        }
     }
 
     /// Returns whether a plugin is wiring or removing a pod.
@@ -354,6 +480,28 @@ pub(super) enum Left {
 }
 
 impl Side {
+    /// Says once of each object of another program that it stands in the way, and that it does no longer.
+    fn tell_of_conflicts(&mut self, found: &[Conflict]) {
+        for Conflict { object, effect, likely_author } in found {
+            if !self.conflicts.contains(object) {
+                warn!(object, effect, likely_author, "another program stands in the way");
+            }
+        }
+        let found: BTreeSet<String> = found.iter().map(|it| it.object.clone()).collect();
+        for object in self.conflicts.difference(&found) {
+            info!(object, "stands in the way no more");
+        }
+        self.conflicts = found;
+    }
+
+    /// Says once of each thing that it cannot be told.
+    fn tell_what_is_not_told(&mut self, not_told: Vec<String>) {
+        for what in not_told.iter().filter(|what| !self.not_told.contains(what)) {
+            warn!("{what}");
+        }
+        self.not_told = not_told;
+    }
+
     fn take(&mut self, now: Timestamp) -> Option<Extent> {
         if self.repairing.is_none() {
             self.repairing = self.pace.take(now);
@@ -366,7 +514,9 @@ impl Side {
         let Some(extent) = self.repairing.take() else { return };
         match result {
             // The thread that could not write a kernel variable told of that.
-            Ok(Repaired { differences, spared, .. }) => {
+            Ok(Repaired { differences, spared, conflicts, not_told, .. }) => {
+                self.tell_of_conflicts(&conflicts);
+                self.tell_what_is_not_told(not_told);
                 for difference in &differences {
                     info!(%difference, "the node's network was put right");
                 }
@@ -392,6 +542,11 @@ fn addresses(network: &PodNetwork) -> impl Iterator<Item = IpAddr> {
     network.interfaces.iter().flat_map(|it| &it.addresses).map(|it| it.address)
 }
 
+/// Returns the MAC addresses of a pod's links on the node.
+fn links(network: &PodNetwork) -> impl Iterator<Item = Mac> {
+    network.interfaces.iter().map(|it| it.host.mac)
+}
+
 fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
     // Every change of it is one insertion or removal.
     node.lock().unwrap_or_else(PoisonError::into_inner)
@@ -399,7 +554,7 @@ fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac, Pod};
+    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Pod};
     use vpc_ipam_linux::{
         Family, HostConfig, Leads, Link, LinkId, LinkIndex, Namespace, Route, RouteEntry, Seen,
         VethPrefix,
@@ -463,7 +618,7 @@ mod tests {
         };
         let watch = Watch::open(&Namespace::current().unwrap()).unwrap();
         let node = Node::new(HostConfig::default(), facts);
-        Keep::start(node, settings, watch, Rivals::default(), now)
+        Keep::start(node, settings, watch, Rivals::default(), SOON, now)
     }
 
     fn lease() -> Lease {

@@ -79,6 +79,11 @@ impl Rivals {
         (times > 1).then_some(Yield { pod, protocol, port: *port })
     }
 
+    /// Returns whether something was done by this daemon.
+    pub(super) fn is_own(&self, event: &Event) -> bool {
+        port_of(event).is_some_and(|port| self.own_ports.contains(&port))
+    }
+
     /// A pod is gone.
     pub(super) fn forget(&mut self, pod: IpAddr) {
         self.lost.remove(&pod);
@@ -87,6 +92,18 @@ impl Rivals {
     /// Returns who changed an object last, as far as is known.
     pub(super) fn who(&self, object: &str) -> String {
         self.changed_by.get(object).map_or_else(|| "not known".to_owned(), |port| name(*port))
+    }
+}
+
+/// Names the program that did something, as far as that is known.
+pub(super) fn who(event: &Event) -> String {
+    port_of(event).map_or_else(|| "not known".to_owned(), name)
+}
+
+fn port_of(event: &Event) -> Option<u32> {
+    match event {
+        Event::Route { by, .. } | Event::Rule { by, .. } => *by,
+        _ => None,
     }
 }
 

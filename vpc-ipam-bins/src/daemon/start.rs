@@ -1,7 +1,8 @@
 //! How a daemon starts: by what it is told of its node, or by what an earlier start in this boot was told.
 
+use core::net::IpAddr;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,27 +10,27 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Config, EniConfig, InstanceType, Ipam, KnownLimits, Lease, Limits, Metadata, Record, Released,
+    Config, EniConfig, InstanceType, Ipam, KnownLimits, Limits, Metadata, Record, Released,
     Timestamp,
 };
-use vpc_ipam_linux::host::{HostFacts, egress};
+use vpc_ipam_linux::host::egress;
 use vpc_ipam_linux::pod::PodSettings;
-use vpc_ipam_linux::{Family, HostConfig, Node, Table, Watch};
+use vpc_ipam_linux::{Family, HostConfig, Netlink as _, Node, Table, Watch, is_of_peer};
 
 use super::flush::Flush;
-use super::keep::Keep;
+use super::keep::{Keep, latest};
 use super::links::Links;
 use super::rivals::Rivals;
 use super::server::{self, Server};
 use super::sources::Sources;
-use super::threads::Threads;
-use super::unknown::Unknown;
+use super::take_over::TakeOver;
+use super::threads::{SetUpNode, Threads};
 use super::writer::Writer;
-use super::{Clock, DaemonError, Input, Loop, Notice, Options};
+use super::{Clock, DaemonError, Input, Loop, Notice, Options, came_untracked, cool};
 use crate::cni::chain;
 use crate::protocol::PodLinks;
 use crate::spool::{self, Note};
-use crate::store::{Found, Known, Store};
+use crate::store::{Found, Known, Store, TakenOver};
 
 /// How often the start asks the metadata service or EC2 before it gives up, where it cannot do without an answer.
 const TRIES: u32 = 10;
@@ -38,6 +39,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How far apart the metadata are asked for where those of before do meanwhile: twice as far each time, up to this.
 const LATER_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a pod may be without a link, or without the route that alone tells of it, before its address is released. Twice the
+/// cooldown, in which the runtime calls DEL for a pod that died; at least so long.
+const GRACE_MIN: Duration = Duration::from_secs(2);
 
 /// A daemon that serves.
 pub(super) struct Started {
@@ -53,8 +58,7 @@ struct Prepared {
     config: Config,
     watch: Watch,
     threads: Threads,
-    facts: HostFacts,
-    changed: Vec<String>,
+    set_up: SetUpNode,
 }
 
 /// Starts a daemon, from the first look at the state file until it serves.
@@ -70,6 +74,7 @@ pub(super) async fn start(
 ) -> Result<Started, DaemonError> {
     let clock = Clock::start();
     let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
+    let traces = Traces::before(&options, &found)?;
     let kept = store.known().unwrap_or_else(|error| {
         warn!(error = chain(&error), "what was told of the node before cannot be read");
         None
@@ -83,23 +88,61 @@ pub(super) async fn start(
         Some(prepared) => prepared,
         None => {
             let metadata = metadata(&*api, &clock).await?;
-            prepare(&mut options, &*api, &inputs, metadata).await?
+            let took_over = kept.as_ref().is_some_and(|kept| kept.took_over);
+            prepare(&mut options, &*api, &inputs, metadata, took_over).await?
         }
     };
-    let known = Known {
-        limits: options.limits.ec2.clone(),
-        tables: kept.as_ref().map(|kept| kept.tables.clone()).unwrap_or_default(),
-        ..Known::new(prepared.metadata.clone())
+    let mut known =
+        Known { limits: options.limits.ec2.clone(), ..Known::new(prepared.metadata.clone()) };
+    if let Some(kept) = kept.clone() {
+        known = Known { metadata: known.metadata, limits: known.limits, ..kept };
+    }
+
+    let (mut ipam, mut flush) = restore(&options, &prepared, found, &clock)?;
+    let Prepared { metadata, config, watch, threads, set_up, .. } = prepared;
+    let Threads { host, translation, departed, ports } = threads;
+    let SetUpNode { facts, changed, took_over } = set_up;
+    let links = links(&config, &options.host_config, &known);
+    let settings = PodSettings {
+        egress: egress(&options.host_config, &config, &metadata),
+        ipv6_disabled: links.ipv6_disabled,
+        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
     };
+    let mut node = Node::new(options.host_config.clone(), facts);
+    node.beside = !options.adopt;
+    node.adopted.links.clone_from(&known.adopted);
+    let grace = GRACE_MIN.max(2 * config.cooldown);
+    let mut keep = Keep::start(node, settings, watch, Rivals::new(ports), grace, clock.now());
+    for (eni, table) in &known.tables {
+        keep.eni_table(*eni, Table(*table));
+    }
+    for lease in ipam.pool().leases() {
+        keep.found(lease);
+    }
+    let came = look(&options, &mut keep)?;
+    for address in &came {
+        came_untracked(&mut ipam, &keep, *address, clock.now());
+    }
+    let known_before = |address: &IpAddr| {
+        known.adopted.values().any(|link| link.destinations().any(|it| it == *address))
+    };
+    if traces.are_of_another_daemon(changed.of_peer, came.iter().any(|it| !known_before(it))) {
+        known.taken_over = Some(TakenOver { at: clock.now(), blocks: BTreeSet::new() });
+    }
+    known.took_over |= took_over;
+    known.adopted = keep.adopted();
+    let take_over = TakeOver::new(known.taken_over.clone(), config.cooldown);
+    let mut take_over = take_over.filter(|it| !it.is_over(clock.now()));
+    if let (true, Some(take_over)) = (fresh, &mut take_over) {
+        let (shown, untracked) = (&metadata.observation, keep.untracked_addresses());
+        cool(&mut ipam, &mut flush, take_over, shown, untracked, clock.now());
+        known.taken_over = Some(take_over.taken_over().clone());
+    }
     if !kept.is_some_and(|kept| kept.says_the_same(&known))
         && let Err(error) = store.remember(&known)
     {
         warn!(error = chain(&error), "cannot keep what was told of the node for the next start");
     }
-
-    let (mut ipam, mut flush, unknown) = restore(&options, &prepared, found, &clock)?;
-    let Prepared { metadata, config, watch, threads, facts, changed, .. } = prepared;
-    let Threads { host, translation, departed, ports } = threads;
     if fresh {
         ipam.observe(&metadata.observation, clock.now());
     } else {
@@ -116,20 +159,7 @@ pub(super) async fn start(
     );
     consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
 
-    let links = links(&config, &options.host_config, &known);
-    let settings = PodSettings {
-        egress: egress(&options.host_config, &config, &metadata),
-        ipv6_disabled: links.ipv6_disabled,
-        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
-    };
-    let node = Node::new(options.host_config, facts);
-    let mut keep = Keep::start(node, settings, watch, Rivals::new(ports), clock.now());
-    for (eni, table) in &known.tables {
-        keep.eni_table(*eni, Table(*table));
-    }
-    for lease in ipam.pool().leases() {
-        keep.found(lease);
-    }
+    let sandboxes = store.sandboxes();
     let daemon = Loop {
         ipam,
         clock,
@@ -139,7 +169,8 @@ pub(super) async fn start(
         departed,
         keep,
         awaited: Links::default(),
-        unknown,
+        started: clock.now(),
+        take_over,
         flush,
         writer: Writer::start(store, inputs.clone()),
         inputs,
@@ -150,12 +181,13 @@ pub(super) async fn start(
         known,
         remembering: 0,
         failed: None,
+        sandboxes,
         callers: BTreeMap::new(),
         unwritten: Vec::new(),
         being_written: Vec::new(),
         write_at: None,
     };
-    daemon.notice(Notice::HostReady { changed });
+    daemon.notice(Notice::HostReady { changed: changed.in_words });
     Ok(Started { daemon, server })
 }
 
@@ -165,7 +197,7 @@ fn restore(
     prepared: &Prepared,
     found: Found,
     clock: &Clock,
-) -> Result<(Ipam, Flush, Unknown), DaemonError> {
+) -> Result<(Ipam, Flush), DaemonError> {
     let Prepared { metadata, limits, config, .. } = prepared;
     for note in config.notes_on(limits) {
         warn!("{note}");
@@ -186,13 +218,44 @@ fn restore(
         }
     }
     ipam.restore(records, clock.now());
-    let in_leases = ipam.pool().leases().flat_map(Lease::addresses).collect();
-    let unknown = Unknown::find(options.netns.netlink()?, &in_leases)?;
-    for address in unknown.addresses() {
-        warn!(%address, "is used by a pod that nobody here knows; it is kept for it");
-        ipam.handle_unknown_owner(*address, true, clock.now());
+    Ok((ipam, flush))
+}
+
+/// Finds the pods that are in no state file, and returns their addresses.
+fn look(options: &Options, keep: &mut Keep) -> Result<Vec<IpAddr>, DaemonError> {
+    let seen = latest(&keep.node()).look(&mut options.netns.netlink()?)?;
+    keep.looked(&seen);
+    Ok(keep.untracked().unwrap_or_default().came)
+}
+
+/// What tells that another daemon handed out the node's addresses before this start, or this one of whose state nothing is left.
+struct Traces {
+    /// Of what was there the state file tells nothing.
+    is_new: bool,
+    /// It was there, and cannot be used.
+    is_lost: bool,
+    /// amazon-vpc-cni-k8s's rules of the routing policy.
+    rules: bool,
+}
+
+impl Traces {
+    /// Looks for them before anything is changed.
+    fn before(options: &Options, found: &Found) -> Result<Self, DaemonError> {
+        let mut netlink = options.netns.netlink()?;
+        let mut rules = netlink.rules(Family::Ipv4)?;
+        rules.extend(netlink.rules(Family::Ipv6)?);
+        Ok(Self {
+            is_new: !matches!(found, Found::Records(_)),
+            is_lost: matches!(found, Found::Damaged { .. }),
+            rules: rules.iter().any(is_of_peer),
+        })
     }
-    Ok((ipam, flush, unknown))
+
+    /// Returns whether addresses may have been released of which this daemon does not know, given whether something of
+    /// amazon-vpc-cni-k8s was removed, and whether there are pods that were in no state file at the last start either.
+    fn are_of_another_daemon(&self, removed: bool, has_new_pods: bool) -> bool {
+        self.is_lost || removed || has_new_pods || self.is_new && self.rules
+    }
 }
 
 /// Prepares the node by what an earlier start was told; `None` if that does not do.
@@ -203,7 +266,7 @@ async fn prepare_by_kept(
     kept: &Known,
 ) -> Option<Prepared> {
     options.limits.ec2.extend(kept.limits.iter().cloned());
-    let prepared = prepare(options, api, inputs, kept.metadata.clone()).await;
+    let prepared = prepare(options, api, inputs, kept.metadata.clone(), kept.took_over).await;
     prepared
         .inspect_err(|error| {
             warn!(
@@ -220,15 +283,16 @@ async fn prepare(
     api: &dyn Ec2Api,
     inputs: &mpsc::Sender<Input>,
     metadata: Metadata,
+    took_over: bool,
 ) -> Result<Prepared, DaemonError> {
     let limits = limits(api, &mut options.limits, metadata.node.instance_type).await?;
     let config = options.config.for_node(&options.overrides, &metadata.node, &options.labels);
     // Before the first look, so that nothing that happens after it is missed.
     let watch = Watch::open(&options.netns)?;
     let threads = Threads::start(options, &config, inputs).map_err(DaemonError::Host)?;
-    let set_up = threads.set_up(options, &metadata).await;
-    let (facts, changed) = set_up.map_err(DaemonError::Host)?;
-    Ok(Prepared { metadata, limits, config, watch, threads, facts, changed })
+    let set_up = threads.set_up(options, &metadata, took_over).await;
+    let set_up = set_up.map_err(DaemonError::Host)?;
+    Ok(Prepared { metadata, limits, config, watch, threads, set_up })
 }
 
 /// Returns how the links of pods are to be made on this node.

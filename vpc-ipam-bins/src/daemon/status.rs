@@ -7,8 +7,14 @@ use crate::protocol::{EniStatus, Status};
 
 /// Returns how a node stands.
 ///
-/// `repairs` is how often its network was put right, and of how many objects.
-pub(super) fn of(ipam: &Ipam, sources: &Sources, repairs: (u64, u64), now: Timestamp) -> Status {
+/// `repairs` is how often its network was put right, and of how many objects; `problems` is what is wrong with it besides.
+pub(super) fn of(
+    ipam: &Ipam,
+    sources: &Sources,
+    repairs: (u64, u64),
+    problems: Vec<String>,
+    now: Timestamp,
+) -> Status {
     let node = &ipam.constraints().node;
     let cooldown = ipam.config().cooldown;
     let enis: Vec<EniStatus> = ipam
@@ -35,6 +41,6 @@ pub(super) fn of(ipam: &Ipam, sources: &Sources, repairs: (u64, u64), now: Times
         held: ipam.plan(now).held.iter().map(ToString::to_string).collect(),
         repairs: repairs.0,
         repaired: repairs.1,
-        problems: sources.problems(node),
+        problems: sources.problems(node).into_iter().chain(problems).collect(),
     }
 }

@@ -9,9 +9,18 @@ use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{Beside, Netlink, NetlinkError, Node};
 
 use super::departed::Departed;
-use super::host::{HostThread, HostThreadError};
+use super::host::{Changed, HostThread, HostThreadError};
 use super::translation::{SetUp, Translation};
 use super::{Input, Options};
+
+/// A node whose network is set up.
+pub(super) struct SetUpNode {
+    pub(super) facts: HostFacts,
+    /// What had to be changed.
+    pub(super) changed: Changed,
+    /// Whether nothing is left of amazon-vpc-cni-k8s's address translation.
+    pub(super) took_over: bool,
+}
 
 /// The threads that work on the node's network.
 pub(super) struct Threads {
@@ -46,24 +55,39 @@ impl Threads {
         })
     }
 
-    /// Sets the node's network up, and returns what is known of it and what had to be changed.
+    /// Sets the node's network up.
     ///
-    /// While nft or iptables does not answer, the node serves its pods without address translation, which is tried again.
+    /// While nft or iptables does not answer, the node serves its pods without address translation, which is tried again. Where it
+    /// cannot be told what amazon-vpc-cni-k8s left, nothing is changed, unless that was told before in this boot: a node that works is
+    /// not stopped because iptables was used since.
     pub(super) async fn set_up(
         &self,
         options: &Options,
         metadata: &Metadata,
-    ) -> Result<(HostFacts, Vec<String>), HostThreadError> {
+        took_over_before: bool,
+    ) -> Result<SetUpNode, HostThreadError> {
+        if options.adopt && !took_over_before {
+            let not_told = self.translation.not_told().await?;
+            if !not_told.is_empty() {
+                let what = format!("cannot tell what it left: {}", not_told.join("; "));
+                return Err(HostThreadError::TakeOver(what));
+            }
+        }
         let (facts, mut changed) = self.host.set_up_now(metadata).await?;
+        let mut took_over = took_over_before;
         let node = Node::new(options.host_config.clone(), facts.clone());
         match self.translation.set_up_now(node).await? {
-            SetUp::Done(translated) => changed.extend(translated),
+            SetUp::Done { changed: translated, took_over: done } => {
+                changed.in_words.extend(translated.in_words);
+                changed.of_peer |= translated.of_peer;
+                took_over |= done;
+            }
             SetUp::NotYet(error) => {
                 warn!(error, "cannot set up address translation yet; trying again");
             }
             SetUp::Refused(error) => return Err(HostThreadError::Translation(error)),
         }
-        info!(changed = changed.len(), "node network is set up");
-        Ok((facts, changed))
+        info!(changed = changed.in_words.len(), "node network is set up");
+        Ok(SetUpNode { facts, changed, took_over })
     }
 }

@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
 
 use super::Input;
+use super::host::Changed;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, in_words, repaired_part};
+use super::net::{Part, repaired_part};
 use super::worker::{Gone, Worker};
 use crate::cni::chain;
 use crate::protocol::NetReport;
@@ -17,16 +18,22 @@ use crate::protocol::NetReport;
 /// The thread that keeps the node's address translation.
 pub(super) struct Translation(Worker<Job>);
 
-/// What came of setting address translation up: what had to be changed, in words.
+/// What came of setting address translation up.
 #[derive(Debug)]
 pub(super) enum SetUp {
-    Done(Vec<String>),
+    Done {
+        /// What had to be changed.
+        changed: Changed,
+        /// Whether nothing is left of amazon-vpc-cni-k8s that is known, or cannot be told.
+        took_over: bool,
+    },
     /// Only time was lacking: it is to be tried again.
     NotYet(String),
     Refused(String),
 }
 
 enum Job {
+    Look(oneshot::Sender<Result<Vec<String>, ApplyError>>),
     SetUp(Box<Node>, oneshot::Sender<SetUp>),
     Repair(SharedNode),
     Diff(SharedNode, oneshot::Sender<Part>),
@@ -43,6 +50,11 @@ impl Translation {
         let work = move |queue: &Receiver<Job>| {
             while let Ok(job) = queue.recv() {
                 let input = match job {
+                    Job::Look(caller) => {
+                        let left = netlink.peer_nat().map_err(ApplyError::from);
+                        let _ = caller.send(left.map(|left| left.not_told().to_vec()));
+                        None
+                    }
                     Job::SetUp(node, caller) => {
                         // Whoever asked may have stopped waiting.
                         let _ = caller.send(set_up(&mut *netlink, &node));
@@ -72,6 +84,17 @@ impl Translation {
             }
         };
         Worker::start("translation", netns, work).map(Self)
+    }
+
+    /// Returns why it cannot be told what amazon-vpc-cni-k8s left, if it cannot. What takes too long to be told now is told later.
+    pub(super) async fn not_told(&self) -> Result<Vec<String>, Gone> {
+        let (caller, told) = oneshot::channel();
+        self.0.send(Job::Look(caller))?;
+        Ok(match told.await.map_err(|_| Gone)? {
+            Ok(not_told) => not_told,
+            Err(error) if error.may_pass() => Vec::new(),
+            Err(error) => vec![chain(&error)],
+        })
     }
 
     /// Sets address translation up.
@@ -104,7 +127,10 @@ impl Translation {
 
 fn set_up(netlink: &mut dyn Netlink, node: &Node) -> SetUp {
     match repair(netlink, &|| node.clone()) {
-        Ok(repaired) => SetUp::Done(in_words(&repaired.differences)),
+        Ok(repaired) => SetUp::Done {
+            changed: Changed::from(&*repaired.differences),
+            took_over: repaired.not_told.is_empty() && repaired.conflicts.is_empty(),
+        },
         Err(error) if error.may_pass() => SetUp::NotYet(chain(&error)),
         Err(error) => SetUp::Refused(chain(&error)),
     }

@@ -6,11 +6,10 @@ use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
-use vpc_ipam_core::Record;
 
 use super::Input;
 use crate::cni::chain;
-use crate::store::{Known, Store};
+use crate::store::{Entry, Known, Store};
 
 /// The thread that owns the state file.
 pub(super) struct Writer {
@@ -23,7 +22,7 @@ pub(super) struct Writer {
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) enum Job {
-    Write(Vec<Record>),
+    Write(Vec<Entry>),
     Remember(Box<Known>),
 }
 
@@ -35,8 +34,9 @@ impl Writer {
         let work = move || {
             while let Ok(job) = queue.recv() {
                 let input = match job {
-                    Job::Write(records) => {
-                        Input::Written(store.write(&records).map_err(|error| chain(&error)))
+                    Job::Write(entries) => {
+                        let written = store.write_entries(&entries);
+                        Input::Written(written.map_err(|error| chain(&error)))
                     }
                     Job::Remember(known) => {
                         Input::Remembered(store.remember(&known).map_err(|error| chain(&error)))
@@ -63,8 +63,8 @@ impl Writer {
     }
 
     /// Makes records durable, all or none; the loop hears of it.
-    pub(super) fn write(&self, records: Vec<Record>) -> Result<(), SendError<Job>> {
-        self.jobs.send(Job::Write(records))
+    pub(super) fn write(&self, entries: Vec<Entry>) -> Result<(), SendError<Job>> {
+        self.jobs.send(Job::Write(entries))
     }
 
     /// Makes durable what was told of the node; the loop hears of it.

@@ -39,7 +39,12 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon, and waits until it could serve.
     pub(crate) fn start(node: &LabNode) -> Self {
-        let daemon = Self::begin(node, api(node));
+        Self::start_as(node, |_| {})
+    }
+
+    /// Starts a daemon with other options, and waits until it could serve.
+    pub(crate) fn start_as(node: &LabNode, configure: impl FnOnce(&mut Options)) -> Self {
+        let daemon = Self::begin(node, api(node), configure);
         wait_until("the daemon", || {
             // Ready it is before it has seen its ENIs: an ADD would wait for them.
             let status = try_status(node)?;
@@ -54,14 +59,14 @@ impl Daemon {
 
     /// Starts a daemon that asks `api`, and waits until it answers.
     pub(crate) fn start_with(node: &LabNode, api: Arc<dyn Ec2Api>) -> Self {
-        let daemon = Self::begin(node, api);
+        let daemon = Self::begin(node, api, |_| {});
         wait_until("the daemon", || try_status(node).map(drop));
         daemon
     }
 
-    fn begin(node: &LabNode, api: Arc<dyn Ec2Api>) -> Self {
+    fn begin(node: &LabNode, api: Arc<dyn Ec2Api>, configure: impl FnOnce(&mut Options)) -> Self {
         let (crash, crashed) = oneshot::channel();
-        let run = daemon_of(node, api, core::future::pending());
+        let run = daemon_as(node, api, core::future::pending(), configure);
         let run = async {
             tokio::select! {
                 _ = crashed => {}
@@ -114,8 +119,17 @@ pub(crate) fn daemon_of(
     api: Arc<dyn Ec2Api>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<(), DaemonError>> + Send + 'static {
+    daemon_as(node, api, shutdown, |_| {})
+}
+
+fn daemon_as(
+    node: &LabNode,
+    api: Arc<dyn Ec2Api>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    configure: impl FnOnce(&mut Options),
+) -> impl Future<Output = Result<(), DaemonError>> + Send + 'static {
     let vars = [("IP_COOLDOWN_PERIOD", "1")];
-    let options = Options {
+    let mut options = Options {
         config: Config::from_vars(vars).0,
         host_config: HostConfig::from_vars(vars).0,
         budget: Budget::default(),
@@ -128,5 +142,6 @@ pub(crate) fn daemon_of(
         overrides: Vec::new(),
         labels: BTreeMap::new(),
     };
+    configure(&mut options);
     daemon::run(options, api, None, shutdown)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 #![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
 
+mod adopted;
 mod as_root;
 mod check;
 mod conntrack;

@@ -40,21 +40,62 @@ fn what_is_damaged_comes_back() {
 }
 
 #[test]
-fn pod_that_dies_without_del_leaves_nothing() {
+fn pod_that_dies_without_del_leaves_its_address_until_its_time_is_up() {
+    let assigned = |node: &_| status(node).enis.iter().map(|eni| eni.assigned).sum::<u32>();
+    // How long it cools down; that is what it takes.
+    for cooldown in ["30", "1"] {
+        let mut plan = plan("m5.large");
+        plan.vars = vec![("IP_COOLDOWN_PERIOD".to_owned(), cooldown.to_owned())];
+        let node = start(&plan);
+        let pod = Pod::new(&node, "a");
+        pod.add(&node.address);
+        assert_ne!(kept_of_pods(&node), [] as [&str; 0]);
+        let name = pod.name.clone();
+
+        pod.die();
+
+        wait_for_no_pods(&node);
+        if cooldown == "30" {
+            assert_eq!(assigned(&node), 1, "its address");
+        } else {
+            wait_until("the address to be released", || match assigned(&node) {
+                0 => Ok(()),
+                count => Err(count.to_string()),
+            });
+            assert!(net(&node, &["diff"]).status.success());
+        }
+        // The runtime may call DEL later, for a namespace that is not there.
+        let call = vpc_ipam_bins::lab::PluginCall::del(&name, None);
+        node.address.call_plugin(&call).unwrap();
+        assert_eq!(assigned(&node), 0);
+        node.stop().unwrap();
+    }
+}
+
+/// Its runtime has it still, and an operator finds what is wrong with it.
+#[test]
+fn pod_whose_link_alone_is_gone_keeps_its_address_while_its_namespace_is_there() {
+    let assigned = |node: &_| status(node).enis.iter().map(|eni| eni.assigned).sum::<u32>();
     let node = start(&plan("m5.large"));
-    let pod = Pod::new(&node, "a");
-    pod.add(&node.address);
-    assert_ne!(kept_of_pods(&node), [] as [&str; 0]);
-    let name = pod.name.clone();
+    let (broken, gone) = (Pod::new(&node, "broken"), Pod::new(&node, "gone"));
+    let given = [&broken, &gone].map(|pod| address(&pod.add(&node.address)));
+    for pod in [&broken, &gone] {
+        run(&pod.netns, "ip link del eth0");
+    }
 
-    pod.die();
+    gone.die();
 
-    wait_for_no_pods(&node);
-    assert_eq!(status(&node).enis.iter().map(|eni| eni.assigned).sum::<u32>(), 1, "its address");
-    // The runtime calls DEL later, for a namespace that is not there.
-    let call = vpc_ipam_bins::lab::PluginCall::del(&name, None);
-    node.address.call_plugin(&call).unwrap();
-    assert_eq!(status(&node).enis.iter().map(|eni| eni.assigned).sum::<u32>(), 0);
+    wait_until("the address of the pod that is gone", || match assigned(&node) {
+        1 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    let output = net(&node, &["diff"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("no link: ") && text.contains("of pod aws-cni/broken/eth0"), "{text}");
+    // It is added again, as it was.
+    assert_eq!(address(&broken.add(&node.address)), given[0]);
+    assert!(net(&node, &["diff"]).status.success());
+    broken.del(&node.address);
     node.stop().unwrap();
 }
 

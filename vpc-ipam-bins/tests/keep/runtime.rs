@@ -33,6 +33,7 @@ pub(crate) fn start(plan: &Plan) -> LabNode {
 }
 
 /// A pod with a namespace of its own.
+#[derive(Debug)]
 pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) netns: Namespace,
