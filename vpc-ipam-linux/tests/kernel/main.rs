@@ -19,6 +19,7 @@ mod faults;
 mod host;
 mod iptables;
 mod ipv6;
+mod migrate;
 mod mtu;
 mod netns;
 mod node;
