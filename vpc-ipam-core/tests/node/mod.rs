@@ -238,6 +238,23 @@ impl Node {
         self.stored.get(&Self::key(name))?.addresses().next()
     }
 
+    /// ADDs, asked again every 5 seconds as kubelet does, until all are served or the time is over. Returns how many are.
+    pub fn insist(&mut self, pods: &[String], secs: u64) -> usize {
+        for _ in 0..secs / 5 {
+            self.add(pods);
+            self.run_for(5);
+            if self.served(pods) == pods.len() {
+                break;
+            }
+        }
+        self.served(pods)
+    }
+
+    /// Returns how many of these pods have an address.
+    pub fn served(&self, pods: &[String]) -> usize {
+        pods.iter().filter(|pod| self.address(pod).is_some()).count()
+    }
+
     /// Lets calls of a name fail so many times: an EC2 operation's, `ReadMetadata`, `SetUpEni` or `RemoveEni`.
     pub fn trouble(&mut self, call: &str, trouble: Trouble, times: u32) {
         self.troubles.push((call.to_string(), trouble, times));
