@@ -349,12 +349,17 @@ impl Outlook<'_> {
         })
     }
 
-    /// Returns whether an ENI that is being made is expected to serve pods. It is attached only while the node may grow.
-    fn is_creation_trusted(&self, card: Card, action: &Ec2Action) -> bool {
+    /// Returns whether the node may grow, so that an ENI that is made will be attached, and again if that is refused once.
+    fn attaches(&self) -> bool {
         let Ipam { config, constraints, .. } = self.ipam;
         config.provisioning
             && !constraints.terminating
             && (constraints.schedulable || config.manage_unschedulable)
+    }
+
+    /// Returns whether an ENI that is being made is expected to serve pods.
+    fn is_creation_trusted(&self, card: Card, action: &Ec2Action) -> bool {
+        self.attaches()
             && self.is_action_trusted(action)
             && self.is_trusted(core::iter::once(BackoffScope::Card(card)))
     }
@@ -387,9 +392,14 @@ impl Outlook<'_> {
                 })
         };
         let way = |eni: &Eni| {
-            let attach = of_eni(eni.id, Ec2Operation::AttachNetworkInterface);
-            let scopes = attach.into_iter().chain([BackoffScope::SetUp(eni.id)]);
-            eni.stage == Stage::Ready || self.is_trusted(scopes)
+            let operation = Ec2Operation::AttachNetworkInterface;
+            let attach = of_eni(eni.id, operation)
+                .into_iter()
+                .chain([BackoffScope::Operation(operation)])
+                .filter(|_| eni.stage == Stage::Available);
+            let scopes = attach.chain([BackoffScope::SetUp(eni.id)]);
+            let attached = eni.stage != Stage::Available || self.attaches();
+            eni.stage == Stage::Ready || attached && self.is_trusted(scopes)
         };
         let enis = self.ipam.pool().enis().iter();
         enis.filter(move |eni| {

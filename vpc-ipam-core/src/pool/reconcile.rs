@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use super::{BlockState, DoubtCause, Eni, Leaving, Management, Pool, Stage};
 use crate::{
     AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
-    InterfaceType, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges, Timestamp,
-    tags,
+    InterfaceType, Lease, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges,
+    Timestamp, tags,
 };
 
 /// What an observation leads to, besides the changes of the pool.
@@ -282,6 +282,7 @@ impl Pool {
             }
             finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
             self.insert(eni, Some(settle));
+            self.doubt_where_leases_differ(observed.id, now, finding);
             return;
         }
 
@@ -343,6 +344,19 @@ impl Pool {
         if moved {
             self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
         }
+    }
+
+    /// An answer is asked for once more where it shows an ENI for the first time and lacks an address that a lease of before
+    /// the restart has on it: the ENI would count as unused and go.
+    fn doubt_where_leases_differ(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
+        let lacks = |address: IpAddr| !self.enis.iter().any(|eni| eni.block(address).is_some());
+        let lost = self.leases().flat_map(Lease::interfaces).any(|interface| {
+            interface.eni == id && interface.addresses().any(|address| lacks(address))
+        });
+        let Some(eni) = self.eni_mut(id).filter(|_| lost) else { return };
+        let cause = DoubtCause::Differs(Source::Ec2);
+        eni.on_doubt(cause, now);
+        finding.events.push(Event::SourcesDisagree { eni: id, cause });
     }
 
     /// EC2 shows the blocks of an ENI that we know.

@@ -818,7 +818,8 @@ impl Driver {
         };
         let undead = self.model.undead.values();
         let lost = undead.filter(|lease| !lease.addresses().all(has));
-        self.model.lost = lost.map(|lease| lease.key.clone()).collect();
+        let lost: Vec<PodKey> = lost.map(|lease| lease.key.clone()).collect();
+        self.model.lost.extend(lost);
         self.model.on_restart();
         self.refusals.on_restart();
         let seed = self.setup.seed + 65_536 * self.starts;

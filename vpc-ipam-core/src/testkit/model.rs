@@ -82,6 +82,7 @@ impl Model {
             self.released.remove(&address);
         }
         self.granted.remove(&lease.key);
+        self.lost.remove(&lease.key);
         // Records are written in order, so those that undo what was abandoned are there too.
         self.undead.clear();
         self.leases.insert(lease.key.clone(), lease);
@@ -115,7 +116,10 @@ impl Model {
         let Observation { as_of, source, scope, enis } = observation;
         for eni in enis.iter().filter(|_| authority) {
             self.on_shown(eni.id, &eni.blocks);
-            self.denied.remove(&eni.id);
+            // An answer that was asked for before says nothing of what another source did not show since.
+            if let Some(by) = self.denied.get_mut(&eni.id) {
+                by.retain(|(_, denied_at)| denied_at > as_of);
+            }
         }
         let whole = *scope != Scope::Attached || enis.iter().any(|eni| eni.id == node.primary);
         let asked = |id: &EniId| match scope {
