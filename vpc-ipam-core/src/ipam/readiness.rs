@@ -304,9 +304,10 @@ impl Outlook<'_> {
 
     fn is_action_trusted(&self, action: &Ec2Action) -> bool {
         let eni = about(action).and_then(|eni| self.ipam.pool().eni(eni));
-        let attach = BackoffScope::Operation(Ec2Operation::AttachNetworkInterface);
-        let then = matches!(action, Ec2Action::CreateNetworkInterface(_)).then_some(attach);
-        self.is_trusted(gates(action, eni.map(|eni| eni.subnet)).chain(then))
+        let steps_fail = matches!(action, Ec2Action::CreateNetworkInterface(_))
+            && self.trust == Trust::Unfailed
+            && self.ipam.constraints().backoff.failing().any(is_step_of_new_eni);
+        !steps_fail && self.is_trusted(gates(action, eni.map(|eni| eni.subnet)))
     }
 
     /// Counts the addresses of a card that no pod has and that can be granted before the deadline: there, asked for, or
@@ -490,6 +491,18 @@ impl Outlook<'_> {
                 other.is_temporary() && other.until().is_none_or(|until| until < self.deadline)
             }
         }
+    }
+}
+
+/// Returns whether every new ENI takes this step: what fails for another may fail for it.
+fn is_step_of_new_eni(scope: BackoffScope) -> bool {
+    let attach = Ec2Operation::AttachNetworkInterface;
+    match scope {
+        BackoffScope::Operation(operation) | BackoffScope::EniOperation(_, operation) => {
+            operation == attach
+        }
+        BackoffScope::SetUp(_) => true,
+        _ => false,
     }
 }
 
