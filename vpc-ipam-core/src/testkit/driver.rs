@@ -1162,6 +1162,12 @@ impl Driver {
             || self.model.unknown.iter().any(|a| blocks().any(|block| block.net().contains(a)))
     }
 
+    /// Returns whether a durable lease names an ENI, whatever became of its addresses: one that was detached with its pods
+    /// waits for them to go.
+    fn is_named(&self, eni: EniId) -> bool {
+        self.model.leases.values().flat_map(Lease::interfaces).any(|on| on.eni == eni)
+    }
+
     /// Checks that nobody uses an address of a block, and that none rests.
     fn check_nobody_in(&self, eni: EniId, net: IpNet) -> Result<(), Breach> {
         for (address, lease) in self.model.held().filter(|(address, _)| net.contains(address)) {
@@ -1300,8 +1306,8 @@ impl Driver {
     /// Checks what must hold of every state.
     fn check(&self) -> Result<(), Breach> {
         for violation in self.ipam.check() {
-            // What others took away may still be counted when what came instead is counted already.
-            let stale = self.model.meddled
+            // What others took away, or what was given up before the restart, may still be counted when what came instead is counted already.
+            let stale = (self.model.meddled || !self.model.lost.is_empty())
                 && matches!(
                     violation,
                     Violation::TooManyBlocks { .. }
@@ -1446,7 +1452,7 @@ impl Driver {
             let gated = self.terminating
                 || !self.config.provisioning
                 || (!self.schedulable && !self.config.manage_unschedulable);
-            let waits = self.is_used(eni.id);
+            let waits = self.is_used(eni.id) || self.is_named(eni.id);
             hold!(under_way || gated || waits, Converges, "{} is {:?} for ever", eni.id, eni.stage);
         }
         self.check_truth()?;
@@ -1523,6 +1529,7 @@ impl Driver {
             eni.attachment.is_none()
                 && owner(eni).as_deref() == Some(self.node.instance.as_str())
                 && !self.is_used(eni.id)
+                && !self.is_named(eni.id)
         });
         hold!(
             gated || forgotten.is_none(),
