@@ -1,11 +1,15 @@
 //! The Container Network Interface, versions 0.3.1 to 1.1.0: what a runtime says to a plugin, and what it hears.
 
+mod salvage;
+
 use core::fmt;
 use core::net::IpAddr;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 /// A version of the specification, and so of the form of configuration and result.
@@ -71,14 +75,14 @@ pub struct Call {
     pub netns: Option<PathBuf>,
     /// `CNI_IFNAME`.
     pub ifname: String,
-    /// `CNI_ARGS`.
+    /// `CNI_ARGS`; of ADD and CHECK.
     pub args: BTreeMap<String, String>,
     /// The configuration on standard input.
     pub config: NetConfig,
 }
 
-/// The plugin's part of a network configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The plugin's part of a network configuration: as much as the command needs, so that nothing else can keep it from its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetConfig {
     /// The version in which it is written and the answer is wanted.
     pub version: CniVersion,
@@ -86,20 +90,28 @@ pub struct NetConfig {
     pub name: String,
     /// The daemon's socket.
     pub socket: Option<PathBuf>,
-    /// The prefix of host veth names, if it is to differ from the daemon's.
+    /// The prefix of host veth names, if it is to differ from the daemon's; of ADD and CHECK.
     pub veth_prefix: Option<String>,
-    /// The MTU of pods, if it is to differ from the daemon's.
+    /// The MTU of pods, if it is to differ from the daemon's; of ADD and CHECK.
     pub mtu: Option<u16>,
-    /// What an earlier ADD printed, if the runtime tells.
+    /// What an earlier ADD printed, if the runtime tells; of CHECK.
     pub prev_result: Option<serde_json::Value>,
-    /// The pod's annotations, if the runtime tells.
-    pub pod_annotations: BTreeMap<String, String>,
+    /// The pod's annotation `k8s.amazonaws.com/nicConfig`, if the runtime tells; of ADD.
+    pub nic_config: Option<String>,
 }
 
-/// The configuration as it is written; unknown keys are left alone.
+/// The longest configuration that is read, in bytes. Of a pod's annotations Kubernetes takes 256 KiB, and a runtime passes them on
+/// escaped, along with what other plugins of the chain said.
+const CONFIG_MAX: usize = 8 << 20;
+
+/// How much more than that is read, in bytes: a second's worth. DEL looks there for what it needs, and a runtime may take a plugin
+/// that does not read on for broken.
+const REST_MAX: u64 = 1 << 30;
+
+/// The configuration as it is written; unknown keys are left alone. `P` says what is kept of `prevResult`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawConfig {
+struct RawConfig<P> {
     #[serde(default)]
     cni_version: String,
     #[serde(default)]
@@ -108,16 +120,32 @@ struct RawConfig {
     veth_prefix: Option<String>,
     /// The peer writes it as text.
     mtu: Option<serde_json::Value>,
-    prev_result: Option<serde_json::Value>,
+    prev_result: Option<P>,
+    runtime_config: Option<RuntimeConfig>,
+}
+
+/// What DEL needs of it, and of that VERSION.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDelConfig {
+    cni_version: Option<String>,
     #[serde(default)]
-    runtime_config: RuntimeConfig,
+    name: String,
+    socket: Option<PathBuf>,
 }
 
 /// What the runtime adds for the capabilities that a configuration declares.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct RuntimeConfig {
-    #[serde(default, rename = "io.kubernetes.cri.pod-annotations")]
-    pod_annotations: BTreeMap<String, String>,
+    #[serde(rename = "io.kubernetes.cri.pod-annotations")]
+    pod_annotations: Option<Annotations>,
+}
+
+/// The pod's annotations; of others than this one nothing is kept.
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(rename = "k8s.amazonaws.com/nicConfig")]
+    nic_config: Option<String>,
 }
 
 impl Call {
@@ -126,7 +154,17 @@ impl Call {
     /// The error carries the version in which it is to be reported.
     pub fn parse(
         env: impl Fn(&str) -> Option<String>,
-        stdin: &[u8],
+        mut stdin: impl Read,
+    ) -> Result<Self, (CniVersion, Error)> {
+        Self::try_parse(env, &mut stdin).inspect_err(|_| {
+            // What cannot be read any more changes nothing.
+            let _ = std::io::copy(&mut stdin.take(REST_MAX), &mut std::io::sink());
+        })
+    }
+
+    fn try_parse(
+        env: impl Fn(&str) -> Option<String>,
+        stdin: &mut impl Read,
     ) -> Result<Self, (CniVersion, Error)> {
         let text = |name: &str| env(name).filter(|value| !value.is_empty());
         let latest = |error| (CniVersion::default(), error);
@@ -147,8 +185,13 @@ impl Call {
             None => return Err(latest(Error::missing("CNI_COMMAND"))),
         };
         let config = match command {
-            Command::Version => NetConfig::parse_version(stdin).map_err(latest)?,
-            Command::Add | Command::Check | Command::Del => NetConfig::parse(stdin)?,
+            Command::Version => NetConfig::parse_version(stdin)?,
+            Command::Add => NetConfig::parse::<IgnoredAny>(stdin)?.0,
+            Command::Check => {
+                let (config, prev_result) = NetConfig::parse(stdin)?;
+                NetConfig { prev_result, ..config }
+            }
+            Command::Del => NetConfig::parse_for_del(stdin)?,
         };
         let version = config.version;
         let refuse = |error| (version, error);
@@ -190,33 +233,25 @@ impl Call {
                 ),
             )));
         }
-        let args = parse_args(&text("CNI_ARGS").unwrap_or_default()).map_err(refuse)?;
+        let args = match command {
+            Command::Del => BTreeMap::new(),
+            _ => parse_args(&text("CNI_ARGS").unwrap_or_default()).map_err(refuse)?,
+        };
         Ok(Self { command, container, netns, ifname, args, config })
     }
 }
 
 impl NetConfig {
-    fn parse(stdin: &[u8]) -> Result<Self, (CniVersion, Error)> {
-        let latest = |error| (CniVersion::default(), error);
-        let raw: RawConfig = serde_json::from_slice(stdin).map_err(|error| {
-            let what = "the network configuration on standard input is not what CNI defines";
-            latest(Error::new(Code::Decoding, what).because(error))
-        })?;
-        let version = match raw.cni_version.as_str() {
-            // The specification's default.
-            "" => None,
-            text => CniVersion::parse(text),
-        };
-        let version = version.ok_or_else(|| {
-            latest(Error::new(
-                Code::IncompatibleVersion,
-                format!(
-                    "cniVersion {:?} is not supported; {} are",
-                    raw.cni_version,
-                    CniVersion::ALL.map(CniVersion::as_str).join(", ")
-                ),
-            ))
-        })?;
+    /// Reads what ADD and CHECK need; an earlier result is kept as the caller wants it.
+    fn parse<P: DeserializeOwned>(
+        stdin: impl Read,
+    ) -> Result<(Self, Option<P>), (CniVersion, Error)> {
+        let text = read(stdin)?;
+        if text.len() > CONFIG_MAX {
+            return Err(too_long(&text));
+        }
+        let raw: RawConfig<P> = serde_json::from_slice(&text).map_err(undecodable)?;
+        let version = understood(&raw.cni_version)?;
         let refuse = |message: String| (version, Error::new(Code::InvalidConfig, message));
         if !is_name(&raw.name) {
             return Err(refuse(format!("name {:?}: {NAME_RULE}", raw.name)));
@@ -235,37 +270,93 @@ impl NetConfig {
                 })?)
             }
         };
-        Ok(Self {
+        let annotations = raw.runtime_config.and_then(|it| it.pod_annotations);
+        let config = Self {
             version,
             name: raw.name,
             socket: raw.socket,
             veth_prefix: raw.veth_prefix.filter(|prefix| !prefix.is_empty()),
             mtu,
-            prev_result: raw.prev_result,
-            pod_annotations: raw.runtime_config.pod_annotations,
-        })
+            prev_result: None,
+            nic_config: annotations.and_then(|it| it.nic_config),
+        };
+        Ok((config, raw.prev_result))
+    }
+
+    /// A pod has to be deleted whatever became of its earlier result or of its annotations: which pod, and where to ask, may stand
+    /// in a text that is too long, or no JSON.
+    fn parse_for_del(mut stdin: impl Read) -> Result<Self, (CniVersion, Error)> {
+        let text = read(&mut stdin)?;
+        let decoded = match text.len() {
+            0..=CONFIG_MAX => serde_json::from_slice(&text).map_err(undecodable),
+            _ => Err(too_long(&text)),
+        };
+        let raw = match decoded {
+            Ok(raw) => raw,
+            Err(error) => RawDelConfig::salvage(text.chain(stdin.take(REST_MAX))).ok_or(error)?,
+        };
+        let version = raw.cni_version.as_deref().map_or(Ok(CniVersion::default()), understood)?;
+        if !is_name(&raw.name) {
+            let message = format!("name {:?}: {NAME_RULE}", raw.name);
+            return Err((version, Error::new(Code::InvalidConfig, message)));
+        }
+        Ok(Self { version, name: raw.name, socket: raw.socket, ..Self::default() })
     }
 
     /// VERSION gets a configuration with nothing but the version, and old runtimes send none.
-    fn parse_version(stdin: &[u8]) -> Result<Self, Error> {
-        let version = if stdin.trim_ascii().is_empty() {
-            CniVersion::default()
-        } else {
-            let raw: RawConfig = serde_json::from_slice(stdin).map_err(|error| {
-                Error::new(Code::Decoding, "standard input is not JSON").because(error)
-            })?;
-            CniVersion::parse(&raw.cni_version).unwrap_or_default()
-        };
-        Ok(Self {
-            version,
-            name: String::new(),
-            socket: None,
-            veth_prefix: None,
-            mtu: None,
-            prev_result: None,
-            pod_annotations: BTreeMap::new(),
-        })
+    fn parse_version(stdin: impl Read) -> Result<Self, (CniVersion, Error)> {
+        let text = read(stdin)?;
+        if text.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        let raw: RawDelConfig = serde_json::from_slice(&text).map_err(undecodable)?;
+        let version = raw.cni_version.and_then(|text| CniVersion::parse(&text));
+        Ok(Self { version: version.unwrap_or_default(), ..Self::default() })
     }
+}
+
+impl RawDelConfig {
+    fn salvage(text: impl Read) -> Option<Self> {
+        let keys = ["cniVersion", "name", "socket"];
+        let [cni_version, name, socket] = salvage::texts_of(text, keys).ok()?;
+        Some(Self { cni_version, name: name?, socket: socket.map(PathBuf::from) })
+    }
+}
+
+/// Reads a configuration, or as much of it as shows that it is too long.
+fn read(stdin: impl Read) -> Result<Vec<u8>, (CniVersion, Error)> {
+    let mut text = Vec::new();
+    stdin.take(CONFIG_MAX as u64 + 1).read_to_end(&mut text).map_err(|error| {
+        let what = "read the network configuration from standard input";
+        (CniVersion::default(), Error::new(Code::Io, what).because(error))
+    })?;
+    Ok(text)
+}
+
+fn too_long(text: &[u8]) -> (CniVersion, Error) {
+    let mib = CONFIG_MAX >> 20;
+    let what = format!("the network configuration on standard input is longer than {mib} MiB");
+    let mut error = Error::new(Code::InvalidConfig, what);
+    error.details =
+        "the runtime adds the pod's annotations and earlier results to it: are those so long?"
+            .to_string();
+    let version = salvage::texts_of(text, ["cniVersion"]).ok();
+    let version = version.and_then(|[text]| CniVersion::parse(&text?));
+    (version.unwrap_or_default(), error)
+}
+
+fn undecodable(error: serde_json::Error) -> (CniVersion, Error) {
+    let what = "the network configuration on standard input is not what CNI defines";
+    (CniVersion::default(), Error::new(Code::Decoding, what).because(error))
+}
+
+/// Returns the version that a configuration names, if it is one that is understood. The specification has a default, which is not.
+fn understood(text: &str) -> Result<CniVersion, (CniVersion, Error)> {
+    CniVersion::parse(text).ok_or_else(|| {
+        let known = CniVersion::ALL.map(CniVersion::as_str).join(", ");
+        let message = format!("cniVersion {text:?} is not supported; {known} are");
+        (CniVersion::default(), Error::new(Code::IncompatibleVersion, message))
+    })
 }
 
 const NAME_RULE: &str = "expected letters, digits, '_', '.' and '-', the first a letter or digit";
@@ -580,6 +671,72 @@ mod tests {
         for (env, stdin, expected) in cases {
             let (_, error) = parse(env, &stdin).unwrap_err();
             assert_eq!(error.code, expected, "{env:?} {stdin}");
+        }
+    }
+
+    #[test]
+    fn del_needs_the_network_and_the_socket_and_passes_over_all_else() {
+        let long = "x".repeat(CONFIG_MAX);
+        let whole = r#"{"cniVersion":"1.0.0","name":"aws-cni""#;
+        let socket = r#""socket":"/run/s""#;
+        let cases = [
+            format!("{whole},{socket}}}"),
+            // What ADD would refuse.
+            format!(r#"{whole},"mtu":"none","vethPrefix":"toolong",{socket}}}"#),
+            format!(r#"{whole},"prevResult":"none",{socket}}}"#),
+            format!(r#"{whole},"prevResult":{{"ips":7}},"runtimeConfig":[1],{socket}}}"#),
+            format!(r#"{{"name":"aws-cni","prevResult":null,"runtimeConfig":null,{socket}}}"#),
+            // Too long, in a value or by white space.
+            format!(r#"{whole},"prevResult":{{"dns":"{long}"}},{socket}}}"#),
+            format!(r#"{whole},"runtimeConfig":{{"a":["{long}"]}},{socket}}}"#),
+            format!("{whole}{}", " ".repeat(CONFIG_MAX)) + &format!(",{socket}}}"),
+            // No JSON.
+            format!(r#"{whole},"prevResult":{{"ips":[}},{socket}}}"#),
+            format!(r#"{whole},"prevResult":,{socket}}}"#),
+            format!(r#"{{"cniVersion":7,"name":"aws-cni",{socket},"prevResult":{{"#),
+        ];
+        let env = [
+            ("CNI_COMMAND", "DEL"),
+            ("CNI_CONTAINERID", "c0ffee"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", "no-equals-sign"),
+        ];
+        for stdin in cases {
+            let case = &stdin[..stdin.len().min(200)];
+            let call = parse(&env, &stdin).unwrap_or_else(|error| panic!("{case}: {error:?}"));
+            assert_eq!(call.config.name, "aws-cni", "{case}");
+            assert_eq!(call.config.socket, Some("/run/s".into()), "{case}");
+        }
+        for (stdin, expected) in [
+            ("", Code::Decoding),
+            ("{", Code::Decoding),
+            (r#"{"cniVersion":"1.0.0","prevResult":"#, Code::Decoding),
+            (r#"{"cniVersion":"1.0.0"}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"9.9.9","name":"aws-cni"}"#, Code::IncompatibleVersion),
+        ] {
+            let (_, error) = parse(&env, stdin).unwrap_err();
+            assert_eq!(error.code, expected, "{stdin}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_named_in_the_version_that_it_asks_for() {
+        let ids = [("CNI_CONTAINERID", "c"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "eth0")];
+        for command in ["ADD", "CHECK"] {
+            let mut env = vec![("CNI_COMMAND", command)];
+            env.extend(ids);
+            let of_len = |len: usize| {
+                let start = r#"{"cniVersion":"0.4.0","name":"n","runtimeConfig":{"x":""#;
+                let x = "x".repeat(len - start.len() - 3);
+                format!(r#"{start}{x}"}}}}"#)
+            };
+            assert_eq!(parse(&env, &of_len(CONFIG_MAX)).unwrap().config.name, "n");
+
+            let (version, error) = parse(&env, &of_len(CONFIG_MAX + 1)).unwrap_err();
+
+            assert_eq!((version, error.code), (CniVersion::V0_4_0, Code::InvalidConfig));
+            assert!(error.message.contains("longer than 8 MiB"), "{error}");
+            assert!(error.details.contains("annotations"), "{error}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The CNI plugin: asks the daemon for addresses and wires the pod.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,20 +18,10 @@ use crate::cni::{
 use crate::protocol::{self, Answer, AskError, Asked, Assign, PodLinks, Request, SOCKET};
 use crate::spool::{self, Note};
 
-/// The longest configuration that is read, in bytes.
-const CONFIG_MAX: u64 = 1 << 20;
-
 /// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
 /// result or the error, as CNI wants it.
 pub fn main() -> ExitCode {
-    let mut stdin = Vec::new();
-    let outcome = match io::stdin().lock().take(CONFIG_MAX).read_to_end(&mut stdin) {
-        Ok(_) => run(|name| std::env::var(name).ok(), &stdin),
-        Err(error) => {
-            let what = "read the network configuration from standard input";
-            Err((CniVersion::default(), Error::new(Code::Io, what).because(error)))
-        }
-    };
+    let outcome = run(|name| std::env::var(name).ok(), io::stdin().lock());
     let (text, code) = match outcome {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(json)) => (json.to_string(), ExitCode::SUCCESS),
@@ -44,7 +34,7 @@ pub fn main() -> ExitCode {
 
 fn run(
     env: impl Fn(&str) -> Option<String>,
-    stdin: &[u8],
+    stdin: impl Read,
 ) -> Result<Option<serde_json::Value>, (CniVersion, Error)> {
     let call = Call::parse(env, stdin)?;
     let version = call.config.version;
@@ -337,8 +327,7 @@ fn pod_of(call: &Call) -> Pod {
 
 /// Returns on which network cards the pod wants an interface, as its annotation says.
 fn cards(call: &Call) -> CardChoice {
-    let choice = call.config.pod_annotations.get("k8s.amazonaws.com/nicConfig");
-    match choice.map(String::as_str) {
+    match call.config.nic_config.as_deref() {
         Some("multi-nic-attachment") => CardChoice::Every,
         Some(_) | None => CardChoice::Any,
     }

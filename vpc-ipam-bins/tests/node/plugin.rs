@@ -200,6 +200,47 @@ fn what_is_asked_wrongly_is_refused_with_the_code_for_it() {
     node.stop().unwrap();
 }
 
+/// Kubernetes takes 256 KiB of annotations, which the runtime passes on escaped, and to DEL and CHECK along with the result of ADD.
+#[test]
+fn long_annotations_and_broken_results_keep_no_pod_from_coming_and_going() {
+    let node = start(&plan("m5.large"));
+    let before = kernel_state(&node);
+    let pod = pod(&node, "a");
+    let call = |command: &str| Call::new(&node, command, "a", &pod.path);
+    let config: Value = serde_json::from_str(&call("ADD").stdin).unwrap();
+    let with = |key: &str, value: Value| {
+        let mut config = config.clone();
+        config[key] = value;
+        config.to_string()
+    };
+    let annotated = |bytes: usize| {
+        let annotations = json!({ "a": "\u{1}".repeat(bytes / 6), "b": ["no text"] });
+        with("runtimeConfig", json!({ "io.kubernetes.cri.pod-annotations": annotations }))
+    };
+
+    let result = call("ADD").stdin(&annotated(6 << 20)).succeed(&node);
+    let error = call("ADD").stdin(&annotated(9 << 20)).fail(&node);
+    assert_eq!((&error["code"], &error["cniVersion"]), (&json!(7), &json!("1.0.0")), "{error}");
+    assert!(error["msg"].as_str().unwrap().contains("8 MiB"), "{error}");
+    let with_result = with("prevResult", result);
+    assert_eq!(call("CHECK").stdin(&with_result).succeed(&node), Value::Null);
+    let error = call("CHECK").stdin(&with("prevResult", json!("nonsense"))).fail(&node);
+    assert_eq!(error["code"], 100, "the address that it should have is not in it: {error}");
+
+    let broken = with_result.replace(r#""ips":["#, r#""ips":[[{,"#);
+    serde_json::from_str::<Value>(&broken).unwrap_err();
+    for stdin in [broken, with("prevResult", json!(7)), annotated(9 << 20)] {
+        call("ADD").succeed(&node);
+        assert_eq!(assigned(&node), 1);
+        let deleted = call("DEL").stdin(&stdin).with("CNI_ARGS", "K8S").succeed(&node);
+        assert_eq!(deleted, Value::Null);
+        assert_eq!(assigned(&node), 0, "{:.200}", stdin);
+    }
+    pod.remove(&node);
+    wait_for_state(&node, &before);
+    node.stop().unwrap();
+}
+
 #[test]
 fn add_that_fails_once_it_has_an_address_gives_it_back() {
     let node = start(&plan("m5.large"));
