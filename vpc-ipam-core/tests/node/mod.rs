@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use vpc_ipam_core::journal::{Start, Step, replay};
 use vpc_ipam_core::sim::{
-    Cloud, CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface, RunInstance,
+    About, Call, Cloud, CreateInterface, CreateSubnet, Ipv4Request, Lasts, NetworkInterface,
+    Refusal, Refusals, RunInstance,
 };
 use vpc_ipam_core::{
-    Action, AddressRequest, AssignError, Assigned, AttachNetworkInterface, Budget, Card,
+    Action, ActionId, AddressRequest, AssignError, Assigned, AttachNetworkInterface, Budget, Card,
     CardChoice, Config, DeviceIndex, Ec2Action, Effect, Eni, EniConfig, EniId, Event, Failure,
     FailureKind, HostAction, InstanceId, InterfaceType, Ipam, Ipv4Amount, Issued, Lease, Limits,
     Observation, Outcome, Pod, PodKey, Record, Released, Scope, Source, SubnetId, Timestamp, VpcId,
@@ -32,8 +33,12 @@ pub const ROLE: &str = "kubernetes.io/role/cni";
 pub enum Trouble {
     /// EC2, or the kernel, refuses.
     Refuse(FailureKind, String),
-    /// It takes effect, and nobody hears of it.
+    /// EC2 refuses, and says after which time to ask again.
+    RefuseFor(FailureKind, Duration),
+    /// It takes effect, and its answer is lost.
     LoseAnswer,
+    /// It takes effect, and the executor hands the outcome back so much later; never after [`Duration::MAX`].
+    Late(Duration),
     /// It never arrives.
     LoseCall,
 }
@@ -64,10 +69,16 @@ pub struct Node {
     pub released: Vec<Record>,
     pub log: Vec<(Timestamp, Told)>,
     troubles: Vec<(String, Trouble, u32)>,
+    /// What fails of one ENI, subnet or network card.
+    refusals: Refusals,
+    /// Outcomes that the executor did not hand back yet, and when it does; never, if that is not said.
+    late: Vec<(Option<Timestamp>, ActionId, Outcome)>,
     /// Whether EC2 answers a request for more than a subnet has with its general code, and says it in the message.
     pub general_code: bool,
     /// What becomes of each ENI that EC2 shows.
     pub alter: Option<fn(&mut vpc_ipam_core::ObservedEni)>,
+    /// What becomes of each ENI that IMDS shows.
+    pub alter_imds: Option<fn(&mut vpc_ipam_core::ObservedEni)>,
     /// ENIs that EC2 does not show yet.
     pub unseen: Vec<EniId>,
     /// An ENI that IMDS goes on showing.
@@ -167,9 +178,12 @@ impl Setup {
             released: Vec::new(),
             log: Vec::new(),
             troubles: Vec::new(),
+            refusals: Refusals::default(),
+            late: Vec::new(),
             phantom: None,
             general_code: false,
             alter: None,
+            alter_imds: None,
             unseen: Vec::new(),
             shift,
             start,
@@ -179,7 +193,7 @@ impl Setup {
 }
 
 impl Node {
-    /// A node in a VPC with one subnet that has come to rest.
+    /// A node in a VPC with one subnet that has converged.
     pub fn settled(instance_type: &str, vars: &[(&str, &str)]) -> Self {
         let mut node = Setup::new(instance_type, vars).start();
         node.run_for(600);
@@ -233,6 +247,33 @@ impl Node {
         released
     }
 
+    /// Writes a record to stable storage.
+    pub fn write(&mut self, record: Record) {
+        match &record {
+            Record::Leased(lease) => {
+                self.stored.insert(lease.key.clone(), lease.clone());
+            }
+            Record::Released { key, .. } => {
+                self.stored.remove(key);
+                self.released.push(record);
+            }
+        }
+    }
+
+    /// ADD with a store that says that it failed although the record reached the disk. Returns the record that undoes it, which
+    /// is not written yet.
+    pub fn ask_of_a_lying_store(&mut self, name: &str) -> (IpAddr, Record) {
+        let request = Self::request(name, CardChoice::Any);
+        let Assigned::Now(uncommitted) = self.ipam.assign(&request, self.now).unwrap() else {
+            panic!("no address is free for {name}");
+        };
+        let address = uncommitted.addresses().next().unwrap();
+        self.write(uncommitted.record());
+        let undone = self.ipam.abandon(uncommitted, self.now).unwrap();
+        self.run();
+        (address, undone)
+    }
+
     /// Returns a pod's address.
     pub fn address(&self, name: &str) -> Option<IpAddr> {
         self.stored.get(&Self::key(name))?.addresses().next()
@@ -266,15 +307,22 @@ impl Node {
         self.trouble(call, Trouble::Refuse(kind, code.to_string()), times);
     }
 
+    /// Lets all calls of one name fail, or those about one thing, until they are healed.
+    pub fn refuse_about(&mut self, call: Call, about: Option<About>, kind: FailureKind) {
+        self.refusals.refuse(Refusal { call, about, kind, lasts: Lasts::ForEver });
+    }
+
     pub fn heal(&mut self) {
         self.troubles.clear();
+        self.refusals.heal();
     }
 
     /// Does all there is to do now, without letting time pass.
     pub fn run(&mut self) {
         for round in 0.. {
-            assert!(round < 10_000, "does not come to rest: {:?}", self.log.last());
+            assert!(round < 10_000, "does not converge: {:?}", self.log.last());
             self.drain();
+            self.hand_back_late();
             if let Some(issued) = self.ipam.poll_action() {
                 self.execute(issued);
             } else if self.ipam.poll_timeout().is_some_and(|(due, _)| due <= self.now) {
@@ -310,8 +358,10 @@ impl Node {
         let end = self.now + Duration::from_secs(secs);
         loop {
             self.run();
-            match self.ipam.poll_timeout() {
-                Some((due, _)) if due <= end => self.now = self.now.max(due),
+            let late = self.late.iter().filter_map(|(at, ..)| *at);
+            let due = self.ipam.poll_timeout().map(|(due, _)| due).into_iter().chain(late).min();
+            match due {
+                Some(due) if due <= end => self.now = self.now.max(due),
                 _ => break,
             }
             self.ipam.handle_timeout(self.now);
@@ -336,33 +386,60 @@ impl Node {
 
     /// Carries an action out.
     pub fn execute(&mut self, issued: Issued) {
-        let outcome = self.outcome(&issued.action);
-        self.log.push((self.now, Told::Issued(issued.clone())));
-        self.ipam.handle_outcome(issued.id, outcome, self.now);
-    }
-
-    fn outcome(&mut self, action: &Action) -> Outcome {
-        let call = call_of(action);
+        let call = call_of(&issued.action);
         let trouble = self.troubles.iter_mut().find(|(name, _, left)| *name == call && *left > 0);
         let trouble = trouble.map(|(_, trouble, left)| {
             *left -= 1;
             trouble.clone()
         });
-        let no_answer = Failure {
-            kind: FailureKind::Unanswered,
-            retry_after: None,
-            message: "timed out".to_string(),
+        let outcome = self.outcome(&issued.action, trouble.as_ref());
+        self.log.push((self.now, Told::Issued(issued.clone())));
+        if let Some(Trouble::Late(by)) = trouble {
+            let at = (by < Duration::MAX).then(|| self.now + by);
+            self.late.push((at, issued.id, outcome));
+        } else {
+            self.ipam.handle_outcome(issued.id, outcome, self.now);
+        }
+    }
+
+    /// Hands the outcomes back that are late by now.
+    fn hand_back_late(&mut self) {
+        let (due, rest) = core::mem::take(&mut self.late)
+            .into_iter()
+            .partition(|(at, ..)| at.is_some_and(|at| at <= self.now));
+        self.late = rest;
+        self.hand_back(due);
+    }
+
+    /// Hands back all the outcomes that were kept, also those that would never be.
+    pub fn hand_back_all(&mut self) {
+        let late = core::mem::take(&mut self.late);
+        self.hand_back(late);
+        self.run();
+    }
+
+    fn hand_back(&mut self, late: Vec<(Option<Timestamp>, ActionId, Outcome)>) {
+        for (_, id, outcome) in late {
+            self.ipam.handle_outcome(id, outcome, self.now);
+        }
+    }
+
+    fn outcome(&mut self, action: &Action, trouble: Option<&Trouble>) -> Outcome {
+        if let Some(failure) = self.refusals.meet(action, &self.cloud, self.now) {
+            return Outcome::Failed(failure);
+        }
+        let failed = |kind, retry_after, message: &str| {
+            Outcome::Failed(Failure { kind, retry_after, message: message.to_string() })
         };
         match trouble {
-            Some(Trouble::Refuse(kind, message)) => {
-                Outcome::Failed(Failure { kind, retry_after: None, message })
-            }
-            Some(Trouble::LoseCall) => Outcome::Failed(no_answer),
+            Some(Trouble::Refuse(kind, message)) => failed(*kind, None, message),
+            Some(Trouble::RefuseFor(kind, time)) => failed(*kind, Some(*time), "ask later"),
+            Some(Trouble::LoseCall) => failed(FailureKind::Unanswered, None, "timed out"),
             Some(Trouble::LoseAnswer) => {
                 let _ = self.carry_out(action);
-                Outcome::Failed(no_answer)
+                failed(FailureKind::Unanswered, None, "timed out")
             }
-            None => self.carry_out(action),
+            Some(Trouble::Late(_)) | None => self.carry_out(action),
         }
     }
 
@@ -412,6 +489,9 @@ impl Node {
             Outcome::Done(Effect::Metadata(metadata)) => {
                 shift(&mut metadata.observation, instance, self.shift, places);
                 metadata.observation.enis.extend(self.phantom.clone());
+                if let Some(alter) = self.alter_imds {
+                    metadata.observation.enis.iter_mut().for_each(alter);
+                }
             }
             _ => {}
         }
@@ -455,6 +535,7 @@ impl Node {
             at: self.now,
             ..self.start.clone()
         };
+        self.late.clear();
         self.ipam = self.start.begin().unwrap();
         let stored = self.stored.values().cloned().map(Record::Leased);
         self.ipam.restore(stored.chain(self.released.iter().cloned()), self.now);
@@ -463,7 +544,7 @@ impl Node {
         }
     }
 
-    /// Somebody else attaches an ENI to the node.
+    /// Another program attaches an ENI to the node.
     pub fn plug(&mut self, eni: CreateInterface, card: u8, device: u8) -> EniId {
         let id = self.cloud.create_network_interface(&eni, self.now).unwrap().id;
         let (card, device) = (Card(card), DeviceIndex(device));
@@ -483,7 +564,7 @@ impl Node {
         }
     }
 
-    /// Somebody else takes all but so many addresses of a subnet.
+    /// Another program takes all but so many addresses of a subnet.
     pub fn crowd(&mut self, subnet: SubnetId, leave: u32) {
         loop {
             let free = self.cloud.subnet(&subnet).unwrap().ipv4_addresses_free;
@@ -497,7 +578,7 @@ impl Node {
         }
     }
 
-    /// Somebody else takes addresses so that the node's subnet has no free /28 and thousands of free addresses.
+    /// Another program takes addresses so that the node's subnet has no free /28 and thousands of free addresses.
     pub fn fragment(&mut self) {
         let subnet = self.cloud.subnet(&self.subnet).unwrap().ipv4_cidr;
         let blocks: Vec<_> = subnet.subnets(28).unwrap().collect();
