@@ -48,8 +48,8 @@ pub enum Event {
         /// Which.
         blocks: Vec<IpNet>,
     },
-    /// An answer listed blocks that no pod can have: of a length that EC2 does not assign, outside the subnet, or with an
-    /// ENI's own address in them. They are left out.
+    /// An answer listed blocks that no pod can have: of a length that EC2 does not assign, outside the subnet, within another
+    /// of its blocks, or with an ENI's own address in them. They are left out.
     BlocksRefused {
         /// On which ENI.
         eni: EniId,

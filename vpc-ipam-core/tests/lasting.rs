@@ -719,8 +719,8 @@ fn one_call_is_under_way_for_each_eni_however_many_outcomes_are_lost() {
     }
 }
 
-/// What IMDS and EC2 never list: the ENI's own address, what is of no length that EC2 assigns, what is outside its
-/// subnet.
+/// What IMDS and EC2 never list: the ENI's own address, what is of no length that EC2 assigns, what lies in another
+/// block, what is outside its subnet.
 #[test]
 fn blocks_that_no_pod_can_have_are_dropped_from_observations() {
     fn of_no_use(eni: &mut ObservedEni) {
@@ -757,6 +757,25 @@ fn blocks_that_no_pod_can_have_are_dropped_from_observations() {
             assert!(eni.ipv4.contains(&address.into()), "{address} is not of {}", eni.id);
         }
     }
+}
+
+#[test]
+fn a_block_that_lies_in_another_of_its_answer_is_dropped() {
+    fn overlapping(eni: &mut ObservedEni) {
+        for net in ["10.0.31.0/28", "10.0.31.1/32", "10.0.31.0/28"] {
+            eni.blocks.push(net.parse().unwrap());
+        }
+    }
+    let mut node = Setup::new("m5.large", &[WARM_1]).start();
+    node.alter = Some(overlapping);
+    node.alter_imds = Some(overlapping);
+    node.add(names("pod", 0..17));
+    node.run_for(120);
+    let inner = "10.0.31.1/32".parse().unwrap();
+    assert!(node.events().any(|event| {
+        matches!(event, Event::BlocksRefused { blocks, .. } if *blocks == [inner])
+    }));
+    assert_eq!(node.stored.len(), 17);
 }
 
 #[test]

@@ -115,12 +115,7 @@ impl Pool {
     ) -> Cow<'o, ObservedEni> {
         let own = [observed.primary_ipv4.map(IpAddr::V4), observed.primary_ipv6.map(IpAddr::V6)];
         let ranges = background.constraints.ranges(observed.subnet);
-        let refused: Vec<IpNet> = observed
-            .blocks
-            .iter()
-            .filter(|net| !self.is_usable(**net, &own, ranges))
-            .map(IpNet::trunc)
-            .collect();
+        let (_, refused) = usable_of(&observed.blocks, |net| self.is_usable(net, &own, ranges));
         self.on_refused(observed.id, &refused, finding);
         if refused.is_empty() {
             return Cow::Borrowed(observed);
@@ -173,10 +168,8 @@ impl Pool {
     ) -> Vec<IpNet> {
         let subnet = self.eni(id).map(|eni| eni.subnet);
         let ranges = subnet.and_then(|subnet| background.constraints.ranges(subnet));
-        let usable =
-            |net: &IpNet| matches!(net, IpNet::V6(_)) == ipv6 && self.is_usable(*net, &[], ranges);
-        let (good, refused): (Vec<IpNet>, Vec<IpNet>) =
-            nets.iter().map(IpNet::trunc).partition(usable);
+        let usable = |net| matches!(net, IpNet::V6(_)) == ipv6 && self.is_usable(net, &[], ranges);
+        let (good, refused) = usable_of(nets, usable);
         if !refused.is_empty() {
             finding.events.push(Event::BlocksRefused { eni: id, blocks: refused });
         }
@@ -615,6 +608,18 @@ impl Pool {
         };
         self.enis.iter().find(doubtful).map(|eni| eni.id)
     }
+}
+
+/// Splits the blocks of an answer into those that pods can have and the others: one that lies in another is in it already.
+fn usable_of(nets: &[IpNet], is_usable: impl Fn(IpNet) -> bool) -> (Vec<IpNet>, Vec<IpNet>) {
+    let (mut usable, mut refused): (Vec<IpNet>, Vec<IpNet>) =
+        nets.iter().map(IpNet::trunc).partition(|net| is_usable(*net));
+    usable.sort_unstable();
+    usable.dedup();
+    let all = usable.clone();
+    let covered = |net: &mut IpNet| all.iter().any(|other| other != net && other.contains(&*net));
+    refused.extend(usable.extract_if(.., covered));
+    (usable, refused)
 }
 
 /// Returns whether an answer asked for at `as_of` may still show what was before a change.
