@@ -343,9 +343,10 @@ impl Pool {
     /// the restart has on it: the ENI would count as unused and go.
     fn doubt_where_leases_differ(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
         let lacks = |address: IpAddr| !self.enis.iter().any(|eni| eni.block(address).is_some());
-        let lost = self.leases().flat_map(Lease::interfaces).any(|interface| {
-            interface.eni == id && interface.addresses().any(|address| lacks(address))
-        });
+        let lost = self
+            .leases()
+            .flat_map(Lease::interfaces)
+            .any(|interface| interface.eni == id && interface.addresses().any(lacks));
         let Some(eni) = self.eni_mut(id).filter(|_| lost) else { return };
         let cause = DoubtCause::Differs(Source::Ec2);
         eni.on_doubt(cause, now);
