@@ -80,7 +80,8 @@ impl Threads {
             SetUp::Done { changed: translated, took_over: done } => {
                 changed.in_words.extend(translated.in_words);
                 changed.of_peer |= translated.of_peer;
-                took_over |= done;
+                // Beside another daemon nothing is looked for.
+                took_over |= done && options.adopt;
             }
             SetUp::NotYet(error) => {
                 warn!(error, "cannot set up address translation yet; trying again");

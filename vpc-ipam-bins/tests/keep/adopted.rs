@@ -245,6 +245,59 @@ fn daemon_of_before_that_starts_again_is_told_and_left_where_nothing_is_to_be_ad
     node.stop().unwrap();
 }
 
+/// Of its table only nft can list what is there, without the comments of iptables; iptables-save says no more than that.
+#[test]
+fn node_of_which_it_cannot_be_told_what_is_there_is_not_taken_over() {
+    let node = node();
+    make_enis(&node);
+    let netns = netns(&node);
+    // In one step: a chain that iptables can list would be removed before it has the rule.
+    let table =
+        "nft table ip nat { chain AWS-SNAT-CHAIN-0 { meta l4proto tcp ct mark 7 return; }; }";
+    let make_chain = || drop(run(&netns, table));
+    make_chain();
+    let before = kept(&node);
+    let fail = || {
+        let error = Daemon::fail(&node);
+        for expected in [
+            "take the node over from amazon-vpc-cni-k8s: cannot tell what it left",
+            "table nat of iptables-nft: has the chains AWS-SNAT-CHAIN-0",
+            "--no-adopt",
+        ] {
+            assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+        }
+    };
+
+    fail();
+
+    assert_eq!(kept(&node), before);
+    // Beside the other daemon nothing is looked for, and the next start knows as little.
+    Daemon::start_as(&node, |options| options.adopt = false).crash();
+    fail();
+
+    run(&netns, "nft delete table ip nat");
+    let daemon = Daemon::start(&node);
+    make_chain();
+    let is_told = || {
+        wait_until("the status", || {
+            let problems = status(&node).problems;
+            let told = problems.iter().any(|it| it.contains("cannot tell what amazon-vpc-cni"));
+            if told { Ok(()) } else { Err(format!("{problems:?}")) }
+        });
+        let output = net(&node, &["diff"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("not told: cannot tell what amazon-vpc-cni-k8s left: "), "{text}");
+        assert_eq!(output.status.code(), Some(2), "{text}");
+    };
+    is_told();
+    // A node that works does not stop working.
+    daemon.crash();
+    let daemon = Daemon::start(&node);
+    is_told();
+    daemon.crash();
+    node.stop().unwrap();
+}
+
 /// Which of them the old daemon released a moment ago nothing tells.
 #[test]
 fn addresses_without_a_pod_cool_down_when_the_node_is_taken_over() {
