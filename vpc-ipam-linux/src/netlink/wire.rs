@@ -18,6 +18,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Message};
@@ -251,7 +252,11 @@ fn route_message(link: LinkIndex, route: &Route) -> RouteMessage {
         message.attributes.push(RouteAttribute::Destination(network));
     }
     if let Some(gateway) = route.gateway {
-        message.attributes.push(RouteAttribute::Gateway(route_address(gateway)));
+        message.attributes.push(match (route.destination, gateway) {
+            (IpNet::V4(_), IpAddr::V6(it)) => RouteAttribute::Via(RouteVia::Inet6(it)),
+            (IpNet::V6(_), IpAddr::V4(it)) => RouteAttribute::Via(RouteVia::Inet(it)),
+            _ => RouteAttribute::Gateway(route_address(gateway)),
+        });
     }
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(route_address(source)));
