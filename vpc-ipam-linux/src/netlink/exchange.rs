@@ -217,7 +217,8 @@ impl Message<'_> {
         let says = attributes
             .filter(|_| self.flags & NLM_F_ACK_TLVS != 0)
             .and_then(wire::text_of_extended_acknowledgement);
-        Ok(Some(Refusal { errno: Some(-code), says }))
+        // The smallest number has no counterpart; no kernel says it.
+        Ok(Some(Refusal { errno: code.checked_neg(), says }))
     }
 }
 
