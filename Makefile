@@ -14,7 +14,7 @@ help:
 	@echo 'make lint         formatting, clippy, documentation, dependencies'
 	@echo 'make build        release binaries; vpc-cni static'
 	@echo 'make bench        figures beside their references'
-	@echo 'make fuzz         fuzz the core for a minute (SECONDS=600 for ten)'
+	@echo 'make fuzz         fuzz the core, and what the kernel answers, for a minute each (SECONDS=600, TARGETS=scenario)'
 	@echo 'make fuzz-long    run 100,000 scenarios that a seed decides (CASES=, SEED=)'
 	@echo 'make limits       regenerate the table of instance types'
 
@@ -54,7 +54,7 @@ bench: lab-deps
 	scripts/bench.sh
 
 fuzz:
-	scripts/fuzz.sh $(or $(SECONDS),60)
+	scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
 
 fuzz-long:
 	@mkdir -p fuzz/artifacts

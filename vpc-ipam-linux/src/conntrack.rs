@@ -1,5 +1,8 @@
 //! Connections that the kernel remembers.
 
+#[cfg(feature = "testkit")]
+pub(crate) mod testkit;
+
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BTreeSet;
 use std::io;

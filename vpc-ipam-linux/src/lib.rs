@@ -19,7 +19,8 @@
 //!
 //! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`].
 //!
-//! The feature `lab` adds a VPC made of network namespaces, in which all of this runs without an AWS account.
+//! The feature `lab` adds a VPC made of network namespaces, in which all of this runs without an AWS account; `testkit` adds
+//! what the readers of the kernel's and other programs' answers are fuzzed with.
 //!
 //! ```
 //! use vpc_ipam_core::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp};
@@ -81,6 +82,8 @@ pub mod pod;
 mod quote;
 mod state;
 mod sysctl;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 #[cfg(feature = "watch")]
 mod watch;
 

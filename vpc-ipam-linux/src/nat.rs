@@ -22,6 +22,8 @@ use crate::child::run;
 use crate::host::HostFacts;
 use crate::{Family, HostConfig, SnatPorts, VethPrefix};
 
+#[cfg(feature = "testkit")]
+pub(crate) use nftables::testkit::check_listing;
 pub use programs::NatPrograms;
 pub(crate) use programs::{Iptables, Kind, Place};
 

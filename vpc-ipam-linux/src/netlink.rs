@@ -6,6 +6,8 @@ mod exchange;
 mod kernel;
 mod nftables;
 mod port;
+#[cfg(feature = "testkit")]
+pub(crate) mod testkit;
 mod wire;
 
 use core::net::IpAddr;

@@ -1,6 +1,8 @@
 //! What amazon-vpc-cni-k8s leaves of its address translation on a node that it used to look after.
 
 mod listing;
+#[cfg(feature = "testkit")]
+mod testkit;
 
 use core::fmt;
 use std::fs;
@@ -16,6 +18,8 @@ pub(crate) use self::listing::TABLES;
 use self::listing::{SavedTable, incompatible, recognise};
 #[cfg(feature = "watch")]
 pub(crate) use self::listing::{has_comment, is_chain};
+#[cfg(feature = "testkit")]
+pub(crate) use self::testkit::check_listing;
 
 /// The rules and chains of amazon-vpc-cni-k8s, in whichever of nftables and the two kinds of iptables they are.
 ///

@@ -1,5 +1,8 @@
 //! The rules as nftables tables of ours.
 
+#[cfg(feature = "testkit")]
+pub(super) mod testkit;
+
 use core::fmt::Write as _;
 use std::io;
 use std::path::Path;
