@@ -437,7 +437,7 @@ pub fn source_seen_from(
     for netns in [client, server] {
         settle(netns);
     }
-    let receiver = server.run(|| UdpSocket::bind(to)).unwrap().unwrap();
+    let receiver = server.run(|| receive(to)).unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let sender = client.run(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
     (0..3).find_map(|_| {
@@ -463,10 +463,19 @@ pub fn settle(netns: &Namespace) {
     }
 }
 
-/// Listens, and waits for an earlier listener to go: a program that another thread starts holds it until it runs.
 fn listen(on: &str) -> TcpListener {
+    once_free(on, || TcpListener::bind(on))
+}
+
+/// Returns a socket that receives what is sent to an address.
+pub fn receive(on: &str) -> UdpSocket {
+    once_free(on, || UdpSocket::bind(on))
+}
+
+/// Waits for an earlier socket to go: a program that another thread starts holds it until it runs.
+fn once_free<S>(on: &str, bind: impl Fn() -> io::Result<S>) -> S {
     for _ in 0..100_000 {
-        match TcpListener::bind(on) {
+        match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::yield_now(),
             result => return result.unwrap_or_else(|error| panic!("listen on {on}: {error}")),
         }
