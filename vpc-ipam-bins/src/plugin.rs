@@ -99,7 +99,7 @@ impl Sockets {
     fn open(netns: &Namespace) -> Result<Self, Error> {
         let pod = netns.visit(|| netns.netlink()).map_err(NetlinkError::from).flatten();
         let pod = pod.map_err(|error| kernel("open the pod's network", &error))?;
-        Ok(Self { host: open_host()?, pod })
+        Ok(Self { host: open_host()?, pod: pod.visiting() })
     }
 }
 

@@ -184,6 +184,8 @@ fn sysctls(config: &HostConfig, facts: &HostFacts) -> impl Iterator<Item = Sysct
         // Loose: what comes in for a pod on another ENI would not be answered by the link it came by.
         needed(SysctlKey::ipv4_of_link(name, "rp_filter"), "2"),
         forwarding(name),
+        // Of the links of pods the kernel takes the greater of their own and this. Other links have their own, which is left.
+        needed(SysctlKey::new("net/ipv4/conf/all/send_redirects"), "0"),
         // Old kernels have no such variable.
         Sysctl { optional: true, ..needed(SysctlKey::new("net/ipv4/tcp_early_demux"), &demux) },
     ];

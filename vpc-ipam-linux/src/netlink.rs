@@ -6,6 +6,7 @@ mod exchange;
 mod kernel;
 mod nftables;
 mod port;
+mod settings;
 #[cfg(feature = "testkit")]
 pub(crate) mod testkit;
 mod wire;

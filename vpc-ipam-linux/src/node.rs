@@ -402,7 +402,8 @@ impl Node {
                 actual.add_routes(netlink.all_routes(family)?);
             }
             let (desired, _) = self.desired(&actual, extent);
-            let keys: Vec<SysctlKey> = desired.sysctls().cloned().collect();
+            let keys = desired.sysctls().cloned().chain(conflict::variables());
+            let keys: Vec<SysctlKey> = keys.collect();
             let values = netlink.sysctls(&keys)?;
             actual.sysctls = keys.into_iter().zip(values).collect();
         } else {

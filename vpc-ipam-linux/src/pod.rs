@@ -4,6 +4,7 @@ pub(crate) mod branch;
 pub(crate) mod egress;
 mod found;
 mod tables;
+pub(crate) mod variables;
 
 use core::borrow::Borrow;
 use core::fmt::Write as _;
@@ -16,6 +17,7 @@ use vpc_ipam_core::{EniId, Lease, LeasedInterface, Mac, Pod, PodKey};
 
 use self::branch::{MakeError, Whose};
 use self::tables::Inside;
+use self::variables::SourceFilter;
 use crate::state::{
     Actual, ApplyError, Claim, Difference, State, apply, carry_out, changes, diff, in_words,
     refused,
@@ -206,14 +208,10 @@ impl PodInterface {
     /// Returns what the host should hold for the interface, once its end of the veth has an index.
     pub fn on_host(&self, link: LinkIndex) -> State {
         let link = LinkId::new(link, &self.host.name);
-        let [quiet @ .., loose] = branch::quiet(&link.name);
-        let mut wanted: Vec<_> = quiet.into_iter().map(Object::Sysctl).collect();
-        if self.strict_branch().is_some() {
-            wanted.push(Object::Sysctl(loose));
-        }
-        if self.has(Family::Ipv6) {
-            wanted.push(Object::Sysctl(no_own_address(&self.host.name)));
-        }
+        let own_address = self.has(Family::Ipv6).then(|| no_own_address(&self.host.name));
+        let variables = variables::of_host_end(&link.name, self.source_filter());
+        let mut wanted: Vec<_> =
+            own_address.into_iter().chain(variables).map(Object::Sysctl).collect();
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
         if self.has(Family::Ipv6) {
             // From an address of the link the host asks for the pod's MAC address.
@@ -239,6 +237,15 @@ impl PodInterface {
                 claims.extend(claimed);
             }
         }
+        State { wanted, claims }
+    }
+
+    /// Returns what the pod should hold for the interface when its end of the veth is made.
+    fn in_new_pod(&self, link: LinkIndex) -> State {
+        let State { mut wanted, claims } = self.in_pod(link);
+        let (ipv4, ipv6) = variables::of_new_pod_end(&self.container.name);
+        let up = wanted.iter().position(|it| matches!(it, Object::Link { .. })).unwrap_or(0);
+        wanted.splice(up..up, ipv6.into_iter().chain(ipv4).map(Object::Sysctl));
         State { wanted, claims }
     }
 
@@ -296,6 +303,14 @@ impl PodInterface {
     fn has(&self, family: Family) -> bool {
         let has = |it: &PodAddress| Family::of(it.address) == family;
         self.egress == Some(family) || self.addresses.iter().any(has)
+    }
+
+    /// Returns how the kernel is to check the sources of what comes in by the host's end.
+    pub(crate) fn source_filter(&self) -> SourceFilter {
+        match self.strict_branch() {
+            Some(_) => SourceFilter::Loose,
+            None => SourceFilter::Strict,
+        }
     }
 
     fn strict_branch(&self) -> Option<&Branch> {
@@ -551,7 +566,10 @@ fn try_add(
             on_host.append(branch.on_host(link, interface.mtu));
         }
         on_host.append(interface.on_host(veth.link));
-        in_pod.append(interface.in_pod(veth.peer));
+        in_pod.append(match veth.kept {
+            true => interface.in_pod(veth.peer),
+            false => interface.in_new_pod(veth.peer),
+        });
     }
     let on_branch = network.interfaces.iter().any(|interface| interface.branch.is_some());
     let other_default = inside.other_default();
@@ -763,9 +781,10 @@ fn send_on_host(
     let stale = addresses.map(|it| our_rules(it.address)[1].clone());
     let stale: Vec<_> = stale.map(|rule| Change::Remove(Object::Rule(rule))).collect();
     let mut all = changes(&diff(desired, actual), actual);
-    let sysctls = all.iter().take_while(|it| matches!(it, Change::Set(Object::Sysctl(_)))).count();
-    let stale_places = sysctls..sysctls + stale.len();
-    all.splice(sysctls..sysctls, stale);
+    let of_link = |it: &&Change| matches!(it, Change::Set(Object::Sysctl(_) | Object::Link { .. }));
+    let settings = all.iter().take_while(of_link).count();
+    let stale_places = settings..settings + stale.len();
+    all.splice(settings..settings, stale);
 
     let results = host.change(&all)?;
     let was_stale = results[stale_places].iter().any(Result::is_ok);

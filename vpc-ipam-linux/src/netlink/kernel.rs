@@ -1,6 +1,7 @@
 //! The kernel's own answer to [`Netlink`].
 
 use core::net::IpAddr;
+use core::ops::Range;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -11,11 +12,12 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::exchange::{Answer, Exchange, Request, Wire};
+use super::settings::LinkSettings;
 use super::{Netlink, NetlinkError, wire};
 use crate::nat::Place;
 use crate::{
     Address, Change, Effect, Family, Leads, Link, LinkIndex, Namespace, NamespaceError, Nat,
-    NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule,
+    NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule, Sysctl,
     SysctlKey, peer, sysctl,
 };
 
@@ -25,6 +27,8 @@ use crate::{
 pub struct KernelNetlink {
     exchange: Exchange<KernelSocket>,
     namespace: Namespace,
+    /// Whether the calling thread itself enters the namespace for what netlink cannot do.
+    visits: bool,
     nat_programs: NatPrograms,
     /// Where the rules of address translation are, once it is known.
     nat_place: Option<Place>,
@@ -38,6 +42,7 @@ impl KernelNetlink {
         Ok(Self {
             exchange: Exchange::new(socket),
             namespace: namespace.clone(),
+            visits: false,
             nat_programs: NatPrograms::default(),
             nat_place: None,
         })
@@ -52,6 +57,17 @@ impl KernelNetlink {
     #[must_use]
     pub fn with_nat_programs(self, nat_programs: NatPrograms) -> Self {
         Self { nat_programs, nat_place: None, ..self }
+    }
+
+    /// Returns the socket so that the calling thread itself enters the namespace where files have to be written there, instead of
+    /// starting another for it: [`Namespace::visit`] says who may.
+    #[must_use]
+    pub fn visiting(self) -> Self {
+        Self { visits: true, ..self }
+    }
+
+    fn inside<R: Send>(&self, act: impl FnOnce() -> R + Send) -> Result<R, NamespaceError> {
+        if self.visits { self.namespace.visit(act) } else { self.namespace.run(act) }
     }
 
     /// Returns the port by which the kernel names the socket where it tells of changes that were asked for by it.
@@ -148,31 +164,74 @@ impl KernelNetlink {
         Ok(replaced)
     }
 
+    /// Makes a change that takes other programs.
+    fn run_programs(&mut self, change: &Change) -> Result<io::Result<()>, NamespaceError> {
+        match change {
+            Change::Set(Object::Nat(nat)) => self.replace_nat(nat),
+            Change::Remove(Object::Nat(_)) => self.replace_nat(&Nat::none()),
+            Change::Remove(Object::PeerNat(peer)) => {
+                self.namespace.run(|| peer::remove(&self.nat_programs.nft, peer))
+            }
+            // What has no absence, or no presence.
+            _ => Ok(Ok(())),
+        }
+    }
+
     /// Sends what has gathered, and files what came of it.
     fn send(
         &mut self,
-        gathered: &mut Vec<(usize, Request)>,
+        gathered: &mut Vec<(Range<usize>, Request)>,
+        changes: &[Change],
         results: &mut [Result<Effect, Refusal>],
     ) -> Result<(), NetlinkError> {
         if gathered.is_empty() {
             return Ok(());
         }
         let (places, requests): (Vec<_>, Vec<_>) = gathered.drain(..).unzip();
-        for (place, answer) in places.into_iter().zip(self.exchange.batch(requests)?) {
+        for (places, answer) in places.into_iter().zip(self.exchange.batch(requests)?) {
             // Some changes take two requests; of a veth, that it be made, and what it became. The first refusal counts.
-            let result = &mut results[place];
             match answer {
-                Err(refusal) if result.is_ok() => *result = Err(refusal),
-                Ok(payloads) if result.is_ok() => {
-                    if let Some(effect) = payloads.first().map(|p| veth_effect(p)).transpose()? {
-                        *result = Ok(effect);
+                Err(refusal) if is_alone(&changes[places.clone()]) => {
+                    let result = &mut results[places.start];
+                    if result.is_ok() {
+                        *result = Err(refusal);
                     }
                 }
-                Err(_) | Ok(_) => {}
+                Err(_) => {
+                    for place in places {
+                        results[place] = self.set_alone(&changes[place])?;
+                    }
+                }
+                Ok(payloads) => {
+                    let result = &mut results[places.start];
+                    if let (Some(payload), true) = (payloads.first(), result.is_ok()) {
+                        *result = Ok(veth_effect(payload)?);
+                    }
+                }
             }
         }
         Ok(())
     }
+
+    /// Makes one of the settings that were refused together: which one that was for was not said, and variables have files too.
+    fn set_alone(&mut self, change: &Change) -> Result<Result<Effect, Refusal>, NetlinkError> {
+        let done = match change {
+            Change::Set(Object::Sysctl(sysctl)) => {
+                let written = self.inside(|| sysctl::write(&[sysctl]))?;
+                written.into_iter().collect::<io::Result<()>>().map_err(Refusal::from)
+            }
+            _ => match LinkSettings::of(core::slice::from_ref(change)) {
+                Some((settings, _)) => self.ask(settings.request())?.map(drop),
+                None => Ok(()),
+            },
+        };
+        Ok(done.map(|()| Effect::Done))
+    }
+}
+
+/// Returns whether there is nothing else to be tried where a message is refused that makes these changes.
+fn is_alone(changes: &[Change]) -> bool {
+    matches!(changes, [change] if !matches!(change, Change::Set(Object::Sysctl(_))))
 }
 
 impl Netlink for KernelNetlink {
@@ -262,10 +321,11 @@ impl Netlink for KernelNetlink {
     }
 
     fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
-        let read = |key: &SysctlKey| {
-            sysctl::read(key).map_err(|source| NetlinkError::Sysctl { key: key.clone(), source })
+        let values = self.inside(|| sysctl::read(keys))?;
+        let told = |(key, value): (&SysctlKey, io::Result<_>)| {
+            value.map_err(|source| NetlinkError::Sysctl { key: key.clone(), source })
         };
-        self.namespace.run(|| keys.iter().map(read).collect())?
+        keys.iter().zip(values).map(told).collect()
     }
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
@@ -280,80 +340,77 @@ impl Netlink for KernelNetlink {
     fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
         let mut results = vec![Ok(Effect::Done); changes.len()];
         let mut gathered = Vec::new();
-        let mut rest = changes.iter().enumerate().peekable();
-        while let Some((place, change)) = rest.next() {
-            match change {
-                Change::AddVeth(veth) => {
-                    gathered.push((place, wire::add_veth(veth)));
-                    gathered.push((place, wire::get_link(&veth.name)));
+        let mut next = 0;
+        while let Some(change) = changes.get(next) {
+            let first = next;
+            if let Some((settings, count)) = LinkSettings::of(&changes[first..]) {
+                next += count;
+                gathered.push((first..next, settings.request()));
+                continue;
+            }
+            next += 1;
+            let requests = requests(change);
+            if !requests.is_empty() {
+                gathered.extend(requests.into_iter().map(|request| (first..next, request)));
+                continue;
+            }
+            self.send(&mut gathered, changes, &mut results)?;
+            if let Change::Set(Object::Sysctl(_)) = change {
+                // One visit to the namespace for all that follow each other.
+                let sysctls: Vec<_> = changes[first..].iter().map_while(by_file).collect();
+                next = first + sysctls.len();
+                let written = self.inside(|| sysctl::write(&sysctls))?;
+                for (result, written) in results[first..next].iter_mut().zip(written) {
+                    *result = written.map(|()| Effect::Done).map_err(Refusal::from);
                 }
-                Change::AddVlan(vlan) => gathered.push((place, wire::add_vlan(vlan))),
-                Change::AddRoute { link, route } => {
-                    gathered.push((place, wire::add_route(link.index, route)));
-                }
-                Change::Introduce { link, neighbour } => {
-                    gathered.push((place, wire::introduce(link.index, *neighbour)));
-                }
-                Change::AddBridge(bridge) => gathered.push((place, wire::add_bridge(bridge))),
-                Change::Join { port, bridge } => {
-                    gathered.push((place, wire::join(port.index, bridge.index)));
-                    gathered.push((place, wire::isolate(port.index)));
-                }
-                Change::RemoveLink { name } => gathered.push((place, wire::remove_link(name))),
-                Change::RemoveLinkByIndex(link) => {
-                    gathered.push((place, wire::remove_link_by_index(link.index)));
-                }
-                Change::Set(Object::Sysctl(first)) => {
-                    self.send(&mut gathered, &mut results)?;
-                    // One visit to the namespace for all that follow each other.
-                    let mut sysctls = vec![(place, first)];
-                    while let Some(&(place, Change::Set(Object::Sysctl(next)))) = rest.peek() {
-                        sysctls.push((place, next));
-                        rest.next();
-                    }
-                    let written = self.namespace.run(|| {
-                        let write = |(place, sysctl)| (place, sysctl::write(sysctl));
-                        sysctls.into_iter().map(write).collect::<Vec<_>>()
-                    })?;
-                    for (place, result) in written {
-                        results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
-                    }
-                }
-                Change::Set(Object::Nat(nat)) => {
-                    self.send(&mut gathered, &mut results)?;
-                    let result = self.replace_nat(nat)?;
-                    results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
-                }
-                Change::Remove(Object::Nat(_)) => {
-                    self.send(&mut gathered, &mut results)?;
-                    let result = self.replace_nat(&Nat::none())?;
-                    results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
-                }
-                Change::Remove(Object::PeerNat(peer)) => {
-                    self.send(&mut gathered, &mut results)?;
-                    let result =
-                        self.namespace.run(|| peer::remove(&self.nat_programs.nft, peer))?;
-                    results[place] = result.map(|()| Effect::Done).map_err(Refusal::from);
-                }
-                Change::Set(object) => gathered.extend(set(object).map(|request| (place, request))),
-                Change::Remove(object) => {
-                    gathered.extend(remove(object).map(|request| (place, request)));
-                }
+            } else {
+                let done = self.run_programs(change)?;
+                results[first] = done.map(|()| Effect::Done).map_err(Refusal::from);
             }
         }
-        self.send(&mut gathered, &mut results)?;
+        self.send(&mut gathered, changes, &mut results)?;
         Ok(results)
+    }
+}
+
+/// Returns the variable that a change sets, if that is done by its file.
+fn by_file(change: &Change) -> Option<&Sysctl> {
+    match change {
+        Change::Set(Object::Sysctl(sysctl))
+            if LinkSettings::of(core::slice::from_ref(change)).is_none() =>
+        {
+            Some(sysctl)
+        }
+        _ => None,
+    }
+}
+
+/// Returns the messages that make a change; none where it takes something else.
+fn requests(change: &Change) -> Vec<Request> {
+    match change {
+        Change::AddVeth(veth) => vec![wire::add_veth(veth), wire::get_link(&veth.name)],
+        Change::AddVlan(vlan) => vec![wire::add_vlan(vlan)],
+        Change::AddRoute { link, route } => vec![wire::add_route(link.index, route)],
+        Change::Introduce { link, neighbour } => vec![wire::introduce(link.index, *neighbour)],
+        Change::AddBridge(bridge) => vec![wire::add_bridge(bridge)],
+        Change::Join { port, bridge } => {
+            vec![wire::join(port.index, bridge.index), wire::isolate(port.index)]
+        }
+        Change::RemoveLink { name } => vec![wire::remove_link(name)],
+        Change::RemoveLinkByIndex(link) => vec![wire::remove_link_by_index(link.index)],
+        Change::Set(object) => set(object).into_iter().collect(),
+        Change::Remove(object) => remove(object).into_iter().collect(),
     }
 }
 
 fn set(object: &Object) -> Option<Request> {
     match object {
-        Object::Link { link, mtu, up } => Some(wire::set_link(link.index, *mtu, *up)),
         Object::Address { link, address } => Some(wire::set_address(link.index, *address)),
         Object::Route { link, route } => Some(wire::set_route(link.index, route)),
         Object::Neighbour { link, neighbour } => Some(wire::set_neighbour(link.index, *neighbour)),
         Object::Rule(rule) => Some(wire::set_rule(rule)),
-        Object::Sysctl(_) | Object::Nat(_) | Object::PeerNat(_) => None,
+        // The first by the settings of its link.
+        Object::Link { .. } | Object::Sysctl(_) | Object::Nat(_) | Object::PeerNat(_) => None,
     }
 }
 

@@ -7,7 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
@@ -25,6 +25,7 @@ use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Mes
 use vpc_ipam_core::Mac;
 
 use super::exchange::Request;
+use super::settings::LinkSettings;
 use crate::{
     Address, Bridge, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, NetlinkError,
     Protocol, Route, RouteEntry, Rule, RuleAction, Scope, Table, Veth, Vlan,
@@ -141,13 +142,42 @@ pub(super) fn list_links() -> Message {
     Message::GetLink(message)
 }
 
-pub(super) fn set_link(link: LinkIndex, mtu: u32, up: bool) -> Request {
+pub(super) fn set_link(settings: &LinkSettings<'_>) -> Request {
     let mut message = LinkMessage::default();
-    message.header.index = link.0;
-    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![LinkAttribute::Mtu(mtu)];
+    match settings.index {
+        Some(index) => message.header.index = index.0,
+        None => message.attributes.push(LinkAttribute::IfName(settings.name.to_owned())),
+    }
+    if let Some((mtu, up)) = settings.mtu_and_up {
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+    }
+    message.attributes.extend(ipv4_variables(&settings.ipv4));
     Request { message: Message::SetLink(message), flags: 0 }
+}
+
+/// Writes IPv4 variables of a link as the kernel takes them: one within another, for the link, the family and the kind.
+fn ipv4_variables(variables: &[(u16, u32)]) -> Option<LinkAttribute> {
+    const IFLA_AF_SPEC: u16 = 26;
+    const IFLA_INET_CONF: u16 = 1;
+    const NLA_F_NESTED: u16 = 1 << 15;
+
+    let variable = |(number, value): &(u16, u32)| attribute(*number, &value.to_ne_bytes());
+    let variables: Vec<u8> = variables.iter().flat_map(variable).collect();
+    if variables.is_empty() {
+        return None;
+    }
+    let of_kind = attribute(IFLA_INET_CONF | NLA_F_NESTED, &variables);
+    let of_family = attribute(u16::from(AF_INET) | NLA_F_NESTED, &of_kind);
+    Some(LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NLA_F_NESTED, of_family)))
+}
+
+/// Writes an attribute whose value needs no padding.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    // All in all these have a hundred bytes.
+    let len = (4 + value.len()) as u16;
+    [&len.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
 }
 
 pub(super) fn set_address(link: LinkIndex, address: Address) -> Request {

@@ -17,8 +17,8 @@ use crate::host::PRIORITY_MARK;
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD};
 use crate::state::{Actual, Difference};
 use crate::{
-    Family, Leads, LinkIndex, Object, Protocol, RouteEntry, Rule, RuleAction, Table, eni,
-    link_by_mac,
+    Family, Leads, LinkIndex, Object, Protocol, RouteEntry, Rule, RuleAction, SysctlKey, Table,
+    eni, link_by_mac,
 };
 
 /// An object of another program that stands in the way of what the node should be, and is not this crate's to remove.
@@ -90,6 +90,7 @@ impl Node {
         view.of_addresses(&mut found);
         view.of_rules(&mut found);
         view.of_routes(&mut found);
+        of_variables(actual, &mut found);
         found.into_conflicts()
     }
 
@@ -106,6 +107,35 @@ impl Node {
             (source, destination) => {
                 source.iter().chain(destination).any(|net| net.prefix_len() > 0 && ours(net))
             }
+        }
+    }
+}
+
+/// Variables of all links by which the node answers for others or takes what is sent in its own name, and what that concerns. A
+/// pod's link has them off, which does not count where they are on for all.
+const OF_ALL: [(&str, &str); 3] = [
+    ("net/ipv4/conf/all/proxy_arp", "what pods ask by ARP: the node answers for other hosts"),
+    (
+        "net/ipv6/conf/all/proxy_ndp",
+        "neighbour solicitations of pods: the node answers for other hosts",
+    ),
+    ("net/ipv4/conf/all/accept_local", "what pods send with addresses of the node"),
+];
+
+/// Returns the variables that are to be read for conflicts.
+pub(super) fn variables() -> impl Iterator<Item = SysctlKey> {
+    OF_ALL.into_iter().map(|(path, _)| SysctlKey::new(path))
+}
+
+fn of_variables(actual: &Actual, found: &mut Found) {
+    for (path, diverts) in OF_ALL {
+        let key = SysctlKey::new(path);
+        if let Some(Some(value)) = actual.sysctls.get(&key)
+            && value != "0"
+        {
+            let author =
+                "whoever makes the node answer for other hosts (sysctl.d, another CNI plugin)";
+            found.add(format!("sysctl {key}={value}"), diverts.to_owned(), author);
         }
     }
 }

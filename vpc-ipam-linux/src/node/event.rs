@@ -8,10 +8,11 @@ use vpc_ipam_core::{EniLink, Mac};
 use super::{Extent, Node, Role, SeenLink, is_host};
 use crate::eni::PRIORITY_ENI;
 use crate::host::PRIORITY_MARK;
+use crate::pod::variables::SourceFilter;
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface};
 use crate::{
-    Address, BranchMode, Family, Leads, Link, LinkId, LinkIndex, Object, Protocol, Route,
-    RouteEntry, Rule, Scope, Table, eni,
+    Address, Family, Leads, Link, LinkId, LinkIndex, Object, Protocol, Route, RouteEntry, Rule,
+    Scope, Table, eni,
 };
 
 /// Something that happened in the node's namespace.
@@ -330,11 +331,16 @@ impl Node {
             let branch = interface.branch.as_ref().is_some_and(|branch| branch.mac == mac);
             interface.host.mac == mac || branch
         })?;
-        let branch = interface.branch.as_ref();
-        let loose = branch.is_some_and(|branch| branch.mode == BranchMode::Strict);
+        let filter = match interface.host.mac == mac {
+            true => interface.source_filter(),
+            false => SourceFilter::Loose,
+        };
         // Of IPv6 the node passes on by `all` alone; a link's own variable says whether it may be steered.
         let forwards = family == Family::Ipv4;
-        let wrong = forwarding.is_some_and(|is| is != forwards) || (loose && is_strict(rp_filter));
+        // Of a new link the kernel tells all; the plugin is about to set it.
+        let is_new = forwarding.is_some() && rp_filter.is_some();
+        let wrong = forwarding.is_some_and(|is| is != forwards)
+            || rp_filter.is_some_and(|is| is != filter.value() && !is_new);
         wrong.then_some(Extent::Kernel)
     }
 

@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{EniId, Mac, Pod, PodKey};
 
+use super::variables::{self, SourceFilter};
 use super::{
     PodAddress, PodError, PodInterface, PodNetwork, PodSettings, gateway, parts_of_host_name,
     veth_ends,
@@ -14,7 +15,7 @@ use crate::host::PRIORITY_BRANCH;
 use crate::state::{Claim, State};
 use crate::{
     BranchMode, Change, Family, Link, LinkId, LinkIndex, LinkMissingError, Netlink, NetlinkError,
-    Object, Protocol, Route, Rule, Sysctl, SysctlKey, Table, VethPrefix, Vlan,
+    Object, Protocol, Route, Rule, Table, VethPrefix, Vlan,
 };
 
 /// A branch ENI and the pod's addresses on it.
@@ -169,7 +170,8 @@ impl Branch {
     pub fn on_host(&self, link: LinkIndex, mtu: u16) -> State {
         let link = LinkId::new(link, &self.vlan.link_name());
         let table = self.vlan.table();
-        let mut wanted: Vec<_> = quiet(&link.name).into_iter().map(Object::Sysctl).collect();
+        let variables = variables::of_host_end(&link.name, SourceFilter::Loose);
+        let mut wanted: Vec<_> = variables.into_iter().map(Object::Sysctl).collect();
         wanted.push(Object::Link { link: link.clone(), mtu: mtu.into(), up: true });
         let mut claims = vec![Claim::OurRoutes { link: link.clone() }];
         for &gateway in &self.gateways {
@@ -252,23 +254,4 @@ impl From<LinkMissingError> for MakeError {
     fn from(error: LinkMissingError) -> Self {
         Self::Trunk(error)
     }
-}
-
-/// Returns the variables of a link whose neighbour must not steer the node: it may not advertise itself as a router.
-///
-/// For IPv4 the link takes what comes in whatever the way back is: rules that look at where a packet came in are not asked for
-/// that, so a strict check would refuse all.
-pub(super) fn quiet(link: &str) -> [Sysctl; 4] {
-    let ipv6 = [("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0")];
-    let [ra, redirects, forwarding] = ipv6.map(|(name, value)| Sysctl {
-        key: SysctlKey::ipv6_of_link(link, name),
-        value: value.to_owned(),
-        optional: true,
-    });
-    let loose = Sysctl {
-        key: SysctlKey::ipv4_of_link(link, "rp_filter"),
-        value: "2".to_owned(),
-        optional: false,
-    };
-    [ra, redirects, forwarding, loose]
 }

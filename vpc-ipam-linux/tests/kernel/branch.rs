@@ -15,6 +15,8 @@ use crate::support::{
 
 const MAC: Mac = Mac([2, 0, 10, 0, 0, 0x6b]);
 const ADDRESS: &str = "10.0.0.107";
+const ADDRESS_IPV6: &str = "2001:db8:a:0:7::2";
+const DUAL: Families = Families::Dual(Ipv4Kind::Addresses);
 const MODES: [BranchMode; 2] = [BranchMode::Strict, BranchMode::Standard];
 
 #[test]
@@ -73,7 +75,7 @@ fn strict_pod_is_as_the_peer_would_leave_it() {
     assert_eq!(find("10.0.0.1")["dev"], "vlan.eth.7");
     assert_eq!(find(ADDRESS)["dev"], json!(name));
     assert_eq!(vpc.node.json(&format!("route show {ADDRESS}")), [] as [Value; 0]);
-    for (key, value) in [("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0")] {
+    for (key, value) in [("accept_ra", "0"), ("accept_redirects", "0"), ("forwarding", "0")] {
         let actual = vpc.node.sysctl(&format!("net/ipv6/conf/vlan.eth.7/{key}"));
         assert_eq!(actual, value, "{key}");
     }
@@ -294,13 +296,9 @@ fn strict_mode_is_taken_back_once_no_pod_needs_it() {
 /// 1.16.0: with IPv6 too, whose gateway is the same everywhere and answers by ICMP.
 #[test]
 fn ipv6_goes_the_same_way() {
-    let own = "2001:db8:a:0:7::2";
     for mode in MODES {
-        let vpc = Vpc::with_ipv6();
-        set_up_node(&vpc, mode);
-        let dual = Families::Dual(Ipv4Kind::Addresses);
-        assert_ne!(set_up_host_for(&vpc, mode, dual), 0);
-        assert_eq!(set_up_host_for(&vpc, mode, dual), 0, "{mode:?}: again");
+        let (vpc, network, pod) = dual_node_with_pod(mode);
+        assert_eq!(set_up_host_for(&vpc, mode, DUAL), 0, "{mode:?}: again");
         let local = vpc.node.ip("-6 rule show table local");
         match mode {
             BranchMode::Strict => {
@@ -312,23 +310,12 @@ fn ipv6_goes_the_same_way() {
             }
             BranchMode::Standard => assert!(local.starts_with("0:"), "{local}"),
         }
-        let network = network_of(
-            mode,
-            &BranchEni {
-                ipv6: Some((own.parse().unwrap(), "2001:db8:a::/64".parse().unwrap())),
-                ..branch()
-            },
-        );
-
-        let pod = add_branch(&vpc, &network);
-        vpc.deliver("vlan.eth.7", MAC, "subnet1", &[own]);
-
         let routes = vpc.node.json("-6 route show table 107");
         let default = routes.iter().find(|route| route["dst"] == "default").unwrap();
         assert_eq!(default["gateway"], "fe80:ec2::1", "{mode:?}");
         let seen = |to| source_seen(&pod.namespace, &vpc.fabric.namespace, to);
         for to in ["[2001:db8:a::30]:80", "[2001:db8:f::10]:80"] {
-            assert_eq!(seen(to).as_deref(), Some(own), "{mode:?}: {to}");
+            assert_eq!(seen(to).as_deref(), Some(ADDRESS_IPV6), "{mode:?}: {to}");
         }
         assert_eq!(seen("10.0.0.30:80").as_deref(), Some(ADDRESS), "{mode:?}");
         assert_eq!(vpc.drops("vlan.eth.7") + vpc.drops("eth0"), 0, "{mode:?}");
@@ -337,7 +324,7 @@ fn ipv6_goes_the_same_way() {
 
         pod::remove(&mut trunk(&vpc), &network).unwrap();
         drop(pod);
-        set_up_host_for(&vpc, BranchMode::Standard, dual);
+        set_up_host_for(&vpc, BranchMode::Standard, DUAL);
         assert!(vpc.node.ip("-6 rule show table local").starts_with("0:\tfrom all"), "{mode:?}");
         for priority in [10, 20, 512, 1536] {
             let left = vpc.node.json(&format!("-6 rule show pref {priority}"));
@@ -378,6 +365,27 @@ fn node(mode: BranchMode) -> Vpc {
     let vpc = Vpc::new();
     set_up_node(&vpc, mode);
     vpc
+}
+
+/// A node with a pod on a branch ENI.
+pub fn node_with_pod(mode: BranchMode) -> (Vpc, PodNetwork, Netns) {
+    let vpc = node(mode);
+    let network = branch_network("sgp", mode);
+    let pod = add_branch(&vpc, &network);
+    (vpc, network, pod)
+}
+
+/// The same with both families.
+pub fn dual_node_with_pod(mode: BranchMode) -> (Vpc, PodNetwork, Netns) {
+    let vpc = Vpc::with_ipv6();
+    set_up_node(&vpc, mode);
+    assert_ne!(set_up_host_for(&vpc, mode, DUAL), 0);
+    let subnet = "2001:db8:a::/64".parse().unwrap();
+    let eni = BranchEni { ipv6: Some((ADDRESS_IPV6.parse().unwrap(), subnet)), ..branch() };
+    let network = network_of(mode, &eni);
+    let pod = add_branch(&vpc, &network);
+    vpc.deliver("vlan.eth.7", MAC, "subnet1", &[ADDRESS_IPV6]);
+    (vpc, network, pod)
 }
 
 fn set_up_node(vpc: &Vpc, mode: BranchMode) {

@@ -33,6 +33,7 @@ mod second_network;
 mod services;
 mod support;
 mod traffic;
+mod variables;
 #[cfg(feature = "watch")]
 mod watch;
 #[cfg(feature = "watch")]

@@ -39,7 +39,7 @@ fn pod_is_as_the_peer_would_leave_it() {
         let mac: Mac = link["address"].as_str().unwrap().parse().unwrap();
         assert_eq!(mac, interface.host.mac, "{case}");
         assert_eq!(mac.0[0] & 3, 2, "{case}: {mac} is not locally administered and unicast");
-        for (key, value) in [("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0")] {
+        for (key, value) in [("accept_ra", "0"), ("accept_redirects", "0"), ("forwarding", "0")] {
             let actual = node.sysctl(&format!("net/ipv6/conf/{name}/{key}"));
             assert_eq!(actual, value, "{case}: {key}");
         }
