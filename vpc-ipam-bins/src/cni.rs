@@ -531,6 +531,8 @@ pub enum Code {
     Kernel,
     /// 101: the daemon refused.
     Daemon,
+    /// 102: the pod's link on the host is another pod's.
+    LinkTaken,
 }
 
 impl From<Code> for u32 {
@@ -546,6 +548,7 @@ impl From<Code> for u32 {
             Code::TryAgainLater => 11,
             Code::Kernel => 100,
             Code::Daemon => 101,
+            Code::LinkTaken => 102,
         }
     }
 }
@@ -565,6 +568,7 @@ impl TryFrom<u32> for Code {
             11 => Self::TryAgainLater,
             100 => Self::Kernel,
             101 => Self::Daemon,
+            102 => Self::LinkTaken,
             other => return Err(format!("{other} is no error code of this plugin")),
         })
     }

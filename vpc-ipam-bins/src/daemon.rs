@@ -13,6 +13,7 @@ mod host;
 mod keep;
 mod links;
 mod lost;
+mod names;
 mod net;
 mod peer;
 mod rivals;
@@ -59,6 +60,7 @@ use self::host::HostThread;
 pub use self::host::HostThreadError;
 use self::keep::Keep;
 use self::links::{Links, Verdict};
+use self::names::LinkNames;
 use self::sources::Sources;
 use self::take_over::TakeOver;
 use self::translation::Translation;
@@ -241,6 +243,7 @@ struct Loop {
     notices: Option<std::sync::mpsc::Sender<Notice>>,
     /// How the links of pods are to be made.
     links: PodLinks,
+    names: LinkNames,
     vpc_ipv4_cidrs: Vec<ipnet::Ipv4Net>,
     /// What the sources said since the start.
     sources: Sources,
@@ -466,6 +469,18 @@ impl Loop {
 
     /// An address is granted, once that is durable.
     fn granted(&mut self, uncommitted: Uncommitted, callers: Vec<oneshot::Sender<Answer>>) {
+        if let Record::Leased(lease) = uncommitted.record() {
+            // While it waited for the address, another may have got one; and only the lease says how many interfaces there are.
+            if let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count()) {
+                let undone = self.ipam.abandon(uncommitted, self.clock.now());
+                self.unwritten.extend(undone.map(Write::Undo));
+                for caller in callers {
+                    answer(caller, taken.answer(&lease.pod));
+                }
+                return;
+            }
+            self.names.insert(&lease);
+        }
         self.flush.granted(uncommitted.addresses());
         self.unwritten.push(Write::Grant(uncommitted, callers));
     }
@@ -611,6 +626,13 @@ impl Loop {
                 };
                 answer(caller, said);
             }
+            Request::Assign(Assign { request, .. })
+                if let Some(taken) = self.names.taken(&request.pod, 1) =>
+            {
+                let refused = taken.answer(&request.pod);
+                warn!(pod = %request.key, ?taken, "no address");
+                answer(caller, refused);
+            }
             Request::Assign(Assign { request, sandbox }) => {
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(request.key.clone(), sandbox);
@@ -668,6 +690,7 @@ impl Loop {
         }
         match self.ipam.release(key, now) {
             Released::Lease { lease, at } => {
+                self.names.remove(&lease);
                 let record = Record::released(&lease, at);
                 self.flush.released(lease.addresses(), now);
                 self.keep_untracked(lease.addresses(), now);
@@ -702,6 +725,7 @@ impl Loop {
     ) {
         let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
         let addresses: Vec<_> = addresses.collect();
+        let record = uncommitted.record();
         warn!(pod = %key, ?addresses, "another program's pod has the address that was granted; another one is to be asked for");
         // Later grants of this pod are written after it.
         let undone = self.ipam.abandon(uncommitted, now).map(Write::Undo);
@@ -720,6 +744,9 @@ impl Loop {
         // A running pod that was added again keeps its own.
         if self.ipam.pool().lease(&key).is_none() {
             self.keep_untracked(addresses.into_iter(), now);
+            if let Record::Leased(lease) = record {
+                self.names.remove(&lease);
+            }
         }
     }
 
@@ -808,10 +835,14 @@ impl Loop {
                 Write::Grant(uncommitted, callers) => {
                     let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
                     let addresses: Vec<_> = addresses.collect();
+                    let record = uncommitted.record();
                     again.extend(self.ipam.abandon(uncommitted, now).map(Write::Undo));
                     // A running pod that was added again keeps its own.
                     if self.ipam.pool().lease(&key).is_none() {
                         self.flush.released(addresses, now);
+                        if let Record::Leased(lease) = record {
+                            self.names.remove(&lease);
+                        }
                     }
                     for caller in callers {
                         answer(caller, refused("make the pod's address durable"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
-use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
+use vpc_ipam_linux::pod::{self, AddFailure, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     Family, KernelNetlink, Namespace, NamespaceError, NetlinkError, Table, VethPrefix,
 };
@@ -127,8 +127,16 @@ fn wire(
 ) -> Result<PodNetwork, Unwired> {
     let network = pod::desired(lease, settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
-    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network)
-        .map_err(|error| Unwired { running: error.running, error: kernel("wire the pod", &error) })
+    pod::add(&mut sockets.host, &mut sockets.pod, netns, &network).map_err(|error| {
+        let code = match error.cause {
+            AddFailure::LinkOfAnotherPod { .. } | AddFailure::LinkOfUnknownPod { .. } => {
+                Code::LinkTaken
+            }
+            _ => Code::Kernel,
+        };
+        let told = kernel("wire the pod", &error);
+        Unwired { running: error.running, error: Error { code, ..told } }
+    })
 }
 
 fn kernel(what: &str, error: &dyn core::error::Error) -> Error {

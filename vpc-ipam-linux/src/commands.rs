@@ -91,6 +91,9 @@ fn set(object: &Object) -> Vec<String> {
             let (link, state) = (of_link(link), if *up { "up" } else { "down" });
             vec![format!("ip link set dev {link} mtu {mtu} {state}")]
         }
+        Object::Alias { link, alias } => {
+            vec![format!("ip link set dev {} alias {}", of_link(link), shell(alias))]
+        }
         Object::Address { link, address } => {
             let mut how = String::new();
             let net = address.net;
@@ -149,7 +152,7 @@ fn remove(object: &Object) -> Vec<String> {
                 })
                 .collect()
         }
-        Object::Link { .. } | Object::Sysctl(_) => Vec::new(),
+        Object::Link { .. } | Object::Alias { .. } | Object::Sysctl(_) => Vec::new(),
     }
 }
 

@@ -374,6 +374,7 @@ mod tests {
             up: true,
             kind: kind.map(str::to_owned),
             lower: Some(LinkIndex(lower)).filter(|lower| lower.0 > 0),
+            alias: None,
         };
         let cases = [
             ("hardware", vec![link(3, Some("vlan"), 9), link(9, None, 0)], Some(9)),

@@ -51,6 +51,7 @@
 //! let on_host = interface.on_host(LinkIndex(7)).wanted;
 //! let in_words: Vec<_> = on_host.iter().map(ToString::to_string).collect();
 //! assert_eq!(in_words[11..], [
+//!     "alias \"vpc-ipam default/p1\" of link eni182c452fe96",
 //!     "link eni182c452fe96 mtu 9001 up",
 //!     "route 10.0.0.101 table main dev eni182c452fe96",
 //!     "rule 512: to 10.0.0.101 lookup main",

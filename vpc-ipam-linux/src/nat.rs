@@ -353,6 +353,7 @@ mod tests {
             up: true,
             kind: None,
             lower: None,
+            alias: None,
         };
         let cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
         HostFacts {

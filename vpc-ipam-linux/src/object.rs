@@ -51,6 +51,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The link beneath it, or the other end of a veth, which may be in another namespace.
     pub lower: Option<LinkIndex>,
+    /// What is said of it to people, `alias` of `ip link`.
+    pub alias: Option<String>,
 }
 
 /// IPv4 or IPv6.
@@ -438,6 +440,13 @@ pub enum Object {
         /// Whether it is up.
         up: bool,
     },
+    /// What is said of a link to people. Where another program said something, that stays.
+    Alias {
+        /// The link.
+        link: LinkId,
+        /// What it says.
+        alias: String,
+    },
     /// An address of a link.
     Address {
         /// The link.
@@ -475,6 +484,7 @@ impl fmt::Display for Object {
             Self::Link { link, mtu, up } => {
                 write!(f, "link {link} mtu {mtu} {}", if *up { "up" } else { "down" })
             }
+            Self::Alias { link, alias } => write!(f, "alias {alias:?} of link {link}"),
             Self::Address { link, address } => write!(f, "address {address} dev {link}"),
             Self::Route { link, route } => write!(f, "route {route} dev {link}"),
             Self::Neighbour { link, neighbour: Neighbour { address, mac } } => {

@@ -3,11 +3,11 @@
 pub(crate) mod branch;
 pub(crate) mod egress;
 mod found;
+mod names;
 mod tables;
 pub(crate) mod variables;
 
 use core::borrow::Borrow;
-use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
 
@@ -30,6 +30,8 @@ use crate::{
 
 pub use branch::{Branch, BranchEni, VlanId, VlanIdError, desired_on_branch};
 pub use found::{remove_found, routed};
+pub use names::host_links;
+pub(crate) use names::parts_of_host_name;
 
 /// What all pods of a node have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,8 @@ pub struct PodInterface {
     pub ipv6_disabled: bool,
     /// The branch ENI that it is on, if it is on one.
     pub branch: Option<Branch>,
+    /// How the host's end says whose it is.
+    pub alias: String,
 }
 
 /// One end of the veth of a pod.
@@ -201,6 +205,7 @@ impl PodInterface {
             egress: settings.egress.filter(|family| number == 0 && !has(*family)),
             ipv6_disabled: settings.ipv6_disabled && !has(Family::Ipv6),
             branch: None,
+            alias: names::alias(&lease.pod),
             addresses,
         })
     }
@@ -212,6 +217,7 @@ impl PodInterface {
         let variables = variables::of_host_end(&link.name, self.source_filter());
         let mut wanted: Vec<_> =
             own_address.into_iter().chain(variables).map(Object::Sysctl).collect();
+        wanted.push(Object::Alias { link: link.clone(), alias: self.alias.clone() });
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
         if self.has(Family::Ipv6) {
             // From an address of the link the host asks for the pod's MAC address.
@@ -357,7 +363,7 @@ fn veth_ends(key: &PodKey, pod: &Pod, number: u8, prefix: &VethPrefix) -> (VethE
         0 => key.ifname().to_owned(),
         number => format!("mNicIf{number}"),
     };
-    let host = host_name(prefix, pod, number);
+    let host = names::host_name(prefix, pod, number);
     (
         VethEnd { name: host, mac: derived_mac(key, number, "host") },
         VethEnd { name, mac: derived_mac(key, number, "pod") },
@@ -395,31 +401,6 @@ fn our_rules(address: IpAddr) -> [Rule; 2] {
     [any(PRIORITY_TO_POD).to(address), any(PRIORITY_FROM_POD).from(address)]
 }
 
-/// Names the host's end as the peer does and Calico expects: from the pod's names, not its key.
-fn host_name(prefix: &VethPrefix, pod: &Pod, number: u8) -> String {
-    let mut text = format!("{}.{}", pod.namespace, pod.name);
-    if number > 0 {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ".{number}");
-    }
-    let mut name = prefix.to_string();
-    for byte in &Sha1::digest(text.as_bytes())[..6] {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name.truncate(prefix.as_str().len() + HOST_NAME_DIGITS);
-    name
-}
-
-/// With four characters of prefix the longest name that a link can have.
-const HOST_NAME_DIGITS: usize = 11;
-
-/// Returns the prefix and the digits of the name of a host's end, if it has the form of one.
-pub(crate) fn parts_of_host_name(name: &str) -> Option<(&str, &str)> {
-    let (prefix, digits) = name.split_at_checked(name.len().checked_sub(HOST_NAME_DIGITS)?)?;
-    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    digits.bytes().all(digit).then_some((prefix, digits))
-}
-
 /// Derives a locally administered MAC address, so that an end of the veth can be told from that of another pod with the
 /// same name.
 fn derived_mac(key: &PodKey, number: u8, end: &str) -> Mac {
@@ -453,6 +434,38 @@ pub enum AddFailure {
     InterfaceExists {
         /// Its name.
         ifname: String,
+    },
+    /// The host's link of that name is another pod's.
+    #[error(
+        "the host's link {link} would be that of pod {pod}, and is that of pod {other}: the name has room for 44 bits of the SHA-1 \
+         of a pod's names, which are the same; one of the two has to go or to be named otherwise"
+    )]
+    LinkOfAnotherPod {
+        /// The name of the link.
+        link: String,
+        /// The pod that was to be added.
+        pod: String,
+        /// The pod that has it.
+        other: String,
+    },
+    /// The host's link of that name is that of a pod which is not known by name.
+    #[error(
+        "the host's link {link} would be that of pod {pod}, and leads to {address} of a pod that was there before and is not known \
+         by name: an earlier one of the same name, which the runtime will remove, or one whose names have the same 44 bits of SHA-1"
+    )]
+    LinkOfUnknownPod {
+        /// The name of the link.
+        link: String,
+        /// The pod that was to be added.
+        pod: String,
+        /// The address of the pod that has it.
+        address: IpAddr,
+    },
+    /// The host has a link of that name that joins no pod.
+    #[error("the host has a link {link} that is no veth: another program made it")]
+    LinkOfHost {
+        /// Its name.
+        link: String,
     },
     /// The host's end of that name leads into this very namespace, to another link than the one asked for.
     #[error("the host's link {host} is that of another interface of the same pod")]
@@ -537,8 +550,8 @@ pub fn add(
 enum Whence {
     /// It was not made, or nobody knows.
     Unknown,
-    /// This call made it.
-    New,
+    /// This call made it; the host's end is this link. By its name it might be another's by the time that it is removed.
+    New(LinkIndex),
     /// An earlier ADD made it.
     Earlier,
 }
@@ -595,6 +608,7 @@ fn try_add(
             up,
             kind: None,
             lower: None,
+            alias: None,
         });
         Actual { links: links.collect(), ..Actual::default() }
     };
@@ -666,8 +680,10 @@ fn make_veths(
     let veths = network.interfaces.iter().map(|it| Change::AddVeth(it.veth(namespace)));
     let changes: Vec<_> = veths.collect();
     let results = host.change(&changes)?;
-    for (whence, _) in whence.iter_mut().zip(&results).filter(|(_, result)| result.is_ok()) {
-        *whence = Whence::New;
+    for (whence, result) in whence.iter_mut().zip(&results) {
+        if let Ok(Effect::Veth { link, .. }) = result {
+            *whence = Whence::New(*link);
+        }
     }
     let mut made = Vec::with_capacity(changes.len());
     let each = network.interfaces.iter().zip(&changes).zip(results).zip(whence);
@@ -676,7 +692,7 @@ fn make_veths(
             Ok(effect) => made_veth(effect)?,
             Err(refusal) if refusal.is(&[rustix::io::Errno::EXIST]) => {
                 let veth = settle(host, pod, interface, change)?;
-                *whence = if veth.kept { Whence::Earlier } else { Whence::New };
+                *whence = if veth.kept { Whence::Earlier } else { Whence::New(veth.link) };
                 veth
             }
             Err(refusal) => return Err(AddFailure::refused(change, refusal)),
@@ -733,6 +749,7 @@ fn settle(
     {
         return Ok(MadeVeth { link: outside.id.index, peer: inside.id.index, kept: true });
     }
+    let mut changes = vec![change.clone()];
     if let Some(outside) = &outside {
         let ends_here = |link: &Link| {
             (link.lower, outside.lower) == (Some(outside.id.index), Some(link.id.index))
@@ -741,13 +758,10 @@ fn settle(
         if pod.links()?.iter().any(ends_here) {
             return Err(AddFailure::HostEndInUse { host: host_end.name.clone() });
         }
+        spare_other_pods(host, interface, outside)?;
+        // Of an earlier pod of that name whose namespace lives on; its other end goes with it.
+        changes.insert(0, Change::RemoveLinkByIndex(outside.id.clone()));
     }
-    // Of an earlier pod of that name whose namespace lives on; its other end goes with it.
-    let removal = Change::RemoveLink { name: host_end.name.clone() };
-    let changes = match outside {
-        Some(_) => vec![removal, change.clone()],
-        None => vec![change.clone()],
-    };
     match host.change(&changes)?.pop() {
         Some(Ok(effect)) => Ok(made_veth(effect)?),
         Some(Err(refusal)) if pod.link(&container.name)?.is_some() => {
@@ -757,6 +771,35 @@ fn settle(
         Some(Err(refusal)) => Err(AddFailure::refused(change, refusal)),
         None => Err(NetlinkError::Decode { what: "no answer" }.into()),
     }
+}
+
+/// Refuses to take a link that another pod uses, or another program.
+fn spare_other_pods(
+    host: &mut dyn Netlink,
+    interface: &PodInterface,
+    there: &Link,
+) -> Result<(), AddFailure> {
+    let link = there.id.name.to_string();
+    if there.kind.as_deref() != Some("veth") {
+        return Err(AddFailure::LinkOfHost { link });
+    }
+    if there.alias.as_deref() == Some(&interface.alias) {
+        return Ok(());
+    }
+    // Where no route leads to it any more the pod is gone, and its link about to go.
+    let leads_to_pod = |route: &&Route| {
+        let net = route.destination;
+        net.prefix_len() == net.max_prefix_len()
+            && route.gateway.is_none()
+            && route.protocol != Protocol::KERNEL
+    };
+    let routes = host.routes(there.id.index)?;
+    let Some(route) = routes.iter().find(leads_to_pod) else { return Ok(()) };
+    let pod = names::of_alias(&interface.alias).unwrap_or_default().to_owned();
+    Err(match there.alias.as_deref().and_then(names::of_alias) {
+        Some(other) => AddFailure::LinkOfAnotherPod { link, pod, other: other.to_owned() },
+        None => AddFailure::LinkOfUnknownPod { link, pod, address: route.destination.addr() },
+    })
 }
 
 fn made_veth(effect: Effect) -> Result<MadeVeth, NetlinkError> {
@@ -781,7 +824,9 @@ fn send_on_host(
     let stale = addresses.map(|it| our_rules(it.address)[1].clone());
     let stale: Vec<_> = stale.map(|rule| Change::Remove(Object::Rule(rule))).collect();
     let mut all = changes(&diff(desired, actual), actual);
-    let of_link = |it: &&Change| matches!(it, Change::Set(Object::Sysctl(_) | Object::Link { .. }));
+    let of_link = |it: &&Change| {
+        matches!(it, Change::Set(Object::Sysctl(_) | Object::Alias { .. } | Object::Link { .. }))
+    };
     let settings = all.iter().take_while(of_link).count();
     let stale_places = settings..settings + stale.len();
     all.splice(settings..settings, stale);
@@ -806,8 +851,8 @@ fn undo(
     whence: &[Whence],
 ) -> Vec<ApplyError> {
     let (mut on_host, mut in_pod) = (Vec::new(), Vec::new());
-    let new = network.interfaces.iter().zip(whence).filter(|(_, it)| **it == Whence::New);
-    for (interface, _) in new {
+    for (interface, whence) in network.interfaces.iter().zip(whence) {
+        let Whence::New(veth) = *whence else { continue };
         for it in &interface.addresses {
             let rules = interface.rules(it.address).map(Object::Rule);
             on_host.extend(rules.map(Change::Remove));
@@ -816,12 +861,12 @@ fn undo(
         if let Some(branch) = &interface.branch
             && let Ok(Whose::Ours(link)) = branch.link(host)
         {
-            on_host.push(Change::RemoveLink { name: link.id.name.to_string() });
+            on_host.push(Change::RemoveLinkByIndex(link.id));
             let rules = branch.our_rules().into_iter().flat_map(|rule| [rule.clone(), rule]);
             on_host.extend(rules.map(|rule| Change::Remove(Object::Rule(rule))));
         }
         // Its routes go with the link, and the other end with its own too.
-        on_host.push(Change::RemoveLink { name: interface.host.name.clone() });
+        on_host.push(Change::RemoveLinkByIndex(LinkId::new(veth, &interface.host.name)));
     }
     let (on_host, in_pod) = (carry_out(host, &on_host), carry_out(pod, &in_pod));
     [on_host, in_pod].into_iter().filter_map(Result::err).collect()
@@ -891,7 +936,7 @@ fn remove_interface(
                 return Ok(());
             }
             Whose::Ours(link) => {
-                changes.push(Change::RemoveLink { name: link.id.name.to_string() });
+                changes.push(Change::RemoveLinkByIndex(link.id));
             }
             Whose::Nobodys => {}
         }
@@ -1081,19 +1126,6 @@ mod tests {
         let lease = Lease { first: LeasedInterface { ipv4: None, ..lease().first }, ..lease() };
         let expected = Err(PodError::NoAddress { eni: lease.first.eni });
         assert_eq!(desired(&lease, &settings()), expected);
-    }
-
-    #[test]
-    fn names_are_those_that_calico_expects() {
-        let cases = [
-            ("default", "p1", 0, "eni182c452fe96"),
-            ("kube-system", "coredns-5d78c9869d-abcde", 0, "eni4d5f75c480c"),
-            ("default", "p1", 1, "eni09a57617d5a"),
-        ];
-        for (namespace, name, number, expected) in cases {
-            let pod = Pod { namespace: namespace.to_owned(), name: name.to_owned() };
-            assert_eq!(host_name(&VethPrefix::default(), &pod, number), expected, "{pod:?}");
-        }
     }
 
     fn lease() -> Lease {

@@ -178,7 +178,7 @@ impl ToRead {
         let mut scope = Self::default();
         for object in &state.wanted {
             match object {
-                Object::Link { link, .. } => {
+                Object::Link { link, .. } | Object::Alias { link, .. } => {
                     scope.links.insert(link.name.to_string());
                 }
                 Object::Address { link, .. } => {
@@ -298,6 +298,10 @@ fn difference_of(wanted: &Object, actual: &Actual) -> Option<Difference> {
             }
             let up = if there.up { "up" } else { "down" };
             return different(format!("mtu {} {up}", there.mtu));
+        }
+        Object::Alias { link, .. } => {
+            let there = actual.links.iter().find(|there| there.id.index == link.index);
+            there.is_some_and(|there| there.alias.is_some())
         }
         Object::Address { link, address } => actual.addresses.contains(&(link.index, *address)),
         // Whoever made it: a route that leads the same way serves as well.
@@ -481,7 +485,7 @@ pub fn remove(netlink: &mut dyn Netlink, state: &State) -> Result<Applied, Apply
     let absent = State { wanted: Vec::new(), claims: state.claims.clone() };
     let actual = Actual::read(netlink, state)?;
     let unclaimed = state.wanted.iter().filter(|object| match object {
-        Object::Link { .. } | Object::Sysctl(_) => false,
+        Object::Link { .. } | Object::Alias { .. } | Object::Sysctl(_) => false,
         Object::Nat(_) => actual.nat != Some(NatActual::Absent),
         Object::Address { .. } | Object::Route { .. } | Object::Neighbour { .. } => {
             difference_of(object, &actual).is_none()

@@ -610,6 +610,7 @@ mod tests {
             up: true,
             kind: None,
             lower: None,
+            alias: None,
         };
         let facts = HostFacts::ipv4(primary, [10, 0, 0, 10].into(), Vec::new(), 9001);
         let settings = PodSettings {

@@ -20,6 +20,7 @@ use vpc_ipam_linux::{Family, HostConfig, Netlink as _, Node, Table, Watch, is_of
 use super::flush::Flush;
 use super::keep::{Keep, latest};
 use super::links::Links;
+use super::names::LinkNames;
 use super::rivals::Rivals;
 use super::server::{self, Server};
 use super::sources::Sources;
@@ -108,6 +109,7 @@ pub(super) async fn start(
         ipv6_disabled: links.ipv6_disabled,
         ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
     };
+    let names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
     let mut node = Node::new(options.host_config.clone(), facts);
     node.beside = !options.adopt;
     node.adopted.links.clone_from(&known.adopted);
@@ -176,6 +178,7 @@ pub(super) async fn start(
         inputs,
         notices,
         links,
+        names,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs,
         sources: Sources::new(fresh),
         known,

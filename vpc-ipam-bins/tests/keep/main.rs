@@ -11,6 +11,7 @@ mod crash;
 mod daemon;
 mod faulty;
 mod many;
+mod names;
 mod others;
 mod repair;
 mod result;

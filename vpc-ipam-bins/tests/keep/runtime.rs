@@ -35,7 +35,10 @@ pub(crate) fn start(plan: &Plan) -> LabNode {
 /// A pod with a namespace of its own.
 #[derive(Debug)]
 pub(crate) struct Pod {
+    /// Of the container.
     pub(crate) name: String,
+    /// Of the pod, which may be made anew under its name.
+    pub(crate) called: String,
     pub(crate) netns: Namespace,
     pub(crate) path: PathBuf,
     lab: LabName,
@@ -46,7 +49,12 @@ impl Pod {
         let lab = node.with_lab(|lab| lab.name().clone());
         let netns = lab::add_pod(&lab, name).unwrap();
         let path = netns.path().to_path_buf();
-        Self { name: name.to_owned(), netns, path, lab }
+        Self { name: name.to_owned(), called: name.to_owned(), netns, path, lab }
+    }
+
+    /// Another sandbox of a pod of that name.
+    pub(crate) fn again(node: &LabNode, name: &str, called: &str) -> Self {
+        Self { called: called.to_owned(), ..Self::new(node, name) }
     }
 
     /// Removes the namespace, as a runtime does after DEL, and a machine that loses the pod's process without.
@@ -110,7 +118,7 @@ fn spawn_with(
             .env("CNI_NETNS", &pod.path)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/opt/cni/bin")
-            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.name))
+            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.called))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -44,9 +44,11 @@ fn link(message: &LinkMessage) -> Option<Link> {
         return None;
     }
     let (mut name, mut mac, mut mtu, mut kind, mut lower) = ("", None, 0, None, None);
+    let mut alias = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(it) => name = it,
+            LinkAttribute::IfAlias(it) => alias = Some(it.clone()),
             LinkAttribute::Address(it) => mac = it.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(it) => mtu = *it,
             LinkAttribute::Link(it) => lower = Some(LinkIndex(*it)).filter(|it| it.0 > 0),
@@ -61,7 +63,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     let id = LinkId::new(LinkIndex(message.header.index), name);
     let up = message.header.flags.contains(LinkFlags::Up);
-    Some(Link { id, mac, mtu, up, kind, lower })
+    Some(Link { id, mac, mtu, up, kind, lower, alias })
 }
 
 fn address(message: &AddressMessage, gone: bool) -> Option<Event> {

@@ -409,8 +409,12 @@ fn set(object: &Object) -> Option<Request> {
         Object::Route { link, route } => Some(wire::set_route(link.index, route)),
         Object::Neighbour { link, neighbour } => Some(wire::set_neighbour(link.index, *neighbour)),
         Object::Rule(rule) => Some(wire::set_rule(rule)),
-        // The first by the settings of its link.
-        Object::Link { .. } | Object::Sysctl(_) | Object::Nat(_) | Object::PeerNat(_) => None,
+        // The first two by the settings of their links.
+        Object::Link { .. }
+        | Object::Alias { .. }
+        | Object::Sysctl(_)
+        | Object::Nat(_)
+        | Object::PeerNat(_) => None,
     }
 }
 
@@ -422,7 +426,11 @@ fn remove(object: &Object) -> Option<Request> {
             Some(wire::remove_neighbour(link.index, *neighbour))
         }
         Object::Rule(rule) => Some(wire::remove_rule(rule)),
-        Object::Link { .. } | Object::Sysctl(_) | Object::Nat(_) | Object::PeerNat(_) => None,
+        Object::Link { .. }
+        | Object::Alias { .. }
+        | Object::Sysctl(_)
+        | Object::Nat(_)
+        | Object::PeerNat(_) => None,
     }
 }
 

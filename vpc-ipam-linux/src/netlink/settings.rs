@@ -12,6 +12,7 @@ pub(super) struct LinkSettings<'a> {
     pub(super) index: Option<LinkIndex>,
     /// MTU, and whether it is up.
     pub(super) mtu_and_up: Option<(u32, bool)>,
+    pub(super) alias: Option<&'a str>,
     /// Numbers of linux/ip.h, and values.
     pub(super) ipv4: Vec<(u16, u32)>,
 }
@@ -30,6 +31,12 @@ impl<'a> LinkSettings<'a> {
             Change::Set(Object::Link { link, mtu, up }) if self.mtu_and_up.is_none() => {
                 self.is_of(&link.name, Some(link.index)) && {
                     self.mtu_and_up = Some((*mtu, *up));
+                    true
+                }
+            }
+            Change::Set(Object::Alias { link, alias }) if self.alias.is_none() => {
+                self.is_of(&link.name, Some(link.index)) && {
+                    self.alias = Some(alias);
                     true
                 }
             }
@@ -91,16 +98,18 @@ mod tests {
             Change::Set(Object::Sysctl(Sysctl { key, value: "0".to_owned(), optional: true }))
         };
         let up = |index| Change::Set(Object::Link { link: link(index), mtu: 1500, up: true });
+        let alias = |index| Change::Set(Object::Alias { link: link(index), alias: "a".to_owned() });
         // How many of the changes, and for which link.
         let cases = [
             (vec![], None),
             (vec![up(1)], Some((1, "l1", Some(1)))),
-            (vec![ipv4("l1", "rp_filter"), up(1)], Some((2, "l1", Some(1)))),
+            (vec![ipv4("l1", "rp_filter"), alias(1), up(1)], Some((3, "l1", Some(1)))),
             (
                 vec![ipv4("l1", "rp_filter"), ipv4("l1", "proxy_arp"), ipv4("l2", "proxy_arp")],
                 Some((2, "l1", None)),
             ),
             (vec![ipv4("l1", "rp_filter"), up(2)], Some((1, "l1", None))),
+            (vec![alias(1), up(2)], Some((1, "l1", Some(1)))),
             (vec![up(1), up(1)], Some((1, "l1", Some(1)))),
             // By its file alone.
             (vec![ipv4("l1", "forwarding")], None),

@@ -153,6 +153,8 @@ pub(super) fn set_link(settings: &LinkSettings<'_>) -> Request {
         message.header.change_mask = LinkFlags::Up;
         message.attributes.push(LinkAttribute::Mtu(mtu));
     }
+    let alias = settings.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned()));
+    message.attributes.extend(alias);
     message.attributes.extend(ipv4_variables(&settings.ipv4));
     Request { message: Message::SetLink(message), flags: 0 }
 }
@@ -422,17 +424,20 @@ pub(super) fn link(payload: &[u8]) -> Result<Option<Link>, NetlinkError> {
     const IFLA_MTU: u16 = 4;
     const IFLA_LINK: u16 = 5;
     const IFLA_LINKINFO: u16 = 18;
+    const IFLA_IFALIAS: u16 = 20;
     const IFLA_INFO_KIND: u16 = 1;
 
     let header: &[u8; 16] = header(payload, "link")?;
     let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *header;
     let index = LinkIndex(u32::from_ne_bytes([i0, i1, i2, i3]));
     let (mut name, mut mac, mut mtu, mut kind, mut lower) = (String::new(), None, 0, None, None);
+    let mut alias = None;
     for (attribute, value) in attributes(&payload[16..]) {
         match attribute {
             IFLA_IFNAME => name = text(value),
             IFLA_ADDRESS => mac = value.try_into().ok().map(Mac),
             IFLA_MTU => mtu = number(value).unwrap_or_default(),
+            IFLA_IFALIAS => alias = Some(text(value)),
             IFLA_LINK => lower = number(value).filter(|&index| index > 0).map(LinkIndex),
             IFLA_LINKINFO => {
                 let mut infos = attributes(value);
@@ -442,7 +447,7 @@ pub(super) fn link(payload: &[u8]) -> Result<Option<Link>, NetlinkError> {
         }
     }
     let up = u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0;
-    Ok(Some(Link { id: LinkId::new(index, &name), mac, mtu, up, kind, lower }))
+    Ok(Some(Link { id: LinkId::new(index, &name), mac, mtu, up, kind, lower, alias }))
 }
 
 /// Reads from an `ifinfomsg` by which number this namespace knows that in which the other end of a veth is; `None` if it is in

@@ -161,6 +161,7 @@ pub fn desired_on_branch(
                 gateways,
                 mode,
             }),
+            alias: super::names::alias(pod),
         }],
     })
 }
@@ -221,7 +222,7 @@ impl Branch {
         if there.is_some_and(|link| link.mac == Some(self.mac)) {
             return Ok(Vec::new());
         }
-        let old = there.map(|_| Change::RemoveLink { name: name.clone() });
+        let old = there.map(|link| Change::RemoveLinkByIndex(link.id.clone()));
         let id = self.vlan.number();
         let add = Change::AddVlan(Vlan { name, mac: self.mac, mtu: mtu.into(), id, trunk });
         Ok(old.into_iter().chain([add]).collect())

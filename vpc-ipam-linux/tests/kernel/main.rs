@@ -21,6 +21,7 @@ mod iptables;
 mod ipv6;
 mod migrate;
 mod mtu;
+mod names;
 mod netns;
 mod node;
 mod old;
