@@ -348,7 +348,15 @@ fn socket(call: &Call) -> &Path {
 /// Returns how the pod's link is to be made: with the daemon's prefix, which its translation rules know, and with the MTU
 /// of the network configuration or else the daemon's.
 fn settings(call: &Call, links: PodLinks) -> Result<PodSettings, Error> {
-    let PodLinks { veth_prefix, mtu, ipv4_egress, ipv6_egress, ipv6_disabled, tables } = links;
+    let PodLinks {
+        veth_prefix,
+        mtu,
+        ipv4_egress,
+        ipv6_egress,
+        ipv6_disabled,
+        tables,
+        source_check,
+    } = links;
     if let Some(other) = call.config.veth_prefix.as_ref().filter(|other| **other != veth_prefix) {
         let what = format!("vethPrefix {other:?} is not the daemon's, which is {veth_prefix:?}");
         let mut error = Error::new(Code::InvalidConfig, what);
@@ -370,6 +378,7 @@ fn settings(call: &Call, links: PodLinks) -> Result<PodSettings, Error> {
         egress,
         ipv6_disabled,
         tables: tables.into_iter().map(|(eni, table)| (eni, Table(table))).collect(),
+        source_check,
     })
 }
 

@@ -101,6 +101,13 @@ pub struct PodLinks {
     pub ipv6_disabled: bool,
     /// The route tables of ENIs for which they do not follow from the place.
     pub tables: BTreeMap<EniId, u32>,
+    /// Whether pods may send from their own addresses alone.
+    #[serde(default = "unless_told_otherwise")]
+    pub source_check: bool,
+}
+
+fn unless_told_otherwise() -> bool {
+    true
 }
 
 /// How a node's network differs, or differed, from what it should be.
@@ -119,6 +126,9 @@ pub struct NetReport {
     pub not_told: Vec<String>,
     /// The commands that do what a repair would do; none after a repair.
     pub commands: Vec<String>,
+    /// How many packets of pods were dropped for their sources since the check of sources was made; `None` where that cannot be told.
+    #[serde(default)]
+    pub spoofed: Option<u64>,
 }
 
 /// How a node stands.

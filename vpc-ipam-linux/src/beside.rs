@@ -69,6 +69,14 @@ impl<N: Netlink> Netlink for Beside<N> {
         self.0.nat()
     }
 
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        self.0.source_check()
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        self.0.spoofed_packets()
+    }
+
     fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
         self.0.change(changes)
     }

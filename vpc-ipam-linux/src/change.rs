@@ -261,6 +261,9 @@ fn likely_cause(change: &Change, refusal: &Refusal) -> &'static str {
             " (the kernel has no such address family: booted with ipv6.disable=1?)"
         }
         Change::Set(Object::Nat(_)) if refusal.is(&[Errno::NOENT]) => " (nft is not installed?)",
+        Change::Set(Object::SourceCheck(_)) => {
+            " (the kernel lacks fib of nft or rpfilter of iptables? ENABLE_POD_SOURCE_CHECK=false does without)"
+        }
         _ => "",
     }
 }

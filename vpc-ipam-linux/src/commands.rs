@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::quote::shell;
 use crate::{
-    Address, Change, Family, LinkId, Mark, Neighbour, Object, Protocol, Route, Rule, Scope, Table,
+    Address, Change, Family, LinkId, Mark, Nat, Neighbour, Object, Protocol, Route, Rule, Scope,
+    SourceCheck, Table,
 };
 
 /// Writes changes as the commands of iproute2, sysctl, nft and iptables that make the same changes, one a line; scripts for
@@ -122,6 +123,7 @@ fn set(object: &Object) -> Vec<String> {
         }
         Object::Sysctl(sysctl) => vec![format!("sysctl -w {}", shell(&sysctl.to_string()))],
         Object::Nat(nat) => vec![here_document("nft --file -", &nat.script())],
+        Object::SourceCheck(check) => vec![here_document("nft --file -", &check.script())],
         Object::PeerNat(_) => Vec::new(),
     }
 }
@@ -141,7 +143,10 @@ fn remove(object: &Object) -> Vec<String> {
         Object::Rule(rule) => {
             vec![format!("ip{} rule delete {}", option(rule.family), of_rule(rule))]
         }
-        Object::Nat(_) => vec![here_document("nft --file -", &crate::Nat::none().script())],
+        Object::Nat(_) => vec![here_document("nft --file -", &Nat::none().script())],
+        Object::SourceCheck(_) => {
+            vec![here_document("nft --file -", &SourceCheck::none().script())]
+        }
         Object::PeerNat(peer) => {
             let removal = peer.removal(Path::new("nft")).into_iter();
             removal

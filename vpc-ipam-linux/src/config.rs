@@ -46,6 +46,8 @@ pub struct HostConfig {
     pub ipv6_egress: bool,
     /// Whether pods without an IPv6 address may have link-local ones: the contrary of `DISABLE_POD_V6`.
     pub pod_ipv6: bool,
+    /// Whether pods may send from their own addresses alone: `ENABLE_POD_SOURCE_CHECK`.
+    pub source_check: bool,
 }
 
 /// How the packets of a pod on a branch ENI find their way on the node.
@@ -101,6 +103,7 @@ impl Default for HostConfig {
             ipv4_egress: true,
             ipv6_egress: false,
             pod_ipv6: true,
+            source_check: true,
         }
     }
 }
@@ -126,6 +129,7 @@ impl HostConfig {
             ipv4_egress: vars.truth("ENABLE_V4_EGRESS", default.ipv4_egress),
             ipv6_egress: vars.truth("ENABLE_V6_EGRESS", default.ipv6_egress),
             pod_ipv6: !vars.truth("DISABLE_POD_V6", !default.pod_ipv6),
+            source_check: vars.truth("ENABLE_POD_SOURCE_CHECK", default.source_check),
         };
         config.remark(&mut vars);
         (config, vars.into_notes())
@@ -400,6 +404,12 @@ mod tests {
             ("ENABLE_V4_EGRESS", "false", HostConfig { ipv4_egress: false, ..default() }, 0),
             ("ENABLE_V6_EGRESS", "true", HostConfig { ipv6_egress: true, ..default() }, 0),
             ("DISABLE_POD_V6", "true", HostConfig { pod_ipv6: false, ..default() }, 0),
+            (
+                "ENABLE_POD_SOURCE_CHECK",
+                "false",
+                HostConfig { source_check: false, ..default() },
+                0,
+            ),
             ("AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "false", default(), 1),
             ("ENABLE_NFTABLES", "true", default(), 1),
         ];

@@ -9,7 +9,7 @@ use crate::eni::GATEWAY_IPV6;
 use crate::state::{Applied, ApplyError, Claim, State, apply};
 use crate::{
     BranchMode, Family, HostConfig, Link, LinkMissingError, Mark, Nat, Netlink, NetlinkError,
-    Object, Protocol, Rule, Sysctl, SysctlKey, Table, VethPrefix, link_by_mac,
+    Object, Protocol, Rule, SourceCheck, Sysctl, SysctlKey, Table, VethPrefix, link_by_mac,
 };
 
 /// What has to be known about a node to set it up.
@@ -31,6 +31,8 @@ pub struct HostFacts {
     pub families: Families,
     /// Whether there are pods on branch ENIs, as the configuration of the pool has it.
     pub branch_enis: bool,
+    /// Whether the kernel has IPv6.
+    pub ipv6: bool,
     /// How the links of pods begin that were made when another prefix was configured.
     pub other_prefixes: Vec<VethPrefix>,
     /// For which families the rule of the host's own addresses still stands where [`BranchMode::Strict`] wants it, although
@@ -50,6 +52,7 @@ impl HostFacts {
             mtu,
             families: Families::Ipv4(Ipv4Kind::Addresses),
             branch_enis: false,
+            ipv6: true,
             other_prefixes: Vec::new(),
             local_rule_left: Vec::new(),
         }
@@ -163,6 +166,7 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredE
         state.claims.extend([any_of_ours(rule), Claim::Rules(peers)]);
     }
     state.wanted.push(Object::Nat(Nat::render(config, facts)));
+    state.wanted.push(Object::SourceCheck(SourceCheck::render(config, facts)));
     Ok(state)
 }
 
@@ -267,15 +271,15 @@ pub fn set_up(
     apply(netlink, &desired(config, facts)?).map_err(HostError::Apply)
 }
 
-/// Sets up all of the node but its address translation, for which other programs are needed, and returns what it found that was
-/// not as it should be.
+/// Sets up all of the node but its address translation and the check of sources, for which other programs are needed, and returns
+/// what it found that was not as it should be.
 pub fn set_up_routing(
     netlink: &mut dyn Netlink,
     config: &HostConfig,
     facts: &HostFacts,
 ) -> Result<Applied, HostError> {
     let mut desired = desired(config, facts)?;
-    desired.wanted.retain(|object| !matches!(object, Object::Nat(_)));
+    desired.wanted.retain(|object| !object.is_by_programs());
     apply(netlink, &desired).map_err(HostError::Apply)
 }
 
@@ -306,6 +310,7 @@ pub fn facts(
         mtu: pool.eni_mtu,
         families: pool.families,
         branch_enis: pool.trunk,
+        ipv6: netlink.sysctls(&[SysctlKey::ipv6_of_link("all", "disable_ipv6")])? != [None],
         other_prefixes: other_prefixes(netlink, &links, &config.veth_prefix)?,
         local_rule_left: Vec::new(),
     };

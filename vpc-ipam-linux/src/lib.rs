@@ -81,6 +81,7 @@ mod object;
 mod peer;
 pub mod pod;
 mod quote;
+mod source_check;
 mod state;
 mod sysctl;
 #[cfg(feature = "testkit")]
@@ -107,6 +108,7 @@ pub use object::{
     RouteEntry, Rule, RuleAction, Scope, Table,
 };
 pub use peer::PeerNat;
+pub use source_check::SourceCheck;
 pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};
 pub use sysctl::{Sysctl, SysctlKey};
 #[cfg(feature = "watch")]

@@ -1,10 +1,10 @@
 //! The node's address translation, and the marks by which connections keep to the primary ENI.
 //!
-//! One set of rules, in two forms: an nftables table of ours, replaced as a whole or not at all; and where there is no nft,
-//! chains of iptables.
+//! A set of rules has two forms: an nftables table of ours, replaced as a whole or not at all; and where there is no nft, chains of
+//! iptables. There are two such sets, this one and the [check of sources](crate::SourceCheck).
 
-mod iptables;
-mod nftables;
+pub(crate) mod iptables;
+pub(crate) mod nftables;
 mod programs;
 
 use core::fmt;
@@ -34,11 +34,9 @@ pub(crate) use programs::{Iptables, Kind, Place};
 /// to the main table. So does the mark of connections that came in by the primary ENI for a NodePort. What leaves by `vlan*`
 /// belongs to a branch ENI and stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nat {
-    rules: Option<Arc<Rules>>,
-}
+pub struct Nat(pub(crate) RuleSet);
 
-/// What is there of the rules that translate addresses.
+/// What is there of a set of rules: those that translate addresses, or those that check sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NatActual {
     /// None of ours.
@@ -53,17 +51,123 @@ pub enum NatActual {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatDigest(String);
 
+/// Which set of rules: each is listed, replaced and sealed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Set {
+    /// Address translation.
+    Translation,
+    /// The check of sources.
+    Sources,
+}
+
+impl Set {
+    /// Returns the name of the tables of nftables.
+    fn nft_table(self) -> &'static str {
+        match self {
+            Self::Translation => "vpc-ipam",
+            Self::Sources => "vpc-ipam-sources",
+        }
+    }
+
+    /// Returns how the names of the chains of iptables begin.
+    fn chains(self) -> &'static str {
+        match self {
+            Self::Translation => "VPC-IPAM-",
+            Self::Sources => "VPC-SOURCE-",
+        }
+    }
+}
+
+/// A set of rules, or that there should be none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuleSet {
+    set: Set,
+    rules: Option<Arc<Rules>>,
+}
+
 /// The rules in both forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rules {
-    nftables: String,
+    nftables: Text,
+    /// What is loaded where the kernel refuses the other.
+    nftables_or: Option<Text>,
     iptables: Vec<iptables::Table>,
-    /// Of the text for nft.
-    nftables_digest: String,
     /// Of the chains of iptables.
     iptables_digest: String,
     /// Whether there are rules for IPv6.
     ipv6: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Text {
+    text: String,
+    digest: String,
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self { digest: digest_of(&text), text }
+    }
+}
+
+impl RuleSet {
+    pub(crate) fn none(set: Set) -> Self {
+        Self { set, rules: None }
+    }
+
+    /// Describes rules; those of nftables as they are tried, the others where the kernel refuses the first.
+    pub(crate) fn new(
+        set: Set,
+        nftables: String,
+        nftables_or: Option<String>,
+        iptables: Vec<iptables::Table>,
+        ipv6: bool,
+    ) -> Self {
+        let rules = Rules {
+            nftables: nftables.into(),
+            nftables_or: nftables_or.map(Text::from),
+            iptables_digest: digest_of(&format!("{iptables:?}")),
+            iptables,
+            ipv6,
+        };
+        Self { set, rules: Some(Arc::new(rules)) }
+    }
+
+    /// Returns which it is.
+    pub(crate) fn set(&self) -> Set {
+        self.set
+    }
+
+    /// Returns the tables as text for nft, if there should be any.
+    pub(crate) fn tables(&self) -> Option<&str> {
+        self.rules.as_ref().map(|rules| rules.nftables.text.as_str())
+    }
+
+    /// Returns whether what is there is what there should be.
+    pub(crate) fn is(&self, actual: &NatActual) -> bool {
+        match (&self.rules, actual) {
+            (None, NatActual::Absent) => true,
+            (Some(rules), NatActual::Intact(digest)) => {
+                let texts = core::iter::once(&rules.nftables).chain(&rules.nftables_or);
+                let mut digests = texts.map(|text| &text.digest).chain([&rules.iptables_digest]);
+                digests.any(|it| digest.is_of(it))
+            }
+            (None | Some(_), _) => false,
+        }
+    }
+
+    /// Returns the script for nft that makes it so in one transaction, whatever was there of the families that it is about.
+    pub(crate) fn script(&self) -> String {
+        let ipv6 = self.rules.as_ref().is_some_and(|rules| rules.ipv6);
+        nftables::script(self.set, self.tables(), ipv6)
+    }
+}
+
+impl fmt::Display for RuleSet {
+    /// Tells the digest of the rules.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.rules.as_ref().map_or("none", |rules| &rules.nftables.digest))
+    }
 }
 
 /// What is to be done with the packets of one family.
@@ -108,7 +212,7 @@ pub(crate) const EGRESS_IPV6: Ipv6Net =
 impl Nat {
     /// Returns what is left of the rules when there should be none.
     pub fn none() -> Self {
-        Self { rules: None }
+        Self(RuleSet::none(Set::Translation))
     }
 
     /// Writes the rules for a node.
@@ -120,43 +224,30 @@ impl Nat {
         }
         let nftables = nftables::render(&plans);
         let iptables: Vec<_> = plans.iter().flat_map(iptables::render).collect();
-        Self {
-            rules: Some(Arc::new(Rules {
-                nftables_digest: digest_of(&nftables),
-                nftables,
-                iptables_digest: digest_of(&format!("{iptables:?}")),
-                iptables,
-                ipv6: plans.iter().any(|plan| plan.family == Family::Ipv6),
-            })),
-        }
+        let ipv6 = plans.iter().any(|plan| plan.family == Family::Ipv6);
+        Self(RuleSet::new(Set::Translation, nftables, None, iptables, ipv6))
     }
 
     /// Returns the tables as text for nft, if there should be any.
     pub fn tables(&self) -> Option<&str> {
-        self.rules.as_ref().map(|rules| rules.nftables.as_str())
+        self.0.tables()
     }
 
     /// Returns whether what is there is what there should be.
     pub fn is(&self, actual: &NatActual) -> bool {
-        match (&self.rules, actual) {
-            (None, NatActual::Absent) => true,
-            (Some(rules), NatActual::Intact(digest)) => {
-                digest.is_of(&rules.nftables_digest) || digest.is_of(&rules.iptables_digest)
-            }
-            (None | Some(_), _) => false,
-        }
+        self.0.is(actual)
     }
 
     /// Returns the script for nft that makes it so in one transaction, whatever was there of the families that it is about.
     pub fn script(&self) -> String {
-        nftables::script(self, self.rules.as_ref().is_some_and(|rules| rules.ipv6))
+        self.0.script()
     }
 }
 
 impl fmt::Display for Nat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.rules {
-            Some(rules) => write!(f, "address translation {}", rules.nftables_digest),
+        match self.tables() {
+            Some(_) => write!(f, "address translation {}", self.0),
             None => write!(f, "no address translation"),
         }
     }

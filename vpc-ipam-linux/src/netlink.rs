@@ -84,6 +84,12 @@ pub trait Netlink {
     /// Returns what is there of our address translation.
     fn nat(&mut self) -> Result<NatActual, NetlinkError>;
 
+    /// Returns what is there of our check of the sources of what pods send.
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError>;
+
+    /// Returns how many packets of pods were dropped for their sources since the check was made; 0 where there is none.
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError>;
+
     /// Returns what another program, amazon-vpc-cni-k8s, left of its address translation. What is there and cannot be listed is
     /// no error, but part of the answer.
     fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
@@ -155,6 +161,12 @@ pub enum NetlinkError {
     /// Neither nft nor iptables could be run, or what was run failed.
     #[error("list the rules of address translation")]
     Nat {
+        /// Why.
+        source: io::Error,
+    },
+    /// The same, of the check of sources.
+    #[error("list the rules that check the sources of what pods send")]
+    SourceCheck {
         /// Why.
         source: io::Error,
     },

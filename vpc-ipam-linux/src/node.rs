@@ -191,7 +191,7 @@ pub struct Repaired {
     pub conflicts: Vec<Conflict>,
     /// What cannot be told, and why.
     pub not_told: Vec<String>,
-    /// Kernel variables that cannot be written; the node goes on without.
+    /// Kernel variables that cannot be written, and a check of sources that the kernel cannot do; the node goes on without.
     pub unwritable: Vec<Refused>,
     /// What there was to be seen: [`Node::seen`]. `None` if netlink was not asked.
     pub seen: Option<Seen>,
@@ -275,6 +275,7 @@ impl Node {
         repaired.differences.extend(translation.differences);
         repaired.conflicts.extend(translation.conflicts);
         repaired.not_told.extend(translation.not_told);
+        repaired.unwritable.extend(translation.unwritable);
         Ok(repaired)
     }
 
@@ -303,7 +304,7 @@ impl Node {
             }
             repaired.unwritable = match carry_out(netlink, &changes(&differences, &actual)) {
                 Ok(()) => Vec::new(),
-                Err(error) => match error.kernel_variables() {
+                Err(error) => match error.dispensable() {
                     Some(refused) => refused.to_vec(),
                     None => return Err(error),
                 },
@@ -411,6 +412,7 @@ impl Node {
         }
         if extent.has_translation() {
             actual.nat = Some(netlink.nat()?);
+            actual.source_check = Some(netlink.source_check()?);
             actual.peer_nat = netlink.peer_nat()?;
         }
         Ok(actual)
@@ -483,13 +485,13 @@ impl Node {
             }
             state.append(of_links);
         } else {
-            state.wanted.retain(|object| matches!(object, Object::Nat(_)));
+            state.wanted.retain(Object::is_by_programs);
             state.claims.clear();
         }
         if extent.has_translation() {
             state.claims.push(Claim::PeerNat);
         } else {
-            state.wanted.retain(|object| !matches!(object, Object::Nat(_)));
+            state.wanted.retain(|object| !object.is_by_programs());
         }
         (state, absent)
     }

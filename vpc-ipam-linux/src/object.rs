@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use vpc_ipam_core::Mac;
 
-use crate::{Nat, PeerNat, Sysctl};
+use crate::{Nat, PeerNat, SourceCheck, Sysctl};
 
 /// The index of a link within its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -474,8 +474,17 @@ pub enum Object {
     Sysctl(Sysctl),
     /// The address translation of the node.
     Nat(Nat),
+    /// The check of the sources of what pods send.
+    SourceCheck(SourceCheck),
     /// The address translation that the peer left; there is only its removal.
     PeerNat(PeerNat),
+}
+
+impl Object {
+    /// Returns whether other programs list and load it: nft or iptables.
+    pub(crate) fn is_by_programs(&self) -> bool {
+        matches!(self, Self::Nat(_) | Self::SourceCheck(_) | Self::PeerNat(_))
+    }
 }
 
 impl fmt::Display for Object {
@@ -493,6 +502,7 @@ impl fmt::Display for Object {
             Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Sysctl(sysctl) => write!(f, "sysctl {sysctl}"),
             Self::Nat(nat) => write!(f, "{nat}"),
+            Self::SourceCheck(check) => write!(f, "{check}"),
             Self::PeerNat(peer) => write!(f, "{peer}"),
         }
     }

@@ -48,12 +48,21 @@ pub struct PodSettings {
     pub ipv6_disabled: bool,
     /// The route tables of ENIs for which they do not follow from the place: [`eni::table_here`].
     pub tables: BTreeMap<EniId, Table>,
+    /// Whether they may send from their own addresses alone: [`HostConfig::source_check`](crate::HostConfig::source_check).
+    pub source_check: bool,
 }
 
 impl PodSettings {
     /// Describes pods of which nothing else is to be known.
     pub fn new(veth_prefix: VethPrefix, mtu: u16) -> Self {
-        Self { veth_prefix, mtu, egress: None, ipv6_disabled: false, tables: BTreeMap::new() }
+        Self {
+            veth_prefix,
+            mtu,
+            egress: None,
+            ipv6_disabled: false,
+            tables: BTreeMap::new(),
+            source_check: true,
+        }
     }
 }
 
@@ -95,6 +104,8 @@ pub struct PodInterface {
     pub ipv6_disabled: bool,
     /// The branch ENI that it is on, if it is on one.
     pub branch: Option<Branch>,
+    /// Whether the pod may send from its own addresses alone.
+    pub source_check: bool,
     /// How the host's end says whose it is.
     pub alias: String,
 }
@@ -205,6 +216,7 @@ impl PodInterface {
             egress: settings.egress.filter(|family| number == 0 && !has(*family)),
             ipv6_disabled: settings.ipv6_disabled && !has(Family::Ipv6),
             branch: None,
+            source_check: settings.source_check,
             alias: names::alias(&lease.pod),
             addresses,
         })
@@ -313,9 +325,10 @@ impl PodInterface {
 
     /// Returns how the kernel is to check the sources of what comes in by the host's end.
     pub(crate) fn source_filter(&self) -> SourceFilter {
-        match self.strict_branch() {
-            Some(_) => SourceFilter::Loose,
-            None => SourceFilter::Strict,
+        match (self.source_check, self.strict_branch()) {
+            (false, _) => SourceFilter::Off,
+            (true, Some(_)) => SourceFilter::Loose,
+            (true, None) => SourceFilter::Strict,
         }
     }
 

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::change::is_so_already;
+use crate::nat::RuleSet;
 use crate::{
-    Address, Change, Family, Leads, Link, LinkId, LinkIndex, NatActual, Neighbour, Netlink,
-    NetlinkError, Object, PeerNat, Protocol, Refused, Route, RouteEntry, Rule, Scope, SysctlKey,
+    Address, Change, Family, Leads, Link, LinkId, LinkIndex, Nat, NatActual, Neighbour, Netlink,
+    NetlinkError, Object, PeerNat, Protocol, Refused, Route, RouteEntry, Rule, Scope, SourceCheck,
+    SysctlKey,
 };
 
 /// What a namespace should hold: the objects that should be there, and the ones that should not unless they are among
@@ -90,6 +92,8 @@ pub struct Actual {
     pub sysctls: BTreeMap<SysctlKey, Option<String>>,
     /// The address translation.
     pub nat: Option<NatActual>,
+    /// The check of the sources of what pods send.
+    pub source_check: Option<NatActual>,
     /// The address translation that the peer left.
     pub peer_nat: PeerNat,
 }
@@ -128,6 +132,9 @@ impl Actual {
         }
         if scope.nat {
             actual.nat = Some(netlink.nat()?);
+        }
+        if scope.source_check {
+            actual.source_check = Some(netlink.source_check()?);
         }
         if scope.peer_nat {
             actual.peer_nat = netlink.peer_nat()?;
@@ -170,6 +177,7 @@ struct ToRead {
     rules: BTreeSet<Family>,
     sysctls: Vec<SysctlKey>,
     nat: bool,
+    source_check: bool,
     peer_nat: bool,
 }
 
@@ -195,6 +203,7 @@ impl ToRead {
                 }
                 Object::Sysctl(sysctl) => scope.sysctls.push(sysctl.key.clone()),
                 Object::Nat(_) => scope.nat = true,
+                Object::SourceCheck(_) => scope.source_check = true,
                 Object::PeerNat(_) => scope.peer_nat = true,
             }
         }
@@ -321,15 +330,29 @@ fn difference_of(wanted: &Object, actual: &Actual) -> Option<Difference> {
             Some(None) => sysctl.optional,
             None => false,
         },
-        Object::Nat(nat) => match &actual.nat {
-            Some(there) if nat.is(there) => true,
-            Some(NatActual::Altered) => return different("altered".to_owned()),
-            Some(NatActual::Intact(_)) => return different("another".to_owned()),
-            Some(NatActual::Absent) | None => false,
-        },
+        Object::Nat(Nat(rules)) => return rules_differ(wanted, rules, actual.nat.as_ref()),
+        Object::SourceCheck(SourceCheck(rules)) => {
+            return rules_differ(wanted, rules, actual.source_check.as_ref());
+        }
         Object::PeerNat(peer) => actual.peer_nat == *peer,
     };
     if is_there { None } else { missing() }
+}
+
+fn rules_differ(
+    wanted: &Object,
+    rules: &RuleSet,
+    actual: Option<&NatActual>,
+) -> Option<Difference> {
+    let different = |actual: &str| {
+        Some(Difference::Different { wanted: wanted.clone(), actual: actual.to_owned() })
+    };
+    match actual {
+        Some(there) if rules.is(there) => None,
+        Some(NatActual::Altered) => different("altered"),
+        Some(NatActual::Intact(_)) => different("another"),
+        Some(NatActual::Absent) | None => Some(Difference::Missing(wanted.clone())),
+    }
 }
 
 /// Returns that an address is missing which the kernel may remove along with one that is unwanted.
@@ -440,15 +463,38 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// Returns whether the same may succeed the next time because only time was lacking: a program that writes the address
-    /// translation did not end, or something else held its lock.
+    /// Returns whether the same may succeed the next time because only time was lacking: a program that writes rules
+    /// did not end, or something else held its lock.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Refused { refused } => refused.iter().all(|it| it.refusal.may_pass()),
-            Self::Netlink(NetlinkError::Nat { source } | NetlinkError::PeerNat { source }) => {
+            Self::Netlink(
+                NetlinkError::Nat { source }
+                | NetlinkError::SourceCheck { source }
+                | NetlinkError::PeerNat { source },
+            ) => {
                 matches!(source.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy)
             }
             Self::Netlink(_) => false,
+        }
+    }
+
+    /// Returns what was refused if a node goes on without: kernel variables, and the check of sources where the kernel lacks what it
+    /// needs.
+    pub fn dispensable(&self) -> Option<&[Refused]> {
+        let is_dispensable = |it: &Refused| {
+            let (Change::Set(object) | Change::Remove(object)) = &*it.change else {
+                return false;
+            };
+            match object {
+                Object::Sysctl(_) => true,
+                Object::SourceCheck(_) => !it.refusal.may_pass(),
+                _ => false,
+            }
+        };
+        match self {
+            Self::Refused { refused } if refused.iter().all(is_dispensable) => Some(refused),
+            Self::Refused { .. } | Self::Netlink(_) => None,
         }
     }
 
@@ -487,6 +533,7 @@ pub fn remove(netlink: &mut dyn Netlink, state: &State) -> Result<Applied, Apply
     let unclaimed = state.wanted.iter().filter(|object| match object {
         Object::Link { .. } | Object::Alias { .. } | Object::Sysctl(_) => false,
         Object::Nat(_) => actual.nat != Some(NatActual::Absent),
+        Object::SourceCheck(_) => actual.source_check != Some(NatActual::Absent),
         Object::Address { .. } | Object::Route { .. } | Object::Neighbour { .. } => {
             difference_of(object, &actual).is_none()
         }

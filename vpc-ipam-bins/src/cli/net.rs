@@ -13,7 +13,8 @@ use crate::protocol::{self, Answer, NetReport, Request, SOCKET};
 ///
 /// The daemon compares: links, addresses, routes and rules of the node, its ENIs and its pods, kernel variables and address
 /// translation. It does so by itself whenever the kernel tells of a change; this is for looking on. It also shows what other
-/// programs have in the kernel that diverts packets of pods or ENIs, which is theirs to remove.
+/// programs have in the kernel that diverts packets of pods or ENIs, which is theirs to remove, and how many packets of pods were
+/// dropped because they came from addresses that are not the pod's.
 ///
 /// Exits with 0 if nothing differs, 1 if something does, 2 if that cannot be told, wholly or in part. After a repair that is what differs still.
 #[derive(Debug, Args)]
@@ -85,6 +86,10 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
         let done = if request == Request::NetRepair { "put right: " } else { "" };
         report.differences.iter().for_each(|what| println!("{done}{}", OneLine(what)));
         beyond.iter().for_each(|what| println!("{}", OneLine(what)));
+        if let Some(spoofed @ 1..) = report.spoofed {
+            // No difference: the node is as it should be.
+            eprintln!("packets of pods that were dropped for their sources: {spoofed}");
+        }
     }
     if !not_told.is_empty() {
         return ExitCode::from(FAILED);

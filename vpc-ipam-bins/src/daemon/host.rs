@@ -5,17 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up_routing};
 use vpc_ipam_linux::{
-    Difference, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Refused, Repaired, eni,
-    execute, flush_conntrack,
+    Difference, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Repaired, eni, execute,
+    flush_conntrack,
 };
 
 use super::Input;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, in_words, repaired_part};
+use super::net::{Part, in_words, repaired_part, tell_once};
 use super::worker::{Gone, Worker};
 use crate::cni::chain;
 use crate::protocol::NetReport;
@@ -236,14 +235,4 @@ fn unwritable(error: HostError, told: &mut BTreeSet<String>) -> Result<Changed, 
     let Some(refused) = refused.kernel_variables() else { return Err(error) };
     tell_once(refused, told);
     Ok(Changed::default())
-}
-
-/// Tells of kernel variables that cannot be written, of each once.
-fn tell_once(refused: &[Refused], told: &mut BTreeSet<String>) {
-    for refused in refused {
-        let what = chain(refused);
-        if told.insert(what.clone()) {
-            warn!(what, "cannot set a kernel variable; the node goes on without");
-        }
-    }
 }

@@ -1,9 +1,11 @@
 //! Answers about the node's network, of which two threads know a part each.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
-use vpc_ipam_linux::{NodeDifferences, Repaired, commands};
+use tracing::warn;
+use vpc_ipam_linux::{NodeDifferences, Refused, Repaired, commands};
 
 use crate::cni::{Code, chain};
 use crate::protocol::{Answer, NetReport};
@@ -38,6 +40,7 @@ pub(super) async fn answer(
             report.conflicts.extend(part.conflicts);
             report.not_told.extend(part.not_told);
             report.commands.extend(part.commands);
+            report.spoofed = part.spoofed;
         }
         Err(why) => report.not_told.push(format!("address translation: {why}")),
     }
@@ -52,6 +55,7 @@ impl From<NodeDifferences> for NetReport {
             conflicts: in_words(&found.conflicts),
             not_told: found.not_told,
             commands: commands(&found.changes),
+            spoofed: None,
         }
     }
 }
@@ -66,6 +70,17 @@ pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
         conflicts: in_words(&repaired.conflicts),
         not_told: repaired.not_told,
         commands: Vec::new(),
+        spoofed: None,
+    }
+}
+
+/// Tells of what cannot be set, of each once.
+pub(super) fn tell_once(refused: &[Refused], told: &mut BTreeSet<String>) {
+    for refused in refused {
+        let what = chain(refused);
+        if told.insert(what.clone()) {
+            warn!(what, "the kernel refused; the node goes on without");
+        }
     }
 }
 

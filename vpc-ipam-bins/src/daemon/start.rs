@@ -107,6 +107,7 @@ pub(super) async fn start(
     let settings = PodSettings {
         egress: egress(&options.host_config, &config, &metadata),
         ipv6_disabled: links.ipv6_disabled,
+        source_check: links.source_check,
         ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
     };
     let names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
@@ -308,6 +309,7 @@ fn links(config: &Config, host_config: &HostConfig, known: &Known) -> PodLinks {
         ipv6_egress: egress == Some(Family::Ipv6),
         ipv6_disabled: !host_config.pod_ipv6 && egress != Some(Family::Ipv6),
         tables: known.tables.clone(),
+        source_check: host_config.source_check,
     }
 }
 

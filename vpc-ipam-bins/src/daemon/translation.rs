@@ -1,5 +1,5 @@
-//! The thread that keeps the node's address translation: it runs nft or iptables, which may hang or wait for a lock, and nothing
-//! else waits for it.
+//! The thread that keeps the node's address translation and its check of sources: it runs nft or iptables, which may hang or wait
+//! for a lock, and nothing else waits for it.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
@@ -10,7 +10,7 @@ use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
 use super::Input;
 use super::host::Changed;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, repaired_part};
+use super::net::{Part, repaired_part, tell_once};
 use super::worker::{Gone, Worker};
 use crate::cni::chain;
 use crate::protocol::NetReport;
@@ -47,6 +47,7 @@ impl Translation {
         mut netlink: Box<dyn Netlink + Send>,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Self, Gone> {
+        let mut told = BTreeSet::new();
         let work = move |queue: &Receiver<Job>| {
             while let Ok(job) = queue.recv() {
                 let input = match job {
@@ -57,24 +58,24 @@ impl Translation {
                     }
                     Job::SetUp(node, caller) => {
                         // Whoever asked may have stopped waiting.
-                        let _ = caller.send(set_up(&mut *netlink, &node));
+                        let _ = caller.send(set_up(&mut *netlink, &node, &mut told));
                         None
                     }
                     Job::Repair(node) => {
-                        let repaired = repair(&mut *netlink, &|| latest(&node));
+                        let repaired = repair(&mut *netlink, &|| latest(&node), &mut told);
                         Some(Input::Translated(repaired.map_err(|error| chain(&error))))
                     }
                     Job::Diff(node, caller) => {
                         let found = latest(&node).diff(&mut *netlink, Extent::Translation);
-                        let _ =
-                            caller.send(found.map(NetReport::from).map_err(|error| chain(&error)));
+                        let found = found.map(NetReport::from).map_err(|error| chain(&error));
+                        let _ = caller.send(found.map(|part| counted(&mut *netlink, part)));
                         None
                     }
                     Job::RepairNow(node, caller) => {
                         let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
-                        let repaired = repair(&mut *netlink, &asked);
+                        let repaired = repair(&mut *netlink, &asked, &mut told);
                         let part = repaired.map(repaired_part).map_err(|error| chain(&error));
-                        let _ = caller.send(part);
+                        let _ = caller.send(part.map(|part| counted(&mut *netlink, part)));
                         None
                     }
                 };
@@ -125,8 +126,8 @@ impl Translation {
     }
 }
 
-fn set_up(netlink: &mut dyn Netlink, node: &Node) -> SetUp {
-    match repair(netlink, &|| node.clone()) {
+fn set_up(netlink: &mut dyn Netlink, node: &Node, told: &mut BTreeSet<String>) -> SetUp {
+    match repair(netlink, &|| node.clone(), told) {
         Ok(repaired) => SetUp::Done {
             changed: Changed::from(&*repaired.differences),
             took_over: repaired.not_told.is_empty() && repaired.conflicts.is_empty(),
@@ -136,6 +137,17 @@ fn set_up(netlink: &mut dyn Netlink, node: &Node) -> SetUp {
     }
 }
 
-fn repair(netlink: &mut dyn Netlink, node: &dyn Fn() -> Node) -> Result<Repaired, ApplyError> {
-    Node::repair(node, netlink, Extent::Translation)
+fn repair(
+    netlink: &mut dyn Netlink,
+    node: &dyn Fn() -> Node,
+    told: &mut BTreeSet<String>,
+) -> Result<Repaired, ApplyError> {
+    let repaired = Node::repair(node, netlink, Extent::Translation)?;
+    tell_once(&repaired.unwritable, told);
+    Ok(repaired)
+}
+
+/// Adds how many packets of pods were dropped for their sources. What differs is told also where that cannot be.
+fn counted(netlink: &mut dyn Netlink, part: NetReport) -> NetReport {
+    NetReport { spoofed: netlink.spoofed_packets().ok(), ..part }
 }

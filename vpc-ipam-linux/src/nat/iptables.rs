@@ -8,28 +8,26 @@ use std::io;
 use std::path::Path;
 
 use super::programs::Iptables;
-use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
+use super::{NatActual, NatDigest, Plan, RuleSet, Set, digest_of, run_with_known_ports};
 use crate::child::{WAIT_FOR_LOCK, run};
 use crate::{Family, SnatPorts, quote};
 
 /// One of the tables that iptables has, with what is ours in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    family: Family,
-    name: &'static str,
-    chains: Vec<Chain>,
+pub(crate) struct Table {
+    pub(crate) family: Family,
+    pub(crate) name: &'static str,
+    pub(crate) chains: Vec<Chain>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Chain {
-    name: &'static str,
-    rules: Vec<String>,
+pub(crate) struct Chain {
+    /// Begins as those of its set do.
+    pub(crate) name: &'static str,
+    pub(crate) rules: Vec<String>,
     /// How packets come here: rules of chains that are not ours, each an `-A` or `-I` without the target.
-    jumps: Vec<String>,
+    pub(crate) jumps: Vec<String>,
 }
-
-/// How the names of our chains begin.
-const OURS: &str = "VPC-IPAM-";
 
 const TRANSLATE: &str = "VPC-IPAM-TRANSLATE";
 const MARK: &str = "VPC-IPAM-MARK";
@@ -113,11 +111,12 @@ pub(super) fn render(plan: &Plan<'_>) -> Vec<Table> {
 
 /// What is there of ours: for each table of a family the lines of iptables-save that speak of our chains.
 struct Listing {
+    set: Set,
     tables: Vec<(Family, String, Vec<String>)>,
 }
 
 impl Listing {
-    fn read(programs: &Iptables, families: &[Family]) -> io::Result<Self> {
+    fn read(programs: &Iptables, set: Set, families: &[Family]) -> io::Result<Self> {
         let mut tables = Vec::new();
         for &family in families {
             let saved = run(&programs.save(family), &[], "")?;
@@ -127,7 +126,7 @@ impl Listing {
                     table = Some((family, name.to_owned(), Vec::new()));
                 } else if line == "COMMIT" {
                     tables.extend(table.take());
-                } else if line.contains(OURS)
+                } else if line.contains(set.chains())
                     && let Some((_, _, lines)) = &mut table
                 {
                     // Counters tell nothing.
@@ -137,20 +136,20 @@ impl Listing {
             }
         }
         tables.retain(|(_, _, lines)| !lines.is_empty());
-        Ok(Self { tables })
+        Ok(Self { set, tables })
     }
 
     /// Returns the name of the empty chain that seals the rest.
     fn seal(&self) -> Option<&str> {
         let lines = self.tables.iter().flat_map(|(_, _, lines)| lines);
-        lines.filter_map(|line| chain_of(line)).find(|chain| is_seal(chain))
+        lines.filter_map(|line| chain_of(line)).find(|chain| is_seal(self.set, chain))
     }
 
     fn digest(&self) -> String {
         let mut text = String::new();
         for (family, name, lines) in &self.tables {
             text += &format!("{family:?} {name}\n");
-            let seal = |line: &&String| chain_of(line).is_some_and(is_seal);
+            let seal = |line: &&String| chain_of(line).is_some_and(|it| is_seal(self.set, it));
             for line in lines.iter().filter(|line| !seal(line)) {
                 text += line;
                 text.push('\n');
@@ -163,12 +162,12 @@ impl Listing {
 /// A chain has a name of at most 28 characters.
 const SEAL_DIGITS: usize = 8;
 
-fn is_seal(chain: &str) -> bool {
-    digests(chain).is_some()
+fn is_seal(set: Set, chain: &str) -> bool {
+    digests(set, chain).is_some()
 }
 
-fn digests(chain: &str) -> Option<(&str, &str)> {
-    let (text, listed) = chain.strip_prefix(OURS)?.split_once('-')?;
+fn digests(set: Set, chain: &str) -> Option<(&str, &str)> {
+    let (text, listed) = chain.strip_prefix(set.chains())?.split_once('-')?;
     let digits =
         |text: &str| text.len() == SEAL_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     (digits(text) && digits(listed)).then_some((text, listed))
@@ -180,12 +179,12 @@ fn chain_of(line: &str) -> Option<&str> {
 }
 
 /// Lists our chains in the calling thread's namespace.
-pub(super) fn list(programs: &Iptables) -> io::Result<NatActual> {
-    let listing = Listing::read(programs, &programs.families())?;
+pub(super) fn list(programs: &Iptables, set: Set) -> io::Result<NatActual> {
+    let listing = Listing::read(programs, set, &programs.families())?;
     if listing.tables.is_empty() {
         return Ok(NatActual::Absent);
     }
-    let digests = listing.seal().and_then(digests);
+    let digests = listing.seal().and_then(|seal| digests(set, seal));
     Ok(match digests {
         Some((text, listed)) if listed == listing.digest() => {
             NatActual::Intact(NatDigest(text.to_owned()))
@@ -196,27 +195,44 @@ pub(super) fn list(programs: &Iptables) -> io::Result<NatActual> {
 
 /// Replaces our chains in the calling thread's namespace: each table in one transaction, in which our chains are emptied and
 /// filled, and the rules that lead there taken away and added.
-pub(super) fn replace(programs: &Iptables, nat: &Nat) -> io::Result<()> {
-    let tables = nat.rules.as_ref().map_or(&[][..], |rules| &rules.iptables);
+pub(super) fn replace(programs: &Iptables, rules: &RuleSet) -> io::Result<()> {
+    let RuleSet { set, rules } = rules;
+    let tables = rules.as_ref().map_or(&[][..], |rules| &rules.iptables);
     let wants_ipv6 = tables.iter().any(|table| table.family == Family::Ipv6);
     let mut families = programs.families();
     if wants_ipv6 && !families.contains(&Family::Ipv6) {
         families.push(Family::Ipv6);
     }
-    let listing = Listing::read(programs, &families)?;
+    let listing = Listing::read(programs, *set, &families)?;
     for &family in &families {
         let script = script(family, tables, &listing);
         if !script.is_empty() {
             restore(&programs.restore(family), &script)?;
         }
     }
-    let (Some(rules), Some(table)) = (&nat.rules, tables.first()) else {
+    let (Some(rules), Some(table)) = (rules, tables.first()) else {
         return Ok(());
     };
-    let listed = Listing::read(programs, &families)?.digest();
-    let seal = format!("{OURS}{}-{listed}", &rules.iptables_digest[..SEAL_DIGITS]);
+    let listed = Listing::read(programs, *set, &families)?.digest();
+    let seal = format!("{}{}-{listed}", set.chains(), &rules.iptables_digest[..SEAL_DIGITS]);
     let script = format!("*{}\n:{seal} - [0:0]\nCOMMIT\n", table.name);
     restore(&programs.restore(table.family), &script)
+}
+
+/// Returns how many packets a rule of ours dropped, by any chain of that name.
+pub(super) fn count_dropped(programs: &Iptables, chain: &str) -> io::Result<u64> {
+    let mut packets = 0;
+    for family in programs.families() {
+        let saved = run(&programs.save(family), &["--counters"], "")?;
+        let of_rule = |line: &str| {
+            let (count, rule) = line.strip_prefix('[')?.split_once("] ")?;
+            let drops = rule.starts_with(&format!("-A {chain} ")) && rule.ends_with("-j DROP");
+            let (packets, _) = count.split_once(':')?;
+            drops.then(|| packets.parse::<u64>().ok()).flatten()
+        };
+        packets += saved.lines().filter_map(of_rule).sum::<u64>();
+    }
+    Ok(packets)
 }
 
 fn script(family: Family, tables: &[Table], listing: &Listing) -> String {
@@ -243,7 +259,7 @@ fn script(family: Family, tables: &[Table], listing: &Listing) -> String {
         let declared = chains.iter().map(|chain| chain.name).chain(old.iter().copied());
         script.extend(declared.map(|chain| format!(":{chain} - [0:0]\n")));
         let leads_here = lines.iter().filter_map(|line| line.strip_prefix("-A "));
-        let leads_here = leads_here.filter(|rule| !rule.starts_with(OURS));
+        let leads_here = leads_here.filter(|rule| !rule.starts_with(listing.set.chains()));
         script.extend(leads_here.map(|rule| format!("-D {rule}\n")));
         for chain in chains {
             script.extend(chain.rules.iter().map(|rule| format!("-A {} {rule}\n", chain.name)));

@@ -9,11 +9,9 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Nat, NatActual, NatDigest, Plan, digest_of, run_with_known_ports};
+use super::{NatActual, NatDigest, Plan, RuleSet, Set, digest_of, run_with_known_ports};
 use crate::child::run;
 use crate::{Family, SnatPorts, quote};
-
-const TABLE: &str = "vpc-ipam";
 
 /// Marks a connection after kube-proxy chose a destination (-100). Not a chain of type nat: the kernel passes a connection to
 /// none of those any more once one has chosen.
@@ -26,20 +24,20 @@ const MANGLE: i32 = -150;
 
 /// Writes the tables; that of IPv4 is always there, since it bears the seal.
 pub(super) fn render(plans: &[Plan<'_>]) -> String {
-    let mut ipv4 = table(&[], Family::Ipv4);
+    let mut ipv4 = table(Set::Translation, Family::Ipv4, &[]);
     let mut ipv6 = String::new();
     for plan in plans {
         let chains = chains(plan);
         match plan.family {
-            Family::Ipv4 => ipv4 = table(&chains, Family::Ipv4),
-            Family::Ipv6 => ipv6 = table(&chains, Family::Ipv6),
+            Family::Ipv4 => ipv4 = table(Set::Translation, Family::Ipv4, &chains),
+            Family::Ipv6 => ipv6 = table(Set::Translation, Family::Ipv6, &chains),
         }
     }
     ipv4 + &ipv6
 }
 
-fn table(chains: &[String], family: Family) -> String {
-    format!("table {} {TABLE} {{\n{}}}\n", keyword(family), chains.concat())
+pub(crate) fn table(set: Set, family: Family, contents: &[String]) -> String {
+    format!("table {} {} {{\n{}}}\n", keyword(family), set.nft_table(), contents.concat())
 }
 
 fn keyword(family: Family) -> &'static str {
@@ -124,7 +122,7 @@ fn set(name: &str, elements: &[IpNet]) -> String {
     format!("\tset {name} {{\n\t\ttype {kind}\n\t\tflags interval\n{elements}\t}}\n")
 }
 
-fn chain(name: &str, hook: &str, rules: &[String]) -> String {
+pub(crate) fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     let mut text = format!("\tchain {name} {{\n\t\ttype {hook}; policy accept;\n");
     for rule in rules {
         // Writing to a String cannot fail.
@@ -136,16 +134,16 @@ fn chain(name: &str, hook: &str, rules: &[String]) -> String {
 /// Returns the script that makes it so in one transaction, whatever was there.
 ///
 /// Kernels without IPv6 know no table of that family, so it is mentioned only where there is or was one.
-pub(super) fn script(nat: &Nat, ipv6_too: bool) -> String {
+pub(super) fn script(set: Set, tables: Option<&str>, ipv6_too: bool) -> String {
     let mut script = String::new();
     let families: &[Family] =
         if ipv6_too { &[Family::Ipv4, Family::Ipv6] } else { &[Family::Ipv4] };
     for family in families {
-        let family = keyword(*family);
+        let (family, table) = (keyword(*family), set.nft_table());
         // To delete what may not be there, it is added first; the kernel sees the outcome alone.
-        script += &format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n");
+        script += &format!("add table {family} {table}\ndelete table {family} {table}\n");
     }
-    script + nat.tables().unwrap_or_default()
+    script + tables.unwrap_or_default()
 }
 
 /// The name of an empty chain that is added last, to the table of IPv4. It tells from which text the tables were made, and how
@@ -156,14 +154,14 @@ const SEAL: &str = "sealed-";
 /// The same, where there is a table of IPv6 too.
 const SEAL_OF_BOTH: &str = "sealed6-";
 
-/// Lists our tables in the calling thread's namespace.
-pub(super) fn list(nft: &Path) -> io::Result<NatActual> {
-    let ipv4 = match list_table(nft, Family::Ipv4) {
+/// Lists tables of ours in the calling thread's namespace.
+pub(super) fn list(nft: &Path, set: Set) -> io::Result<NatActual> {
+    let ipv4 = match list_table(nft, set, Family::Ipv4) {
         Ok(listing) => listing,
         Err(error) if error.kind() != io::ErrorKind::Other => return Err(error),
         // nft does not say in a way to rely on that a table is not there.
         Err(error) => {
-            let there = families_there(nft)?;
+            let there = families_there(nft, set)?;
             return match there.is_empty() {
                 true => Ok(NatActual::Absent),
                 false if there.contains(&Family::Ipv4) => Err(error),
@@ -172,9 +170,9 @@ pub(super) fn list(nft: &Path) -> io::Result<NatActual> {
         }
     };
     let ipv6 = match seal_in(&ipv4) {
-        Some(seal) if seal.starts_with(SEAL_OF_BOTH) => match list_table(nft, Family::Ipv6) {
+        Some(seal) if seal.starts_with(SEAL_OF_BOTH) => match list_table(nft, set, Family::Ipv6) {
             Ok(listing) => listing,
-            Err(error) if families_there(nft)?.contains(&Family::Ipv6) => return Err(error),
+            Err(error) if families_there(nft, set)?.contains(&Family::Ipv6) => return Err(error),
             Err(_) => return Ok(NatActual::Altered),
         },
         _ => String::new(),
@@ -182,34 +180,59 @@ pub(super) fn list(nft: &Path) -> io::Result<NatActual> {
     Ok(recognise(&(ipv4 + &ipv6)))
 }
 
-/// Replaces our tables in the calling thread's namespace.
-pub(super) fn replace(nft: &Path, nat: &Nat) -> io::Result<()> {
-    let ipv6 = nat.rules.as_ref().is_some_and(|rules| rules.ipv6);
-    let ipv6_too = ipv6 || families_there(nft)?.contains(&Family::Ipv6);
-    let script = script(nat, ipv6_too);
-    run_with_known_ports(nft, &["--file", "-"], &script, ["fully-random", "random"])?;
-    let Some(rules) = &nat.rules else {
-        return Ok(());
+/// Replaces tables of ours in the calling thread's namespace.
+pub(super) fn replace(nft: &Path, rules: &RuleSet) -> io::Result<()> {
+    let RuleSet { set, rules } = rules;
+    let ipv6 = rules.as_ref().is_some_and(|rules| rules.ipv6);
+    let ipv6_too = ipv6 || families_there(nft, *set)?.contains(&Family::Ipv6);
+    let load = |text: Option<&str>| {
+        let script = script(*set, text, ipv6_too);
+        run_with_known_ports(nft, &["--file", "-"], &script, ["fully-random", "random"])
     };
-    let mut listing = list_table(nft, Family::Ipv4)?;
+    let Some(rules) = rules else { return load(None) };
+    let loaded = match (load(Some(&rules.nftables.text)), &rules.nftables_or) {
+        (Ok(()), _) => &rules.nftables,
+        // The kernel lacks something that not everything needs.
+        (Err(error), Some(other)) if error.kind() == io::ErrorKind::Other => {
+            load(Some(&other.text)).map_err(|_| error)?;
+            other
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let mut listing = list_table(nft, *set, Family::Ipv4)?;
     if ipv6 {
-        listing += &list_table(nft, Family::Ipv6)?;
+        listing += &list_table(nft, *set, Family::Ipv6)?;
     }
     let seal = if ipv6 { SEAL_OF_BOTH } else { SEAL };
-    let seal = format!("{seal}{}-{}", rules.nftables_digest, digest_of(&without_seal(&listing).0));
-    run(nft, &["--file", "-"], &format!("add chain ip {TABLE} {seal}\n")).map(drop)
+    let seal = format!("{seal}{}-{}", loaded.digest, digest_of(&without_seal(&listing).0));
+    let seal = format!("add chain ip {} {seal}\n", set.nft_table());
+    run(nft, &["--file", "-"], &seal).map(drop)
 }
 
-fn list_table(nft: &Path, family: Family) -> io::Result<String> {
-    run(nft, &["--stateless", "--numeric", "list", "table", keyword(family), TABLE], "")
+/// Returns how many packets the counters of that name counted in tables of ours.
+pub(super) fn count(nft: &Path, set: Set, counter: &str) -> io::Result<u64> {
+    let mut packets = 0;
+    for family in families_there(nft, set)? {
+        let arguments = ["list", "counter", keyword(family), set.nft_table(), counter];
+        let listed = run(nft, &arguments, "")?;
+        let count = listed.split_once("packets ").and_then(|(_, rest)| rest.split(' ').next());
+        let count = count.and_then(|count| count.parse::<u64>().ok());
+        packets += count.ok_or_else(|| io::Error::other(format!("no count in {listed:?}")))?;
+    }
+    Ok(packets)
+}
+
+fn list_table(nft: &Path, set: Set, family: Family) -> io::Result<String> {
+    let (family, table) = (keyword(family), set.nft_table());
+    run(nft, &["--stateless", "--numeric", "list", "table", family, table], "")
 }
 
 /// Returns for which families there is a table of ours.
-fn families_there(nft: &Path) -> io::Result<Vec<Family>> {
+fn families_there(nft: &Path, set: Set) -> io::Result<Vec<Family>> {
     let tables = run(nft, &["list", "tables"], "")?;
     let mut families = vec![Family::Ipv4, Family::Ipv6];
     families.retain(|family| {
-        let ours = format!("table {} {TABLE}", keyword(*family));
+        let ours = format!("table {} {}", keyword(*family), set.nft_table());
         tables.lines().any(|line| line.trim() == ours)
     });
     Ok(families)
@@ -265,7 +288,7 @@ mod tests {
     #[test]
     fn altered_listing_is_told_from_the_sealed_one() {
         let text = digest_of("the text");
-        let listing = format!("table ip {TABLE} {{\n\tchain translate {{\n\t\tsnat\n\t}}\n}}\n");
+        let listing = "table ip vpc-ipam {\n\tchain translate {\n\t\tsnat\n\t}\n}\n".to_owned();
         let close = listing.len() - "}\n".len();
         for seal in [SEAL, SEAL_OF_BOTH] {
             let seal = format!("{seal}{text}-{}", digest_of(&listing));

@@ -4,9 +4,9 @@ use core::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::{Nat, NatActual, iptables, nftables};
-use crate::Family;
+use super::{NatActual, RuleSet, Set, iptables, nftables};
 use crate::child::run;
+use crate::{Family, source_check};
 
 /// The programs that can write the rules of address translation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,9 +98,10 @@ impl Iptables {
     }
 }
 
-/// Where the rules are on this node.
+/// Where a set of rules is on this node.
 #[derive(Debug)]
 pub(crate) struct Place {
+    set: Set,
     backend: Backend,
     /// Where else there are some, left from when other programs could be used.
     elsewhere: Vec<Backend>,
@@ -109,38 +110,48 @@ pub(crate) struct Place {
 
 impl Place {
     /// Finds out what there is in the calling thread's namespace.
-    pub(crate) fn find(programs: &NatPrograms) -> io::Result<Self> {
+    pub(crate) fn find(set: Set, programs: &NatPrograms) -> io::Result<Self> {
         let backend = Backend::find(programs)?;
-        let elsewhere = backend.left_elsewhere(programs);
-        Ok(Self { backend, elsewhere, programs: programs.clone() })
+        let elsewhere = backend.left_elsewhere(set, programs);
+        Ok(Self { set, backend, elsewhere, programs: programs.clone() })
     }
 
-    /// Returns what is there of our rules.
+    /// Returns what is there of the rules.
     pub(crate) fn list(&self) -> io::Result<NatActual> {
-        if self.elsewhere.is_empty() { self.backend.list() } else { Ok(NatActual::Altered) }
+        if self.elsewhere.is_empty() { self.backend.list(self.set) } else { Ok(NatActual::Altered) }
     }
 
-    /// Replaces our rules, and removes those that are elsewhere.
+    /// Returns how many packets were dropped for their sources.
+    pub(crate) fn count_dropped(&self) -> io::Result<u64> {
+        match &self.backend {
+            Backend::Nftables(nft) => nftables::count(nft, self.set, source_check::COUNTER),
+            Backend::Iptables(programs) => {
+                iptables::count_dropped(programs, source_check::IPTABLES_CHAIN)
+            }
+        }
+    }
+
+    /// Replaces the rules, and removes those that are elsewhere.
     ///
     /// A kernel may let rules be listed and lack what ours need. Only where they are refused are they handed to the next program:
     /// one that did not end in time, or whose lock was held, may load them the next time, and two sets of rules may not be.
-    pub(crate) fn replace(&mut self, nat: &Nat) -> io::Result<()> {
-        if let Err(refused) = self.backend.replace(nat) {
+    pub(crate) fn replace(&mut self, rules: &RuleSet) -> io::Result<()> {
+        if let Err(refused) = self.backend.replace(rules) {
             if refused.kind() != io::ErrorKind::Other {
                 return Err(refused);
             }
-            self.replace_by_another(nat, refused)?;
+            self.replace_by_another(rules, refused)?;
         }
         for other in core::mem::take(&mut self.elsewhere) {
-            other.replace(&Nat::none())?;
+            other.replace(&RuleSet::none(self.set))?;
         }
         Ok(())
     }
 
-    fn replace_by_another(&mut self, nat: &Nat, refused: io::Error) -> io::Result<()> {
+    fn replace_by_another(&mut self, rules: &RuleSet, refused: io::Error) -> io::Result<()> {
         let mut says = refused.to_string();
         for other in self.backend.others(&self.programs) {
-            match other.replace(nat) {
+            match other.replace(rules) {
                 Ok(()) => {
                     self.elsewhere.retain(|place| !place.is_same(&other));
                     self.elsewhere.push(core::mem::replace(&mut self.backend, other));
@@ -178,26 +189,26 @@ impl Backend {
         best.map(|(_, iptables)| Self::Iptables(iptables)).ok_or(why)
     }
 
-    /// Returns what is there of our rules.
-    fn list(&self) -> io::Result<NatActual> {
+    /// Returns what is there of a set of rules.
+    fn list(&self, set: Set) -> io::Result<NatActual> {
         match self {
-            Self::Nftables(nft) => nftables::list(nft),
-            Self::Iptables(programs) => iptables::list(programs),
+            Self::Nftables(nft) => nftables::list(nft, set),
+            Self::Iptables(programs) => iptables::list(programs, set),
         }
     }
 
-    /// Replaces our rules.
-    fn replace(&self, nat: &Nat) -> io::Result<()> {
+    /// Replaces a set of rules.
+    fn replace(&self, rules: &RuleSet) -> io::Result<()> {
         match self {
-            Self::Nftables(nft) => nftables::replace(nft, nat),
-            Self::Iptables(programs) => iptables::replace(programs, nat),
+            Self::Nftables(nft) => nftables::replace(nft, rules),
+            Self::Iptables(programs) => iptables::replace(programs, rules),
         }
     }
 
     /// Returns the other places that hold rules of ours, left from when this one could not be used.
-    fn left_elsewhere(&self, programs: &NatPrograms) -> Vec<Self> {
+    fn left_elsewhere(&self, set: Set, programs: &NatPrograms) -> Vec<Self> {
         let mut others = self.others(programs);
-        others.retain(|other| !matches!(other.list(), Ok(NatActual::Absent) | Err(_)));
+        others.retain(|other| !matches!(other.list(set), Ok(NatActual::Absent) | Err(_)));
         others
     }
 

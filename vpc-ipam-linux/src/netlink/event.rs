@@ -227,7 +227,7 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<Event> {
     let attributes = || wire::attributes(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
     let named = |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| wire::text(name));
     let table = named(NFTA_TABLE)?;
-    if table == "vpc-ipam" {
+    if ["vpc-ipam", "vpc-ipam-sources"].contains(&table.as_str()) {
         return Some(Event::Nat);
     }
     if message.payload.first() != Some(&AF_INET) {

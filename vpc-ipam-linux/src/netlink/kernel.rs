@@ -14,11 +14,11 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::exchange::{Answer, Exchange, Request, Wire};
 use super::settings::LinkSettings;
 use super::{Netlink, NetlinkError, wire};
-use crate::nat::Place;
+use crate::nat::{Place, Set};
 use crate::{
     Address, Change, Effect, Family, Leads, Link, LinkIndex, Namespace, NamespaceError, Nat,
-    NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule, Sysctl,
-    SysctlKey, peer, sysctl,
+    NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule,
+    SourceCheck, Sysctl, SysctlKey, peer, sysctl,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -32,6 +32,8 @@ pub struct KernelNetlink {
     nat_programs: NatPrograms,
     /// Where the rules of address translation are, once it is known.
     nat_place: Option<Place>,
+    /// Where those are that check sources.
+    source_place: Option<Place>,
 }
 
 impl KernelNetlink {
@@ -45,6 +47,7 @@ impl KernelNetlink {
             visits: false,
             nat_programs: NatPrograms::default(),
             nat_place: None,
+            source_place: None,
         })
     }
 
@@ -56,7 +59,7 @@ impl KernelNetlink {
     /// Returns the socket with other programs for address translation than those that are found by `PATH`.
     #[must_use]
     pub fn with_nat_programs(self, nat_programs: NatPrograms) -> Self {
-        Self { nat_programs, nat_place: None, ..self }
+        Self { nat_programs, nat_place: None, source_place: None, ..self }
     }
 
     /// Returns the socket so that the calling thread itself enters the namespace where files have to be written there, instead of
@@ -129,46 +132,43 @@ impl KernelNetlink {
         }
     }
 
-    /// Lists what is there of our address translation, in the namespace.
-    fn list_nat(&mut self) -> Result<io::Result<NatActual>, NamespaceError> {
-        let Self { namespace, nat_programs: programs, nat_place: known, .. } = self;
+    /// Does something in the namespace with a set of rules that other programs list and load for us.
+    fn with_rules<R: Send>(
+        &mut self,
+        set: Set,
+        act: impl FnOnce(&mut Place) -> io::Result<R> + Send,
+    ) -> Result<io::Result<R>, NamespaceError> {
+        let Self { namespace, nat_programs: programs, .. } = self;
+        let known = match set {
+            Set::Translation => &mut self.nat_place,
+            Set::Sources => &mut self.source_place,
+        };
         let place = known.take();
-        let (place, listed) = namespace.run(|| {
-            let place = match place.map_or_else(|| Place::find(programs), Ok) {
+        let (place, result) = namespace.run(|| {
+            let mut place = match place.map_or_else(|| Place::find(set, programs), Ok) {
                 Ok(place) => place,
                 Err(error) => return (None, Err(error)),
             };
-            match place.list() {
-                Ok(listed) => (Some(place), Ok(listed)),
-                // The program may have gone: next time it is looked for anew.
-                Err(error) => (None, Err(error)),
-            }
+            let result = act(&mut place);
+            // The program may have gone: next time it is looked for anew.
+            (result.is_ok().then_some(place), result)
         })?;
         *known = place;
-        Ok(listed)
-    }
-
-    /// Replaces our address translation.
-    fn replace_nat(&mut self, nat: &Nat) -> Result<io::Result<()>, NamespaceError> {
-        let Self { namespace, nat_programs: programs, nat_place: known, .. } = self;
-        let place = known.take();
-        let (place, replaced) = namespace.run(|| {
-            let mut place = match place.map_or_else(|| Place::find(programs), Ok) {
-                Ok(place) => place,
-                Err(error) => return (None, Err(error)),
-            };
-            let replaced = place.replace(nat);
-            (replaced.is_ok().then_some(place), replaced)
-        })?;
-        *known = place;
-        Ok(replaced)
+        Ok(result)
     }
 
     /// Makes a change that takes other programs.
     fn run_programs(&mut self, change: &Change) -> Result<io::Result<()>, NamespaceError> {
         match change {
-            Change::Set(Object::Nat(nat)) => self.replace_nat(nat),
-            Change::Remove(Object::Nat(_)) => self.replace_nat(&Nat::none()),
+            Change::Set(Object::Nat(Nat(rules)) | Object::SourceCheck(SourceCheck(rules))) => {
+                self.with_rules(rules.set(), |place| place.replace(rules))
+            }
+            Change::Remove(Object::Nat(_)) => {
+                self.with_rules(Set::Translation, |place| place.replace(&Nat::none().0))
+            }
+            Change::Remove(Object::SourceCheck(_)) => {
+                self.with_rules(Set::Sources, |place| place.replace(&SourceCheck::none().0))
+            }
             Change::Remove(Object::PeerNat(peer)) => {
                 self.namespace.run(|| peer::remove(&self.nat_programs.nft, peer))
             }
@@ -329,7 +329,18 @@ impl Netlink for KernelNetlink {
     }
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        self.list_nat()?.map_err(|source| NetlinkError::Nat { source })
+        let listed = self.with_rules(Set::Translation, |place| place.list())?;
+        listed.map_err(|source| NetlinkError::Nat { source })
+    }
+
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        let listed = self.with_rules(Set::Sources, |place| place.list())?;
+        listed.map_err(|source| NetlinkError::SourceCheck { source })
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        let counted = self.with_rules(Set::Sources, |place| place.count_dropped())?;
+        counted.map_err(|source| NetlinkError::SourceCheck { source })
     }
 
     fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
@@ -414,6 +425,7 @@ fn set(object: &Object) -> Option<Request> {
         | Object::Alias { .. }
         | Object::Sysctl(_)
         | Object::Nat(_)
+        | Object::SourceCheck(_)
         | Object::PeerNat(_) => None,
     }
 }
@@ -430,6 +442,7 @@ fn remove(object: &Object) -> Option<Request> {
         | Object::Alias { .. }
         | Object::Sysctl(_)
         | Object::Nat(_)
+        | Object::SourceCheck(_)
         | Object::PeerNat(_) => None,
     }
 }

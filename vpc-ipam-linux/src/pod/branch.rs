@@ -161,6 +161,7 @@ pub fn desired_on_branch(
                 gateways,
                 mode,
             }),
+            source_check: settings.source_check,
             alias: super::names::alias(pod),
         }],
     })

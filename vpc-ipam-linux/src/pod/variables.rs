@@ -7,7 +7,7 @@
 //! | IPv4 `accept_redirects` of a link that forwards, `accept_source_route` | the lesser | the link's own 0 decides |
 //! | `send_redirects` | the greater | `all` has to be 0 too, and is 1 unless it was set: [`host`](crate::host) sets it |
 //! | `proxy_arp`, `proxy_ndp`, `accept_local` | the greater | where another program set `all`, that holds, and [`Node::diff`](crate::Node::diff) tells |
-//! | `rp_filter` | the greater | 2 makes 1 loose, but for links without an address, as these |
+//! | `rp_filter` | the greater | 2 makes 1 loose, but for links without an address, as these; nft or iptables check besides |
 //! | IPv6 `accept_ra`, `accept_redirects`, `forwarding` | the link's own | |
 //!
 //! In a pod none of `all` and `default` is touched: they are the pod's, and the runtime may have set them for it.
@@ -39,6 +39,8 @@ pub(crate) enum SourceFilter {
     /// There has to be some way back. Rules that look at where a packet came in are not asked for it unless it is passed on, so
     /// where only those lead to the pod, a strict check would refuse what is for the node itself.
     Loose,
+    /// None. On a link without an address of its own, as the host's end of a veth, the kernel takes a loose check for a strict one.
+    Off,
 }
 
 impl SourceFilter {
@@ -47,6 +49,7 @@ impl SourceFilter {
         match self {
             Self::Strict => 1,
             Self::Loose => 2,
+            Self::Off => 0,
         }
     }
 }

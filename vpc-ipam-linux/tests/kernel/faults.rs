@@ -227,4 +227,12 @@ impl Netlink for Faulty<'_> {
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
         self.inner.nat()
     }
+
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner.source_check()
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        self.inner.spoofed_packets()
+    }
 }

@@ -121,11 +121,14 @@ fn rules_follow_the_configuration_and_foreign_ones_stay() {
             (HostConfig { snat_ports: SnatPorts::FullyRandom, ..default() }, "--random-fully", 1),
             (HostConfig { snat_ports: SnatPorts::Kept, ..default() }, "--random", 0),
             (HostConfig { node_port: false, ..default() }, "--limit-iface-in", 0),
-            (HostConfig { veth_prefix: "pod".parse().unwrap(), ..default() }, "-i pod+", 3),
+            (HostConfig { veth_prefix: "pod".parse().unwrap(), ..default() }, "-i pod+", 4),
             (HostConfig { veth_prefix: "pod".parse().unwrap(), ..default() }, "-i eni+", 0),
             (HostConfig { mark: 0x200.try_into().unwrap(), ..default() }, "0x200/0x200", 3),
             (HostConfig { external_snat: true, ..default() }, "VPC-IPAM-TRANSLATE", 0),
-            (HostConfig { external_snat: true, ..default() }, "-i eni+", 1),
+            (HostConfig { external_snat: true, ..default() }, "-i eni+", 2),
+            (default(), "-A VPC-SOURCE-CHECK -i eni+ -m rpfilter --invert -j DROP", 1),
+            (default(), "-A PREROUTING -j VPC-SOURCE-CHECK", 1),
+            (HostConfig { source_check: false, ..default() }, "VPC-SOURCE", 0),
         ];
         for (config, part, expected) in cases {
             set_up(&vpc, kind, &config);
@@ -134,9 +137,11 @@ fn rules_follow_the_configuration_and_foreign_ones_stay() {
             assert_eq!(count, expected, "{kind}: {part:?} with {config:?} in\n{saved}");
             assert_eq!(set_up(&vpc, kind, &config), 0, "{kind}: {config:?}: again");
         }
-        let nothing = HostConfig { external_snat: true, node_port: false, ..default() };
+        let nothing =
+            HostConfig { external_snat: true, node_port: false, source_check: false, ..default() };
         set_up(&vpc, kind, &nothing);
-        let ours = |saved: &str| saved.lines().filter(|line| line.contains("VPC-IPAM")).count();
+        let is_ours = |line: &&str| line.contains("VPC-IPAM") || line.contains("VPC-SOURCE");
+        let ours = |saved: &str| saved.lines().filter(is_ours).count();
         assert_eq!(ours(&saved(&vpc, kind)), 0, "{kind}");
 
         set_up(&vpc, kind, &default());
@@ -173,10 +178,12 @@ fn nft_takes_over_what_iptables_held() {
         let vpc = Vpc::new();
         set_up(&vpc, kind, &HostConfig::default());
 
-        assert_eq!(vpc.set_up_host(&HostConfig::default()), 1, "{kind}");
+        assert_eq!(vpc.set_up_host(&HostConfig::default()), 2, "{kind}");
 
         assert!(vpc.nat().unwrap().contains("snat to 10.0.0.10"), "{kind}");
-        assert!(!saved(&vpc, kind).contains("VPC-IPAM"), "{kind}");
+        for chains in ["VPC-IPAM", "VPC-SOURCE"] {
+            assert!(!saved(&vpc, kind).contains(chains), "{kind}");
+        }
         assert_eq!(vpc.set_up_host(&HostConfig::default()), 0, "{kind}");
     }
 }

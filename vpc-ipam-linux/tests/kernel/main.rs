@@ -32,6 +32,7 @@ mod races;
 mod regressions;
 mod second_network;
 mod services;
+mod source_check;
 mod support;
 mod traffic;
 mod variables;

@@ -14,6 +14,9 @@ use crate::support::{Netns, Vpc, add_to, eni, eni_mac, network};
 /// Namespaces take a while to make: as many as fit into some seconds.
 const CASES: u32 = 12;
 
+/// Tables of ours.
+const TABLES: [&str; 3] = ["ip vpc-ipam", "ip vpc-ipam-sources", "ip6 vpc-ipam-sources"];
+
 /// What a node is to be, and what is done to it.
 #[derive(Clone, Debug)]
 struct Case {
@@ -40,8 +43,8 @@ enum Damage {
     LinkFlap(usize),
     Sysctl(usize),
     FlushChain(usize),
-    RemoveTable,
-    AddNatRule,
+    RemoveTable(usize),
+    AddTableRule(usize),
 }
 
 #[test]
@@ -93,8 +96,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         number().prop_map(Damage::LinkFlap),
         number().prop_map(Damage::Sysctl),
         number().prop_map(Damage::FlushChain),
-        Just(Damage::RemoveTable),
-        Just(Damage::AddNatRule),
+        number().prop_map(Damage::RemoveTable),
+        number().prop_map(Damage::AddTableRule),
     ]
 }
 
@@ -123,7 +126,9 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let repaired = repair()?;
 
     // What the kernel tells by itself comes first in a repair.
-    let of_kernel = |it: &Difference| !matches!(it.object(), Object::Nat(_) | Object::PeerNat(_));
+    let of_kernel = |it: &Difference| {
+        !matches!(it.object(), Object::Nat(_) | Object::SourceCheck(_) | Object::PeerNat(_))
+    };
     let (mut expected, rest): (Vec<_>, Vec<_>) = found.differences.into_iter().partition(of_kernel);
     expected.extend(rest);
     prop_assert_eq!(&repaired.differences, &expected);
@@ -235,23 +240,28 @@ fn do_damage(node: &Netns, case: &Case, damage: Damage) {
             None
         }
         Damage::FlushChain(number) => {
-            let listing = node.try_exec("nft list table ip vpc-ipam").unwrap_or_default();
+            let table = TABLES[number % TABLES.len()];
+            let listing = node.try_exec(&format!("nft list table {table}")).unwrap_or_default();
             let chains: Vec<String> = listing
                 .lines()
                 .filter_map(|line| line.trim().strip_prefix("chain ")?.strip_suffix(" {"))
                 .map(str::to_owned)
                 .collect();
             if let Some(chain) = choose(&chains, number) {
-                node.nft(&format!("flush chain ip vpc-ipam {chain}"));
+                node.nft(&format!("flush chain {table} {chain}"));
             }
             None
         }
-        Damage::RemoveTable => {
-            node.nft("add table ip vpc-ipam; delete table ip vpc-ipam");
+        Damage::RemoveTable(number) => {
+            let table = TABLES[number % TABLES.len()];
+            node.nft(&format!("add table {table}; delete table {table}"));
             None
         }
-        Damage::AddNatRule => {
-            node.nft("add table ip vpc-ipam; add chain ip vpc-ipam stray; add rule ip vpc-ipam stray drop");
+        Damage::AddTableRule(number) => {
+            let table = TABLES[number % TABLES.len()];
+            node.nft(&format!(
+                "add table {table}; add chain {table} stray; add rule {table} stray drop"
+            ));
             None
         }
     };

@@ -351,6 +351,14 @@ impl<F: FnOnce()> Netlink for Meddled<'_, F> {
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
         self.inner.nat()
     }
+
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner.source_check()
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        self.inner.spoofed_packets()
+    }
 }
 
 impl Netlink for Killed<'_> {
@@ -399,5 +407,13 @@ impl Netlink for Killed<'_> {
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
         self.inner.nat()
+    }
+
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner.source_check()
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        self.inner.spoofed_packets()
     }
 }

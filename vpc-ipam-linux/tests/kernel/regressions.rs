@@ -156,7 +156,9 @@ fn v1_7_0_ports_are_random_even_where_fully_random_is_not_known() {
     let says = r#"unknown option "--random-fully""#;
     let restore = "iptables-nft-restore";
     let old_iptables = folder.program(restore, restore, "random-fully", says);
-    fs::copy("/usr/sbin/iptables-nft-save", folder.0.join("iptables-nft-save")).unwrap();
+    for other in ["iptables-nft-save", "ip6tables-nft-save", "ip6tables-nft-restore"] {
+        fs::copy(format!("/usr/sbin/{other}"), folder.0.join(other)).unwrap();
+    }
     let nft = NatPrograms { nft: old_nft, iptables: Vec::new() };
     let stem = old_iptables.to_str().unwrap().strip_suffix("-restore").unwrap().into();
     let iptables = NatPrograms { nft: "/nonexistent/nft".into(), iptables: vec![stem] };

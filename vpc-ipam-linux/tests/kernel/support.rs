@@ -548,6 +548,14 @@ where
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
         self.inner.nat()
     }
+
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner.source_check()
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        self.inner.spoofed_packets()
+    }
 }
 
 /// Makes one change as the kernel does.
