@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use netlink_packet_core::NlasIterator;
 
-use super::{AF_INET, CTA_ID, CTA_TUPLE_ORIG, CTA_ZONE, Entry, IpAddr, entry, source};
+use super::{CTA_ID, CTA_TUPLE_ORIG, CTA_ZONE, Entry, IpAddr, entry, source};
 use crate::netlink::{Framed, frames};
 use crate::testkit::{datagrams, same};
 
@@ -32,27 +32,25 @@ pub fn conntrack_answer(bytes: &[u8]) -> Result<(), String> {
 
 fn check(found: &Entry) -> Result<(), String> {
     let mut len = 0;
-    let mut origin = None;
+    let mut origins = BTreeSet::new();
     for attribute in NlasIterator::new(found.attributes.as_slice()) {
         let attribute = attribute.map_err(|error| format!("an attribute: {error}"))?;
         if ![CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&attribute.kind()) {
             return Err(format!("an attribute that tells nothing apart: {}", attribute.kind()));
         }
         if attribute.kind() == CTA_TUPLE_ORIG {
-            origin = source(attribute.value()).or(origin);
+            origins.extend(source(attribute.value()));
         }
         len += usize::from(attribute.length()).next_multiple_of(4);
     }
     same("the length of all attributes", &len, &found.attributes.len())?;
-    let Some(origin) = origin else { return Ok(()) };
-    let payload = [&[found.family, 0, 0, 0][..], &found.attributes].concat();
-    let again = entry(&payload, &BTreeSet::from([origin])).ok_or("not found again")?;
-    same("what is found again", &again.attributes, &found.attributes)?;
-    let other = IpAddr::from(if origin.is_ipv4() { [0; 4] } else { [255; 4] });
-    match found.family == AF_INET && other != origin {
-        true => {
-            same("of another address", &entry(&payload, &BTreeSet::from([other])).is_some(), &false)
-        }
-        false => Ok(()),
+    if origins.is_empty() {
+        return Ok(());
     }
+    let payload = [&[found.family, 0, 0, 0][..], &found.attributes].concat();
+    let again = entry(&payload, &origins).ok_or("not found again")?;
+    same("what is found again", &again.attributes, &found.attributes)?;
+    let other = IpAddr::from([0; 4]);
+    let of_other = entry(&payload, &BTreeSet::from([other])).is_some();
+    same("of another address", &of_other, &origins.contains(&other))
 }
