@@ -151,7 +151,7 @@ pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
         }
         Families::Ipv4(_) | Families::Dual(_) => enis * slots,
     };
-    let by_addresses = addresses + shape.host_network_pods;
+    let by_addresses = addresses.saturating_add(shape.host_network_pods);
     let cap = match shape.cap {
         Cap::None => u32::MAX,
         Cap::ByVcpus => advised(limits),
@@ -232,7 +232,7 @@ pub fn address_claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32)
         // Where single addresses stand in for prefixes they take sixteen times the places.
         let singles = Config { families: Families::Ipv4(Ipv4Kind::Addresses), ..config.clone() };
         worst.enis = worst.enis.max(claim(&singles, u32::MAX / 2).enis);
-        worst.in_all = worst.for_pods + worst.enis;
+        worst.in_all = worst.for_pods.saturating_add(worst.enis);
     }
     let at_pods = claim(config, pods.min(max_pods));
     Claims { at_boot: claim(config, 0), at_pods, worst }
@@ -245,9 +245,9 @@ fn claim(limits: &Limits, config: &Config, pods: u32) -> Claim {
     for card in limits.cards().into_iter().filter(|card| config.multi_nic && *card != Card(0)) {
         let more = claim_of_card(limits, config, card, left);
         left = left.saturating_sub(more.for_pods);
-        claim.enis += more.enis;
-        claim.for_pods += more.for_pods;
-        claim.in_all += more.in_all;
+        claim.enis = claim.enis.saturating_add(more.enis);
+        claim.for_pods = claim.for_pods.saturating_add(more.for_pods);
+        claim.in_all = claim.in_all.saturating_add(more.in_all);
     }
     claim
 }
