@@ -143,6 +143,14 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredE
     if !crate::quote::rules_can_name(name) {
         return Err(DesiredError::LinkName { name: name.to_owned() });
     }
+    let mut state = routing(config, facts);
+    state.wanted.push(Object::Nat(Nat::render(config, facts)));
+    state.wanted.push(Object::SourceCheck(SourceCheck::render(config, facts)));
+    Ok(state)
+}
+
+/// Returns what the node should hold whatever ENIs and pods there are, address translation aside.
+pub(crate) fn routing(config: &HostConfig, facts: &HostFacts) -> State {
     let (primary, mtu) = (facts.primary.id.clone(), facts.mtu.into());
     let mut state = State::default();
     state.wanted.extend(sysctls(config, facts).map(Object::Sysctl));
@@ -158,16 +166,14 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredE
         state.claims.extend([any_of_ours(mark_rule(family)), Claim::Rules(peers)]);
         state.append(local_rule(family, config, facts));
     }
-    if ipv4 {
+    if facts.families.ipv4().is_some() {
         let rule = Rule::new(Family::Ipv4, PRIORITY_SERVICE, Table::MAIN);
         let to = config.service_cidrs.iter().map(|cidr| Object::Rule(rule.clone().to(*cidr)));
         state.wanted.extend(to);
         let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule.clone() };
         state.claims.extend([any_of_ours(rule), Claim::Rules(peers)]);
     }
-    state.wanted.push(Object::Nat(Nat::render(config, facts)));
-    state.wanted.push(Object::SourceCheck(SourceCheck::render(config, facts)));
-    Ok(state)
+    state
 }
 
 fn mark_rule(family: Family) -> Rule {

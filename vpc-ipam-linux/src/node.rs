@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv6Net};
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
 use crate::eni::{EniTable, PRIORITY_ENI, TableReason};
-use crate::host::{HostFacts, PRIORITY_BRANCH};
+use crate::host::{DesiredError, HostFacts, PRIORITY_BRANCH};
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
@@ -154,6 +154,8 @@ pub struct NodeDifferences {
 pub enum AbsentLink {
     /// Of the primary ENI.
     Primary(String),
+    /// Of the primary ENI: it is there, and address translation stays as it is because rules cannot name it.
+    PrimaryUnnamable(String),
     /// Of a secondary ENI.
     Eni(EniId, Mac),
     /// Of a pod.
@@ -164,6 +166,7 @@ impl fmt::Display for AbsentLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Primary(name) => write!(f, "no link: {name} of the primary ENI"),
+            Self::PrimaryUnnamable(why) => write!(f, "cannot {why}"),
             Self::Eni(eni, mac) => write!(f, "no link: of {eni}, {mac}: detached?"),
             Self::Pod(pod, name) => write!(f, "no link: {name} of pod {pod}: namespace gone?"),
         }
@@ -466,8 +469,15 @@ impl Node {
                 if self.has_adopted_strict() && !self.beside {
                     (facts.branch_enis, config.branch_mode) = (true, BranchMode::Strict);
                 }
-                // Without any range of the VPC nothing is known to be right, nor wrong.
-                state.append(host::desired(&config, &facts).unwrap_or_default());
+                match host::desired(&config, &facts) {
+                    Ok(of_host) => state.append(of_host),
+                    // Without any range of the VPC nothing is known to be right, nor wrong.
+                    Err(DesiredError::NoVpcCidr) => {}
+                    Err(error @ DesiredError::LinkName { .. }) => {
+                        state.append(host::routing(&config, &facts));
+                        absent.push(AbsentLink::PrimaryUnnamable(error.to_string()));
+                    }
+                }
             }
             None => absent.push(AbsentLink::Primary(self.facts.primary.id.name.to_string())),
         }

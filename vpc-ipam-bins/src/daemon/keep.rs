@@ -41,6 +41,8 @@ pub(super) struct Keep {
     rivals: Rivals,
     /// What was said to be held back.
     told: BTreeSet<String>,
+    /// Why rules cannot name the link of the primary ENI, as it was told.
+    unnamable: Option<String>,
     /// Signs of amazon-vpc-cni-k8s beside this daemon.
     peer: Peer,
     /// Pods that are in no state file.
@@ -114,6 +116,7 @@ impl Keep {
             compare_at: now + COMPARE_EVERY,
             rivals,
             told: BTreeSet::new(),
+            unnamable: None,
             peer: Peer::default(),
             untracked: Untracked::new(grace),
             untracked_changed: false,
@@ -306,8 +309,25 @@ impl Keep {
 
     /// Takes note of what came of a repair of address translation.
     pub(super) fn translated(&mut self, result: Result<Repaired, String>, now: Timestamp) {
+        if let Ok(repaired) = &result {
+            self.tell_of_unnamable(&repaired.absent);
+        }
         self.translation.repaired(result, now);
         self.tell_of_fights();
+    }
+
+    /// Says once that address translation cannot follow the primary ENI's link, and that it can again.
+    fn tell_of_unnamable(&mut self, absent: &[AbsentLink]) {
+        let unnamable = |it: &&AbsentLink| matches!(it, AbsentLink::PrimaryUnnamable(_));
+        let why = absent.iter().find(unnamable).map(ToString::to_string);
+        if why == self.unnamable {
+            return;
+        }
+        match &why {
+            Some(why) => warn!("address translation stays as it is: {why}"),
+            None => info!("rules can name the link of the primary ENI again"),
+        }
+        self.unnamable = why;
     }
 
     /// Takes note of the pods that a comparison found without links, or without the route that alone tells that they are there.

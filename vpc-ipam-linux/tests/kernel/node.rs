@@ -175,6 +175,33 @@ fn pods_that_come_and_go_meanwhile_are_left_alone() {
     drop(b);
 }
 
+/// nft cannot write a quotation mark, and iptables takes a plus sign at the end for any ending.
+#[test]
+fn primary_link_of_a_name_that_rules_cannot_have_is_told_and_all_else_is_repaired() {
+    for name in ["wan+", "w\"an"] {
+        let (vpc, node, _pods) = node_with_pods();
+        let nat = vpc.nat();
+        vpc.node.run("ip", &["link", "set", "eth0", "name", name]);
+        let rp_filter = format!("net/ipv4/conf/{name}/rp_filter");
+        vpc.node.run("sysctl", &["-qw", &format!("{rp_filter}=1")]);
+        vpc.node.ip("rule del pref 1024");
+
+        let repaired = repair(&node, &vpc, Extent::All);
+
+        let said = repaired.absent.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(said.contains(&format!("its link is named {name:?}")), "{name}: {said}");
+        assert_eq!(vpc.node.sysctl(&rp_filter), "2", "{name}");
+        assert_eq!(vpc.node.rules(1024).len(), 1, "{name}");
+        assert_eq!(vpc.nat(), nat, "{name}");
+        let differences = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap();
+        assert_eq!(differences.differences, [], "{name}");
+        assert!(!differences.is_empty(), "{name}");
+
+        vpc.node.run("ip", &["link", "set", name, "name", "eth0"]);
+        assert!(repair(&node, &vpc, Extent::All).absent.is_empty(), "{name}");
+    }
+}
+
 /// A pod that a plugin is at work on has rules and no route for a moment, as one has that is gone.
 #[test]
 fn rules_of_a_pod_that_a_plugin_is_at_work_on_are_left_alone() {
