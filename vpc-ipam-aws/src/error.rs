@@ -74,22 +74,42 @@ mod tests {
 
     #[test]
     fn codes_are_classified_by_what_follows_from_them() {
+        use FailureKind::*;
         let in_use = "Network interface 'eni-1' is currently in use.";
+        let none_free = "There aren't sufficient free Ipv4 addresses or prefixes";
         let cases = [
-            ("RequestLimitExceeded", "", FailureKind::Throttled),
-            ("InsufficientFreeAddressesInSubnet", "", FailureKind::SubnetFull),
-            ("InsufficientCidrBlocks", "", FailureKind::NoFreePrefix),
-            ("PrivateIpAddressLimitExceeded", "", FailureKind::AddressLimit),
-            ("AttachmentLimitExceeded", "", FailureKind::EniLimit),
-            ("InvalidNetworkInterfaceID.NotFound", "", FailureKind::NotFound),
-            ("InvalidAttachmentID.NotFound", "", FailureKind::NotFound),
-            ("InvalidNetworkInterface.InUse", "", FailureKind::InUse),
-            ("InvalidParameterValue", in_use, FailureKind::InUse),
-            ("InvalidParameterValue", "Bad MAC", FailureKind::Rejected),
-            ("UnauthorizedOperation", "", FailureKind::Denied),
-            ("InternalError", "", FailureKind::Unanswered),
-            ("InvalidSubnetID.NotFound", "", FailureKind::Rejected),
-            ("IdempotentParameterMismatch", "", FailureKind::Rejected),
+            ("RequestLimitExceeded", "", Throttled),
+            ("ConcurrentTagAccess", "", Throttled),
+            ("InsufficientFreeAddressesInSubnet", "", SubnetFull),
+            ("InsufficientAddressCapacity", "", SubnetFull),
+            ("InvalidParameterValue", none_free, SubnetFull),
+            ("InsufficientCidrBlocks", "", NoFreePrefix),
+            ("InvalidParameterValue", "There aren't sufficient free prefixes", NoFreePrefix),
+            ("PrivateIpAddressLimitExceeded", "", AddressLimit),
+            ("InvalidInterface.IpAddressLimitExceeded", "", AddressLimit),
+            ("AttachmentLimitExceeded", "", AttachmentLimit),
+            ("NetworkInterfaceLimitExceeded", "", EniLimit),
+            ("ResourceLimitExceeded", "", EniLimit),
+            ("InvalidNetworkInterfaceID.NotFound", "", NotFound),
+            ("InvalidNetworkInterface.NotFound", "", NotFound),
+            ("InvalidAttachmentID.NotFound", "", NotFound),
+            ("InvalidNetworkInterface.InUse", "", InUse),
+            ("InvalidParameterValue", in_use, InUse),
+            ("IncorrectState", "", WrongState),
+            ("InvalidState", "", WrongState),
+            ("IncorrectInstanceState", "", WrongState),
+            ("UnauthorizedOperation", "", Denied),
+            ("InvalidSecurity.RequestHasExpired", "", Denied),
+            ("AccountDisabled", "", Denied),
+            ("InternalError", "", Unanswered),
+            ("ServerInternal", "", Unanswered),
+            ("Server.InternalError", "", Unanswered),
+            ("Client.RequestLimitExceeded", "", Throttled),
+            ("Client.InvalidParameterValue", in_use, InUse),
+            ("InvalidParameterValue", "Bad MAC", Rejected),
+            ("InvalidSubnetID.NotFound", "", Rejected),
+            ("TagLimitExceeded", "", Rejected),
+            ("IdempotentParameterMismatch", "", Rejected),
         ];
         for (code, message, expected) in cases {
             let actual = Ec2Error::refused("CreateTags", code, message).kind;
