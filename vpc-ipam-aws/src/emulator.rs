@@ -9,6 +9,7 @@ mod render;
 mod xml;
 
 use core::net::SocketAddr;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::fmt;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,9 @@ pub struct SharedCloud(Arc<Shared>);
 struct Shared {
     played: Mutex<Played>,
     clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// The status with which the metadata service refuses every request; 0 where it answers.
+    metadata_refusal: AtomicU16,
+    metadata_requests: AtomicU64,
 }
 
 struct Played {
@@ -47,7 +51,30 @@ impl SharedCloud {
     /// Shares a cloud in which it is always as late as `clock` says.
     pub fn new(cloud: Cloud, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         let played = Mutex::new(Played { cloud, follow: None });
-        Self(Arc::new(Shared { played, clock: Box::new(clock) }))
+        Self(Arc::new(Shared {
+            played,
+            clock: Box::new(clock),
+            metadata_refusal: AtomicU16::new(0),
+            metadata_requests: AtomicU64::new(0),
+        }))
+    }
+
+    /// Lets the metadata service on HTTP refuse every request with this status (429, 503), until it is told `None`. With 401
+    /// it gives out tokens and takes none.
+    pub fn refuse_metadata(&self, status: Option<u16>) {
+        self.0.metadata_refusal.store(status.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Returns how many requests the metadata service on HTTP had, those for a token included.
+    pub fn metadata_requests(&self) -> u64 {
+        self.0.metadata_requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request for metadata. Returns the status with which it is refused, if it is.
+    fn on_metadata_request(&self) -> Option<u16> {
+        self.0.metadata_requests.fetch_add(1, Ordering::Relaxed);
+        let status = self.0.metadata_refusal.load(Ordering::Relaxed);
+        (status != 0).then_some(status)
     }
 
     /// Does something with the cloud, at the time of its clock.

@@ -64,6 +64,7 @@ async fn call(
             source: Source::Ec2,
             scope: scope.clone(),
             enis: api.describe_network_interfaces(node.instance, scope).await?,
+            incomplete: Vec::new(),
         }),
         Ec2Action::DescribeSubnets => {
             Effect::Subnets(api.describe_subnets(node.vpc, node.zone).await?)
@@ -103,7 +104,13 @@ mod tests {
         let action = Ec2Action::DescribeNetworkInterfaces(scope.clone());
         let outcome = execute(&api, &node, &action, NOW).await;
 
-        let expected = Observation { as_of: NOW, source: Source::Ec2, scope, enis: vec![eni] };
+        let expected = Observation {
+            as_of: NOW,
+            source: Source::Ec2,
+            scope,
+            enis: vec![eni],
+            incomplete: Vec::new(),
+        };
         assert_eq!(outcome, Outcome::Done(Effect::Observed(expected)));
     }
 
@@ -191,7 +198,7 @@ mod tests {
             id: id("eni-1"),
             mac: id("02:00:00:00:00:01"),
             subnet: id("subnet-1"),
-            vpc: None,
+            vpc: Some(id("vpc-1")),
             attachment: None,
             interface_type: InterfaceType::Interface,
             primary_ipv4: Some(Ipv4Addr::new(10, 0, 1, 4)),

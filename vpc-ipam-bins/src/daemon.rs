@@ -865,7 +865,7 @@ impl Loop {
 
     /// Takes in the metadata of this start, where those that the state file keeps were gone by.
     fn on_first_metadata(&mut self, metadata: Metadata, now: Timestamp) {
-        self.sources.metadata_read();
+        self.sources.metadata_read(&metadata);
         let before = &self.ipam.constraints().node;
         if metadata.node != *before {
             let name = |Node { instance, instance_type, primary, .. }: &Node| {

@@ -594,6 +594,7 @@ mod tests {
             source: Source::Imds,
             scope: Scope::Attached,
             enis: Vec::new(),
+            incomplete: Vec::new(),
         };
         let metadata = Metadata {
             node,

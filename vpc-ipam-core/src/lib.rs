@@ -50,7 +50,7 @@
 //! #             tags: Some(Default::default()),
 //! #         };
 //! #         let enis = if *scope == Scope::Attached { vec![primary] } else { Vec::new() };
-//! #         Observation { as_of, source: Source::Ec2, scope: scope.clone(), enis }
+//! #         Observation { as_of, source: Source::Ec2, scope: scope.clone(), enis, incomplete: Vec::new() }
 //! #     }
 //! #     fn subnet(&self) -> ObservedSubnet {
 //! #         ObservedSubnet {
@@ -198,8 +198,8 @@ pub use ipam::{
 pub use lease::{AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record, Uncommitted};
 pub use limits::{Hypervisor, KnownLimits, Limits, LimitsSource, UnknownInstanceTypeError};
 pub use observation::{
-    AttachmentStatus, InterfaceType, Metadata, Node, Observation, ObservedAttachment, ObservedEni,
-    ObservedSubnet, Scope, Source, SubnetRanges,
+    AttachmentStatus, IncompleteEni, InterfaceType, Metadata, Node, Observation,
+    ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source, SubnetRanges,
 };
 pub use outcome::{Effect, Failure, FailureKind, Outcome};
 pub use overrides::{ConfigChange, NodeSelector, Override};

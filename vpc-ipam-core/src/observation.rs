@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -45,6 +46,26 @@ pub struct Observation {
     pub scope: Scope,
     /// The ENIs of the answer, in any order.
     pub enis: Vec<ObservedEni>,
+    /// The ENIs that the source lists without telling all of them: they are neither shown nor denied. Of EC2 there are none.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub incomplete: Vec<IncompleteEni>,
+}
+
+/// An ENI that the metadata service lists, and of which it does not tell what every ENI has. It is being attached or
+/// detached, or the service is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct IncompleteEni {
+    /// Its MAC address, under which the service lists it.
+    pub mac: Mac,
+    /// What is not told, by its name in the service, and why it cannot be read where it is there.
+    pub missing: String,
+}
+
+impl fmt::Display for IncompleteEni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the metadata service lists the ENI {} without {}", self.mac, self.missing)
+    }
 }
 
 /// Who made an observation.

@@ -633,6 +633,7 @@ fn an_eni_without_attachment_is_somebody_elses_unless_tagged_as_ours() {
         source: Source::Ec2,
         scope: Scope::Unattached,
         enis: vec![(&stray).into()],
+        incomplete: Vec::new(),
     };
     node.observe(&shown);
     assert!(node.eni(stray.id).is_none());

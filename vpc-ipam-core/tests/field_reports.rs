@@ -7,8 +7,8 @@ mod node;
 use node::{Node, ROLE, Setup, Told, names};
 use vpc_ipam_core::sim::{CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface};
 use vpc_ipam_core::{
-    Action, Ec2Action, EniConfig, EniId, FailureKind, InterfaceType, Ipv4Amount, Issued, Limits,
-    ObservedEni, Readiness, Source,
+    Action, Ec2Action, EniConfig, EniId, Event, FailureKind, InterfaceType, Ipv4Amount, Issued,
+    Limits, ObservedEni, Readiness, Source,
 };
 
 const PREFIXES: [(&str, &str); 2] =
@@ -180,6 +180,33 @@ fn a_phantom_in_the_metadata_is_not_asked_about_every_minute() {
     node.run_for(3600);
     let asked = node.count("DescribeNetworkInterfaces") - before;
     assert!(asked <= 12, "{asked} in an hour, 4 without the phantom");
+}
+
+/// aws PR 194: the metadata service lists a MAC whose device-number is 404.
+#[test]
+fn an_eni_that_the_metadata_service_lists_incompletely_stays_and_is_not_asked_about() {
+    // Where EC2 may be asked, and where the metadata are all there is.
+    for vars in [[("WARM_IP_TARGET", "12")], [("ENABLE_IMDS_ONLY_MODE", "true")]] {
+        let mut node = Node::settled("m5.large", &vars);
+        let two = Ipv4Request::Count(Ipv4Amount::Addresses(2));
+        let request = CreateInterface { ipv4: two, ..CreateInterface::new(node.subnet) };
+        // It has made one where it may.
+        let made = node.enis().get(1).map(|eni| eni.id);
+        let eni = made.unwrap_or_else(|| node.plug(request, 0, 1));
+        node.run_for(600);
+        let before = node.eni(eni).map(|eni| eni.blocks().len());
+        assert!(before >= Some(2), "{vars:?}: {before:?}");
+        let doubts = |node: &Node| {
+            node.events().filter(|event| matches!(event, Event::SourcesDisagree { .. })).count()
+        };
+        let (asked, doubted) = (node.count("DescribeNetworkInterfaces"), doubts(&node));
+        node.cloud.withhold_metadata(eni, Some("device-number"));
+        node.run_for(3600);
+        assert_eq!(node.eni(eni).map(|eni| eni.blocks().len()), before, "{vars:?}");
+        assert_eq!(doubts(&node), doubted, "{vars:?}");
+        let asked = node.count("DescribeNetworkInterfaces") - asked;
+        assert!(asked <= 4, "{vars:?}: {asked} in an hour, 4 where all is told");
+    }
 }
 
 /// aws#277: groups that an ENIConfig gains. (The peer does not either.)

@@ -147,9 +147,9 @@ fn every_kind_of_input_is_recorded_and_replayed() {
     let address = lease.addresses().next().unwrap();
     let mut ipam = start.begin().unwrap();
     ipam.restore([Record::Leased(lease)], now);
-    let enis = Vec::new();
+    let (enis, incomplete) = (Vec::new(), Vec::new());
     let (source, scope) = (Source::Imds, Scope::Attached);
-    ipam.observe(&Observation { as_of: now, source, scope, enis }, now);
+    ipam.observe(&Observation { as_of: now, source, scope, enis, incomplete }, now);
     ipam.handle_config(Config::from_vars([("WARM_IP_TARGET", "7")]).0, now).unwrap();
     let subnet = start.node.subnet;
     ipam.handle_eni_config(Some(EniConfig { subnet, security_groups: Vec::new() }), now);

@@ -126,8 +126,9 @@ impl Life {
         self.node.now = self.node.now + Duration::from_secs(120);
         let enis = shown(self);
         let (as_of, source) = (self.node.now, Source::Ec2);
-        let scope = Scope::Only(vec![self.eni]);
-        self.node.ipam.observe(&Observation { as_of, source, scope, enis }, self.node.now);
+        let (scope, incomplete) = (Scope::Only(vec![self.eni]), Vec::new());
+        let observation = Observation { as_of, source, scope, enis, incomplete };
+        self.node.ipam.observe(&observation, self.node.now);
     }
 
     /// EC2 shows the ENI with an attachment in some state, or with none.

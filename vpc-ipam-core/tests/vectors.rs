@@ -367,7 +367,8 @@ impl Situation {
         world.run();
         // No ENI was left unattached from before; without provisioning that was not asked.
         let scope = Scope::Unattached;
-        let none = Observation { as_of: NOW, source: Source::Ec2, scope, enis: Vec::new() };
+        let (enis, incomplete) = (Vec::new(), Vec::new());
+        let none = Observation { as_of: NOW, source: Source::Ec2, scope, enis, incomplete };
         world.ipam.observe(&none, NOW);
         world.ipam.handle_schedulable(!row.has("nonsched"), NOW);
         if row.has("terminating") {

@@ -19,6 +19,9 @@ use super::{SharedCloud, render};
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 
+/// Where the metadata are, and not the dynamic data.
+const META_DATA: &str = "latest/meta-data/";
+
 /// EC2's bound of a token's life: six hours.
 const TTL_MAX_SECS: u64 = 21_600;
 
@@ -34,8 +37,20 @@ struct Front {
     instance: InstanceId,
 }
 
+impl Front {
+    /// Returns the status with which a request is refused, if it is.
+    fn refusal(&self) -> Option<StatusCode> {
+        let status = self.cloud.on_metadata_request()?;
+        Some(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+    }
+}
+
 /// A token is the time at which it ends: nobody needs to remember it, and nobody gains by forging one.
 async fn token(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
+    match front.refusal() {
+        None | Some(StatusCode::UNAUTHORIZED) => {}
+        Some(status) => return status.into_response(),
+    }
     let ttl = headers
         .get(TTL_HEADER)
         .and_then(|value| value.to_str().ok()?.parse().ok())
@@ -49,6 +64,9 @@ async fn token(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response 
 }
 
 async fn read(State(front): State<Arc<Front>>, uri: Uri, headers: HeaderMap) -> Response {
+    if let Some(status) = front.refusal() {
+        return status.into_response();
+    }
     let end = headers
         .get(TOKEN_HEADER)
         .and_then(|token| token.to_str().ok()?.strip_prefix("AQAE"))
@@ -69,10 +87,10 @@ async fn read(State(front): State<Arc<Front>>, uri: Uri, headers: HeaderMap) -> 
 }
 
 /// Returns the text of a path, or the names in a directory: those of directories end with a slash.
-fn look_up(tree: &BTreeMap<String, String>, path: &str) -> Option<String> {
+fn look_up(tree: &Tree, path: &str) -> Option<String> {
     let path = path.trim_matches('/');
     if let Some(text) = tree.get(path) {
-        return Some(text.clone());
+        return text.clone();
     }
     let names: BTreeSet<String> = tree
         .keys()
@@ -85,21 +103,20 @@ fn look_up(tree: &BTreeMap<String, String>, path: &str) -> Option<String> {
     (!names.is_empty()).then(|| lines(names))
 }
 
-/// Returns all texts by their path; `None` once the instance is gone.
-fn tree(
-    cloud: &mut Cloud,
-    instance: InstanceId,
-    now: Timestamp,
-) -> Option<BTreeMap<String, String>> {
+/// All texts by their path; `None` for one that is listed and not told.
+type Tree = BTreeMap<String, Option<String>>;
+
+/// Returns what there is to be read; `None` once the instance is gone.
+fn tree(cloud: &mut Cloud, instance: InstanceId, now: Timestamp) -> Option<Tree> {
     let instance = cloud.instance(&instance)?;
     let (node, limits) = (&instance.node, &instance.limits);
     let primary = cloud.interface(&node.primary)?;
     let vpc = cloud.vpc(&node.vpc)?;
     let region = render::region(&node.zone);
 
-    let mut tree = BTreeMap::new();
+    let mut tree = Tree::new();
     let mut put = |path: &str, text: &dyn Display| {
-        tree.insert(format!("latest/meta-data/{path}"), text.to_string());
+        tree.insert(format!("{META_DATA}{path}"), Some(text.to_string()));
     };
     put("instance-id", &node.instance);
     put("instance-type", &node.instance_type);
@@ -124,6 +141,11 @@ fn tree(
             put(&format!("network/interfaces/macs/{}/{name}", eni.mac), &text);
         }
     }
+    for eni in instance.enis.iter().filter_map(|id| cloud.interface(id)) {
+        if let Some(name) = cloud.withheld_metadata(&eni.id) {
+            tree.insert(format!("{META_DATA}network/interfaces/macs/{}/{name}", eni.mac), None);
+        }
+    }
 
     let document = format!(
         r#"{{"accountId":"{}","availabilityZone":"{}","instanceId":"{}","instanceType":"{}","region":"{region}"}}"#,
@@ -132,7 +154,7 @@ fn tree(
         node.instance,
         node.instance_type,
     );
-    tree.insert("latest/dynamic/instance-identity/document".into(), document);
+    tree.insert("latest/dynamic/instance-identity/document".into(), Some(document));
     Some(tree)
 }
 

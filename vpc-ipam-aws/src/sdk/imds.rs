@@ -1,5 +1,6 @@
 //! The instance metadata service, version 2.
 
+use core::error::Error as _;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 use core::time::Duration;
@@ -7,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use aws_config::imds::Client;
-use aws_config::imds::client::error::ImdsError;
+use aws_config::imds::client::error::{ImdsError, TokenError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
-    AttachmentStatus, Card, DeviceIndex, FailureKind, InstanceId, InterfaceType, Mac, Metadata,
-    Node, Observation, ObservedAttachment, ObservedEni, Scope, Source, SubnetRanges, Timestamp,
+    AttachmentStatus, Card, DeviceIndex, FailureKind, IncompleteEni, InstanceId, InterfaceType,
+    Mac, Metadata, Node, Observation, ObservedAttachment, ObservedEni, Scope, Source, SubnetRanges,
+    Timestamp,
 };
 
 use crate::Ec2Error;
@@ -44,7 +48,7 @@ impl Imds {
     }
 
     /// Reads what is known of the instance and its ENIs. It takes about ten requests an ENI, which is why what comes or
-    /// goes in between may be seen by half.
+    /// goes in between may be seen by half; an ENI that is not told whole does not keep the others from being read.
     pub(super) async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
         super::within(self.timeout, "metadata", self.all(now)).await
     }
@@ -63,14 +67,18 @@ impl Imds {
             subnet: self.value(&format!("{primary}subnet-id")).await?,
         };
 
-        let mut enis = Vec::new();
+        let (mut enis, mut incomplete) = (Vec::new(), Vec::new());
         let mut subnets = BTreeMap::new();
         let macs = self.get(MACS).await?.ok_or_else(|| missing(MACS))?;
         for entry in bounded(MACS, &macs, ENIS_MAX)? {
             let mac = parse(MACS, entry.trim_end_matches('/'))?;
-            if let Some((eni, ranges)) = self.eni(instance, mac).await? {
-                subnets.insert(eni.subnet, ranges);
-                enis.push(eni);
+            match self.eni(instance, mac).await {
+                Ok((eni, ranges)) => {
+                    subnets.insert(eni.subnet, ranges);
+                    enis.push(eni);
+                }
+                Err(Unread::Untold(missing)) => incomplete.push(IncompleteEni { mac, missing }),
+                Err(Unread::Failed(error)) => return Err(error),
             }
         }
         Ok(Metadata {
@@ -80,6 +88,7 @@ impl Imds {
                 source: Source::Imds,
                 scope: Scope::Attached,
                 enis,
+                incomplete,
             },
             primary_ipv4: self.list("local-ipv4").await?.first().copied(),
             vpc_ipv4_cidrs: self.list(&format!("{primary}vpc-ipv4-cidr-blocks")).await?,
@@ -88,19 +97,18 @@ impl Imds {
         })
     }
 
-    /// Reads one ENI and the ranges of its subnet; `None` if it went since it was listed.
+    /// Reads one ENI and the ranges of its subnet.
     async fn eni(
         &self,
         instance: InstanceId,
         mac: Mac,
-    ) -> Result<Option<(ObservedEni, SubnetRanges)>, Ec2Error> {
-        let dir = self.eni_dir(mac);
-        let Some(names) = self.get(&dir).await? else {
-            return Ok(None);
-        };
+    ) -> Result<(ObservedEni, SubnetRanges), Unread> {
+        let path = self.eni_dir(mac);
+        let names = self.get(&path).await?;
+        let names = names.ok_or_else(|| Unread::Untold("all of it".into()))?;
         // Asking for what is not listed costs a request and a 404 each.
-        let names = bounded(&dir, &names, LINES_MAX)?.map(str::to_owned).collect();
-        let dir = EniDir { imds: self, names, path: dir };
+        let names = bounded(&path, &names, LINES_MAX)?.map(str::to_owned).collect();
+        let dir = EniDir { imds: self, names, path };
 
         let ipv4: Vec<Ipv4Addr> = dir.list("local-ipv4s").await?;
         let ipv6: Vec<Ipv6Addr> = dir.list("ipv6s").await?;
@@ -113,14 +121,15 @@ impl Imds {
             ipv6: dir.list("subnet-ipv6-cidr-blocks").await?.first().copied(),
         };
         let eni = ObservedEni {
-            id: self.value(&format!("{}interface-id", dir.path)).await?,
+            id: dir.value("interface-id").await?,
             mac,
-            subnet: self.value(&format!("{}subnet-id", dir.path)).await?,
+            subnet: dir.value("subnet-id").await?,
+            vpc: dir.list("vpc-id").await?.first().copied(),
             attachment: Some(ObservedAttachment {
                 id: None,
                 instance,
                 card: Card(dir.list("network-card").await?.first().copied().unwrap_or(0)),
-                device: DeviceIndex(self.value(&format!("{}device-number", dir.path)).await?),
+                device: DeviceIndex(dir.value("device-number").await?),
                 status: AttachmentStatus::Attached,
                 delete_on_termination: None,
             }),
@@ -133,7 +142,7 @@ impl Imds {
             security_groups: dir.list("security-group-ids").await?,
             tags: None,
         };
-        Ok(Some((eni, ranges)))
+        Ok((eni, ranges))
     }
 
     fn eni_dir(&self, mac: Mac) -> String {
@@ -173,14 +182,46 @@ struct EniDir<'a> {
     path: String,
 }
 
-impl EniDir<'_> {
-    async fn list<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Vec<T>, Ec2Error> {
-        if self.names.contains(name) {
-            self.imds.list(&format!("{}{name}", self.path)).await
-        } else {
-            Ok(Vec::new())
-        }
+/// Why an ENI was not read.
+enum Unread {
+    /// The service lists it, and does not tell this of it, or not so that it can be read.
+    Untold(String),
+    /// The service did not answer as it should.
+    Failed(Ec2Error),
+}
+
+impl From<Ec2Error> for Unread {
+    fn from(error: Ec2Error) -> Self {
+        Self::Failed(error)
     }
+}
+
+impl EniDir<'_> {
+    /// Reads a value that every ENI has.
+    async fn value<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<T, Unread> {
+        unless_untold(name, self.text(name).await?.trim())
+    }
+
+    /// Reads a value of one line each; none where it is not listed.
+    async fn list<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Vec<T>, Unread> {
+        if !self.names.contains(name) {
+            return Ok(Vec::new());
+        }
+        let text = self.text(name).await?;
+        let path = format!("{}{name}", self.path);
+        let lines = bounded(&path, &text, LINES_MAX)?;
+        lines.map(|line| unless_untold(name, line)).collect()
+    }
+
+    async fn text(&self, name: &str) -> Result<String, Unread> {
+        let text = self.imds.get(&format!("{}{name}", self.path)).await?;
+        text.ok_or_else(|| Unread::Untold(name.to_owned()))
+    }
+}
+
+/// Reads a value of an ENI.
+fn unless_untold<T: FromStr<Err: fmt::Display>>(name: &str, text: &str) -> Result<T, Unread> {
+    text.parse().map_err(|error| Unread::Untold(format!("{name} (read {text:?}: {error})")))
 }
 
 /// Returns the lines of a value that is not longer than it could be.
@@ -207,23 +248,37 @@ fn missing(path: &str) -> Ec2Error {
 }
 
 fn failed(path: &str, error: &ImdsError) -> Ec2Error {
-    let kind = match error {
-        ImdsError::ErrorResponse(answer) => match answer.response().status().as_u16() {
-            // 401: the token; 403: the service is switched off for this instance.
-            401 | 403 => FailureKind::Denied,
-            429 | 503 => FailureKind::Throttled,
-            _ => FailureKind::Unanswered,
-        },
+    let answer = answer(error);
+    let kind = match answer.map(|answer| answer.status().as_u16()) {
+        // 401: the token; 403: the service is switched off for this instance.
+        Some(401 | 403) => FailureKind::Denied,
+        Some(429 | 503) => FailureKind::Throttled,
         _ => FailureKind::Unanswered,
-    };
-    let retry_after = match error {
-        ImdsError::ErrorResponse(answer) => super::failure::retry_after(answer.response()),
-        _ => None,
     };
     Ec2Error {
         kind,
-        retry_after,
-        ..Ec2Error::unanswered(&operation(path), super::failure::chain(error))
+        retry_after: answer.and_then(super::failure::retry_after),
+        ..Ec2Error::unanswered(&operation(path), why(error))
+    }
+}
+
+/// Returns the answer that is an error, if there was one: to the question, or to that for a token.
+fn answer(error: &ImdsError) -> Option<&HttpResponse> {
+    match error {
+        ImdsError::ErrorResponse(answer) => Some(answer.response()),
+        error => {
+            let token = error.source()?.downcast_ref::<SdkError<TokenError, HttpResponse>>()?;
+            token.raw_response()
+        }
+    }
+}
+
+/// Returns what is wrong, in one line: the SDK prints an answer with all its headers, which are others at each try.
+fn why(error: &ImdsError) -> String {
+    match (answer(error), error) {
+        (Some(answer), ImdsError::ErrorResponse(_)) => format!("answered {}", answer.status()),
+        (Some(answer), _) => format!("answered {} when asked for a token", answer.status()),
+        (None, error) => super::failure::chain(error),
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) fn eni(operation: &str, eni: &NetworkInterface) -> Result<ObservedEni
         id: required(operation, "networkInterfaceId", eni.network_interface_id())?,
         mac: required(operation, "macAddress", eni.mac_address())?,
         subnet: required(operation, "subnetId", eni.subnet_id())?,
-        vpc: None,
+        vpc: optional(operation, "vpcId", eni.vpc_id())?,
         attachment: eni.attachment().map(|found| attachment(operation, found)).transpose()?,
         interface_type: match eni.interface_type() {
             None | Some(NetworkInterfaceType::Interface) => InterfaceType::Interface,

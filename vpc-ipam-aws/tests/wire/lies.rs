@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use vpc_ipam_aws::{Ec2Api as _, Ec2Error, SdkEc2, SdkOptions};
-use vpc_ipam_core::{FailureKind, Scope};
+use vpc_ipam_core::{FailureKind, Mac, Scope};
 
 use crate::lab::{Lab, NOW};
 use crate::liar::{Asked, Liar};
@@ -161,6 +161,39 @@ async fn more_addresses_than_any_eni_has_are_not_read() {
     });
     let error = metadata(&connect(&imds, &imds).await).await;
     assert!(error.message.contains("more than the 4096 lines"), "{error}");
+}
+
+/// What is listed and not there, what is not listed, and what nobody can read.
+#[tokio::test]
+async fn eni_that_is_told_in_part_is_incomplete_and_the_others_are_read() {
+    const HALF: &str = "network/interfaces/macs/02:00:00:00:00:02/";
+    // The path, its answer, and what is missing then.
+    let cases = [
+        ("", None, "all of it"),
+        ("device-number", None, "device-number"),
+        ("device-number", Some(""), "device-number (read \"\": "),
+        ("device-number", Some("first"), "device-number (read \"first\": "),
+        ("interface-id", Some("eni 1"), "interface-id (read \"eni 1\": "),
+        ("local-ipv4s", None, "local-ipv4s"),
+        ("local-ipv4s", Some("10.0.0.300"), "local-ipv4s (read \"10.0.0.300\": "),
+    ];
+    for (name, answer, missing) in cases {
+        let imds = Liar::imds(move |asked| match asked.path() {
+            "network/interfaces/macs/" => asked.ok("", "02:00:00:00:00:01/\n02:00:00:00:00:02/\n"),
+            path if path.strip_prefix(HALF) == Some(name) => match answer {
+                Some(text) => asked.ok("", text),
+                None => asked.status("404 Not Found", "", ""),
+            },
+            path if path.ends_with(":02/") || path.ends_with(":01/") => asked.ok("", "local-ipv4s"),
+            path => asked.ok("", value(path)),
+        });
+        let api = connect(&imds, &imds).await;
+        let read = api.metadata(NOW).await.unwrap().observation;
+        assert_eq!(read.enis.len(), 1, "{name} {answer:?}: {read:?}");
+        let [half] = &read.incomplete[..] else { panic!("{name} {answer:?}: {read:?}") };
+        assert_eq!(half.mac, Mac([2, 0, 0, 0, 0, 2]), "{name} {answer:?}");
+        assert!(half.missing.starts_with(missing), "{name} {answer:?}: {half:?}");
+    }
 }
 
 #[tokio::test]

@@ -5,13 +5,14 @@ use std::net::TcpListener;
 
 use ipnet::IpNet;
 use vpc_ipam_aws::{
-    ConnectError, Credentials, Ec2Api as _, HttpServer, SdkEc2, SdkOptions, execute,
+    ConnectError, Credentials, Ec2Api as _, EmulatedEc2, HttpServer, SdkEc2, SdkOptions, execute,
 };
+use vpc_ipam_core::sim::CreateSubnet;
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId, Card,
     CreateNetworkInterface, DeleteNetworkInterface, DetachNetworkInterface, DeviceIndex, Ec2Action,
-    Effect, FailureKind, Ipv4Amount, Metadata, Outcome, Scope, SubnetId, UnassignIpv6Addresses,
-    UnassignPrivateIpAddresses,
+    Effect, FailureKind, IncompleteEni, Ipv4Amount, Metadata, ObservedEni, Outcome, Scope,
+    SubnetId, UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
 
 use crate::lab::{Lab, NOW, listener};
@@ -173,7 +174,7 @@ async fn refusals_are_classified() {
         match (device, outcome) {
             (1 | 2, Outcome::Done(Effect::Attached(_))) => {}
             (3, Outcome::Failed(failure)) => {
-                assert_eq!(failure.kind, FailureKind::EniLimit, "{failure}");
+                assert_eq!(failure.kind, FailureKind::AttachmentLimit, "{failure}");
             }
             (device, other) => panic!("device {device}: {other:?}"),
         }
@@ -213,6 +214,99 @@ async fn metadata_reads_as_the_cloud_has_it() {
         Outcome::Done(Effect::Metadata(read)) => assert_eq!(in_order(read), in_order(expected)),
         other => panic!("read metadata: {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn eni_that_the_metadata_service_does_not_tell_whole_is_incomplete_and_the_rest_is_read() {
+    let lab = Lab::new();
+    let api = connect(&lab).await;
+    let whole = attached(&lab, &api, lab.node.subnet, 1).await;
+    let half = attached(&lab, &api, lab.node.subnet, 2).await;
+    for name in [
+        "device-number",
+        "interface-id",
+        "subnet-id",
+        "vpc-id",
+        "local-ipv4s",
+        "security-group-ids",
+        "subnet-ipv4-cidr-block",
+    ] {
+        lab.cloud.with(|cloud, _| cloud.withhold_metadata(half.id, Some(name)));
+
+        let read = api.metadata(NOW).await.unwrap();
+
+        let seen = &read.observation;
+        let expected = IncompleteEni { mac: half.mac, missing: name.into() };
+        assert_eq!(seen.incomplete, [expected], "{name}");
+        for eni in [lab.node.primary, whole.id] {
+            assert!(seen.enis.iter().any(|seen| seen.id == eni), "{name}: {seen:?}");
+        }
+        let in_process = EmulatedEc2::new(lab.cloud.clone(), lab.instance);
+        let expected = in_process.metadata(NOW).await.unwrap();
+        assert_eq!(in_order(read), in_order(expected), "{name}");
+    }
+    lab.cloud.with(|cloud, _| cloud.withhold_metadata(half.id, None));
+    assert_eq!(api.metadata(NOW).await.unwrap().observation.incomplete, []);
+}
+
+#[tokio::test]
+async fn refusals_of_the_metadata_service_are_classified() {
+    let lab = Lab::new();
+    let api = connect(&lab).await;
+    for (status, kind) in [
+        (429, FailureKind::Throttled),
+        (503, FailureKind::Throttled),
+        (401, FailureKind::Denied),
+        (403, FailureKind::Denied),
+        (500, FailureKind::Unanswered),
+    ] {
+        lab.cloud.refuse_metadata(Some(status));
+        let error = api.metadata(NOW).await.unwrap_err();
+        assert_eq!(error.kind, kind, "{status}: {error}");
+        lab.cloud.refuse_metadata(None);
+        assert!(api.metadata(NOW).await.is_ok(), "after {status}");
+    }
+}
+
+#[tokio::test]
+async fn eni_of_another_vpc_is_shown_with_it() {
+    let lab = Lab::new();
+    let api = connect(&lab).await;
+    let (vpc, subnet) = lab.cloud.with(|cloud, _| {
+        let vpc = cloud.create_vpc(vec!["10.9.0.0/16".parse().unwrap()], Vec::new());
+        let subnet = CreateSubnet::new(vpc, lab.node.zone, "10.9.1.0/24".parse().unwrap());
+        (vpc, cloud.create_subnet(subnet).unwrap())
+    });
+    let made = attached(&lab, &api, subnet, 1).await;
+    assert_eq!(made.vpc, Some(vpc));
+    for action in [Ec2Action::DescribeNetworkInterfaces(Scope::Attached), Ec2Action::ReadMetadata] {
+        let enis = match execute(&api, &lab.node, &action, NOW).await {
+            Outcome::Done(Effect::Observed(seen)) => seen.enis,
+            Outcome::Done(Effect::Metadata(read)) => read.observation.enis,
+            other => panic!("{action:?}: {other:?}"),
+        };
+        let vpc_of = |id| enis.iter().find(|eni| eni.id == id).map(|eni| eni.vpc);
+        assert_eq!(vpc_of(made.id), Some(Some(vpc)), "{action:?}: {enis:?}");
+        assert_eq!(vpc_of(lab.node.primary), Some(Some(lab.node.vpc)), "{action:?}: {enis:?}");
+    }
+}
+
+/// Makes an ENI with a secondary address, attaches it, and returns it as it was made.
+async fn attached(lab: &Lab, api: &SdkEc2, subnet: SubnetId, device: u8) -> ObservedEni {
+    let request = CreateNetworkInterface {
+        client_token: format!("token-{device}"),
+        ipv4: Ipv4Amount::Addresses(1),
+        ..create(subnet)
+    };
+    let made = api.create_network_interface(&request).await.unwrap();
+    let request = AttachNetworkInterface {
+        eni: made.id,
+        instance: lab.instance,
+        card: Card(0),
+        device: DeviceIndex(device),
+    };
+    api.attach_network_interface(&request).await.unwrap();
+    made
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What EC2 and the instance metadata service said since the daemon started.
 
 use tracing::{info, warn};
-use vpc_ipam_core::{Effect, Node, Outcome, Scope, Source};
+use vpc_ipam_core::{Effect, IncompleteEni, Metadata, Node, Outcome, Scope, Source};
 
 /// What the sources said since the start.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub(super) struct Sources {
     metadata_unread: Option<String>,
     /// Whether EC2's list of the instance's ENIs lacks the primary one.
     primary_unlisted: bool,
+    /// The ENIs that the metadata service lists without telling all of them.
+    incomplete: Vec<IncompleteEni>,
 }
 
 impl Sources {
@@ -22,6 +24,7 @@ impl Sources {
             answered: metadata_are_fresh,
             metadata_unread: (!metadata_are_fresh).then_some(unread),
             primary_unlisted: false,
+            incomplete: Vec::new(),
         }
     }
 
@@ -33,7 +36,7 @@ impl Sources {
     /// Takes note of the answer to an action.
     pub(super) fn heard(&mut self, outcome: &Outcome, node: &Node) {
         match outcome {
-            Outcome::Done(Effect::Metadata(_)) => self.metadata_read(),
+            Outcome::Done(Effect::Metadata(metadata)) => self.metadata_read(metadata),
             Outcome::Done(Effect::Observed(seen))
                 if seen.source == Source::Ec2 && seen.scope == Scope::Attached =>
             {
@@ -64,9 +67,23 @@ impl Sources {
     }
 
     /// The metadata were read.
-    pub(super) fn metadata_read(&mut self) {
+    pub(super) fn metadata_read(&mut self, metadata: &Metadata) {
         self.answered = true;
         self.metadata_unread = None;
+        self.tell_incomplete(&metadata.observation.incomplete);
+    }
+
+    /// Takes note of the ENIs of which the metadata service does not tell all.
+    fn tell_incomplete(&mut self, incomplete: &[IncompleteEni]) {
+        for eni in incomplete.iter().filter(|eni| !self.incomplete.contains(eni)) {
+            warn!("{eni}; it stays as EC2 or an earlier reading showed it");
+        }
+        for eni in &self.incomplete {
+            if !incomplete.iter().any(|still| still.mac == eni.mac) {
+                info!(mac = %eni.mac, "the metadata service no longer lists the ENI incompletely");
+            }
+        }
+        self.incomplete = incomplete.to_vec();
     }
 
     /// Returns what an operator should look at.
@@ -89,6 +106,9 @@ impl Sources {
                 node.primary, node.instance
             ));
         }
+        let stays =
+            |eni: &IncompleteEni| format!("{eni}: it stays as EC2 or an earlier reading showed it");
+        problems.extend(self.incomplete.iter().map(stays));
         problems
     }
 }

@@ -151,6 +151,10 @@ pub(super) async fn start(
     } else {
         tokio::spawn(read_metadata_later(Arc::clone(&api), clock, inputs.clone()));
     }
+    let mut sources = Sources::new(fresh);
+    if fresh {
+        sources.metadata_read(&metadata);
+    }
     let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
         DaemonError::Listen { path: options.socket.display().to_string(), source }
     })?;
@@ -181,7 +185,7 @@ pub(super) async fn start(
         links,
         names,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs,
-        sources: Sources::new(fresh),
+        sources,
         known,
         remembering: 0,
         failed: None,

@@ -126,6 +126,7 @@ mod tests {
             tags: None,
         };
         let (source, scope) = (Source::Ec2, Scope::Attached);
-        Observation { as_of: Timestamp::EPOCH, source, scope, enis: vec![eni] }
+        let (enis, incomplete) = (vec![eni], Vec::new());
+        Observation { as_of: Timestamp::EPOCH, source, scope, enis, incomplete }
     }
 }

@@ -121,6 +121,47 @@ fn ec2_without_the_primary_eni_is_named_in_the_status_until_it_lists_it() {
 }
 
 #[test]
+fn eni_that_the_metadata_do_not_tell_whole_is_named_in_the_status_and_serves() {
+    let node = node();
+    let daemon = Daemon::start(&node);
+    // With a pod on the first, another is kept warm.
+    let pod = Pod::new(&node, "a");
+    pod.add(&node.address);
+    let second = wait_until("a second ENI", || {
+        let status = status(&node);
+        let second = status.enis.iter().find(|eni| eni.device != 0 && eni.addresses > 0);
+        second.map(|eni| eni.id.clone()).ok_or_else(|| format!("{status:?}"))
+    });
+    daemon.crash();
+    let second = second.parse().unwrap();
+    let withhold = |name| node.cloud().with(|cloud, _| cloud.withhold_metadata(second, name));
+    withhold(Some("device-number"));
+
+    let daemon = Daemon::start(&node);
+
+    let said = wait_until("the problem", || match status(&node).problems {
+        problems if problems.len() == 1 => Ok(problems),
+        problems => Err(format!("{problems:?}")),
+    });
+    let mac = node.cloud().with(|cloud, _| cloud.interface(&second).unwrap().mac);
+    let expected = format!("lists the ENI {mac} without device-number");
+    assert!(said[0].contains(&expected), "{expected} is not in {said:?}");
+    let there = status(&node).enis.iter().any(|eni| eni.id == second.to_string());
+    assert!(there, "{:?}", status(&node));
+    daemon.crash();
+    withhold(None);
+    let daemon = Daemon::start(&node);
+    wait_until("no problem", || match status(&node).problems {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(format!("{problems:?}")),
+    });
+    pod.del(&node.address);
+    pod.die();
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+#[test]
 fn start_ends_when_it_is_told_to_stop_whatever_it_waits_for() {
     for hangs in [true, false] {
         let node = node();

@@ -26,6 +26,7 @@ pub(crate) const VPC_IPAMD: &str = env!("CARGO_BIN_EXE_vpc-ipamd");
 /// The namespace, with EC2 and the metadata service of its instance on loopback.
 pub(crate) struct Alone {
     pub(crate) netns: Namespace,
+    pub(crate) cloud: SharedCloud,
     pub(crate) fronts: Fronts,
     pub(crate) folder: tempfile::TempDir,
     name: String,
@@ -54,8 +55,8 @@ impl Alone {
         for command in ["ip link set lo up", &add, "ip link set eth0 up"] {
             run(&netns, &command.split(' ').collect::<Vec<_>>());
         }
-        let fronts = Fronts::serve(&netns, cloud, instance);
-        Self { netns, fronts, folder: tempfile::tempdir().unwrap(), name }
+        let fronts = Fronts::serve(&netns, cloud.clone(), instance);
+        Self { netns, cloud, fronts, folder: tempfile::tempdir().unwrap(), name }
     }
 
     /// Starts vpc-ipamd with these variables and no others, and with the metadata service.

@@ -10,6 +10,8 @@ mod command;
 mod daemon;
 #[cfg(feature = "aws")]
 mod environment;
+#[cfg(feature = "aws")]
+mod metadata;
 mod modes;
 mod plugin;
 #[cfg(feature = "aws")]

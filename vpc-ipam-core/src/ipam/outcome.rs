@@ -229,7 +229,8 @@ impl Ipam {
                 Ok(())
             }
             (Ec2Action::ReadMetadata, Effect::Metadata(metadata)) => {
-                self.constraints.subnets.ranges = metadata.subnets;
+                // Those of an ENI that is not told whole are what they were.
+                self.constraints.subnets.ranges.extend(metadata.subnets);
                 self.refuse_outside();
                 self.on_shown(metadata.observation, in_flight, now)
             }
@@ -261,6 +262,10 @@ impl Ipam {
             return Ok(());
         }
         let node = &self.constraints.node;
+        if let Some(listed) = observation.incomplete.first() {
+            let message = format!("{listed}, and not the primary {}", node.primary);
+            return Err(Failure { kind: FailureKind::Incomplete, retry_after: None, message });
+        }
         let message = format!(
             "{} lists {} ENIs of {} without its primary {}: is this the right account, Region and endpoint?",
             observation.source,

@@ -501,7 +501,7 @@ impl Pool {
         background: Background<'_>,
         finding: &mut Finding,
     ) {
-        let Observation { as_of, source, ref scope, ref enis } = *observation;
+        let Observation { as_of, source, ref scope, ref enis, ref incomplete } = *observation;
         let Background { config, now, .. } = background;
         let settle = background.settle();
         let asked = |eni: &Eni| match scope {
@@ -523,6 +523,7 @@ impl Pool {
             .enis
             .iter()
             .filter(|eni| asked(eni) && !enis.iter().any(|shown| shown.id == eni.id))
+            .filter(|eni| !incomplete.iter().any(|listed| listed.mac == eni.mac))
             .filter(|eni| !eni.is_primary() && !is_recent(as_of, eni.confirmed_at, settle))
             .filter(|eni| authority || !background.ignores_imds(eni.id))
             .map(|eni| eni.id)

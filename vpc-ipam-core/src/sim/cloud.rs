@@ -15,10 +15,10 @@ use super::rng::Rng;
 use super::space::{Ipv4Space, Ipv6Space, Reservation};
 use crate::{
     AttachNetworkInterface, AttachmentId, AttachmentStatus, Card, CreateNetworkInterface,
-    DeviceIndex, EniAttribute, EniId, InstanceId, InstanceType, InterfaceType, Ipv4Amount, Limits,
-    Mac, Metadata, Node, Observation, ObservedAttachment, ObservedEni, ObservedSubnet, Scope,
-    SecurityGroupId, Source, SubnetId, SubnetRanges, Timestamp, UnassignIpv6Addresses,
-    UnassignPrivateIpAddresses, VpcId, Zone,
+    DeviceIndex, EniAttribute, EniId, IncompleteEni, InstanceId, InstanceType, InterfaceType,
+    Ipv4Amount, Limits, Mac, Metadata, Node, Observation, ObservedAttachment, ObservedEni,
+    ObservedSubnet, Scope, SecurityGroupId, Source, SubnetId, SubnetRanges, Timestamp,
+    UnassignIpv6Addresses, UnassignPrivateIpAddresses, VpcId, Zone,
 };
 
 /// One region of EC2, as far as ENIs and their addresses go.
@@ -40,6 +40,8 @@ pub struct Cloud {
     tokens: BTreeMap<String, (CreateInterface, EniId)>,
     told: Told,
     pub(super) past: Past,
+    /// What the metadata service does not tell of ENIs that it lists.
+    withheld: BTreeMap<EniId, String>,
 }
 
 /// A VPC.
@@ -436,6 +438,7 @@ impl Cloud {
             tokens: BTreeMap::new(),
             told: Told::default(),
             past: Past::default(),
+            withheld: BTreeMap::new(),
         }
     }
 
@@ -930,11 +933,19 @@ impl Cloud {
             Source::Ec2 => ObservedEni::from(eni),
             Source::Imds => as_imds_tells(eni.into()),
         };
+        let withheld = |eni: &NetworkInterface| match source {
+            Source::Ec2 => None,
+            Source::Imds => self.withheld.get(&eni.id).cloned(),
+        };
+        let incomplete = |eni: &&NetworkInterface| {
+            withheld(eni).map(|missing| IncompleteEni { mac: eni.mac, missing })
+        };
         Ok(Observation {
             as_of: now,
             source,
             scope: scope.clone(),
-            enis: enis.into_iter().map(observed).collect(),
+            incomplete: enis.iter().filter_map(incomplete).collect(),
+            enis: enis.into_iter().filter(|eni| withheld(eni).is_none()).map(observed).collect(),
         })
     }
 
@@ -985,6 +996,20 @@ impl Cloud {
     /// Returns an ENI.
     pub fn interface(&self, id: &EniId) -> Option<&NetworkInterface> {
         self.enis.get(id)
+    }
+
+    /// Lets the metadata service list an ENI without telling one value of it, by its name in the service (`device-number`);
+    /// with `None` it tells all again.
+    pub fn withhold_metadata(&mut self, eni: EniId, name: Option<&str>) {
+        match name {
+            Some(name) => self.withheld.insert(eni, name.into()),
+            None => self.withheld.remove(&eni),
+        };
+    }
+
+    /// Returns the name of the value that the metadata service does not tell of an ENI, if there is one.
+    pub fn withheld_metadata(&self, eni: &EniId) -> Option<&str> {
+        self.withheld.get(eni).map(String::as_str)
     }
 
     /// Returns all ENIs, sorted by id.

@@ -113,7 +113,7 @@ impl Model {
         authority: bool,
         node: &Node,
     ) {
-        let Observation { as_of, source, scope, enis } = observation;
+        let Observation { as_of, source, scope, enis, incomplete: _ } = observation;
         for eni in enis.iter().filter(|_| authority) {
             self.on_shown(eni.id, &eni.blocks);
             // An answer that was asked for before says nothing of what another source did not show since.

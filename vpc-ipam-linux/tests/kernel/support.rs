@@ -593,6 +593,7 @@ pub fn metadata() -> Metadata {
             source: Source::Imds,
             scope: Scope::Attached,
             enis: vec![eni],
+            incomplete: Vec::new(),
         },
         primary_ipv4: Some("10.0.0.10".parse().unwrap()),
         vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
