@@ -24,6 +24,7 @@ use aws_sdk_ec2::config::{AppName, SharedCredentialsProvider};
 use aws_sdk_ec2::types::builders::{FilterBuilder, NetworkInterfaceAttachmentChangesBuilder};
 use aws_sdk_ec2::types::{Filter, ResourceType, TagSpecification};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
@@ -193,13 +194,13 @@ impl SdkEc2 {
             }
         };
         let of_environment = match &shared {
-            Shared::Environment(shared) => (shared.region().cloned(), shared.endpoint_url()),
+            Shared::Environment(shared) => (shared.region().cloned(), endpoint(shared)),
             Shared::Key(_) => (None, None),
         };
-        if let Some(url) = ec2_endpoint.as_deref().or(of_environment.1)
+        if let Some(url) = ec2_endpoint.as_ref().or(of_environment.1.as_ref())
             && !is_http_url(url)
         {
-            return Err(ConnectError::Ec2Endpoint { url: url.to_owned() });
+            return Err(ConnectError::Ec2Endpoint { url: url.clone() });
         }
         let ec2 = Ec2 {
             region: region.or(of_environment.0),
@@ -217,11 +218,17 @@ impl SdkEc2 {
         let make = || async {
             let region = match &self.ec2.region {
                 Some(region) => region.clone(),
-                None => Region::new(self.imds.region().await?),
+                None => Region::new(self.region().await?),
             };
             Ok(self.ec2.client(region, &self.imds).await)
         };
         self.ec2.client.get_or_try_init(make).await
+    }
+
+    /// Asks the metadata service for the region: for half of the time that a call may take, which then can say that it is this
+    /// that it waited for.
+    async fn region(&self) -> Result<String, Ec2Error> {
+        within(self.timeout / 2, "metadata placement/region", self.imds.region()).await
     }
 
     /// Waits for the answer to a call that takes several requests, for as long as a call may take.
@@ -292,15 +299,32 @@ async fn environment(
         .load()
         .await;
     // A variable that is empty is one that is not set.
-    if shared.endpoint_url() != Some("") {
-        return shared;
-    }
-    let mut unset = shared.into_builder();
-    unset.set_endpoint_url(None);
+    let of_all = shared.endpoint_url().filter(|url| !url.is_empty()).map(str::to_owned);
+    let mut unset = shared.clone().into_builder();
+    unset.set_endpoint_url(of_all).set_service_config(Some(NotEmpty(shared)));
     unset.build()
 }
 
-/// Where a region is named by an empty text, none is.
+/// Returns the endpoint of EC2 that variables or profile files name, for this service or for all.
+fn endpoint(shared: &SdkConfig) -> Option<String> {
+    // As the client of EC2 asks.
+    let key = ServiceConfigKey::builder()
+        .service_id("EC2")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .expect("all three are given");
+    let of_ec2 = shared.service_config().and_then(|config| config.load_config(key));
+    of_ec2.or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
+impl LoadServiceConfig for NotEmpty<SdkConfig> {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        self.0.service_config()?.load_config(key).filter(|value| !value.is_empty())
+    }
+}
+
+/// What is named by an empty text is not named.
 #[derive(Debug)]
 struct NotEmpty<P>(P);
 

@@ -22,6 +22,8 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             // The seam at which answers are bounded.
             "aws-smithy-runtime-api",
             "aws-smithy-types",
+            // What a profile or a variable says to one service alone.
+            "aws-types",
             "axum",
             "form_urlencoded",
             "http",

@@ -34,6 +34,35 @@ fn endpoint_of_the_operation_comes_before_that_of_all_services() {
 }
 
 #[test]
+fn endpoint_that_is_empty_is_none() {
+    for empty in ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"] {
+        let other = match empty {
+            "AWS_ENDPOINT_URL" => "AWS_ENDPOINT_URL_EC2",
+            _ => "AWS_ENDPOINT_URL",
+        };
+        let alone = Alone::new();
+        let endpoint = (other, alone.fronts.ec2.as_str());
+        let ipamd = alone.ipamd(&[KEYS[0], KEYS[1], (empty, ""), endpoint]);
+        ipamd.wait_until_ready();
+        ipamd.terminate();
+    }
+    // With none at all it is AWS's own.
+    let alone = Alone::new();
+    let witness = Witness::new(&alone.netns);
+    let proxy = ("HTTPS_PROXY", witness.url.as_str());
+    let ipamd = alone.ipamd(&[
+        KEYS[0],
+        KEYS[1],
+        ("AWS_ENDPOINT_URL_EC2", ""),
+        ("AWS_ENDPOINT_URL", ""),
+        proxy,
+    ]);
+    let head = witness.wait_for("CONNECT ", &ipamd);
+    assert!(head.starts_with("CONNECT ec2.eu-west-1.amazonaws.com:443 "), "{head}");
+    ipamd.terminate();
+}
+
+#[test]
 fn region_is_that_of_the_option_or_of_variables_or_of_the_instance() {
     // What is set, and the region for which a request is signed.
     let cases: [(&[(&str, &str)], &str); 5] = [
