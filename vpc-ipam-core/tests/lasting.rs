@@ -11,9 +11,9 @@ use node::{Node, ROLE, Setup, Trouble, call_of, names};
 use vpc_ipam_core::sim::{About, Call, Ipv4Request, RunInstance};
 use vpc_ipam_core::{
     Action, AssignError, Assigned, AttachNetworkInterface, BackoffScope, Card, CardChoice,
-    DeviceIndex, Ec2Action, Ec2Operation, Effect, EniConfig, EniId, Event, FailureKind,
-    InterfaceType, Lease, Leaving, Management, ObservedEni, Outcome, Question, Readiness, Record,
-    Released, Source, Stage, Timestamp, UnassignPrivateIpAddresses,
+    DeviceIndex, Ec2Action, Ec2Operation, Effect, Eni, EniConfig, EniId, Event, FailureKind,
+    InterfaceType, Lease, Leaving, Management, Observation, ObservedEni, Outcome, Question,
+    Readiness, Record, Released, Source, Stage, Timestamp, UnassignPrivateIpAddresses,
 };
 
 const WARM_1: (&str, &str) = ("WARM_IP_TARGET", "1");
@@ -870,4 +870,110 @@ fn an_answer_from_before_the_clock_was_set_back_is_void() {
     node.run_for(300);
     assert!(!node.events().any(|event| matches!(event, Event::AddressLost { .. })));
     assert!(node.ipam.readiness(node.now).is_ready());
+}
+
+// What is under way, what is being tried again, what is unconfirmed.
+
+#[test]
+fn no_address_is_released_while_imds_and_ec2_disagree_about_an_eni() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "12")]);
+    let second = node.at(1).id;
+    let mut shown = node.shown(Source::Imds);
+    shown.enis.retain(|eni| eni.id != second);
+    node.refuse("DescribeNetworkInterfaces", "RequestLimitExceeded", u32::MAX);
+    node.observe(&shown);
+    assert!(node.eni(second).unwrap().doubt.is_some());
+    node.set(&[WARM_1]);
+    node.run_for(600);
+    assert_eq!((node.count("UnassignPrivateIpAddresses"), node.count("RemoveEni")), (0, 0));
+    node.heal();
+    node.run_for(1200);
+    assert_eq!(node.held(), (1, 0));
+}
+
+#[test]
+fn the_quota_of_enis_is_tried_a_few_times_an_hour() {
+    let mut node = Node::settled("m5.large", &[WARM_1]);
+    node.refuse("CreateNetworkInterface", "NetworkInterfaceLimitExceeded", u32::MAX);
+    let pods = names("pod", 0..20);
+    assert_eq!(node.insist(&pods, 3600), 9);
+    let calls = node.count("CreateNetworkInterface");
+    assert!((2..=8).contains(&calls), "{calls} in an hour");
+}
+
+#[test]
+fn enis_under_way_take_their_places_of_max_eni_and_beside_the_trunk() {
+    for vars in [[("MAX_ENI", "2"), WARM_1], [("ENABLE_POD_ENI", "true"), WARM_1]] {
+        for call in ["CreateNetworkInterface", "AttachNetworkInterface"] {
+            let mut node = Node::settled("m5.large", &vars);
+            node.trouble(call, Trouble::Late(secs(60)), u32::MAX);
+            for pod in names("pod", 0..30) {
+                node.add([pod]);
+                node.run_for(1);
+            }
+            assert_eq!(node.count("CreateNetworkInterface"), 1, "{vars:?}, {call} is slow");
+            node.run_for(600);
+            assert_eq!(node.enis().len(), 2, "{vars:?}");
+        }
+    }
+}
+
+#[test]
+fn one_call_finds_out_whether_a_full_subnet_has_room_again() {
+    let mut node = Setup::within("10.0.0.0/26", &[], "m5.4xlarge", &[WARM_1]).start();
+    node.run_for(60);
+    node.crowd(node.subnet, 0);
+    node.add(names("pod", 0..60));
+    node.run_for(600);
+    let growing = ["CreateNetworkInterface", "AssignPrivateIpAddresses"];
+    for call in growing {
+        node.trouble(call, Trouble::Late(secs(2)), u32::MAX);
+    }
+    for _ in 0..900 {
+        node.add(names("pod", 0..60));
+        node.run_for(1);
+        let under_way = node.ipam.in_flight().filter(|(_, planned)| {
+            matches!(
+                planned.action,
+                Action::Ec2(
+                    Ec2Action::CreateNetworkInterface(_) | Ec2Action::AssignPrivateIpAddresses(_)
+                )
+            )
+        });
+        assert!(under_way.count() <= 1);
+    }
+}
+
+#[test]
+fn a_subnet_that_never_was_full_is_asked_by_several_calls_at_once() {
+    let mut node = Node::settled("m5.4xlarge", &[WARM_1]);
+    node.trouble("CreateNetworkInterface", Trouble::Late(secs(30)), u32::MAX);
+    node.add(names("pod", 0..100));
+    assert!(node.count("CreateNetworkInterface") >= 3);
+}
+
+/// EC2 may go on showing for a minute what was before a change.
+#[test]
+fn a_block_that_ec2_just_moved_stays_where_it_is_though_an_old_answer_shows_it_elsewhere() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "12")]);
+    let (first, second) = (node.at(0).id, node.at(1).id);
+    let before = node.shown(Source::Ec2);
+    let moved = node.at(0).ipv4[0];
+    let gone = UnassignPrivateIpAddresses { eni: first, blocks: vec![moved] };
+    node.cloud.unassign_private_ip_addresses(&gone, node.now).unwrap();
+    let there = Ipv4Request::Blocks(vec![moved]);
+    node.cloud.assign_private_ip_addresses(second, &there, node.now).unwrap();
+    node.now = node.now + secs(120);
+    let shown = node.shown(Source::Ec2);
+    node.observe(&shown);
+    let carrier = |node: &Node| {
+        let carries =
+            |eni: &&Eni| eni.blocks().iter().any(|block| block.net() == ipnet::IpNet::V4(moved));
+        node.enis().iter().find(carries).map(|eni| eni.id)
+    };
+    assert_eq!(carrier(&node), Some(second));
+    node.now = node.now + secs(1);
+    let old = Observation { as_of: node.now, ..before };
+    node.observe(&old);
+    assert_eq!(carrier(&node), Some(second));
 }
