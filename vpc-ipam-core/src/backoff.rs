@@ -7,7 +7,9 @@ use core::time::Duration;
 
 use crate::{Card, Ec2Operation, EniId, Failure, FailureKind, SubnetId, Timestamp, WaitingOn};
 
-pub(crate) use self::rules::{PASSING, about, asks_for_prefixes, gates, of_eni, rule};
+pub(crate) use self::rules::{
+    PASSING, about, asks_for_prefixes, gates, is_step_of_new_eni, of_eni, rule,
+};
 
 /// What failed, and so is left alone for a while: no more than the failure says something about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -148,6 +148,7 @@ impl Planner<'_> {
                 && stock.free() <= 0
                 && self.constraints.does_growth_fail()
                 && !self.has_trusted_room(card)
+                && !self.has_trusted_place(card)
             {
                 // Whether the next pod can be served has to be found out, or the node would be called not ready for ever.
                 demand = Demand::Short(1);

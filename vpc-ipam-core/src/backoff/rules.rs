@@ -105,6 +105,18 @@ pub(crate) fn gates(
     .flatten()
 }
 
+/// Returns whether every new ENI takes this step: what fails for another may fail for it.
+pub(crate) fn is_step_of_new_eni(scope: BackoffScope) -> bool {
+    let attach = Ec2Operation::AttachNetworkInterface;
+    match scope {
+        BackoffScope::Operation(operation) | BackoffScope::EniOperation(_, operation) => {
+            operation == attach
+        }
+        BackoffScope::SetUp(_) => true,
+        _ => false,
+    }
+}
+
 /// Returns the ENI that an action is about, if it is about one.
 pub(crate) fn about(action: &Ec2Action) -> Option<EniId> {
     match action {

@@ -8,13 +8,14 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Assigned, Ipam, WAITING_MAX};
-use crate::backoff::{about, gates, of_eni};
+use crate::backoff::{about, gates, is_step_of_new_eni, of_eni};
+use crate::constraints::AskedOf;
 use crate::demand::PREFIX_SIZE;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AddressRequest, BackoffScope, Because, BlockState, Card, CardChoice,
-    Ec2Action, Ec2Operation, Held, Ipv4Amount, Plan, Planned, Pod, PodKey, Source, Stock,
-    Timestamp, WaitingOn, Wanted,
+    Ec2Action, Ec2Operation, EniId, Held, Ipv4Amount, Plan, Planned, Pod, PodKey, Source, Stock,
+    SubnetId, Timestamp, WaitingOn, Wanted,
 };
 
 /// Why an ADD gets no address.
@@ -307,7 +308,20 @@ impl Outlook<'_> {
         let steps_fail = matches!(action, Ec2Action::CreateNetworkInterface(_))
             && self.trust == Trust::Unfailed
             && self.ipam.constraints().backoff.failing().any(is_step_of_new_eni);
-        !steps_fail && self.is_trusted(gates(action, eni.map(|eni| eni.subnet)))
+        let subnet = match action {
+            Ec2Action::CreateNetworkInterface(call) => Some(call.subnet),
+            _ => eni.map(|eni| eni.subnet),
+        };
+        let fewer = self.trust == Trust::Unfailed
+            && subnet.is_some_and(|subnet| self.is_asked_for_one(subnet, eni.map(|eni| eni.id)));
+        !steps_fail && !fewer && self.is_trusted(gates(action, eni.map(|eni| eni.subnet)))
+    }
+
+    /// Returns whether a subnet or an ENI refused several blocks, and has not given one since.
+    fn is_asked_for_one(&self, subnet: SubnetId, eni: Option<EniId>) -> bool {
+        let of = [AskedOf::Addresses(subnet), AskedOf::Prefixes(subnet)];
+        let mut of = of.into_iter().chain(eni.map(AskedOf::Eni));
+        of.any(|of| self.ipam.constraints().ask_most(of, self.now) == Some(1))
     }
 
     /// Counts the addresses of a card that no pod has and that can be granted before the deadline: there, asked for, or
@@ -491,18 +505,6 @@ impl Outlook<'_> {
                 other.is_temporary() && other.until().is_none_or(|until| until < self.deadline)
             }
         }
-    }
-}
-
-/// Returns whether every new ENI takes this step: what fails for another may fail for it.
-fn is_step_of_new_eni(scope: BackoffScope) -> bool {
-    let attach = Ec2Operation::AttachNetworkInterface;
-    match scope {
-        BackoffScope::Operation(operation) | BackoffScope::EniOperation(_, operation) => {
-            operation == attach
-        }
-        BackoffScope::SetUp(_) => true,
-        _ => false,
     }
 }
 

@@ -7,11 +7,11 @@ use core::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Because, CardDemand, Planner, WaitingOn, Wanted, is_ready};
-use crate::backoff::gates;
+use crate::backoff::{gates, is_step_of_new_eni};
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni};
 use crate::{
-    AssignPrivateIpAddresses, BackoffScope, Card, Demand, Ec2Action, EniId, HostAction,
-    InterfaceType, Ipv4Amount, Ipv4Kind, Stock, SubnetId, UnassignIpv6Addresses,
+    AssignPrivateIpAddresses, BackoffScope, Card, Demand, Ec2Action, Ec2Operation, EniId,
+    HostAction, InterfaceType, Ipv4Amount, Ipv4Kind, Stock, SubnetId, UnassignIpv6Addresses,
     UnassignPrivateIpAddresses, WarmTarget, demand,
 };
 
@@ -292,7 +292,7 @@ impl Planner<'_> {
             || self.eni_room(card).is_ok()
     }
 
-    /// Returns whether an ENI has room for a block that nothing that failed speaks against.
+    /// Returns whether a card has an ENI with room for a block that nothing that failed speaks against.
     pub(super) fn has_trusted_room(&self, card: Card) -> bool {
         let backoff = &self.constraints.backoff;
         let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card && is_ready(eni));
@@ -305,6 +305,23 @@ impl Planner<'_> {
                 && self.room(eni) > 0
                 && !scopes.any(|scope| backoff.has_failed(scope))
         })
+    }
+
+    /// Returns whether a card takes another ENI that nothing that failed speaks against.
+    pub(super) fn has_trusted_place(&self, card: Card) -> bool {
+        let backoff = &self.constraints.backoff;
+        let create = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
+        let speaks_against = |scope| {
+            is_step_of_new_eni(scope) || scope == create || scope == BackoffScope::Card(card)
+        };
+        let is_trusted = |subnet: &SubnetId| {
+            let mut scopes =
+                [BackoffScope::Creation(*subnet), BackoffScope::Subnet(*subnet)].into_iter();
+            !scopes.any(|scope| backoff.has_failed(scope))
+        };
+        self.eni_room(card).is_ok()
+            && !backoff.failing().any(speaks_against)
+            && self.subnets_for_enis().iter().any(is_trusted)
     }
 
     fn is_idle(&self, block: &Block) -> bool {

@@ -21,7 +21,7 @@ use crate::sim::{
 use crate::{
     Action, ActionId, AddressRequest, AssignError, Assigned, AttachNetworkInterface, Because,
     BlockState, Card, CardChoice, Config, Demand, DeviceIndex, Ec2Action, EniConfig, EniId,
-    Failure, FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Issued, Lease,
+    Failure, FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Ipv4Kind, Issued, Lease,
     LeasedInterface, Node, Observation, Outcome, Pod, PodKey, Readiness, Record, Released, Scope,
     Source, Stage, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses, Uncommitted,
     Violation, WaitingOn, Wanted, tags,
@@ -56,6 +56,8 @@ pub(super) struct Driver {
     refusals: Refusals,
     /// Whether a subnet, or the instance, has less room than core was ever shown.
     unseen_shortage: bool,
+    /// Whether this process never asked for a prefix: no list says whether a subnet has one.
+    unseen_fragments: bool,
     /// Actions that the executor lost.
     lost: Vec<ActionId>,
     /// Actions that were issued before the clock was set back: what they show is void.
@@ -122,6 +124,7 @@ impl Driver {
             unwritten: VecDeque::new(),
             refusals: Refusals::default(),
             unseen_shortage: false,
+            unseen_fragments: true,
             lost: Vec::new(),
             void: BTreeSet::new(),
             given_up: BTreeSet::new(),
@@ -247,7 +250,7 @@ impl Driver {
                 };
                 if let Ok(eni) = self.cloud.create_network_interface(&request, self.now) {
                     self.crowds.push(eni.id);
-                    self.unseen_shortage = true;
+                    self.on_space_taken();
                 }
             }
             Step::Disperse => {
@@ -338,6 +341,7 @@ impl Driver {
         // What core cannot know yet, it need not tell.
         let unknown = self.refusals.are_unmet()
             || self.unseen_shortage
+            || self.unseen_fragments && self.config.families.ipv4() == Some(Ipv4Kind::Prefixes)
             || self.now < self.latest
             || self.model.meddled
             || self.misled
@@ -397,6 +401,12 @@ impl Driver {
         self.refusals.refuse(Refusal { call, about, kind, lasts });
     }
 
+    /// Others took addresses of a subnet, which no list told core yet.
+    fn on_space_taken(&mut self) {
+        self.unseen_shortage = true;
+        self.unseen_fragments = true;
+    }
+
     /// Others take all but so many addresses of the primary subnet, unless it is too large for that.
     fn fill(&mut self, leave: u8) {
         for _ in 0..8 {
@@ -409,7 +419,7 @@ impl Driver {
             };
             let Ok(eni) = self.cloud.create_network_interface(&request, self.now) else { return };
             self.crowds.push(eni.id);
-            self.unseen_shortage = true;
+            self.on_space_taken();
         }
     }
 
@@ -422,7 +432,7 @@ impl Driver {
         let reservation = if explicit { Reservation::Explicit } else { Reservation::Prefix };
         if let Some(index) = index(which, blocks.len()) {
             let _ = self.cloud.reserve(subnet.id, blocks[index], reservation);
-            self.unseen_shortage = true;
+            self.on_space_taken();
         }
     }
 
@@ -434,7 +444,7 @@ impl Driver {
         let Some(device) = self.free_device() else { return };
         let request = CreateInterface { ipv4: two, ..CreateInterface::new(subnet) };
         let Ok(made) = self.cloud.create_network_interface(&request, self.now) else { return };
-        self.unseen_shortage = true;
+        self.on_space_taken();
         let instance = self.node.instance;
         let attach = AttachNetworkInterface { eni: made.id, instance, card: Card(0), device };
         if self.cloud.attach_network_interface(&attach, self.now).is_ok() {
@@ -702,6 +712,9 @@ impl Driver {
         let short = matches!(&outcome, Outcome::Failed(failure)
             if matches!(failure.kind, FailureKind::SubnetFull | FailureKind::NoFreePrefix));
         self.unseen_shortage &= !listed && !short;
+        let no_prefix = matches!(&outcome, Outcome::Failed(failure)
+            if failure.kind == FailureKind::NoFreePrefix);
+        self.unseen_fragments &= !no_prefix && !has_prefix(&outcome);
         let reads = match &issued.action {
             Action::Ec2(action) => action.operation().is_none_or(crate::Ec2Operation::reads),
             Action::Host(_) => false,
@@ -808,6 +821,7 @@ impl Driver {
         self.unwritten.clear();
         self.photographs.clear();
         self.started = self.real;
+        self.unseen_fragments = true;
         let has = |address: IpAddr| {
             let net = |eni: &crate::sim::NetworkInterface| {
                 let blocks = eni.ipv4.iter().map(|net| IpNet::V4(*net));
@@ -895,14 +909,14 @@ impl Driver {
                 }
             }
             Meddling::Assign => {
-                self.unseen_shortage = true;
+                self.on_space_taken();
                 let one = Ipv4Request::Count(Ipv4Amount::Addresses(1));
                 let _ = self.cloud.assign_private_ip_addresses(eni, &one, now);
             }
             Meddling::Attach => {
                 let tags = [(tags::NO_MANAGE.to_string(), "true".to_string())].into();
                 let request = CreateInterface { tags, ..CreateInterface::new(self.node.subnet) };
-                self.unseen_shortage = true;
+                self.on_space_taken();
                 let free = self.free_device();
                 let Some(device) = free else { return };
                 let Ok(made) = self.cloud.create_network_interface(&request, now) else { return };
@@ -1481,8 +1495,7 @@ impl Driver {
                                 && eni.blocks().iter().any(|block| {
                                     matches!(block.net(), IpNet::V4(_))
                                         && block.is_idle(self.now, self.config.cooldown)
-                                        && block.is_prefix()
-                                            == (on_card.kind == crate::Ipv4Kind::Prefixes)
+                                        && block.is_prefix() == (on_card.kind == Ipv4Kind::Prefixes)
                                 })
                                 && eni.interface_type != InterfaceType::Trunk
                                 && !(self.config.custom_networking && eni.is_primary())
@@ -1551,6 +1564,15 @@ impl core::fmt::Write for Fnv {
         }
         Ok(())
     }
+}
+
+fn has_prefix(outcome: &Outcome) -> bool {
+    let blocks = match outcome {
+        Outcome::Done(crate::Effect::Created(eni)) => &eni.blocks,
+        Outcome::Done(crate::Effect::Assigned(blocks)) => blocks,
+        Outcome::Done(_) | Outcome::Failed(_) => return false,
+    };
+    blocks.iter().any(|block| matches!(block, IpNet::V4(net) if net.prefix_len() < 32))
 }
 
 fn key(pod: u8) -> PodKey {
