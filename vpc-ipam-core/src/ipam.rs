@@ -535,6 +535,7 @@ impl Ipam {
             for in_flight in self.in_flight.values_mut() {
                 in_flight.before_clock_set_back = true;
             }
+            self.pool.on_clock_set_back(now);
         }
         self.latest = now;
     }

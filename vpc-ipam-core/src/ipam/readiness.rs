@@ -367,7 +367,10 @@ impl Outlook<'_> {
     /// Returns whether the node may grow, so that an ENI that is made will be attached, and again if that is refused once.
     fn attaches(&self) -> bool {
         let Ipam { config, constraints, .. } = self.ipam;
-        config.provisioning
+        // What is attached already may leave no place.
+        let known = self.trust == Trust::Any || constraints.reads.attached.answered.is_some();
+        known
+            && config.provisioning
             && !constraints.terminating
             && (constraints.schedulable || config.manage_unschedulable)
     }

@@ -163,6 +163,11 @@ impl Planner<'_> {
         if self.never_serves(eni) {
             return Some((delete(eni), Because::NeverServed { eni: eni.id }));
         }
+        if self.constraints.reads.attached.answered.is_none() {
+            // What is attached already may be in its place.
+            self.hold(Wanted::NextStep(eni.id), WaitingOn::FirstObservation);
+            return None;
+        }
         let device = if eni.is_placed() && self.has_place(eni) {
             eni.device
         } else if let Some((id, _)) = self.pool.creations().iter().find(|(_, c)| c.called) {

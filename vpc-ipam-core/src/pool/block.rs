@@ -335,6 +335,15 @@ impl Block {
         }
     }
 
+    /// What was found out later than now, by a clock that was set back since, counts as found out now.
+    pub(crate) fn on_clock_set_back(&mut self, now: Timestamp) {
+        self.confirmed_at = self.confirmed_at.min(now);
+        if let BlockState::Suspect { since, .. } | BlockState::Releasing { since } = &mut self.state
+        {
+            *since = (*since).min(now);
+        }
+    }
+
     /// Records that EC2 is being asked to take the block back.
     pub(crate) fn on_release_asked(&mut self, now: Timestamp) {
         self.state = BlockState::Releasing { since: now };

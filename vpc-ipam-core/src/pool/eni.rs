@@ -369,6 +369,18 @@ impl Eni {
         Some(self.edit_block(index, edit))
     }
 
+    /// What was found out later than now, by a clock that was set back since, counts as found out now: EC2's next answer
+    /// would count as older otherwise.
+    pub(crate) fn on_clock_set_back(&mut self, now: Timestamp) {
+        for at in [&mut self.since, &mut self.confirmed_at, &mut self.attached_at] {
+            *at = (*at).min(now);
+        }
+        if let Some(doubt) = &mut self.doubt {
+            doubt.since = doubt.since.min(now);
+        }
+        self.edit_blocks(|block| block.on_clock_set_back(now));
+    }
+
     fn edit_block<R>(&mut self, index: usize, edit: impl FnOnce(&mut Block) -> R) -> R {
         let block = &mut self.blocks[index];
         let (tally, turn, assigned) = (Tally::of(block), block.turn(), block.assigned());

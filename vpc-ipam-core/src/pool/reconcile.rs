@@ -570,6 +570,17 @@ impl Pool {
         }
     }
 
+    /// What was found out later than now, by a clock that was set back since, counts as found out now.
+    pub(crate) fn on_clock_set_back(&mut self, now: Timestamp) {
+        for eni in &mut self.enis {
+            eni.on_clock_set_back(now);
+        }
+        let gone = self.blocks_gone.values_mut().chain(self.enis_gone.values_mut());
+        for at in gone.chain(&mut self.forgotten) {
+            *at = (*at).min(now);
+        }
+    }
+
     /// Forgets what was remembered only to recognise late answers and late packets. `asked_at` is when the oldest question
     /// was asked that has no answer yet: what it needs is kept.
     pub(crate) fn prune(&mut self, config: &Config, asked_at: Option<Timestamp>, now: Timestamp) {
