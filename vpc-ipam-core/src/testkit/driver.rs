@@ -213,6 +213,9 @@ impl Driver {
             Step::ClockBack(duration) => {
                 let back = self.now.as_nanos().saturating_sub(duration.as_nanos() as u64);
                 self.now = Timestamp::from_nanos(back);
+                for since in self.model.known_since.values_mut() {
+                    *since = (*since).min(self.now);
+                }
                 // The cloud's past is told by the same clock.
                 self.cloud.remember(Setup::REACH);
                 // What was shown before has no age by this clock: it is void.
