@@ -7,9 +7,9 @@ use core::time::Duration;
 use ipnet::IpNet;
 
 use crate::{
-    BlockState, Card, CardDemand, DeviceIndex, Doubt, EniId, Held, InstanceId, InstanceType, Ipam,
-    Issued, LearnedLimit, Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp,
-    WaitingOn, Wake, Wanted,
+    BlockState, Blocked, Card, CardDemand, DeviceIndex, Doubt, EniId, InstanceId, InstanceType,
+    Ipam, Issued, LearnedLimit, Management, Planned, PodKey, Readiness, RecentFailure, Stage,
+    Timestamp, WaitingOn, Wake, Wanted,
 };
 
 /// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
@@ -36,7 +36,8 @@ pub struct Explanation {
     /// What would be done next, and why.
     pub next: Vec<Planned>,
     /// What is held back, by what, and until when.
-    pub held: Vec<Held>,
+    #[cfg_attr(feature = "serde", serde(rename = "held"))]
+    pub blocked: Vec<Blocked>,
     /// What failed lately and is left alone for a while.
     pub failed: Vec<RecentFailure>,
     /// The limits that EC2 holds lower than those of the instance type.
@@ -148,7 +149,7 @@ impl Ipam {
             wanted: plan.demand,
             doing: doing.collect(),
             next: plan.actions,
-            held: plan.held,
+            blocked: plan.blocked,
             failed: self.constraints().recent_failures(now).collect(),
             learned: self.constraints().learned().collect(),
             waiting: waiting.collect(),
@@ -186,12 +187,12 @@ impl fmt::Display for Explanation {
             writeln!(f, "  next     {action}: {because}")?;
         }
         // That the next audit is not due yet is no news.
-        let audit = |held: &&Held| {
-            matches!(held.wanted, Wanted::Answer(_) | Wanted::Subnets)
-                && matches!(held.waiting_on, WaitingOn::Time { .. })
+        let audit = |blocked: &&Blocked| {
+            matches!(blocked.wanted, Wanted::Answer(_) | Wanted::Subnets)
+                && matches!(blocked.waiting_on, WaitingOn::Time { .. })
         };
-        for held in self.held.iter().filter(|held| !audit(held)) {
-            writeln!(f, "  held     {held}")?;
+        for blocked in self.blocked.iter().filter(|blocked| !audit(blocked)) {
+            writeln!(f, "  blocked  {blocked}")?;
         }
         for RecentFailure { scope, last, in_a_row, until, .. } in &self.failed {
             writeln!(f, "  failed   {scope}, {in_a_row} in a row, until {until}: {last}")?;
@@ -205,8 +206,9 @@ impl fmt::Display for Explanation {
         if let Some((due, why)) = self.due {
             write!(f, "  due      {due}: ")?;
             let for_what = |waiting_on| {
-                let held = self.held.iter().find(|held| held.waiting_on == waiting_on)?;
-                Some(held.wanted)
+                let blocked =
+                    self.blocked.iter().find(|blocked| blocked.waiting_on == waiting_on)?;
+                Some(blocked.wanted)
             };
             match why {
                 Wake::Due(waiting_on) => match for_what(waiting_on) {

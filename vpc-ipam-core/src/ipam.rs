@@ -514,11 +514,11 @@ impl Ipam {
         self.pool.yield_places();
         self.constraints.prune(now);
         self.serve_waiting(now);
-        let Plan { actions, held, .. } = self.plan(now);
+        let Plan { actions, blocked, .. } = self.plan(now);
         for planned in actions {
             self.issue(planned, now);
         }
-        let due = held
+        let due = blocked
             .iter()
             .filter_map(|held| Some((held.waiting_on.until()?, Wake::Due(held.waiting_on))));
         let cooled = if self.waiting.is_empty() { None } else { self.cooled_at(now) };

@@ -26,7 +26,7 @@ use crate::{
     SubnetId, SubnetRanges, Timestamp, Timing, WarmTarget, demand,
 };
 
-pub use self::reason::{Because, EniLimit, Held, Planned, WaitingOn, Wanted};
+pub use self::reason::{Because, Blocked, EniLimit, Planned, WaitingOn, Wanted};
 pub(crate) use self::subnet::is_excluded;
 
 /// What to do next, and why, and what is held back, and by what.
@@ -39,7 +39,8 @@ pub struct Plan {
     /// What to do now; at most one EC2 call for each ENI.
     pub actions: Vec<Planned>,
     /// What is wanted but has to wait.
-    pub held: Vec<Held>,
+    #[cfg_attr(feature = "serde", serde(rename = "held"))]
+    pub blocked: Vec<Blocked>,
 }
 
 /// How far one network card is from its target.
@@ -61,8 +62,10 @@ pub struct CardDemand {
 impl Plan {
     /// Returns the earliest time at which something that is held back may go.
     pub fn next_due(&self) -> Option<(Timestamp, WaitingOn)> {
-        let due =
-            self.held.iter().filter_map(|held| Some((held.waiting_on.until()?, held.waiting_on)));
+        let due = self
+            .blocked
+            .iter()
+            .filter_map(|blocked| Some((blocked.waiting_on.until()?, blocked.waiting_on)));
         due.min_by_key(|(until, _)| *until)
     }
 }
@@ -129,9 +132,9 @@ impl Planner<'_> {
         // Where EC2 does not say what there is, the primary ENI may be known by IMDS, and can get addresses.
         if unknown && self.pool.enis().is_empty() {
             let wanted = Wanted::Addresses { card: Card(0) };
-            self.hold(wanted, WaitingOn::FirstObservation);
+            self.block(wanted, WaitingOn::FirstObservation);
             if let Some(gate) = self.growth_gate() {
-                self.hold(wanted, gate);
+                self.block(wanted, gate);
             }
             return;
         }
@@ -373,14 +376,14 @@ impl Planner<'_> {
             return true;
         };
         if let Some(wait) = self.wait_of(&action) {
-            self.hold(wanted, wait);
+            self.block(wanted, wait);
             return false;
         }
         let budget = &self.constraints.budget;
         let spent = self.spent.as_ref().unwrap_or(&self.constraints.spent);
         let ready_at = spent.ready_at(budget, operation, 1, self.now);
         if ready_at > self.now {
-            self.hold(wanted, WaitingOn::Budget { operation, until: ready_at });
+            self.block(wanted, WaitingOn::Budget { operation, until: ready_at });
             return false;
         }
         let spent = self.spent.get_or_insert_with(|| self.constraints.spent.clone());
@@ -411,17 +414,17 @@ impl Planner<'_> {
             HostAction::RemoveEni(_) => BackoffScope::TearDown(eni),
         };
         if let Some(wait) = self.constraints.backoff.wait(scope, self.now) {
-            self.hold(wanted, wait);
+            self.block(wanted, wait);
             return false;
         }
         self.plan.actions.push(Planned { action: Action::Host(action), because });
         true
     }
 
-    fn hold(&mut self, wanted: Wanted, waiting_on: WaitingOn) {
-        let held = Held { wanted, waiting_on };
-        if !self.plan.held.contains(&held) {
-            self.plan.held.push(held);
+    fn block(&mut self, wanted: Wanted, waiting_on: WaitingOn) {
+        let held = Blocked { wanted, waiting_on };
+        if !self.plan.blocked.contains(&held) {
+            self.plan.blocked.push(held);
         }
     }
 
@@ -460,7 +463,7 @@ impl Planner<'_> {
             }
             let gate = self.growth_gate();
             if let Some(waiting_on) = gate.or_else(|| self.subnets_first()) {
-                self.hold(Wanted::Eni { card }, waiting_on);
+                self.block(Wanted::Eni { card }, waiting_on);
             } else {
                 self.create_enis(card, &[Ipv4Amount::Addresses(0)], Because::NoEniOnCard { card });
             }

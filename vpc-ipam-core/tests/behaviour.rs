@@ -715,7 +715,7 @@ fn calls_stay_within_the_budget_and_what_is_over_waits_its_turn() {
     node.run();
     assert!(node.count("CreateNetworkInterface") <= 2);
     let plan = node.ipam.plan(node.now);
-    assert!(plan.held.iter().any(|held| matches!(held.waiting_on, WaitingOn::Budget { .. })));
+    assert!(plan.blocked.iter().any(|held| matches!(held.waiting_on, WaitingOn::Budget { .. })));
     node.run_for(600);
     assert_eq!(node.enis().len(), 14);
     let calls: Vec<_> = node

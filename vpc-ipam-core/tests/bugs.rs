@@ -753,7 +753,7 @@ fn no_address_reaches_the_caller_with_its_reason() {
     let error = node.ask("two").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no address to be had: 1 held, 1 assigned; another ENI on card 0: all 1 ENIs that MAX_ENI allows are there"
+        "no address to be had: 1 total, 1 assigned; another ENI on card 0: all 1 ENIs that MAX_ENI allows are there"
     );
     assert_eq!(error.retry_at(), None);
 }
@@ -994,7 +994,7 @@ fn a_shortage_that_nothing_can_end_is_no_loop() {
     let mut node = Node::settled("t3.nano", &[("MAX_ENI", "1"), ("WARM_IP_TARGET", "5")]);
     assert_eq!(changes_in_an_hour(&mut node), 0);
     let plan = node.ipam.plan(node.now);
-    assert!(plan.held.iter().any(|held| !held.waiting_on.is_temporary()));
+    assert!(plan.blocked.iter().any(|held| !held.waiting_on.is_temporary()));
 }
 
 /// #2784

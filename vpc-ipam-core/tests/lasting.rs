@@ -629,7 +629,7 @@ fn targets_beyond_what_the_type_holds_are_what_it_holds_and_a_note_says_so() {
             assert_eq!(node.held().0, held, "{vars:?}");
             assert!(node.changes() <= 9, "{vars:?}: {}", node.changes());
             let plan = node.ipam.plan(node.now);
-            assert!(plan.actions.is_empty() && plan.held.len() <= 8, "{vars:?}: {plan:?}");
+            assert!(plan.actions.is_empty() && plan.blocked.len() <= 8, "{vars:?}: {plan:?}");
         }
     }
 }

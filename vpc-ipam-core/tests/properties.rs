@@ -11,9 +11,9 @@ use proptest::sample::select;
 use vpc_ipam_core::sim::{Faults, World};
 use vpc_ipam_core::testkit::{Setup, Terrain, strategy};
 use vpc_ipam_core::{
-    Action, AddressRequest, Assigned, Block, Card, CardChoice, CardDemand, Config, Demand,
-    Ec2Action, Eni, Families, Held, InterfaceType, Ipv4Kind, Issued, Limits, Pod, PodKey, Scope,
-    Source, Timestamp, WaitingOn, Wanted, WarmTarget,
+    Action, AddressRequest, Assigned, Block, Blocked, Card, CardChoice, CardDemand, Config, Demand,
+    Ec2Action, Eni, Families, InterfaceType, Ipv4Kind, Issued, Limits, Pod, PodKey, Scope, Source,
+    Timestamp, WaitingOn, Wanted, WarmTarget,
 };
 
 /// How many cases of each; `PROPTEST_CASES` asks for more.
@@ -66,13 +66,13 @@ proptest! {
         let done = changes(&world).count();
         let plan = world.ipam.plan(world.now);
         for on_card in &plan.demand {
-            let said = plan.held.iter().any(|held| says_why(held, on_card));
+            let said = plan.blocked.iter().any(|held| says_why(held, on_card));
             // What pods share a prefix with cannot be given back, nor anything by a node that may change nothing.
             let stays = !setup.config.provisioning || !has_idle(&world, on_card);
             let in_use = matches!(on_card.demand, Demand::Over(_)) && stays;
             prop_assert!(
                 on_card.demand == Demand::Met || said || in_use,
-                "{on_card:?} and nothing says why: {:?}\n{}", plan.held, world.transcript()
+                "{on_card:?} and nothing says why: {:?}\n{}", plan.blocked, world.transcript()
             );
         }
         world.run_for(2 * HOUR);
@@ -398,7 +398,7 @@ fn add(world: &mut World, pods: u16) {
 }
 
 /// Returns whether something that is held back says why a card is not at its target.
-fn says_why(held: &Held, on: &CardDemand) -> bool {
+fn says_why(held: &Blocked, on: &CardDemand) -> bool {
     match (on.demand, held.wanted) {
         (Demand::Short(_), Wanted::Addresses { card } | Wanted::Eni { card }) => {
             let passing =

@@ -38,7 +38,7 @@ pub(super) fn of(
         instance_type: node.instance_type.to_string(),
         enis,
         waiting: ipam.waiting().len(),
-        held: ipam.plan(now).held.iter().map(ToString::to_string).collect(),
+        held: ipam.plan(now).blocked.iter().map(ToString::to_string).collect(),
         repairs: repairs.0,
         repaired: repairs.1,
         problems: sources.problems(node).into_iter().chain(problems).collect(),

@@ -13,8 +13,8 @@ use crate::constraints::AskedOf;
 use crate::demand::PREFIX_SIZE;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
-    Action, ActionId, AddressRequest, BackoffScope, Because, BlockState, Card, CardChoice,
-    Ec2Action, Ec2Operation, EniId, Held, Ipv4Amount, Plan, Planned, Pod, PodKey, Source, Stock,
+    Action, ActionId, AddressRequest, BackoffScope, Because, BlockState, Blocked, Card, CardChoice,
+    Ec2Action, Ec2Operation, EniId, Ipv4Amount, Plan, Planned, Pod, PodKey, Source, Stock,
     SubnetId, Timestamp, WaitingOn, Wanted,
 };
 
@@ -30,7 +30,7 @@ pub enum AssignError {
         /// where pods get IPv6 alone.
         stock: Option<Stock>,
         /// What stands in the way of more.
-        causes: Vec<Held>,
+        causes: Vec<Blocked>,
         /// When trying again may help; `None` if only the operator, or a pod that ends, can help.
         retry_at: Option<Timestamp>,
     },
@@ -40,7 +40,7 @@ pub enum AssignError {
         /// The first of its addresses.
         address: IpAddr,
         /// What stands in the way.
-        causes: Vec<Held>,
+        causes: Vec<Blocked>,
     },
     /// The pod wants an interface on each network card, and only one card is in use.
     #[error(
@@ -58,7 +58,7 @@ impl AssignError {
         match self {
             Self::NoAddress { retry_at, .. } => *retry_at,
             Self::NotUsable { causes, .. } => {
-                causes.iter().filter_map(|held| held.waiting_on.until()).min()
+                causes.iter().filter_map(|blocked| blocked.waiting_on.until()).min()
             }
             Self::OneCard | Self::TooManyWaiting => None,
         }
@@ -67,7 +67,7 @@ impl AssignError {
 
 struct Causes<'a> {
     stock: &'a Option<Stock>,
-    causes: &'a [Held],
+    causes: &'a [Blocked],
 }
 
 impl fmt::Display for Causes<'_> {
@@ -77,8 +77,8 @@ impl fmt::Display for Causes<'_> {
             write!(f, "{stock}")?;
             separator = "; ";
         }
-        for held in self.causes {
-            write!(f, "{separator}{held}")?;
+        for blocked in self.causes {
+            write!(f, "{separator}{blocked}")?;
             separator = "; ";
         }
         if separator.is_empty() { f.write_str("its ENI was not seen") } else { Ok(()) }
@@ -175,26 +175,27 @@ impl Ipam {
             return AssignError::NotUsable { address, causes };
         }
         let coming = self.in_flight().filter_map(|(id, planned)| {
-            Some(Held { wanted: brings(planned)?, waiting_on: WaitingOn::Outcome(id) })
+            Some(Blocked { wanted: brings(planned)?, waiting_on: WaitingOn::Outcome(id) })
         });
-        for held in coming {
-            if !causes.contains(&held) {
-                causes.push(held);
+        for blocked in coming {
+            if !causes.contains(&blocked) {
+                causes.push(blocked);
             }
         }
         let cooled_at = self.cooled_at(now);
         if let Some(until) = cooled_at {
             let wanted = Wanted::Addresses { card: Card(0) };
-            causes.push(Held { wanted, waiting_on: WaitingOn::Cooling { until } });
+            causes.push(Blocked { wanted, waiting_on: WaitingOn::Cooling { until } });
         }
         // What waits for no point in time may be over the next moment.
-        let soon =
-            |held: &Held| held.waiting_on.until().is_none() && held.waiting_on.is_temporary();
+        let soon = |blocked: &Blocked| {
+            blocked.waiting_on.until().is_none() && blocked.waiting_on.is_temporary()
+        };
         let at_once = causes.iter().any(soon) || plan.actions.iter().any(|p| brings(p).is_some());
         let retry_at = if at_once {
             Some(now)
         } else {
-            causes.iter().filter_map(|held| held.waiting_on.until()).min()
+            causes.iter().filter_map(|blocked| blocked.waiting_on.until()).min()
         };
         let cards = plan.demand.iter().filter(|on| self.is_choice(request, on.card));
         let stock = cards.map(|on| on.stock).reduce(|a, b| Stock {
@@ -219,16 +220,18 @@ impl Ipam {
 }
 
 /// Returns what stands in the way of more addresses.
-fn causes(plan: &Plan) -> Vec<Held> {
-    let reads_fail = |held: &Held| {
-        matches!(held.wanted, Wanted::Answer(Source::Ec2) | Wanted::Subnets)
-            && matches!(held.waiting_on, WaitingOn::Backoff { .. })
+fn causes(plan: &Plan) -> Vec<Blocked> {
+    let reads_fail = |blocked: &Blocked| {
+        matches!(blocked.wanted, Wanted::Answer(Source::Ec2) | Wanted::Subnets)
+            && matches!(blocked.waiting_on, WaitingOn::Backoff { .. })
     };
-    let about_addresses = |held: &&Held| {
-        matches!(held.wanted, Wanted::Addresses { .. } | Wanted::Eni { .. } | Wanted::NextStep(_))
-            || reads_fail(held)
+    let about_addresses = |blocked: &&Blocked| {
+        matches!(
+            blocked.wanted,
+            Wanted::Addresses { .. } | Wanted::Eni { .. } | Wanted::NextStep(_)
+        ) || reads_fail(blocked)
     };
-    plan.held.iter().filter(about_addresses).copied().collect()
+    plan.blocked.iter().filter(about_addresses).copied().collect()
 }
 
 /// Returns what is wanted with an action, if it brings addresses.
@@ -405,8 +408,9 @@ impl Outlook<'_> {
         let serving = self.ipam.serving();
         let late = |eni: &Eni| {
             eni.stage != Stage::Ready
-                && self.plan.held.iter().any(|held| {
-                    held.wanted == Wanted::NextStep(eni.id) && !self.ends_in_time(held.waiting_on)
+                && self.plan.blocked.iter().any(|blocked| {
+                    blocked.wanted == Wanted::NextStep(eni.id)
+                        && !self.ends_in_time(blocked.waiting_on)
                 })
         };
         let way = |eni: &Eni| {
@@ -468,7 +472,7 @@ impl Outlook<'_> {
 
     /// Returns whether what holds growth back ends before the deadline, so that more will be asked for then.
     fn more_in_time(&self) -> bool {
-        let for_growth = |held: &Held| match held.wanted {
+        let for_growth = |blocked: &Blocked| match blocked.wanted {
             Wanted::Addresses { .. } | Wanted::Eni { .. } => true,
             // Its IPv6 prefix is a later step.
             Wanted::NextStep(id) => {
@@ -478,25 +482,25 @@ impl Outlook<'_> {
             }
             _ => false,
         };
-        let held = || self.plan.held.iter().filter(|held| for_growth(held));
+        let blocked = || self.plan.blocked.iter().filter(|blocked| for_growth(blocked));
         let constraints = self.ipam.constraints();
         let in_doubt = self.trust == Trust::Unfailed
             && (constraints.does_growth_fail()
                 // Nothing is known yet of what the subnets have.
                 || constraints.reads.subnets.answered.is_none()
-                || held().any(|held| {
+                || blocked().any(|blocked| {
                     // What EC2 has not shown yet may leave no room.
-                    !held.waiting_on.is_temporary()
-                        || held.waiting_on == WaitingOn::FirstObservation
+                    !blocked.waiting_on.is_temporary()
+                        || blocked.waiting_on == WaitingOn::FirstObservation
                 }));
-        !in_doubt && held().any(|held| self.ends_in_time(held.waiting_on))
+        !in_doubt && blocked().any(|blocked| self.ends_in_time(blocked.waiting_on))
     }
 
     fn ends_in_time(&self, waiting_on: WaitingOn) -> bool {
         let read = |wanted: Wanted| {
-            !self.plan.held.iter().any(|held| {
-                held.wanted == wanted
-                    && matches!(held.waiting_on, WaitingOn::Backoff { until, .. } if until >= self.deadline)
+            !self.plan.blocked.iter().any(|blocked| {
+                blocked.wanted == wanted
+                    && matches!(blocked.waiting_on, WaitingOn::Backoff { until, .. } if until >= self.deadline)
             })
         };
         match waiting_on {

@@ -22,7 +22,7 @@ impl Planner<'_> {
         let CardDemand { card, kind, .. } = on;
         let wanted = Wanted::Addresses { card };
         if let Some(gate) = self.growth_gate() {
-            self.hold(wanted, gate);
+            self.block(wanted, gate);
             return;
         }
         let Some(mut missing) = self.within_max_pods(on, short) else {
@@ -31,12 +31,12 @@ impl Planner<'_> {
         if self.has_room(card)
             && let Some(waiting_on) = self.subnets_first()
         {
-            self.hold(wanted, waiting_on);
+            self.block(wanted, waiting_on);
             if self.places(card) < missing {
                 // Whatever the subnets have, this is the end.
                 let all = EniLimit::InstanceType(self.limits.enis(card));
                 let limit = self.eni_room(card).err().unwrap_or(all);
-                self.hold(Wanted::Eni { card }, WaitingOn::EniLimit(limit));
+                self.block(Wanted::Eni { card }, WaitingOn::EniLimit(limit));
             }
             return;
         }
@@ -94,7 +94,7 @@ impl Planner<'_> {
         let of_new = self.subnets_for_enis().into_iter().map(|subnet| (subnet, 1));
         let wait = of_enis.chain(of_new).filter_map(|(id, own)| self.prefixes_wait(id, own));
         if let Some(wait) = wait.min_by_key(WaitingOn::until) {
-            self.hold(wanted, wait);
+            self.block(wanted, wait);
         }
     }
 
@@ -110,7 +110,7 @@ impl Planner<'_> {
             Ipv4Kind::Prefixes => left.div_ceil(PREFIX_SIZE),
         };
         if blocks < short {
-            self.hold(Wanted::Addresses { card }, WaitingOn::MaxPods(pods_max));
+            self.block(Wanted::Addresses { card }, WaitingOn::MaxPods(pods_max));
         }
         Some(short.min(blocks)).filter(|blocks| *blocks > 0)
     }
@@ -146,31 +146,31 @@ impl Planner<'_> {
         if gates(&action(1), Some(eni.subnet)).any(|scope| backoff.is_stuck(scope))
             && let Some(wait) = self.wait_of(&action(1))
         {
-            self.hold(wanted, wait);
+            self.block(wanted, wait);
             return 0;
         }
         let most = match self.space_for(eni.subnet, kind, 0) {
             Ok(most) => most
                 .min(self.constraints.ask_most(AskedOf::Eni(eni.id), self.now).unwrap_or(u16::MAX)),
             Err(waiting_on) => {
-                self.hold(wanted, waiting_on);
+                self.block(wanted, waiting_on);
                 return 0;
             }
         };
         // Room on an ENI that is busy is still room: it is filled next, instead of making another ENI.
         if eni.stage == Stage::Available {
-            self.hold(wanted, WaitingOn::StepBefore(eni.id));
+            self.block(wanted, WaitingOn::StepBefore(eni.id));
             return blocks;
         }
         if let Some(waiting_on) = self.waits_for(eni) {
-            self.hold(wanted, waiting_on);
+            self.block(wanted, waiting_on);
             let unconfirmed = matches!(waiting_on, WaitingOn::Observation { .. });
             let never = self.constraints.is_question_stuck(Question::Unconfirmed);
             return if unconfirmed && never { 0 } else { blocks };
         }
         if self.is_on_trial(eni.subnet, prefixes) {
             if let Some(call) = self.call_into(eni.subnet) {
-                self.hold(wanted, WaitingOn::Outcome(call));
+                self.block(wanted, WaitingOn::Outcome(call));
             }
             return blocks;
         }
@@ -186,13 +186,13 @@ impl Planner<'_> {
     pub(super) fn create_enis(&mut self, card: Card, amounts: &[Ipv4Amount], because: Because) {
         let wanted = Wanted::Eni { card };
         if let Some(waiting_on) = self.keeps_from_creating(card) {
-            self.hold(wanted, waiting_on);
+            self.block(wanted, waiting_on);
             return;
         }
         for amount in amounts {
             if let Err(waiting_on) = self.create_eni(card, *amount, because) {
                 if let Some(waiting_on) = waiting_on {
-                    self.hold(wanted, waiting_on);
+                    self.block(wanted, waiting_on);
                 }
                 return;
             }

@@ -26,7 +26,7 @@ impl Planner<'_> {
         for creation in self.pool.creations().values().filter(|creation| !creation.called) {
             let wanted = Wanted::Eni { card: creation.card };
             match creation.repeat_at {
-                Some(until) if until > self.now => self.hold(wanted, WaitingOn::Time { until }),
+                Some(until) if until > self.now => self.block(wanted, WaitingOn::Time { until }),
                 _ => {
                     let action = Ec2Action::CreateNetworkInterface(creation.request.clone());
                     self.call(action, None, wanted, Because::Unanswered);
@@ -49,11 +49,11 @@ impl Planner<'_> {
         // What is under way for an ENI that seems to be gone may show that it is not.
         let under_way = eni.ec2_call.as_ref().filter(|_| because == Because::Vanished);
         if let Some(id) = eni.host_call.or(under_way.map(|call| call.id)) {
-            self.hold(wanted, WaitingOn::Outcome(id));
+            self.block(wanted, WaitingOn::Outcome(id));
             return;
         }
         let Some(link) = self.link(eni) else {
-            self.hold(wanted, WaitingOn::Subnets);
+            self.block(wanted, WaitingOn::Subnets);
             return;
         };
         let action = match because {
@@ -98,7 +98,7 @@ impl Planner<'_> {
         };
         let wanted = Wanted::NextStep(eni.id);
         match self.waits_for(eni) {
-            Some(waiting_on) => self.hold(wanted, waiting_on),
+            Some(waiting_on) => self.block(wanted, waiting_on),
             None => {
                 self.call(action, Some(eni.id), wanted, because);
             }
@@ -110,14 +110,14 @@ impl Planner<'_> {
         if matches!(eni.stage, Stage::Leaving(Leaving::Detach | Leaving::Delete { .. }))
             && let Some(waiting_on) = self.user_of(eni)
         {
-            self.hold(Wanted::NextStep(id), waiting_on);
+            self.block(Wanted::NextStep(id), waiting_on);
             return None;
         }
         match eni.stage {
             Stage::Available => self.attach_or_wait(eni),
             Stage::Attached | Stage::Ready if self.needs_ipv6_prefix(eni) => {
                 if self.constraints.terminating {
-                    self.hold(Wanted::NextStep(id), WaitingOn::Terminating);
+                    self.block(Wanted::NextStep(id), WaitingOn::Terminating);
                     return None;
                 }
                 let call = AssignIpv6Addresses { eni: id, prefixes: 1 };
@@ -133,7 +133,7 @@ impl Planner<'_> {
                 Some((Ec2Action::DetachNetworkInterface(call), Because::Leaving))
             }
             Stage::Leaving(Leaving::Delete { not_before }) if not_before > self.now => {
-                self.hold(Wanted::NextStep(id), WaitingOn::Time { until: not_before });
+                self.block(Wanted::NextStep(id), WaitingOn::Time { until: not_before });
                 None
             }
             Stage::Leaving(Leaving::Delete { .. }) => Some((delete(eni), Because::Leaving)),
@@ -157,7 +157,7 @@ impl Planner<'_> {
             if gate == WaitingOn::Terminating && idle && self.is_ours_to_remove(eni) {
                 return Some((delete(eni), Because::Terminating));
             }
-            self.hold(Wanted::NextStep(eni.id), gate);
+            self.block(Wanted::NextStep(eni.id), gate);
             return None;
         }
         if self.never_serves(eni) {
@@ -165,14 +165,14 @@ impl Planner<'_> {
         }
         if self.constraints.reads.attached.answered.is_none() {
             // What is attached already may be in its place.
-            self.hold(Wanted::NextStep(eni.id), WaitingOn::FirstObservation);
+            self.block(Wanted::NextStep(eni.id), WaitingOn::FirstObservation);
             return None;
         }
         let device = if eni.is_placed() && self.has_place(eni) {
             eni.device
         } else if let Some((id, _)) = self.pool.creations().iter().find(|(_, c)| c.called) {
             // It may be what that call makes.
-            self.hold(Wanted::NextStep(eni.id), WaitingOn::Outcome(*id));
+            self.block(Wanted::NextStep(eni.id), WaitingOn::Outcome(*id));
             return None;
         } else if !eni.is_placed()
             && self.eni_room(eni.card).is_ok()
@@ -183,7 +183,7 @@ impl Planner<'_> {
             // It was detached with its pods: it waits for a place, or for the pods to go.
             let limit = EniLimit::InstanceType(self.limits.enis(eni.card));
             let limit = self.eni_room(eni.card).err().unwrap_or(limit);
-            self.hold(Wanted::NextStep(eni.id), WaitingOn::EniLimit(limit));
+            self.block(Wanted::NextStep(eni.id), WaitingOn::EniLimit(limit));
             return None;
         } else {
             return Some((delete(eni), Because::NoPlace));

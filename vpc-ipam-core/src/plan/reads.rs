@@ -26,7 +26,7 @@ impl Planner<'_> {
         let wanted = Wanted::Answer(Source::Imds);
         let scope = BackoffScope::Question(Question::Metadata);
         if let Some(wait) = self.constraints.backoff.wait(scope, self.now) {
-            self.hold(wanted, wait);
+            self.block(wanted, wait);
             return;
         }
         let timing = self.timing;
@@ -186,11 +186,11 @@ impl Planner<'_> {
 
     fn is_due(&mut self, wanted: Wanted, read: Read, due: Timestamp) -> bool {
         if let Some(id) = read.call {
-            self.hold(wanted, WaitingOn::Outcome(id));
+            self.block(wanted, WaitingOn::Outcome(id));
             return false;
         }
         if due > self.now {
-            self.hold(wanted, WaitingOn::Time { until: due });
+            self.block(wanted, WaitingOn::Time { until: due });
             return false;
         }
         true

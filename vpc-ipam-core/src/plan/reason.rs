@@ -139,7 +139,7 @@ impl fmt::Display for Because {
 
 impl fmt::Display for Stock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} held, {} assigned", self.total, self.assigned)?;
+        write!(f, "{} total, {} assigned", self.total, self.assigned)?;
         if self.cooling > 0 {
             write!(f, ", {} cooling", self.cooling)?;
         }
@@ -177,14 +177,14 @@ fn plural(count: u32) -> &'static str {
 /// Something that is wanted but has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Held {
+pub struct Blocked {
     /// What is wanted.
     pub wanted: Wanted,
     /// What it waits for.
     pub waiting_on: WaitingOn,
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.wanted, self.waiting_on)
     }

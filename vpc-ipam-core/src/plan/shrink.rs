@@ -40,7 +40,7 @@ impl Planner<'_> {
         if surplus.blocks > 0
             && let Some(call @ WaitingOn::Outcome(_)) = self.coming(on.card)
         {
-            self.hold(Wanted::FewerAddresses { card: on.card }, call);
+            self.block(Wanted::FewerAddresses { card: on.card }, call);
             surplus.blocks = 0;
         }
         let freed = self.free_enis(on, &enis, &mut surplus);
@@ -59,7 +59,7 @@ impl Planner<'_> {
         let blocks = serving.flat_map(|eni| self.counted(on.kind, eni));
         let ends = blocks.filter_map(|block| block.cooled_at(self.now, self.serving.cooldown));
         if let Some(until) = ends.min() {
-            self.hold(Wanted::FewerAddresses { card: on.card }, WaitingOn::Cooling { until });
+            self.block(Wanted::FewerAddresses { card: on.card }, WaitingOn::Cooling { until });
         }
     }
 
@@ -86,11 +86,11 @@ impl Planner<'_> {
                     freed.push(eni.id);
                     *surplus = after;
                 }
-                self.hold(wanted, waiting_on);
+                self.block(wanted, waiting_on);
                 continue;
             }
             let Some(link) = self.link(eni) else {
-                self.hold(wanted, WaitingOn::Subnets);
+                self.block(wanted, WaitingOn::Subnets);
                 continue;
             };
             if self.on_host(eni.id, HostAction::RemoveEni(link), wanted, because) {
@@ -222,19 +222,19 @@ impl Planner<'_> {
         }
         let wanted = Wanted::FewerAddresses { card: on.card };
         if let Some(eni) = self.pool.is_in_doubt() {
-            self.hold(wanted, WaitingOn::Disagreement(eni));
+            self.block(wanted, WaitingOn::Disagreement(eni));
             return;
         }
         // Strictly more than the spacing, as the peer.
         let spacing = self.timing.shrink_spacing + Duration::from_nanos(1);
         let until = self.constraints.shrunk_at.map(|at| at + spacing);
         if let Some(until) = until.filter(|until| *until > self.now) {
-            self.hold(wanted, WaitingOn::Time { until });
+            self.block(wanted, WaitingOn::Time { until });
             return;
         }
         for (eni, nets, because) in releases {
             match self.waits_for(eni) {
-                Some(waiting_on) => self.hold(wanted, waiting_on),
+                Some(waiting_on) => self.block(wanted, waiting_on),
                 None => {
                     self.call(unassign(eni.id, nets), Some(eni.id), wanted, because);
                 }

@@ -31,7 +31,7 @@ impl Planner<'_> {
         let wanted = Wanted::NextStep(eni.id);
         for (action, because) in changes.into_iter().flatten() {
             if let Some(waiting_on) = self.waits_for(eni) {
-                self.hold(wanted, waiting_on);
+                self.block(wanted, waiting_on);
                 return;
             }
             if self.call(action, Some(eni.id), wanted, because) {

@@ -1474,7 +1474,7 @@ impl Driver {
         }
         self.check_truth()?;
         for on_card in &plan.demand {
-            let held: Vec<_> = plan.held.iter().collect();
+            let held: Vec<_> = plan.blocked.iter().collect();
             let card = on_card.card;
             match on_card.demand {
                 Demand::Met => {}

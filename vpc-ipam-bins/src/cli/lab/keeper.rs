@@ -63,7 +63,7 @@ impl Folder {
     }
 
     /// Writes down that this process, or one that it watches, keeps a lab; `None` if another one does.
-    pub(super) fn hold(&self, name: &str) -> Result<Option<Held<'_>>, Failure> {
+    pub(super) fn hold(&self, name: &str) -> Result<Option<Blocked<'_>>, Failure> {
         // The one before may take the file away between our opening and locking it.
         for _ in 0..10 {
             let Some(file) = self.open_file(name, OFlags::RDWR | OFlags::CREATE)? else { continue };
@@ -79,7 +79,7 @@ impl Folder {
                 rustix::fs::fstat(&file).map_err(|errno| self.failed("open", name, errno))?;
             if stat.st_nlink > 0 {
                 file.set_len(0)?;
-                return Ok(Some(Held { folder: self, file, name: name.to_string() }));
+                return Ok(Some(Blocked { folder: self, file, name: name.to_string() }));
             }
         }
         Ok(None)
@@ -167,13 +167,13 @@ struct Kept {
 }
 
 /// A file that says who keeps a lab. It goes with this value.
-pub(super) struct Held<'a> {
+pub(super) struct Blocked<'a> {
     folder: &'a Folder,
     file: File,
     name: String,
 }
 
-impl Held<'_> {
+impl Blocked<'_> {
     /// Names the process that keeps the lab.
     pub(super) fn name_keeper(&mut self, pid: u32) -> Result<(), Failure> {
         let kept = Kept { pid: i32::try_from(pid)? };
@@ -188,7 +188,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Blocked<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.folder.remove(&self.name) {
             eprintln!("vpc-ipam: {error}");
