@@ -875,8 +875,9 @@ fn an_answer_from_before_the_clock_was_set_back_is_void() {
 // What is under way, what is being tried again, what is unconfirmed.
 
 #[test]
-fn no_address_is_released_while_imds_and_ec2_disagree_about_an_eni() {
-    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "12")]);
+fn nothing_is_released_and_no_eni_leaves_while_imds_and_ec2_disagree_about_an_eni() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "20")]);
+    assert_eq!(node.enis().len(), 3);
     let second = node.at(1).id;
     let mut shown = node.shown(Source::Imds);
     shown.enis.retain(|eni| eni.id != second);
@@ -920,17 +921,31 @@ fn enis_under_way_take_their_places_of_max_eni_and_beside_the_trunk() {
 
 #[test]
 fn one_call_finds_out_whether_a_full_subnet_has_room_again() {
-    let mut node = Setup::within("10.0.0.0/26", &[], "m5.4xlarge", &[WARM_1]).start();
-    node.run_for(60);
-    node.crowd(node.subnet, 0);
-    node.add(names("pod", 0..60));
+    let mut node = Node::settled("m5.4xlarge", &[WARM_1]);
+    let pods = names("pod", 0..85);
+    assert_eq!(node.insist(&pods, 60), 85);
+    // One pod stays on each ENI, so that each has room.
+    let enis: Vec<EniId> = node.enis().iter().map(|eni| eni.id).collect();
+    assert_eq!(enis.len(), 3);
+    let on = |eni: &EniId| node.stored.values().find(|lease| lease.first.eni == *eni).unwrap();
+    let stay: Vec<_> = enis.iter().map(|eni| on(eni).key.container().to_string()).collect();
+    let go: Vec<_> = pods.into_iter().filter(|pod| !stay.contains(pod)).collect();
+    del_all(&mut node, &go);
     node.run_for(600);
-    let growing = ["CreateNetworkInterface", "AssignPrivateIpAddresses"];
-    for call in growing {
-        node.trouble(call, Trouble::Late(secs(2)), u32::MAX);
+    assert_eq!(node.held(), (4, 3));
+    for operation in [Ec2Operation::AssignPrivateIpAddresses, Ec2Operation::CreateNetworkInterface]
+    {
+        node.refuse_about(Call::Ec2(operation), None, FailureKind::SubnetFull);
+        node.trouble(operation.name(), Trouble::Late(secs(2)), u32::MAX);
     }
-    for _ in 0..900 {
-        node.add(names("pod", 0..60));
+    let pods = names("more", 0..60);
+    node.add(&pods);
+    node.run_for(3);
+    let calls =
+        |node: &Node| node.count("AssignPrivateIpAddresses") + node.count("CreateNetworkInterface");
+    let before = calls(&node);
+    for second in 0..900 {
+        node.add(&pods);
         node.run_for(1);
         let under_way = node.ipam.in_flight().filter(|(_, planned)| {
             matches!(
@@ -940,8 +955,9 @@ fn one_call_finds_out_whether_a_full_subnet_has_room_again() {
                 )
             )
         });
-        assert!(under_way.count() <= 1);
+        assert!(under_way.count() <= 1, "after {second} s");
     }
+    assert!(calls(&node) > before, "it is tried again");
 }
 
 #[test]
