@@ -580,7 +580,7 @@ impl Loop {
             Input::Translated(result) => self.keep.translated(result, now),
             Input::Departed(key) => {
                 self.departed.done(&key);
-                self.keep.departed(&key);
+                self.keep.departed(&key, now);
             }
             Input::Flushed(Ok(())) => self.flush.done(),
             Input::Flushed(Err(error)) => {

@@ -57,8 +57,10 @@ pub(super) struct Keep {
     coming: BTreeMap<PodKey, Coming>,
     /// Pods that a plugin is removing, until they are released.
     leaving: BTreeMap<PodKey, PodNetwork>,
-    /// The MAC addresses of the links of pods that are gone, until the links are.
-    departing: BTreeMap<PodKey, Vec<Mac>>,
+    /// Pods that are gone, until their links are.
+    departing: BTreeMap<PodKey, Departing>,
+    /// Addresses that pods had which were in no state file: their rules are left where another pod got the address first.
+    left: BTreeSet<IpAddr>,
 }
 
 /// One of the two sides of the node's network, each of which has a thread of its own.
@@ -71,6 +73,13 @@ struct Side {
     conflicts: BTreeSet<String>,
     /// What cannot be told, as it was told.
     not_told: Vec<String>,
+}
+
+struct Departing {
+    /// The MAC addresses of its links.
+    links: Vec<Mac>,
+    /// Whether rules of a pod may be left that had one of its addresses before, and was in no state file.
+    leaves_rules: bool,
 }
 
 struct Coming {
@@ -125,6 +134,7 @@ impl Keep {
             coming: BTreeMap::new(),
             leaving: BTreeMap::new(),
             departing: BTreeMap::new(),
+            left: BTreeSet::new(),
         };
         keep.damaged(Extent::All, now);
         keep
@@ -210,7 +220,9 @@ impl Keep {
     /// Returns what is new of pods that are in no state file, if anything may be.
     pub(super) fn untracked(&mut self) -> Option<Changes> {
         let changed = core::mem::take(&mut self.untracked_changed);
-        changed.then(|| self.untracked.update(&lock(&self.node)))
+        let changes = changed.then(|| self.untracked.update(&lock(&self.node)))?;
+        self.left.extend(&changes.gone);
+        Some(changes)
     }
 
     /// Returns whether one of some addresses is that of a pod which is in no state file.
@@ -443,19 +455,26 @@ impl Keep {
         self.leaving(key);
         let network = self.leaving.remove(key)?;
         let mut node = lock(&self.node);
+        let mut leaves_rules = false;
         for address in addresses(&network) {
             node.busy.remove(&address);
             node.yielded.remove(&address);
             self.rivals.forget(address);
+            leaves_rules |= self.left.remove(&address);
         }
-        self.departing.insert(key.clone(), links(&network).collect());
+        let links = links(&network).collect();
+        self.departing.insert(key.clone(), Departing { links, leaves_rules });
         Some(if announced { Left::Links(network) } else { Left::All(network) })
     }
 
     /// Nothing is left of a pod that is gone.
-    pub(super) fn departed(&mut self, key: &PodKey) {
-        for mac in self.departing.remove(key).into_iter().flatten() {
+    pub(super) fn departed(&mut self, key: &PodKey, now: Timestamp) {
+        let Some(Departing { links, leaves_rules }) = self.departing.remove(key) else { return };
+        for mac in links {
             lock(&self.node).busy_links.remove(&mac);
+        }
+        if leaves_rules {
+            self.damaged(Extent::Routing, now);
         }
     }
 
@@ -617,6 +636,29 @@ mod tests {
         assert_eq!(lock(&keep.node).seen.egress, BTreeMap::new());
         keep.heard(&lost, late);
         assert_eq!(keep.take(late + SOON), Due::default());
+    }
+
+    /// While the pod was there, its address kept them.
+    #[tokio::test]
+    async fn rules_of_a_pod_in_no_state_file_are_looked_for_when_its_address_is_free_again() {
+        let now = Timestamp::from_secs(1000);
+        let mut keep = keep(now);
+        keep.take(now + SOON);
+        keep.repaired(Ok(Repaired::default()), now);
+        keep.translated(Ok(Repaired::default()), now);
+        keep.left.insert("2001:db8::1".parse().unwrap());
+        for expected in [Some(Extent::Routing), None] {
+            let lease = lease();
+            keep.found(&lease);
+            keep.leaving(&lease.key);
+            keep.released(&lease.key);
+            assert_eq!(keep.take(now + SOON), Due::default());
+
+            keep.departed(&lease.key, now);
+
+            assert_eq!(keep.take(now + 2 * SOON).kernel, expected);
+            keep.repaired(Ok(Repaired::default()), now);
+        }
     }
 
     /// Longer than what a repair waits for more damage.
