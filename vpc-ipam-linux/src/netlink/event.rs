@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia};
@@ -67,11 +67,12 @@ fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 fn address(message: &AddressMessage, gone: bool) -> Option<Event> {
+    let family = family(message.header.family)?;
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(it) => local = Some(*it),
-            AddressAttribute::Address(it) => address = Some(*it),
+            AddressAttribute::Local(it) => local = of(family, *it),
+            AddressAttribute::Address(it) => address = of(family, *it),
             _ => {}
         }
     }
@@ -112,7 +113,9 @@ fn route(message: &RouteMessage) -> Option<RouteEntry> {
 
 fn rule(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
-    let mut rule = Rule::new(family(header.family)?, 0, Table(header.table.into()));
+    let family = family(header.family)?;
+    let net = |address, len| of(family, address).and_then(|it| IpNet::new(it, len).ok());
+    let mut rule = Rule::new(family, 0, Table(header.table.into()));
     rule.protocol = Protocol::UNSPECIFIED;
     rule.action = wire::rule_action(header.action.into());
     rule.inverted = header.flags.contains(RuleFlags::Invert);
@@ -120,10 +123,8 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
     let (mut mark, mut mask) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            RuleAttribute::Destination(it) => {
-                rule.destination = IpNet::new(*it, header.dst_len).ok();
-            }
-            RuleAttribute::Source(it) => rule.source = IpNet::new(*it, header.src_len).ok(),
+            RuleAttribute::Destination(it) => rule.destination = net(*it, header.dst_len),
+            RuleAttribute::Source(it) => rule.source = net(*it, header.src_len),
             RuleAttribute::Iifname(it) => rule.input = Some(it.clone()),
             RuleAttribute::Priority(it) => rule.priority = *it,
             RuleAttribute::FwMark(it) => mark = Some(*it),
@@ -135,6 +136,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
             }
             // All ones: the route of any prefix length will do.
             RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            RuleAttribute::Other(it) if it.kind() == wire::FRA_PAD => {}
             _ => rule.more = true,
         }
     }
@@ -151,6 +153,11 @@ fn family(family: AddressFamily) -> Option<Family> {
         AddressFamily::Inet6 => Some(Family::Ipv6),
         _ => None,
     }
+}
+
+/// Returns an address if it is of the family that its message is about.
+fn of(family: Family, address: IpAddr) -> Option<IpAddr> {
+    (Family::of(address) == family).then_some(address)
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

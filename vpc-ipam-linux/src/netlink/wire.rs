@@ -544,6 +544,9 @@ fn via(value: &[u8]) -> Option<IpAddr> {
     ip(u16::from_ne_bytes(*family) as u8, address)
 }
 
+/// What aligns the attributes of a rule, of linux/fib_rules.h.
+pub(super) const FRA_PAD: u16 = 18;
+
 /// Reads a `fib_rule_hdr`.
 pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
     const FIB_RULE_INVERT: u32 = 2;
@@ -555,7 +558,6 @@ pub(super) fn rule(payload: &[u8]) -> Result<Option<Rule>, NetlinkError> {
     const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
     const FRA_TABLE: u16 = 15;
     const FRA_FWMASK: u16 = 16;
-    const FRA_PAD: u16 = 18;
     const FRA_PROTOCOL: u16 = 21;
     const FRA_IP_PROTO: u16 = 22;
 
