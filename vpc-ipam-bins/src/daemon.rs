@@ -412,7 +412,7 @@ impl Loop {
         for address in gone {
             info!(%address, "is free: the pod that was in no state file is gone");
             self.flush.released([address], now);
-            self.ipam.handle_unknown_owner(address, false, now);
+            self.ipam.handle_untracked(address, false, now);
         }
         for address in came {
             came_untracked(&mut self.ipam, &self.keep, address, now);
@@ -712,7 +712,7 @@ impl Loop {
     /// before.
     fn keep_untracked(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Timestamp) {
         for address in addresses.filter(|it| self.keep.is_untracked(core::iter::once(*it))) {
-            self.ipam.handle_unknown_owner(address, true, now);
+            self.ipam.handle_untracked(address, true, now);
         }
     }
 
@@ -928,7 +928,7 @@ fn came_untracked(ipam: &mut Ipam, keep: &Keep, address: IpAddr, now: Timestamp)
             warn!(%address, link, "is in use by a pod that is in no state file; it is kept for it")
         }
     }
-    ipam.handle_unknown_owner(address, true, now);
+    ipam.handle_untracked(address, true, now);
 }
 
 /// Lets addresses that no pod has, and that an answer is the first to show, cool down since the node was taken over.

@@ -1,4 +1,4 @@
-//! What must hold of a pool, whatever happened: for tests, for `doctor`, and for doubts.
+//! What must hold of a pool, whatever happened: for tests, and for `doctor`.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

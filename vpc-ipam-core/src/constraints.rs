@@ -87,7 +87,7 @@ pub(crate) struct Reads {
     pub(crate) metadata: Read,
     pub(crate) attached: Read,
     pub(crate) unattached: Read,
-    pub(crate) doubtful: Read,
+    pub(crate) unconfirmed: Read,
     pub(crate) subnets: Read,
     /// Whether something happened that only EC2 can explain.
     pub(crate) ask_ec2: bool,

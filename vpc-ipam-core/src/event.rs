@@ -6,8 +6,8 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    ActionId, BackoffScope, Card, DeviceIndex, DoubtCause, EniId, Failure, PodKey, Source,
-    Timestamp,
+    ActionId, BackoffScope, Card, DeviceIndex, EniId, Failure, PodKey, Source, Timestamp,
+    UnconfirmedCause,
 };
 
 /// Something that happened inside the core. Nothing depends on their being read.
@@ -75,7 +75,7 @@ pub enum Event {
         /// Which.
         eni: EniId,
         /// How.
-        cause: DoubtCause,
+        cause: UnconfirmedCause,
     },
     /// An answer was put aside: it cannot be whole, as it lacks the primary ENI, or took longer than
     /// [`Timing::settle`](crate::Timing::settle) to arrive.

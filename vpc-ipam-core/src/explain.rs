@@ -7,9 +7,9 @@ use core::time::Duration;
 use ipnet::IpNet;
 
 use crate::{
-    BlockState, Blocked, Card, CardDemand, DeviceIndex, Doubt, EniId, InstanceId, InstanceType,
-    Ipam, Issued, LearnedLimit, Management, Planned, PodKey, Readiness, RecentFailure, Stage,
-    Timestamp, WaitingOn, Wake, Wanted,
+    BlockState, Blocked, Card, CardDemand, DeviceIndex, EniId, InstanceId, InstanceType, Ipam,
+    Issued, LearnedLimit, Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp,
+    Unconfirmed, WaitingOn, Wake, Wanted,
 };
 
 /// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
@@ -65,7 +65,8 @@ pub struct EniAccount {
     /// Whether its subnet was taken out of use.
     pub excluded: bool,
     /// Whether what we believe of it needs EC2's word.
-    pub doubt: Option<Doubt>,
+    #[cfg_attr(feature = "serde", serde(rename = "doubt"))]
+    pub unconfirmed: Option<Unconfirmed>,
     /// IPv4 addresses for pods that it carries.
     pub ipv4: AddressCount,
     /// IPv6 addresses for pods that it carries; of a /80 prefix as many as we keep track of.
@@ -128,7 +129,7 @@ impl Ipam {
                 stage: eni.stage,
                 management: eni.management,
                 excluded: eni.excluded,
-                doubt: eni.doubt,
+                unconfirmed: eni.unconfirmed,
                 ipv4,
                 ipv6,
             }
@@ -271,8 +272,8 @@ impl fmt::Display for EniAccount {
         if self.excluded {
             f.write_str(", its subnet is out of use")?;
         }
-        if let Some(doubt) = self.doubt {
-            write!(f, ", in doubt since {}: {}", doubt.since, doubt.cause)?;
+        if let Some(unconfirmed) = self.unconfirmed {
+            write!(f, ", unconfirmed since {}: {}", unconfirmed.since, unconfirmed.cause)?;
         }
         Ok(())
     }

@@ -303,9 +303,9 @@ impl Ipam {
 
     /// Takes in that somebody we do not know uses an address of ours, or no longer does. Such an address is neither
     /// handed out nor given back, also if its ENI is seen only later.
-    pub fn handle_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
-        let tape = self.tape(|| Input::UnknownOwner { address, in_use });
-        self.pool.on_unknown_owner(address, in_use, now);
+    pub fn handle_untracked(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
+        let tape = self.tape(|| Input::Untracked { address, in_use });
+        self.pool.on_untracked(address, in_use, now);
         self.replan(now);
         self.record(tape, Some(now));
     }
@@ -715,7 +715,7 @@ impl Ipam {
             // An answer without the primary ENI settles nothing.
             (Source::Ec2, Scope::Attached) => {}
             (Source::Ec2, Scope::Unattached) => answered(&mut reads.unattached),
-            (Source::Ec2, Scope::Only(_)) => answered(&mut reads.doubtful),
+            (Source::Ec2, Scope::Only(_)) => answered(&mut reads.unconfirmed),
         }
     }
 
@@ -829,7 +829,7 @@ impl Ipam {
                 match scope {
                     Scope::Attached => reads.attached.call = Some(id),
                     Scope::Unattached => reads.unattached.call = Some(id),
-                    Scope::Only(_) => reads.doubtful.call = Some(id),
+                    Scope::Only(_) => reads.unconfirmed.call = Some(id),
                 }
                 return;
             }

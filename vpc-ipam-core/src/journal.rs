@@ -138,8 +138,9 @@ pub enum Input {
     Schedulable(bool),
     /// [`Ipam::handle_terminating`].
     Terminating,
-    /// [`Ipam::handle_unknown_owner`].
-    UnknownOwner {
+    /// [`Ipam::handle_untracked`].
+    #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
+    Untracked {
         /// Which address.
         address: IpAddr,
         /// Whether somebody uses it.
@@ -317,8 +318,8 @@ impl Ipam {
             Input::EniConfig(eni_config) => self.handle_eni_config(eni_config, now),
             Input::Schedulable(schedulable) => self.handle_schedulable(schedulable, now),
             Input::Terminating => self.handle_terminating(now),
-            Input::UnknownOwner { address, in_use } => {
-                self.handle_unknown_owner(address, in_use, now);
+            Input::Untracked { address, in_use } => {
+                self.handle_untracked(address, in_use, now);
             }
             Input::Assign(request) => {
                 let _ = self.assign(&request, now);

@@ -204,6 +204,8 @@ pub use observation::{
 pub use outcome::{Effect, Failure, FailureKind, Outcome};
 pub use overrides::{ConfigChange, NodeSelector, Override};
 pub use plan::{Because, Blocked, CardDemand, EniLimit, Plan, Planned, WaitingOn, Wanted, plan};
-pub use pool::{Block, BlockState, Doubt, DoubtCause, Eni, Leaving, Management, Pool, Stage};
+pub use pool::{
+    Block, BlockState, Eni, Leaving, Management, Pool, Stage, Unconfirmed, UnconfirmedCause,
+};
 pub use time::Timestamp;
 pub use vars::{Note, Remark, Vars};

@@ -191,7 +191,7 @@ impl Planner<'_> {
         let stuck =
             |operation| of_eni(eni.id, operation).into_iter().any(|scope| backoff.is_stuck(scope));
         let unconfirmed =
-            eni.doubt.is_some() && self.constraints.is_question_stuck(Question::Unconfirmed);
+            eni.unconfirmed.is_some() && self.constraints.is_question_stuck(Question::Unconfirmed);
         let way = match eni.stage {
             Stage::Ready => true,
             Stage::Attached => !self.link_is_missing(eni),
@@ -436,7 +436,8 @@ impl Planner<'_> {
         if self.busy.contains(&eni.id) {
             return Some(WaitingOn::StepBefore(eni.id));
         }
-        eni.doubt.map(|doubt| WaitingOn::Observation { eni: eni.id, cause: doubt.cause })
+        eni.unconfirmed
+            .map(|unconfirmed| WaitingOn::Observation { eni: eni.id, cause: unconfirmed.cause })
     }
 
     /// Returns what forbids acquiring anything, if something does.

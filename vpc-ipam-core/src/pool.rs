@@ -26,8 +26,8 @@ use crate::{
 };
 
 pub use self::block::{Block, BlockState};
-pub use self::eni::{Doubt, DoubtCause, Eni, Leaving, Management, Stage};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
+pub use self::eni::{Eni, Leaving, Management, Stage, Unconfirmed, UnconfirmedCause};
 pub(crate) use self::reconcile::{Background, Finding, is_whole};
 
 /// What the node holds: ENIs in the order of network card and device index, and which pod has which address.
@@ -303,7 +303,7 @@ impl Pool {
     }
 
     /// Records that somebody we do not know uses an address, or no longer does.
-    pub(crate) fn on_unknown_owner(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
+    pub(crate) fn on_untracked(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
         if in_use {
             self.unknown.insert(address);
             self.adopt_leases();

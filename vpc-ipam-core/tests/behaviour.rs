@@ -591,7 +591,7 @@ fn one_answer_without_it_takes_no_eni_that_somebody_unknown_uses() {
     node.run_for(300);
     // One of the addresses that a lost store would have named.
     let address = lease.addresses().next().unwrap();
-    node.ipam.handle_unknown_owner(address, true, node.now);
+    node.ipam.handle_untracked(address, true, node.now);
     node.now = node.now + core::time::Duration::from_secs(61);
     let mut shown = node.shown(Source::Ec2);
     shown.enis.retain(|eni| eni.id != second);

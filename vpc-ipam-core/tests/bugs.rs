@@ -204,7 +204,7 @@ fn an_address_whose_owner_is_not_known_is_kept_for_it_before_its_eni_is_seen() {
     node.stored.clear();
     node.restart();
     for address in &used {
-        node.ipam.handle_unknown_owner(*address, true, node.now);
+        node.ipam.handle_untracked(*address, true, node.now);
     }
 
     node.run_for(60);
@@ -213,7 +213,7 @@ fn an_address_whose_owner_is_not_known_is_kept_for_it_before_its_eni_is_seen() {
 
     let given: Vec<_> = (0..2).map(|n| node.address(&format!("new-{n}")).unwrap()).collect();
     assert!(given.iter().all(|address| !used.contains(address)), "{given:?} of {used:?}");
-    node.ipam.handle_unknown_owner(used[0], false, node.now);
+    node.ipam.handle_untracked(used[0], false, node.now);
     node.run_for(60);
     node.add(["late"]);
     assert_eq!(node.address("late"), Some(used[0]), "all others are in use");
@@ -323,10 +323,10 @@ fn an_eni_that_imds_omits_stays_with_its_pods_until_ec2_says_so() {
     node.refuse("DescribeNetworkInterfaces", "InternalError", 3);
     node.observe(&shown);
     let doubted = node.eni(second).unwrap();
-    assert!(doubted.doubt.is_some());
+    assert!(doubted.unconfirmed.is_some());
     assert_eq!(doubted.assigned(), 1);
     node.run_for(120);
-    assert_eq!(node.eni(second).unwrap().doubt, None);
+    assert_eq!(node.eni(second).unwrap().unconfirmed, None);
     assert!(node.address("pod-9").is_some());
 }
 
@@ -1248,7 +1248,7 @@ fn an_eni_is_tagged_in_the_call_that_makes_it() {
     assert_eq!(node.count("CreateTags"), 1, "the primary alone is tagged afterwards");
 }
 
-/// aws#3824: neither is a block of an unknown owner given back, after a restart included.
+/// aws#3824: neither is a block of an untracked owner given back, after a restart included.
 #[test]
 fn leases_from_before_a_restart_are_never_given_back_however_little_is_seen() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "9")]);

@@ -154,7 +154,7 @@ fn every_kind_of_input_is_recorded_and_replayed() {
     let subnet = start.node.subnet;
     ipam.handle_eni_config(Some(EniConfig { subnet, security_groups: Vec::new() }), now);
     ipam.handle_schedulable(false, now);
-    ipam.handle_unknown_owner(address, true, now);
+    ipam.handle_untracked(address, true, now);
     let request = AddressRequest {
         key: World::key("pod"),
         pod: Pod { namespace: "default".into(), name: "pod".into() }.into(),
@@ -180,7 +180,7 @@ fn every_kind_of_input_is_recorded_and_replayed() {
         "schedulable",
         "terminating",
         "timeout",
-        "unknown owner",
+        "untracked owner",
     ];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
     assert_eq!(replay(&start, steps).unwrap().state(), ipam.state());
@@ -195,7 +195,7 @@ fn kind(input: &Input) -> &'static str {
         Input::EniConfig(_) => "eni config",
         Input::Schedulable(_) => "schedulable",
         Input::Terminating => "terminating",
-        Input::UnknownOwner { .. } => "unknown owner",
+        Input::Untracked { .. } => "untracked owner",
         Input::Assign(_) => "assign",
         Input::Commit(_) => "commit",
         Input::Abandon(_) => "abandon",

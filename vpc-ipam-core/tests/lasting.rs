@@ -306,7 +306,7 @@ fn an_eni_on_its_way_out_that_another_instance_has_is_forgotten() {
     while !matches!(node.eni(second).unwrap().stage, Stage::Leaving(Leaving::Delete { .. })) {
         node.run_for(1);
     }
-    node.ipam.handle_unknown_owner(address, true, node.now);
+    node.ipam.handle_untracked(address, true, node.now);
     let run = RunInstance::new(node.limits.clone(), node.subnet);
     let instance = node.cloud.run_instance(run, node.now).unwrap();
     let (card, device) = (Card(0), DeviceIndex(1));
@@ -442,7 +442,7 @@ fn an_address_that_an_untracked_pod_uses_goes_to_no_other_pod_when_its_own_ends(
     node.add(["first"]);
     node.run_for(30);
     let address = node.address("first").unwrap();
-    node.ipam.handle_unknown_owner(address, true, node.now);
+    node.ipam.handle_untracked(address, true, node.now);
     let _ = node.del("first");
     // The cooldown is 30 s.
     for _ in 0..10 {
@@ -451,7 +451,7 @@ fn an_address_that_an_untracked_pod_uses_goes_to_no_other_pod_when_its_own_ends(
         assert!(node.stored.values().all(|lease| lease.addresses().all(|it| it != address)));
     }
     assert_eq!(node.served(&["second".into(), "third".into()]), 1, "the type takes two");
-    node.ipam.handle_unknown_owner(address, false, node.now);
+    node.ipam.handle_untracked(address, false, node.now);
     node.run_for(31);
     node.add(["second", "third"]);
     assert!([node.address("second"), node.address("third")].contains(&Some(address)));
@@ -465,12 +465,12 @@ fn an_untracked_pod_far_up_in_a_prefix_of_ipv6_keeps_its_eni() {
     let second = node.at(1).id;
     let prefix = node.at(1).ipv6.iter().find(|net| net.prefix_len() == 80).unwrap().addr();
     let beyond = core::net::Ipv6Addr::from(u128::from(prefix) + 70_000);
-    node.ipam.handle_unknown_owner(beyond.into(), true, node.now);
+    node.ipam.handle_untracked(beyond.into(), true, node.now);
     del_all(&mut node, &names("pod", 0..10));
     node.run_for(3600);
     assert!(!node.eni(second).unwrap().is_leaving());
     assert!(node.at(1).ipv6.iter().any(|net| net.contains(&beyond)), "nor is its prefix released");
-    node.ipam.handle_unknown_owner(beyond.into(), false, node.now);
+    node.ipam.handle_untracked(beyond.into(), false, node.now);
     node.run_for(600);
     assert_eq!(node.eni(second), None);
 }
@@ -689,7 +689,7 @@ fn an_outcome_that_comes_after_it_was_given_up_causes_a_read() {
     node.run_for(330);
     let (asked, held) = (node.count("DescribeNetworkInterfaces"), node.held());
     node.hand_back_all();
-    let doubted = node.enis().iter().any(|eni| eni.doubt.is_some());
+    let doubted = node.enis().iter().any(|eni| eni.unconfirmed.is_some());
     node.run_for(10);
     assert!(doubted || node.count("DescribeNetworkInterfaces") > asked);
     assert_eq!(node.held(), held, "a late outcome is no news by itself");
@@ -883,7 +883,7 @@ fn nothing_is_released_and_no_eni_leaves_while_imds_and_ec2_disagree_about_an_en
     shown.enis.retain(|eni| eni.id != second);
     node.refuse("DescribeNetworkInterfaces", "RequestLimitExceeded", u32::MAX);
     node.observe(&shown);
-    assert!(node.eni(second).unwrap().doubt.is_some());
+    assert!(node.eni(second).unwrap().unconfirmed.is_some());
     node.set(&[WARM_1]);
     node.run_for(600);
     assert_eq!((node.count("UnassignPrivateIpAddresses"), node.count("RemoveEni")), (0, 0));

@@ -177,11 +177,11 @@ impl Life {
         self.node.eni(self.eni).map_or("forgotten".to_string(), |eni| eni.stage.to_string())
     }
 
-    /// Returns the stage, and what is doubted.
+    /// Returns the stage, and whether it is unconfirmed.
     fn stage(&self) -> String {
         let Some(eni) = self.node.eni(self.eni) else { return "forgotten".to_string() };
-        match eni.doubt {
-            Some(doubt) => format!("{}; {}", eni.stage, doubt.cause),
+        match eni.unconfirmed {
+            Some(unconfirmed) => format!("{}; {}", eni.stage, unconfirmed.cause),
             None => eni.stage.to_string(),
         }
     }

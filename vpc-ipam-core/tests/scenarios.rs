@@ -233,7 +233,7 @@ impl Session {
                 let node = self.node();
                 let address = node.address(name).unwrap();
                 let _ = node.del(name);
-                node.ipam.handle_unknown_owner(address, true, node.now);
+                node.ipam.handle_untracked(address, true, node.now);
                 node.run();
             }
             ["imds", "omits", eni] => {
@@ -484,7 +484,7 @@ fn describe(event: &Event) -> String {
         Event::BlocksAdded { eni, blocks } => format!("{eni} gets {}", list(blocks)),
         Event::BlocksRemoved { eni, blocks } => format!("{eni} gives {} up", list(blocks)),
         Event::AddressLost { key, address } => format!("{} lost {address}", key.container()),
-        Event::SourcesDisagree { eni, cause } => format!("{eni} is in doubt: {cause}"),
+        Event::SourcesDisagree { eni, cause } => format!("{eni} is unconfirmed: {cause}"),
         Event::ObservationPutAside { source, enis, .. } => {
             format!("an answer of {source} with {enis} ENIs is put aside")
         }

@@ -37,7 +37,7 @@ fn journal_of_e405b97_is_read() {
             Input::EniConfig(_) => "eni config",
             Input::Schedulable(_) => "schedulable",
             Input::Terminating => "terminating",
-            Input::UnknownOwner { .. } => "unknown owner",
+            Input::Untracked { .. } => "untracked owner",
             Input::Assign(_) => "assign",
             Input::Commit(_) => "commit",
             Input::Abandon(_) => "abandon",

@@ -13,9 +13,9 @@ use crate::demand::PREFIX_SIZE;
 use crate::journal::Input;
 use crate::pool::{Background, Ec2CallKind, Eni, Finding, is_whole};
 use crate::{
-    Action, ActionId, AttachmentStatus, BackoffScope, DoubtCause, Ec2Action, Effect, EniId, Event,
-    Failure, FailureKind, HostAction, Ipv4Amount, Observation, ObservedEni, ObservedSubnet,
-    Outcome, Source, Stage, SubnetId, Timestamp,
+    Action, ActionId, AttachmentStatus, BackoffScope, Ec2Action, Effect, EniId, Event, Failure,
+    FailureKind, HostAction, Ipv4Amount, Observation, ObservedEni, ObservedSubnet, Outcome, Source,
+    Stage, SubnetId, Timestamp, UnconfirmedCause,
 };
 
 /// While the kernel does not show the link of an ENI: it comes within seconds of the attachment.
@@ -110,7 +110,7 @@ impl Ipam {
             (Ec2Action::CreateNetworkInterface(_), _) => reads.unattached.answered = None,
             (_, Some(eni)) => {
                 if let Some(eni) = self.pool.eni_mut(eni) {
-                    eni.on_doubt(DoubtCause::Unanswered, now);
+                    eni.on_unconfirmed(UnconfirmedCause::Unanswered, now);
                 }
             }
             (_, None) => reads.ask_ec2 = true,
@@ -398,7 +398,7 @@ impl Ipam {
         self.on_finding(finding, now);
         if had.is_empty() {
             if let Some(eni) = self.pool.eni_mut(id) {
-                eni.on_doubt(DoubtCause::Contradicted, now);
+                eni.on_unconfirmed(UnconfirmedCause::Contradicted, now);
             }
             let message = format!("EC2 answered with no block that pods can have: {blocks:?}");
             return Err(Failure { kind: FailureKind::Rejected, retry_after: None, message });
@@ -594,14 +594,14 @@ impl Ipam {
             (Ec2CallKind::Detach, FailureKind::NotFound) => eni.on_detached(now),
             (Ec2CallKind::Detach, _) => {
                 let cause = match failed {
-                    FailureKind::Unanswered => Some(DoubtCause::Unanswered),
+                    FailureKind::Unanswered => Some(UnconfirmedCause::Unanswered),
                     FailureKind::InUse | FailureKind::Rejected if !asked => {
-                        Some(DoubtCause::Contradicted)
+                        Some(UnconfirmedCause::Contradicted)
                     }
                     _ => None,
                 };
                 if let Some(cause) = cause {
-                    eni.on_doubt(cause, now);
+                    eni.on_unconfirmed(cause, now);
                 }
                 self.return_if_stuck(id, failure, now);
             }
@@ -609,7 +609,7 @@ impl Ipam {
             // is past believing.
             (Ec2CallKind::Delete, FailureKind::InUse) if !eni.knows_attachment(now, settle) => {}
             (Ec2CallKind::Delete, FailureKind::InUse) => {
-                eni.on_doubt(DoubtCause::Contradicted, now);
+                eni.on_unconfirmed(UnconfirmedCause::Contradicted, now);
             }
             (
                 Ec2CallKind::Attach,
@@ -628,10 +628,10 @@ impl Ipam {
                         block.on_release_asked(now);
                     }
                 });
-                eni.on_doubt(
+                eni.on_unconfirmed(
                     match failed {
-                        FailureKind::Unanswered => DoubtCause::Unanswered,
-                        _ => DoubtCause::Contradicted,
+                        FailureKind::Unanswered => UnconfirmedCause::Unanswered,
+                        _ => UnconfirmedCause::Contradicted,
                     },
                     now,
                 );
@@ -644,14 +644,14 @@ impl Ipam {
                 _,
             ) => {}
             // Whether it took effect is not known; the blocks stay unusable until EC2 tells.
-            (_, FailureKind::Unanswered) => eni.on_doubt(DoubtCause::Unanswered, now),
+            (_, FailureKind::Unanswered) => eni.on_unconfirmed(UnconfirmedCause::Unanswered, now),
             (
                 Ec2CallKind::Attach | Ec2CallKind::AssignIpv4 { .. } | Ec2CallKind::AssignIpv6,
                 FailureKind::NotFound
                 | FailureKind::AddressLimit
                 | FailureKind::InUse
                 | FailureKind::Rejected,
-            ) if !asked => eni.on_doubt(DoubtCause::Contradicted, now),
+            ) if !asked => eni.on_unconfirmed(UnconfirmedCause::Contradicted, now),
             _ => {}
         }
     }
@@ -803,7 +803,7 @@ impl Ipam {
             &mut reads.metadata,
             &mut reads.attached,
             &mut reads.unattached,
-            &mut reads.doubtful,
+            &mut reads.unconfirmed,
             &mut reads.subnets,
         ] {
             read.call.take_if(|call| *call == id);

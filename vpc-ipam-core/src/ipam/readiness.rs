@@ -484,7 +484,7 @@ impl Outlook<'_> {
         };
         let blocked = || self.plan.blocked.iter().filter(|blocked| for_growth(blocked));
         let constraints = self.ipam.constraints();
-        let in_doubt = self.trust == Trust::Unfailed
+        let unconfirmed = self.trust == Trust::Unfailed
             && (constraints.does_growth_fail()
                 // Nothing is known yet of what the subnets have.
                 || constraints.reads.subnets.answered.is_none()
@@ -493,7 +493,7 @@ impl Outlook<'_> {
                     !blocked.waiting_on.is_temporary()
                         || blocked.waiting_on == WaitingOn::FirstObservation
                 }));
-        !in_doubt && blocked().any(|blocked| self.ends_in_time(blocked.waiting_on))
+        !unconfirmed && blocked().any(|blocked| self.ends_in_time(blocked.waiting_on))
     }
 
     fn ends_in_time(&self, waiting_on: WaitingOn) -> bool {

@@ -127,7 +127,7 @@ impl Planner<'_> {
                 None
             }
             Stage::Leaving(Leaving::Detach) => {
-                // Without the attachment's id EC2 cannot be told; the doubt about it brings the id.
+                // Without the attachment's id EC2 cannot be asked; the next answer about the ENI brings the id.
                 let attachment = eni.attachment?;
                 let call = DetachNetworkInterface { eni: id, attachment };
                 Some((Ec2Action::DetachNetworkInterface(call), Because::Leaving))
@@ -145,7 +145,7 @@ impl Planner<'_> {
         match self.cooled_at(eni) {
             Some(until) => Some(WaitingOn::Cooling { until }),
             None if eni.is_idle(self.now, self.serving.cooldown) => None,
-            None => Some(WaitingOn::UnknownOwner(eni.id)),
+            None => Some(WaitingOn::Untracked(eni.id)),
         }
     }
 

@@ -6,8 +6,8 @@ use core::time::Duration;
 use super::{Because, Planner, WaitingOn, Wanted};
 use crate::constraints::Read;
 use crate::{
-    Action, BackoffScope, Doubt, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned,
-    Question, Scope, Source, Timestamp, Timing,
+    Action, BackoffScope, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned, Question,
+    Scope, Source, Timestamp, Timing, Unconfirmed,
 };
 
 impl Planner<'_> {
@@ -16,7 +16,7 @@ impl Planner<'_> {
         if self.config.ec2_reads {
             self.read_attached();
             self.read_unattached();
-            self.read_doubtful();
+            self.read_unconfirmed();
             self.read_subnets();
         }
     }
@@ -83,26 +83,27 @@ impl Planner<'_> {
         }
     }
 
-    fn read_doubtful(&mut self) {
-        let doubtful: Vec<_> = self
+    fn read_unconfirmed(&mut self) {
+        let unconfirmed: Vec<_> = self
             .pool
             .enis()
             .iter()
             .filter(|eni| eni.is_managed() && eni.ec2_call.is_none())
-            .filter_map(|eni| Some((eni.id, eni.doubt?)))
+            .filter_map(|eni| Some((eni.id, eni.unconfirmed?)))
             .collect();
-        let Some((eni, Doubt { cause, .. })) = doubtful.first().copied() else {
+        let Some((eni, Unconfirmed { cause, .. })) = unconfirmed.first().copied() else {
             return;
         };
-        let read = self.constraints.reads.doubtful;
+        let read = self.constraints.reads.unconfirmed;
         let wanted = Wanted::Answer(Source::Ec2);
-        let youngest = doubtful.iter().map(|(_, doubt)| doubt.since).max().unwrap_or(self.now);
+        let youngest =
+            unconfirmed.iter().map(|(_, unconfirmed)| unconfirmed.since).max().unwrap_or(self.now);
         let next = |at: Timestamp| at + self.spacing(at, youngest);
         let due = read.answered.map_or(self.now, next);
         if self.is_due(wanted, read, due) {
-            let ids: Vec<EniId> = doubtful.into_iter().map(|(eni, _)| eni).collect();
+            let ids: Vec<EniId> = unconfirmed.into_iter().map(|(eni, _)| eni).collect();
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Only(ids));
-            self.call(action, None, wanted, Because::Doubt { eni, cause });
+            self.call(action, None, wanted, Because::Unconfirmed { eni, cause });
         }
     }
 

@@ -4,8 +4,8 @@ use core::fmt;
 
 use crate::backoff::{BackoffScope, Question};
 use crate::{
-    Action, ActionId, Card, Demand, DoubtCause, Ec2Operation, EniId, FailureKind, Source, Stock,
-    SubnetId, Timestamp, WarmTarget,
+    Action, ActionId, Card, Demand, Ec2Operation, EniId, FailureKind, Source, Stock, SubnetId,
+    Timestamp, UnconfirmedCause, WarmTarget,
 };
 
 /// Something to do, and why.
@@ -80,11 +80,11 @@ pub enum Because {
     /// A call got no answer; it is repeated with the same token.
     Unanswered,
     /// What is known of an ENI needs EC2's word.
-    Doubt {
+    Unconfirmed {
         /// Which.
         eni: EniId,
         /// Why.
-        cause: DoubtCause,
+        cause: UnconfirmedCause,
     },
     /// IMDS shows an ENI that is not known.
     UnknownEni,
@@ -128,7 +128,7 @@ impl fmt::Display for Because {
             Self::TagsDiffer => f.write_str("tags are missing or differ"),
             Self::GroupsDiffer => f.write_str("its security groups are not those it should have"),
             Self::Unanswered => f.write_str("the call before got no answer"),
-            Self::Doubt { eni, cause } => write!(f, "{eni} is in doubt: {cause}"),
+            Self::Unconfirmed { eni, cause } => write!(f, "{eni} is unconfirmed: {cause}"),
             Self::UnknownEni => f.write_str("IMDS shows an ENI that is not known"),
             Self::Start => f.write_str("nothing is known yet"),
             Self::Audit(source) => write!(f, "the last answer of {source} is old"),
@@ -250,7 +250,7 @@ pub enum WaitingOn {
         /// Which.
         eni: EniId,
         /// Why it is needed.
-        cause: DoubtCause,
+        cause: UnconfirmedCause,
     },
     /// It failed lately.
     Backoff {
@@ -299,7 +299,8 @@ pub enum WaitingOn {
         until: Timestamp,
     },
     /// Somebody we do not know uses an address of the ENI.
-    UnknownOwner(EniId),
+    #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
+    Untracked(EniId),
     /// The sources do not agree on an ENI; nothing is given back meanwhile.
     Disagreement(EniId),
     /// The node is cordoned.
@@ -336,7 +337,7 @@ impl WaitingOn {
             | Self::Cooling { .. }
             | Self::Subnets
             | Self::SubnetSpace { .. }
-            | Self::UnknownOwner(_)
+            | Self::Untracked(_)
             | Self::Disagreement(_) => true,
             Self::EniLimit(_)
             | Self::MaxPods(_)
@@ -388,7 +389,7 @@ impl fmt::Display for WaitingOn {
             Self::SubnetSpace { subnet, free, until } => {
                 write!(f, "{subnet} has {free} free address{}, listed again by {until}", es(*free))
             }
-            Self::UnknownOwner(eni) => {
+            Self::Untracked(eni) => {
                 write!(f, "somebody we do not know uses an address of {eni}")
             }
             Self::Disagreement(eni) => {

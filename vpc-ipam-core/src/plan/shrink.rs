@@ -144,8 +144,8 @@ impl Planner<'_> {
             Some(WaitingOn::Terminating)
         } else if !self.constraints.schedulable && !self.config.manage_unschedulable {
             Some(WaitingOn::Unschedulable)
-        } else if let Some(doubtful) = self.pool.is_in_doubt() {
-            Some(WaitingOn::Disagreement(doubtful))
+        } else if let Some(unconfirmed) = self.pool.unconfirmed() {
+            Some(WaitingOn::Disagreement(unconfirmed))
         } else if old_enough > self.now {
             Some(WaitingOn::Time { until: old_enough })
         } else if let Some(wait) = self.freeing_backoff(eni) {
@@ -153,7 +153,7 @@ impl Planner<'_> {
         } else if let Some(until) = self.cooled_at(eni) {
             Some(WaitingOn::Cooling { until })
         } else if !eni.is_idle(self.now, self.serving.cooldown) {
-            Some(WaitingOn::UnknownOwner(eni.id))
+            Some(WaitingOn::Untracked(eni.id))
         } else {
             self.waits_for(eni).or_else(|| self.coming(card).filter(|_| !eni.excluded))
         }
@@ -221,7 +221,7 @@ impl Planner<'_> {
             return;
         }
         let wanted = Wanted::FewerAddresses { card: on.card };
-        if let Some(eni) = self.pool.is_in_doubt() {
+        if let Some(eni) = self.pool.unconfirmed() {
             self.block(wanted, WaitingOn::Disagreement(eni));
             return;
         }

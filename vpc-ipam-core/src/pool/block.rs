@@ -218,7 +218,7 @@ impl Block {
         ends.min()
     }
 
-    /// Returns whether nothing speaks against giving it back: no pod, no unknown owner, no resting address.
+    /// Returns whether nothing speaks against giving it back: no pod, no untracked owner, no resting address.
     pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
         self.assigned == 0
             && self.quarantined == 0
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_block_hands_nothing_out() {
+    fn suspect_block_hands_nothing_out() {
         let mut block = block("10.0.0.0/28");
         block.on_denied(Source::Imds, Timestamp::from_secs(5));
         assert_eq!(take(&mut block, 100), None);

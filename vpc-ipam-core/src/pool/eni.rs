@@ -58,7 +58,7 @@ pub struct Eni {
     /// Whether it goes when the instance goes.
     pub delete_on_termination: bool,
     /// Whether what we believe of it needs EC2's word before anything else is done with it.
-    pub doubt: Option<Doubt>,
+    pub unconfirmed: Option<Unconfirmed>,
     /// The EC2 call that is under way for it; at most one.
     pub(crate) ec2_call: Option<Ec2Call>,
     /// The change of the node's network that is under way for it; at most one.
@@ -131,18 +131,18 @@ pub enum Management {
 /// Why EC2 has to be asked about an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Doubt {
+pub struct Unconfirmed {
     /// Since when.
     pub since: Timestamp,
     /// Why.
-    pub cause: DoubtCause,
+    pub cause: UnconfirmedCause,
 }
 
 /// Why EC2 has to be asked about an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-pub enum DoubtCause {
+pub enum UnconfirmedCause {
     /// A call got no answer, so nobody knows whether it took effect.
     Unanswered,
     /// EC2's refusal does not fit what we know of it.
@@ -153,7 +153,7 @@ pub enum DoubtCause {
     Missing(Source),
 }
 
-impl fmt::Display for DoubtCause {
+impl fmt::Display for UnconfirmedCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unanswered => f.write_str("a call got no answer"),
@@ -217,7 +217,7 @@ impl Eni {
             stage: Stage::Available,
             attachment: None,
             delete_on_termination: false,
-            doubt: None,
+            unconfirmed: None,
             ec2_call: None,
             host_call: None,
             confirmed_at: as_of,
@@ -282,7 +282,7 @@ impl Eni {
         self.assigned
     }
 
-    /// Returns whether anybody may be using an address of it: a pod, an unknown owner, or late packets.
+    /// Returns whether anybody may be using an address of it: a pod, an untracked owner, or late packets.
     pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
         self.assigned == 0
             && self.blocks.iter().all(|block| block.quarantined() == 0)
@@ -375,8 +375,8 @@ impl Eni {
         for at in [&mut self.since, &mut self.confirmed_at, &mut self.attached_at] {
             *at = (*at).min(now);
         }
-        if let Some(doubt) = &mut self.doubt {
-            doubt.since = doubt.since.min(now);
+        if let Some(unconfirmed) = &mut self.unconfirmed {
+            unconfirmed.since = unconfirmed.since.min(now);
         }
         self.edit_blocks(|block| block.on_clock_set_back(now));
     }
@@ -537,7 +537,7 @@ impl Eni {
     /// Records that EC2 has it no longer. A call under way may prove otherwise.
     pub(crate) fn on_vanished(&mut self) {
         self.stage = Stage::Leaving(Leaving::Vanished);
-        self.doubt = None;
+        self.unconfirmed = None;
     }
 
     /// Records that EC2 confirmed a block, one we know or a new one.
@@ -590,9 +590,9 @@ impl Eni {
         self.edit_block_of(address, |block| block.on_released(address, at)).is_some()
     }
 
-    pub(crate) fn on_doubt(&mut self, cause: DoubtCause, now: Timestamp) {
-        if self.doubt.is_none_or(|doubt| doubt.cause < cause) {
-            self.doubt = Some(Doubt { since: now, cause });
+    pub(crate) fn on_unconfirmed(&mut self, cause: UnconfirmedCause, now: Timestamp) {
+        if self.unconfirmed.is_none_or(|unconfirmed| unconfirmed.cause < cause) {
+            self.unconfirmed = Some(Unconfirmed { since: now, cause });
         }
     }
 

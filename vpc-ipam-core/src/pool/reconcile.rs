@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{BlockState, DoubtCause, Eni, Leaving, Management, Pool, Stage};
+use super::{BlockState, Eni, Leaving, Management, Pool, Stage, UnconfirmedCause};
 use crate::{
     AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
     InterfaceType, Lease, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges,
@@ -275,7 +275,7 @@ impl Pool {
             }
             finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
             self.insert(eni, Some(settle));
-            self.doubt_where_leases_differ(observed.id, now, finding);
+            self.ask_again_where_leases_differ(observed.id, now, finding);
             return;
         }
 
@@ -283,14 +283,15 @@ impl Pool {
             return;
         };
         let knows = eni.knows_attachment(as_of, settle);
-        let doubted_by_imds = eni.doubt.is_some_and(|doubt| {
-            doubt.since <= as_of
+        let unconfirmed_by_imds = eni.unconfirmed.is_some_and(|unconfirmed| {
+            unconfirmed.since <= as_of
                 && matches!(
-                    doubt.cause,
-                    DoubtCause::Differs(Source::Imds) | DoubtCause::Missing(Source::Imds)
+                    unconfirmed.cause,
+                    UnconfirmedCause::Differs(Source::Imds)
+                        | UnconfirmedCause::Missing(Source::Imds)
                 )
         });
-        let before = doubted_by_imds.then(|| eni.shape());
+        let before = unconfirmed_by_imds.then(|| eni.shape());
         if going && knows && !eni.is_leaving() {
             self.on_eni_gone(observed.id, now, finding);
             return;
@@ -324,8 +325,8 @@ impl Pool {
             self.on_eni_gone(observed.id, now, finding);
             return;
         }
-        if eni.doubt.is_some_and(|doubt| doubt.since <= as_of) {
-            eni.doubt = None;
+        if eni.unconfirmed.is_some_and(|unconfirmed| unconfirmed.since <= as_of) {
+            eni.unconfirmed = None;
         }
         let moved = position != (eni.card, eni.device);
         self.on_blocks_shown(observed, as_of, settle, now, finding);
@@ -341,15 +342,15 @@ impl Pool {
 
     /// An answer is asked for once more where it shows an ENI for the first time and lacks an address that a lease of before
     /// the restart has on it: the ENI would count as unused and go.
-    fn doubt_where_leases_differ(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
+    fn ask_again_where_leases_differ(&mut self, id: EniId, now: Timestamp, finding: &mut Finding) {
         let lacks = |address: IpAddr| !self.enis.iter().any(|eni| eni.block(address).is_some());
         let lost = self
             .leases()
             .flat_map(Lease::interfaces)
             .any(|interface| interface.eni == id && interface.addresses().any(lacks));
         let Some(eni) = self.eni_mut(id).filter(|_| lost) else { return };
-        let cause = DoubtCause::Differs(Source::Ec2);
-        eni.on_doubt(cause, now);
+        let cause = UnconfirmedCause::Differs(Source::Ec2);
+        eni.on_unconfirmed(cause, now);
         finding.events.push(Event::SourcesDisagree { eni: id, cause });
     }
 
@@ -433,8 +434,8 @@ impl Pool {
         }
         if in_use_denied {
             // The ENI itself was shown, so this is no word against it.
-            let cause = DoubtCause::Differs(Source::Ec2);
-            eni.on_doubt(cause, now);
+            let cause = UnconfirmedCause::Differs(Source::Ec2);
+            eni.on_unconfirmed(cause, now);
             finding.events.push(Event::SourcesDisagree { eni: eni.id, cause });
         }
         for net in &removed {
@@ -486,9 +487,9 @@ impl Pool {
                 }
             });
         }
-        if (missing || extra) && eni.doubt.is_none() {
-            let cause = DoubtCause::Differs(source);
-            eni.on_doubt(cause, now);
+        if (missing || extra) && eni.unconfirmed.is_none() {
+            let cause = UnconfirmedCause::Differs(source);
+            eni.on_unconfirmed(cause, now);
             finding.events.push(Event::SourcesDisagree { eni: eni.id, cause });
         }
     }
@@ -532,18 +533,18 @@ impl Pool {
             let Some(eni) = self.eni_mut(id) else {
                 continue;
             };
-            let cause = DoubtCause::Missing(source);
+            let cause = UnconfirmedCause::Missing(source);
             let in_use = !eni.is_idle(now, config.cooldown);
-            let denied_before = eni.doubt.is_some_and(|doubt| {
-                matches!(doubt.cause, DoubtCause::Missing(by) if by == Source::Imds || doubt.since < as_of)
+            let denied_before = eni.unconfirmed.is_some_and(|unconfirmed| {
+                matches!(unconfirmed.cause, UnconfirmedCause::Missing(by) if by == Source::Imds || unconfirmed.since < as_of)
             });
             // It may be attached meanwhile, here or elsewhere.
             let settled = authority && *scope != Scope::Unattached;
             if settled && (!in_use || denied_before) {
                 self.on_eni_gone(id, now, finding);
-            } else if eni.doubt.is_none_or(|doubt| doubt.cause != cause) {
-                eni.doubt = None;
-                eni.on_doubt(cause, now);
+            } else if eni.unconfirmed.is_none_or(|unconfirmed| unconfirmed.cause != cause) {
+                eni.unconfirmed = None;
+                eni.on_unconfirmed(cause, now);
                 finding.events.push(Event::SourcesDisagree { eni: id, cause });
             }
         }
@@ -612,14 +613,17 @@ impl Pool {
     }
 
     /// Returns whether what is known contradicts what a source showed, so that nothing may be given back.
-    pub(crate) fn is_in_doubt(&self) -> Option<EniId> {
-        let doubtful = |eni: &&Eni| {
+    pub(crate) fn unconfirmed(&self) -> Option<EniId> {
+        let unconfirmed = |eni: &&Eni| {
             eni.is_managed()
-                && eni.doubt.is_some_and(|doubt| {
-                    matches!(doubt.cause, DoubtCause::Missing(_) | DoubtCause::Differs(_))
+                && eni.unconfirmed.is_some_and(|unconfirmed| {
+                    matches!(
+                        unconfirmed.cause,
+                        UnconfirmedCause::Missing(_) | UnconfirmedCause::Differs(_)
+                    )
                 })
         };
-        self.enis.iter().find(doubtful).map(|eni| eni.id)
+        self.enis.iter().find(unconfirmed).map(|eni| eni.id)
     }
 }
 

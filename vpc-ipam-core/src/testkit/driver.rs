@@ -244,7 +244,7 @@ impl Driver {
                 self.terminating = true;
                 self.ipam.handle_terminating(self.now);
             }
-            Step::UnknownOwner { which, in_use } => self.unknown_owner(which, in_use),
+            Step::Untracked { which, in_use } => self.untracked(which, in_use),
             Step::Meddle { how, which } => self.meddle(how, which),
             Step::Crowd { addresses } => {
                 let request = CreateInterface {
@@ -853,7 +853,7 @@ impl Driver {
         }
     }
 
-    fn unknown_owner(&mut self, which: u8, in_use: bool) {
+    fn untracked(&mut self, which: u8, in_use: bool) {
         let address = if in_use {
             // Nobody has an address of an ENI that is not attached, nor of one that a call under way detaches.
             let attached = self.attached();
@@ -875,7 +875,7 @@ impl Driver {
             index(which, unknown.len()).map(|index| unknown[index])
         };
         let Some(address) = address else { return };
-        self.ipam.handle_unknown_owner(address, in_use, self.now);
+        self.ipam.handle_untracked(address, in_use, self.now);
         if in_use {
             self.model.unknown.insert(address);
         } else {
@@ -1062,7 +1062,7 @@ impl Driver {
             }
             let rests = model.rests(address, self.config.cooldown, self.real);
             hold!(!rests, Rest, "{address} granted to {} while it rests", lease.key);
-            hold!(!model.unknown.contains(&address), OneOwner, "{address} is an unknown owner's");
+            hold!(!model.unknown.contains(&address), OneOwner, "{address} is an untracked owner's");
             hold!(model.was_shown(on.eni, address), Confirmed, "{address} was never confirmed");
             let own = self
                 .cloud
@@ -1445,9 +1445,9 @@ impl Driver {
         hold!(waiting == 0, Answered, "{waiting} pods wait for ever");
         for eni in self.ipam.pool().enis() {
             hold!(
-                eni.doubt.is_none() || !eni.is_managed(),
+                eni.unconfirmed.is_none() || !eni.is_managed(),
                 Converges,
-                "{} is in doubt for ever",
+                "{} is unconfirmed for ever",
                 eni.id
             );
             for block in eni.blocks().iter().filter(|_| eni.is_managed()) {

@@ -86,7 +86,7 @@ pub enum Step {
     /// The node is going away.
     Terminate,
     /// Somebody unknown uses an address of ours, or no longer does.
-    UnknownOwner {
+    Untracked {
         /// Which.
         which: u8,
         /// Whether it is in use.
@@ -233,7 +233,7 @@ impl Step {
             52..=53 => Self::Configure { bytes: [a, b] },
             54 => Self::Cordon(a % 2 == 0),
             55 if a % 4 == 0 => Self::Terminate,
-            55..=56 => Self::UnknownOwner { which: a, in_use: b % 2 == 0 },
+            55..=56 => Self::Untracked { which: a, in_use: b % 2 == 0 },
             57..=58 => Self::Meddle {
                 how: pick(
                     &[
