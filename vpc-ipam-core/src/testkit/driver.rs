@@ -703,6 +703,19 @@ impl Driver {
         self.misled |= fault == Some(Fault::Partial);
         let issued = self.issued.remove(index(which, self.issued.len())?);
         *self.calls.entry(Call::of(&issued.action)).or_default() += 1;
+        // An executor's own limit is below the time after which core gives an action up. One that takes something away later
+        // than that does what another program may do.
+        let late = self.given_up.contains(&issued.id);
+        let takes = matches!(
+            issued.action,
+            Action::Ec2(
+                Ec2Action::UnassignPrivateIpAddresses(_)
+                    | Ec2Action::UnassignIpv6Addresses(_)
+                    | Ec2Action::DetachNetworkInterface(_)
+                    | Ec2Action::DeleteNetworkInterface(_)
+            )
+        );
+        self.model.meddled |= late && takes;
         let refused = self.refusals.meet(&issued.action, &self.cloud, self.now);
         let outcome = match (refused, &issued.action) {
             (Some(failure), _) => Outcome::Failed(failure),
