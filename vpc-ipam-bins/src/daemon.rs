@@ -518,7 +518,7 @@ impl Loop {
         match action {
             Action::Host(action) => {
                 if let HostAction::RemoveEni(link) = &action {
-                    self.keep.eni_leaving(link.eni);
+                    self.keep.eni_removing(link.eni);
                     self.links.tables.remove(&link.eni);
                 }
                 self.awaited.begin(id, &action);

@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::pool::{Block, Eni};
-use crate::{Card, DeviceIndex, EniId, Ipam, Leaving, PodKey, Stage};
+use crate::{Card, DeviceIndex, EniId, Ipam, PodKey, Removing, Stage};
 
 /// A breach of what must hold of a node's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,8 +83,9 @@ pub enum Violation {
         /// The index.
         device: DeviceIndex,
     },
-    /// An ENI that pods use is being given back.
-    LeavingWithPods {
+    /// An ENI that pods use is on its way out.
+    #[cfg_attr(feature = "serde", serde(rename = "LeavingWithPods"))]
+    RemovingWithPods {
         /// Which.
         eni: EniId,
         /// How many pods.
@@ -122,7 +123,7 @@ impl fmt::Display for Violation {
             Self::SharedDeviceIndex { card, device } => {
                 write!(f, "{card} has two ENIs at {device}")
             }
-            Self::LeavingWithPods { eni, pods } => {
+            Self::RemovingWithPods { eni, pods } => {
                 write!(f, "{eni} is being given back and carries {pods} pods")
             }
             Self::ReleasingWithPods { block, pods } => {
@@ -208,10 +209,10 @@ impl Ipam {
             if eni.is_managed() && blocks > u32::from(self.limits().ipv4_slots()) {
                 violations.push(Violation::TooManyBlocks { eni: eni.id, blocks });
             }
-            let given_back = eni.is_leaving() && eni.stage != Stage::Leaving(Leaving::Vanished);
+            let given_back = eni.is_removing() && eni.stage != Stage::Removing(Removing::Vanished);
             if given_back && eni.assigned() > 0 {
                 let pods = eni.assigned();
-                violations.push(Violation::LeavingWithPods { eni: eni.id, pods });
+                violations.push(Violation::RemovingWithPods { eni: eni.id, pods });
             }
             for block in eni.blocks() {
                 if block.is_releasing() && block.assigned() > 0 {
@@ -230,7 +231,7 @@ impl Ipam {
         let held = || self.pool().enis().iter().filter(|eni| eni.occupies_slot());
         // Its place may be another's already.
         let going =
-            |eni: &Eni| eni.stage == Stage::Leaving(Leaving::Detach) && eni.ec2_call.is_some();
+            |eni: &Eni| eni.stage == Stage::Removing(Removing::Detach) && eni.ec2_call.is_some();
         let attached: Vec<_> =
             held().filter(|eni| eni.stage != Stage::Available && !going(eni)).map(place).collect();
         let coming: Vec<_> = held()

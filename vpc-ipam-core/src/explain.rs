@@ -285,10 +285,10 @@ impl fmt::Display for Stage {
             Self::Available => "not attached",
             Self::Attached => "attached, not set up",
             Self::Ready => "ready",
-            Self::Leaving(crate::Leaving::Host) => "leaving: to be removed from the node",
-            Self::Leaving(crate::Leaving::Detach) => "leaving: to be detached",
-            Self::Leaving(crate::Leaving::Delete { .. }) => "leaving: to be deleted",
-            Self::Leaving(crate::Leaving::Vanished) => "gone from EC2",
+            Self::Removing(crate::Removing::Host) => "leaving: to be removed from the node",
+            Self::Removing(crate::Removing::Detach) => "leaving: to be detached",
+            Self::Removing(crate::Removing::Delete { .. }) => "leaving: to be deleted",
+            Self::Removing(crate::Removing::Vanished) => "gone from EC2",
         })
     }
 }

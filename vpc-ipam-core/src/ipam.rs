@@ -15,7 +15,7 @@ use crate::constraints::Read;
 use crate::journal::{Input, Recorder};
 use crate::plan::is_excluded;
 use crate::pool::{
-    Background, Creation, Ec2Call, Ec2CallKind, Finding, NotAssigned, Serving, is_whole,
+    Background, Creation, Ec2Call, Ec2CallKind, Eligibility, Finding, NotAssigned, is_whole,
 };
 use crate::{
     Action, ActionId, AddressRequest, BackoffScope, Because, Budget, Card, CardChoice, Config,
@@ -341,7 +341,7 @@ impl Ipam {
             self.serve_waiting(now);
         }
         let cards = self.cards_of(request);
-        let why = match self.pool.assign(request, &self.serving(), &cards, now) {
+        let why = match self.pool.assign(request, &self.eligibility(), &cards, now) {
             Ok(lease) => {
                 self.changed_at.get_or_insert(now);
                 return Ok(Assigned::Now(Uncommitted { lease }));
@@ -553,11 +553,11 @@ impl Ipam {
 
     /// Gives addresses to those who wait, first come first, and an answer to those who waited long enough.
     fn serve_waiting(&mut self, now: Timestamp) {
-        let serving = self.serving();
+        let eligibility = self.eligibility();
         let mut waiting = core::mem::take(&mut self.waiting);
         waiting.retain(|Waiting { request, .. }| {
             let cards = self.cards_of(request);
-            match self.pool.assign(request, &serving, &cards, now) {
+            match self.pool.assign(request, &eligibility, &cards, now) {
                 Ok(lease) => {
                     self.grants.push_back(Granted { key: request.key.clone(), result: Ok(lease) });
                     false
@@ -600,8 +600,8 @@ impl Ipam {
         blocks.filter_map(|block| block.cooled_at(now, self.config.cooldown)).min()
     }
 
-    fn serving(&self) -> Serving {
-        Serving::new(&self.config, &self.limits)
+    fn eligibility(&self) -> Eligibility {
+        Eligibility::new(&self.config, &self.limits)
     }
 
     /// Returns the network cards on which a pod needs an interface, if it needs several.

@@ -205,7 +205,7 @@ pub use outcome::{Effect, Failure, FailureKind, Outcome};
 pub use overrides::{ConfigChange, NodeSelector, Override};
 pub use plan::{Because, Blocked, CardDemand, EniLimit, Plan, Planned, WaitingOn, Wanted, plan};
 pub use pool::{
-    Block, BlockState, Eni, Leaving, Management, Pool, Stage, Unconfirmed, UnconfirmedCause,
+    Block, BlockState, Eni, Management, Pool, Removing, Stage, Unconfirmed, UnconfirmedCause,
 };
 pub use time::Timestamp;
 pub use vars::{Note, Remark, Vars};

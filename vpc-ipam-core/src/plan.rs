@@ -19,7 +19,7 @@ use core::time::Duration;
 use crate::backoff::{about, gates, of_eni};
 use crate::budget::Spent;
 use crate::demand::PREFIX_SIZE;
-use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Pool, Serving, Stage};
+use crate::pool::{Block, Ec2Call, Ec2CallKind, Eligibility, Eni, Pool, Stage};
 use crate::{
     Action, BackoffScope, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action,
     Ec2Operation, EniId, EniLink, HostAction, Ipv4Amount, Ipv4Kind, Limits, Question, Stock,
@@ -86,7 +86,7 @@ pub fn plan(
         limits,
         constraints,
         now,
-        serving: Serving::new(config, limits),
+        eligibility: Eligibility::new(config, limits),
         slots: constraints.learned.new_eni_slots(now).unwrap_or(u16::MAX).min(limits.ipv4_slots()),
         timing: config.timing.usable(),
         asked: BTreeMap::new(),
@@ -110,7 +110,7 @@ struct Planner<'a> {
     limits: &'a Limits,
     constraints: &'a Constraints,
     now: Timestamp,
-    serving: Serving,
+    eligibility: Eligibility,
     /// How many IPv4 blocks a new ENI takes, as the type promises or EC2 taught.
     slots: u16,
     timing: Timing,
@@ -138,7 +138,7 @@ impl Planner<'_> {
             }
             return;
         }
-        let Some(configured) = self.serving.ipv4 else {
+        let Some(configured) = self.eligibility.ipv4 else {
             self.ipv6_cards();
             return;
         };
@@ -173,7 +173,7 @@ impl Planner<'_> {
         let without = |(subnet, own): (SubnetId, u32)| self.prefixes_wait(subnet, own).is_some();
         let filled = self.pool.enis().iter().filter(|eni| eni.card == card);
         let of_enis = filled
-            .filter(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
+            .filter(|eni| self.eligibility.takes_pods(eni) && self.room(eni) > 0)
             .map(|eni| (eni.subnet, 0));
         let of_new = if self.eni_room(card).is_ok() { self.subnets_for_enis() } else { Vec::new() };
         let of_new = of_new.into_iter().map(|subnet| (subnet, 1));
@@ -200,9 +200,9 @@ impl Planner<'_> {
                     && !unconfirmed
                     && !self.link_is_missing(eni)
             }
-            Stage::Leaving(_) => false,
+            Stage::Removing(_) => false,
         };
-        way && (!self.serving.ipv6 || has_ipv6(eni) || !self.lacks_ipv6_for_long(eni))
+        way && (!self.eligibility.ipv6 || has_ipv6(eni) || !self.lacks_ipv6_for_long(eni))
     }
 
     /// Returns whether EC2 refuses an ENI its IPv6 prefix for so long that another one should serve pods.
@@ -237,7 +237,7 @@ impl Planner<'_> {
         let prefixes = kind == Ipv4Kind::Prefixes;
         let mut stock = Stock::default();
         for eni in self.pool.enis().iter().filter(|eni| eni.card == card) {
-            if !self.serving.takes_pods(eni) || !self.serves_in_time(eni) {
+            if !self.eligibility.takes_pods(eni) || !self.serves_in_time(eni) {
                 continue;
             }
             self.count_blocks(eni, prefixes, both_kinds, horizon, &mut stock);
@@ -291,7 +291,7 @@ impl Planner<'_> {
                 let ipv4 = matches!(block.net(), ipnet::IpNet::V4(_));
                 ipv4 && !block.is_releasing() && (block.is_prefix() == prefixes || both_kinds)
             };
-            stock.cooling += eni.cooling_of(counts, self.now, self.serving.cooldown, horizon);
+            stock.cooling += eni.cooling_of(counts, self.now, self.eligibility.cooldown, horizon);
         }
     }
 
@@ -345,7 +345,7 @@ impl Planner<'_> {
     /// Returns the link of an ENI as the node needs to know it, unless its subnet was not seen yet.
     fn link(&self, eni: &Eni) -> Option<EniLink> {
         // What was set up for it is found without.
-        let unknown = eni.is_leaving().then(SubnetRanges::default);
+        let unknown = eni.is_removing().then(SubnetRanges::default);
         let subnet = self.constraints.ranges(eni.subnet).or(unknown)?;
         // A node whose pods have none may have IPv6 switched off.
         let ipv6 = self.config.families.ipv6();
@@ -457,7 +457,8 @@ impl Planner<'_> {
     fn ipv6_cards(&mut self) {
         for card in self.pool.cards_in_use(self.config.multi_nic, self.limits) {
             let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card);
-            let there = enis.any(|eni| self.serving.takes_pods(eni) && self.serves_in_time(eni))
+            let there = enis
+                .any(|eni| self.eligibility.takes_pods(eni) && self.serves_in_time(eni))
                 || self.pool.creations().values().any(|creation| creation.card == card);
             if there {
                 continue;

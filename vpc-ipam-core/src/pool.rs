@@ -27,7 +27,7 @@ use crate::{
 
 pub use self::block::{Block, BlockState};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
-pub use self::eni::{Eni, Leaving, Management, Stage, Unconfirmed, UnconfirmedCause};
+pub use self::eni::{Eni, Management, Removing, Stage, Unconfirmed, UnconfirmedCause};
 pub(crate) use self::reconcile::{Background, Finding, is_whole};
 
 /// What the node holds: ENIs in the order of network card and device index, and which pod has which address.
@@ -83,7 +83,7 @@ pub(crate) struct Creation {
 
 /// Which ENIs and blocks serve pods, as the configuration and the instance type have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Serving {
+pub(crate) struct Eligibility {
     pub(crate) ipv4: Option<Ipv4Kind>,
     pub(crate) ipv6: bool,
     pub(crate) skip_primary: bool,
@@ -91,7 +91,7 @@ pub(crate) struct Serving {
     pub(crate) cooldown: Duration,
 }
 
-impl Serving {
+impl Eligibility {
     pub(crate) fn new(config: &Config, limits: &Limits) -> Self {
         let ipv4 = match config.families.ipv4() {
             Some(Ipv4Kind::Prefixes) if !limits.prefixes() => Some(Ipv4Kind::Addresses),
@@ -110,7 +110,7 @@ impl Serving {
     pub(crate) fn takes_pods(&self, eni: &Eni) -> bool {
         eni.is_managed()
             && !eni.excluded
-            && !eni.is_leaving()
+            && !eni.is_removing()
             && eni.interface_type != InterfaceType::Trunk
             && !(self.skip_primary && eni.is_primary())
     }
@@ -358,7 +358,7 @@ impl Pool {
     pub(crate) fn assign(
         &mut self,
         request: &AddressRequest,
-        serving: &Serving,
+        eligibility: &Eligibility,
         every_card: &[Card],
         now: Timestamp,
     ) -> Result<Lease, NotAssigned> {
@@ -387,17 +387,17 @@ impl Pool {
         let mut more = Vec::new();
         let first = match request.cards {
             CardChoice::Any => {
-                let cards = if serving.multi_nic { cards(enis) } else { Vec::new() };
+                let cards = if eligibility.multi_nic { cards(enis) } else { Vec::new() };
                 let others = cards.into_iter().filter(|card| *card != Card(0));
                 core::iter::once(Card(0))
                     .chain(others)
-                    .find_map(|card| take(enis, card, serving, now))
+                    .find_map(|card| take(enis, card, eligibility, now))
                     .ok_or(NotAssigned::NoneFree)?
             }
             CardChoice::Every => {
                 let mut taken: Vec<LeasedInterface> = Vec::new();
                 for card in every_card {
-                    match take(enis, *card, serving, now) {
+                    match take(enis, *card, eligibility, now) {
                         Some(interface) => taken.push(interface),
                         None => {
                             for interface in &taken {
@@ -500,10 +500,10 @@ fn cards(enis: &[Eni]) -> Vec<Card> {
 fn take(
     enis: &mut [Eni],
     card: Card,
-    serving: &Serving,
+    eligibility: &Eligibility,
     now: Timestamp,
 ) -> Option<LeasedInterface> {
-    let rested_before = rested_before(now, serving.cooldown);
+    let rested_before = rested_before(now, eligibility.cooldown);
     // What was tried last: all that come before it in this order were tried, too.
     let mut tried: Option<(Reverse<u32>, usize)> = None;
     loop {
@@ -515,7 +515,7 @@ fn take(
                 && eni.card == card
                 && tried.is_none_or(|tried| turn > tried)
                 && eni.stage == Stage::Ready
-                && serving.takes_pods(eni);
+                && eligibility.takes_pods(eni);
             if candidate {
                 best = Some(turn);
             }
@@ -525,15 +525,15 @@ fn take(
         let eni = &mut enis[index];
         let mut interface = eni.interface();
         let (mut ipv4, mut ipv6) = (None, None);
-        if serving.ipv4.is_some() {
-            let next = eni.next_address(serving.kinds_of_ipv4(), rested_before);
+        if eligibility.ipv4.is_some() {
+            let next = eni.next_address(eligibility.kinds_of_ipv4(), rested_before);
             let Some((block, IpAddr::V4(address))) = next else {
                 continue;
             };
             ipv4 = Some(block);
             interface.ipv4 = Some(address);
         }
-        if serving.ipv6 {
+        if eligibility.ipv6 {
             let next = eni.next_address(&[BlockKind::Ipv6], rested_before);
             let Some((block, IpAddr::V6(address))) = next else {
                 continue;

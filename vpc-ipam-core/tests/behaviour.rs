@@ -601,7 +601,7 @@ fn one_answer_without_it_takes_no_eni_that_somebody_unknown_uses() {
     node.now = node.now + core::time::Duration::from_secs(1);
     shown.as_of = node.now;
     node.ipam.observe(&shown, node.now);
-    assert!(node.eni(second).unwrap().is_leaving());
+    assert!(node.eni(second).unwrap().is_removing());
 }
 
 /// What was made for the node and not attached yet is anybody's to attach.

@@ -1184,7 +1184,7 @@ fn decreases_are_spaced_and_enis_live_for_a_while() {
     assert_eq!(node.eni(eni).unwrap().stage, Stage::Ready);
     node.run_for(1);
     assert_eq!(node.now, made + Duration::from_secs(60));
-    assert!(node.eni(eni).is_none_or(|eni| eni.is_leaving()));
+    assert!(node.eni(eni).is_none_or(|eni| eni.is_removing()));
 }
 
 /// vectors V265, V266, V276 and V280

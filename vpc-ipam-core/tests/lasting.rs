@@ -12,8 +12,8 @@ use vpc_ipam_core::sim::{About, Call, Ipv4Request, RunInstance};
 use vpc_ipam_core::{
     Action, AssignError, Assigned, AttachNetworkInterface, BackoffScope, Card, CardChoice,
     DeviceIndex, Ec2Action, Ec2Operation, Effect, Eni, EniConfig, EniId, Event, FailureKind,
-    InterfaceType, Lease, Leaving, Management, Observation, ObservedEni, Outcome, Question,
-    Readiness, Record, Released, Source, Stage, Timestamp, UnassignPrivateIpAddresses,
+    InterfaceType, Lease, Management, Observation, ObservedEni, Outcome, Question, Readiness,
+    Record, Released, Removing, Source, Stage, Timestamp, UnassignPrivateIpAddresses,
 };
 
 const WARM_1: (&str, &str) = ("WARM_IP_TARGET", "1");
@@ -244,7 +244,7 @@ fn an_eni_that_cannot_leave_serves_pods_again() {
         node.run_for(1800);
         assert!(node.count(call) > 0, "{call}");
         assert_eq!(node.insist(&names("more", 0..26), 60), 26, "{call}");
-        assert!(node.enis().iter().all(|eni| !eni.is_leaving()), "{call}");
+        assert!(node.enis().iter().all(|eni| !eni.is_removing()), "{call}");
     }
 }
 
@@ -271,12 +271,12 @@ fn an_eni_that_cannot_leave_stays_on_its_way_out_while_the_node_is_terminating()
     // Its link is taken off, and the node is told before EC2 refuses the rest.
     node.trouble("DetachNetworkInterface", Trouble::Late(secs(5)), u32::MAX);
     node.refuse_about(Call::Ec2(Ec2Operation::DetachNetworkInterface), None, FailureKind::Denied);
-    while !node.eni(second).unwrap().is_leaving() {
+    while !node.eni(second).unwrap().is_removing() {
         node.run_for(1);
     }
     node.ipam.handle_terminating(node.now);
     node.run_for(3600);
-    assert!(node.eni(second).unwrap().is_leaving());
+    assert!(node.eni(second).unwrap().is_removing());
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn an_eni_on_its_way_out_that_another_instance_has_is_forgotten() {
     let address = node.stored.values().find(on_second).unwrap().addresses().next().unwrap();
     node.refuse("DeleteNetworkInterface", "RequestLimitExceeded", u32::MAX);
     del_all(&mut node, &pods);
-    while !matches!(node.eni(second).unwrap().stage, Stage::Leaving(Leaving::Delete { .. })) {
+    while !matches!(node.eni(second).unwrap().stage, Stage::Removing(Removing::Delete { .. })) {
         node.run_for(1);
     }
     node.ipam.handle_untracked(address, true, node.now);
@@ -468,7 +468,7 @@ fn an_untracked_pod_far_up_in_a_prefix_of_ipv6_keeps_its_eni() {
     node.ipam.handle_untracked(beyond.into(), true, node.now);
     del_all(&mut node, &names("pod", 0..10));
     node.run_for(3600);
-    assert!(!node.eni(second).unwrap().is_leaving());
+    assert!(!node.eni(second).unwrap().is_removing());
     assert!(node.at(1).ipv6.iter().any(|net| net.contains(&beyond)), "nor is its prefix released");
     node.ipam.handle_untracked(beyond.into(), false, node.now);
     node.run_for(600);

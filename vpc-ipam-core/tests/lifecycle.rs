@@ -220,15 +220,15 @@ fn events() -> [(&'static str, Event); 16] {
 /// The table is about every stage there is: a new one does not compile here.
 #[test]
 fn every_stage_has_its_lines() {
-    use vpc_ipam_core::Leaving;
+    use vpc_ipam_core::Removing;
     let line = |stage: Stage| match stage {
         Stage::Available => 0,
         Stage::Attached => 1,
         Stage::Ready => 2,
-        Stage::Leaving(Leaving::Host) => 3,
-        Stage::Leaving(Leaving::Detach) => 4,
-        Stage::Leaving(Leaving::Delete { .. }) => 5,
-        Stage::Leaving(Leaving::Vanished) => 6,
+        Stage::Removing(Removing::Host) => 3,
+        Stage::Removing(Removing::Detach) => 4,
+        Stage::Removing(Removing::Delete { .. }) => 5,
+        Stage::Removing(Removing::Vanished) => 6,
     };
     for (index, name) in STAGES.iter().enumerate() {
         let life = Life::at(name);

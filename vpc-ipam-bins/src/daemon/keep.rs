@@ -496,7 +496,7 @@ impl Keep {
     }
 
     /// An ENI is about to go.
-    pub(super) fn eni_leaving(&mut self, eni: EniId) {
+    pub(super) fn eni_removing(&mut self, eni: EniId) {
         let mut node = lock(&self.node);
         node.tables.remove(&eni);
         node.enis.remove(&eni);

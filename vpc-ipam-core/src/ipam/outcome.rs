@@ -711,7 +711,7 @@ impl Ipam {
         }
         let Some(eni) = self.pool.eni_mut(id) else { return };
         eni.on_return();
-        if !eni.is_leaving() {
+        if !eni.is_removing() {
             self.fail(BackoffScope::Free(id), FREEING, failure, now);
         }
     }

@@ -271,9 +271,9 @@ impl Outlook<'_> {
     /// Returns whether everybody who waits can be served, a newcomer with this request, who is counted already,
     /// included.
     fn serves(&self, request: &AddressRequest) -> bool {
-        let serving = self.ipam.serving();
+        let eligibility = self.ipam.eligibility();
         let waiting = i64::from(self.ipam.constraints().waiting);
-        let ipv4 = serving.ipv4.is_none() || {
+        let ipv4 = eligibility.ipv4.is_none() || {
             let enough = match request.cards {
                 CardChoice::Any => {
                     let cards = self.cards().filter(|card| self.ipam.is_choice(request, *card));
@@ -289,7 +289,7 @@ impl Outlook<'_> {
             };
             enough || self.more_in_time()
         };
-        let ipv6 = !serving.ipv6 || self.prefix_in_time() || self.more_in_time();
+        let ipv6 = !eligibility.ipv6 || self.prefix_in_time() || self.more_in_time();
         ipv4 && ipv6
     }
 
@@ -405,7 +405,7 @@ impl Outlook<'_> {
 
     /// Returns the ENIs of a card that serve pods, or will before the deadline.
     fn enis_in_time(&self, card: Card) -> impl Iterator<Item = &Eni> {
-        let serving = self.ipam.serving();
+        let eligibility = self.ipam.eligibility();
         let late = |eni: &Eni| {
             eni.stage != Stage::Ready
                 && self.plan.blocked.iter().any(|blocked| {
@@ -426,10 +426,10 @@ impl Outlook<'_> {
         let enis = self.ipam.pool().enis().iter();
         enis.filter(move |eni| {
             eni.card == card
-                && serving.takes_pods(eni)
+                && eligibility.takes_pods(eni)
                 && !late(eni)
                 && way(eni)
-                && (!serving.ipv6 || self.has_prefix_in_time(eni))
+                && (!eligibility.ipv6 || self.has_prefix_in_time(eni))
         })
     }
 
@@ -476,8 +476,8 @@ impl Outlook<'_> {
             Wanted::Addresses { .. } | Wanted::Eni { .. } => true,
             // Its IPv6 prefix is a later step.
             Wanted::NextStep(id) => {
-                self.ipam.pool().eni(id).is_some_and(|eni| !eni.is_leaving())
-                    && self.ipam.serving().ipv6
+                self.ipam.pool().eni(id).is_some_and(|eni| !eni.is_removing())
+                    && self.ipam.eligibility().ipv6
                     && self.ipam.config().provisioning
             }
             _ => false,

@@ -67,7 +67,7 @@ impl Planner<'_> {
     /// Returns how many single addresses may stand in for prefixes: all that leave one place free, so that a prefix can be tried
     /// again without giving any of them up; or those that pods wait for, unless prefixes were refused once and not again.
     fn places_for_stand_ins(&self, on: CardDemand) -> u32 {
-        if on.kind == Ipv4Kind::Prefixes || self.serving.ipv4 != Some(Ipv4Kind::Prefixes) {
+        if on.kind == Ipv4Kind::Prefixes || self.eligibility.ipv4 != Some(Ipv4Kind::Prefixes) {
             return u32::MAX;
         }
         let backoff = &self.constraints.backoff;
@@ -82,7 +82,7 @@ impl Planner<'_> {
     /// Returns how many further blocks a card takes, on the ENIs it has and on new ones.
     fn places(&self, card: Card) -> u32 {
         let enis = self.pool.enis().iter().filter(|eni| eni.card == card);
-        let serving = enis.filter(|eni| self.serving.takes_pods(eni));
+        let serving = enis.filter(|eni| self.eligibility.takes_pods(eni));
         let new = self.eni_room(card).unwrap_or(0) * u32::from(self.slots);
         serving.map(|eni| self.room(eni)).sum::<u32>() + new
     }
@@ -122,7 +122,7 @@ impl Planner<'_> {
             .pool
             .enis()
             .iter()
-            .filter(|eni| eni.card == card && self.serving.takes_pods(eni))
+            .filter(|eni| eni.card == card && self.eligibility.takes_pods(eni))
             .filter(|eni| self.serves_in_time(eni))
             .collect();
         enis.sort_by_key(|eni| (!eni.is_primary(), Reverse(eni.ipv4_slots_used()), eni.device));
@@ -283,7 +283,7 @@ impl Planner<'_> {
     fn is_creation_on_trial(&self, subnet: SubnetId) -> bool {
         let backoff = &self.constraints.backoff;
         let operation = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
-        let ipv6 = self.serving.ipv6.then_some(BackoffScope::SubnetIpv6(subnet));
+        let ipv6 = self.eligibility.ipv6.then_some(BackoffScope::SubnetIpv6(subnet));
         let mut scopes = [operation, BackoffScope::Creation(subnet)].into_iter().chain(ipv6);
         scopes.any(|scope| backoff.has_failed(scope))
             && (!self.created.is_empty() || !self.pool.creations().is_empty())
@@ -313,7 +313,7 @@ impl Planner<'_> {
             description: alloc::format!("aws-K8S-{}", node.instance),
             tags: tags::of_new_eni(node, self.config, self.now),
             ipv4,
-            ipv6_prefixes: u16::from(self.serving.ipv6),
+            ipv6_prefixes: u16::from(self.eligibility.ipv6),
         }
     }
 

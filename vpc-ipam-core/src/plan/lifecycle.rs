@@ -2,7 +2,7 @@
 
 use super::{Because, EniLimit, Planner, WaitingOn, Wanted, has_ipv6, is_ready};
 use crate::backoff::of_eni;
-use crate::pool::{Eni, Leaving, Stage};
+use crate::pool::{Eni, Removing, Stage};
 use crate::{
     AssignIpv6Addresses, AttachNetworkInterface, BackoffScope, Card, DeleteNetworkInterface,
     DetachNetworkInterface, DeviceIndex, Ec2Action, Ec2Operation, Families, HostAction,
@@ -40,11 +40,11 @@ impl Planner<'_> {
         let because = match eni.stage {
             Stage::Attached if self.never_serves(eni) => Because::NeverServed { eni: eni.id },
             Stage::Attached => Because::NotSetUp,
-            Stage::Leaving(Leaving::Host) => Because::Leaving,
-            Stage::Leaving(Leaving::Vanished) => Because::Vanished,
+            Stage::Removing(Removing::Host) => Because::Removing,
+            Stage::Removing(Removing::Vanished) => Because::Vanished,
             Stage::Available
             | Stage::Ready
-            | Stage::Leaving(Leaving::Detach | Leaving::Delete { .. }) => return,
+            | Stage::Removing(Removing::Detach | Removing::Delete { .. }) => return,
         };
         // What is under way for an ENI that seems to be gone may show that it is not.
         let under_way = eni.ec2_call.as_ref().filter(|_| because == Because::Vanished);
@@ -76,7 +76,7 @@ impl Planner<'_> {
             && self.is_ours_to_remove(eni)
             && self.config.provisioning
             && !self.constraints.terminating
-            && eni.is_idle(self.now, self.serving.cooldown)
+            && eni.is_idle(self.now, self.eligibility.cooldown)
             && backoff.failing_since(scope).is_some_and(failing)
             && backoff.until(BackoffScope::Free(eni.id), self.now).is_none()
     }
@@ -107,7 +107,7 @@ impl Planner<'_> {
 
     fn next_ec2_step(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
         let id = eni.id;
-        if matches!(eni.stage, Stage::Leaving(Leaving::Detach | Leaving::Delete { .. }))
+        if matches!(eni.stage, Stage::Removing(Removing::Detach | Removing::Delete { .. }))
             && let Some(waiting_on) = self.user_of(eni)
         {
             self.block(Wanted::NextStep(id), waiting_on);
@@ -123,20 +123,20 @@ impl Planner<'_> {
                 let call = AssignIpv6Addresses { eni: id, prefixes: 1 };
                 Some((Ec2Action::AssignIpv6Addresses(call), Because::NoIpv6Prefix))
             }
-            Stage::Attached | Stage::Ready | Stage::Leaving(Leaving::Host | Leaving::Vanished) => {
-                None
-            }
-            Stage::Leaving(Leaving::Detach) => {
+            Stage::Attached
+            | Stage::Ready
+            | Stage::Removing(Removing::Host | Removing::Vanished) => None,
+            Stage::Removing(Removing::Detach) => {
                 // Without the attachment's id EC2 cannot be asked; the next answer about the ENI brings the id.
                 let attachment = eni.attachment?;
                 let call = DetachNetworkInterface { eni: id, attachment };
-                Some((Ec2Action::DetachNetworkInterface(call), Because::Leaving))
+                Some((Ec2Action::DetachNetworkInterface(call), Because::Removing))
             }
-            Stage::Leaving(Leaving::Delete { not_before }) if not_before > self.now => {
+            Stage::Removing(Removing::Delete { not_before }) if not_before > self.now => {
                 self.block(Wanted::NextStep(id), WaitingOn::Time { until: not_before });
                 None
             }
-            Stage::Leaving(Leaving::Delete { .. }) => Some((delete(eni), Because::Leaving)),
+            Stage::Removing(Removing::Delete { .. }) => Some((delete(eni), Because::Removing)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Planner<'_> {
     fn user_of(&self, eni: &Eni) -> Option<WaitingOn> {
         match self.cooled_at(eni) {
             Some(until) => Some(WaitingOn::Cooling { until }),
-            None if eni.is_idle(self.now, self.serving.cooldown) => None,
+            None if eni.is_idle(self.now, self.eligibility.cooldown) => None,
             None => Some(WaitingOn::Untracked(eni.id)),
         }
     }
@@ -152,7 +152,7 @@ impl Planner<'_> {
     /// An ENI that was made is attached. One that was left from before a restart has no place yet: it gets one if there
     /// is room, and goes if not.
     fn attach_or_wait(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
-        let idle = eni.is_idle(self.now, self.serving.cooldown);
+        let idle = eni.is_idle(self.now, self.eligibility.cooldown);
         if let Some(gate) = self.growth_gate() {
             if gate == WaitingOn::Terminating && idle && self.is_ours_to_remove(eni) {
                 return Some((delete(eni), Because::Terminating));
@@ -217,7 +217,7 @@ impl Planner<'_> {
             Families::Ipv6 => {
                 let can = |other: &Eni| {
                     other.card == eni.card
-                        && self.serving.takes_pods(other)
+                        && self.eligibility.takes_pods(other)
                         && self.serves_in_time(other)
                 };
                 let before = |other: &Eni| {
@@ -233,7 +233,7 @@ impl Planner<'_> {
             }
             Families::Dual(_) => true,
         };
-        wanted && is_ready(eni) && self.serving.takes_pods(eni) && !has_ipv6(eni)
+        wanted && is_ready(eni) && self.eligibility.takes_pods(eni) && !has_ipv6(eni)
     }
 
     /// Returns the lowest free device index of a card that this plan does not fill already, and remembers it as filled.
@@ -256,7 +256,7 @@ impl Planner<'_> {
             .pool
             .enis()
             .iter()
-            .filter(|eni| matches!(eni.stage, Stage::Leaving(Leaving::Delete { .. })));
+            .filter(|eni| matches!(eni.stage, Stage::Removing(Removing::Delete { .. })));
         let deletions = kept.flat_map(|eni| of_eni(eni.id, Ec2Operation::DeleteNetworkInterface));
         let stuck = deletions.filter(|scope| backoff.is_stuck(*scope));
         let mut scopes = stuck.chain([BackoffScope::Free(eni.id)]);

@@ -162,7 +162,7 @@ impl Planner<'_> {
     fn lacks_ranges_since(&self) -> Option<Timestamp> {
         let enis = self.pool.enis().iter();
         let lacks = |eni: &&Eni| {
-            eni.is_managed() && !eni.is_leaving() && self.constraints.ranges(eni.subnet).is_none()
+            eni.is_managed() && !eni.is_removing() && self.constraints.ranges(eni.subnet).is_none()
         };
         enis.filter(lacks).map(|eni| eni.since).max()
     }

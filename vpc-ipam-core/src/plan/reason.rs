@@ -66,7 +66,7 @@ pub enum Because {
     /// The ENI is attached, but the node has not set its link up.
     NotSetUp,
     /// The ENI is on its way out: the step that follows the last.
-    Leaving,
+    Removing,
     /// EC2 no longer has the ENI; what the node set up for it goes.
     Vanished,
     /// The ENI's subnet was taken out of use, and no pod is left on it.
@@ -121,7 +121,7 @@ impl fmt::Display for Because {
             }
             Self::NotDeletedOnTermination => f.write_str("would outlive the instance"),
             Self::NotSetUp => f.write_str("attached, link not set up yet"),
-            Self::Leaving => f.write_str("next step of giving it back"),
+            Self::Removing => f.write_str("next step of giving it back"),
             Self::Vanished => f.write_str("EC2 no longer has it"),
             Self::Excluded => f.write_str("its subnet is out of use and no pod is left on it"),
             Self::OtherKind => f.write_str("left from the other mode and unused"),

@@ -26,7 +26,7 @@ impl Planner<'_> {
             .pool
             .enis()
             .iter()
-            .filter(|eni| eni.card == on.card && eni.is_managed() && !eni.is_leaving())
+            .filter(|eni| eni.card == on.card && eni.is_managed() && !eni.is_removing())
             .collect();
         let mut surplus = Surplus {
             stock: on.stock,
@@ -55,9 +55,9 @@ impl Planner<'_> {
         if !matches!(later, Demand::Over(_)) {
             return;
         }
-        let serving = enis.iter().filter(|eni| self.serving.takes_pods(eni));
+        let serving = enis.iter().filter(|eni| self.eligibility.takes_pods(eni));
         let blocks = serving.flat_map(|eni| self.counted(on.kind, eni));
-        let ends = blocks.filter_map(|block| block.cooled_at(self.now, self.serving.cooldown));
+        let ends = blocks.filter_map(|block| block.cooled_at(self.now, self.eligibility.cooldown));
         if let Some(until) = ends.min() {
             self.block(Wanted::FewerAddresses { card: on.card }, WaitingOn::Cooling { until });
         }
@@ -108,7 +108,7 @@ impl Planner<'_> {
             |stock| !matches!(demand(on.target, on.kind, stock, self.slots), Demand::Short(_));
         let last_of_card = on.card != Card(0)
             && !self.pool.enis().iter().any(|other| {
-                other.card == on.card && other.id != eni.id && self.serving.takes_pods(other)
+                other.card == on.card && other.id != eni.id && self.eligibility.takes_pods(other)
             });
         // Whole ENIs are the unit of this target, so it has no surplus of single blocks to be held against.
         let within_surplus = match on.target {
@@ -127,7 +127,7 @@ impl Planner<'_> {
     /// Where single addresses stand in for prefixes, returns whether a card meets its target without an ENI in prefixes too. If
     /// not, it would be made again as soon as one can be had.
     fn is_dispensable_as_configured(&self, on: CardDemand, eni: &Eni) -> bool {
-        match self.serving.ipv4 {
+        match self.eligibility.ipv4 {
             Some(configured) if configured != on.kind => {
                 let stock = self.stock(on.card, configured, false);
                 let Surplus { stock, .. } =
@@ -152,7 +152,7 @@ impl Planner<'_> {
             Some(wait)
         } else if let Some(until) = self.cooled_at(eni) {
             Some(WaitingOn::Cooling { until })
-        } else if !eni.is_idle(self.now, self.serving.cooldown) {
+        } else if !eni.is_idle(self.now, self.eligibility.cooldown) {
             Some(WaitingOn::Untracked(eni.id))
         } else {
             self.waits_for(eni).or_else(|| self.coming(card).filter(|_| !eni.excluded))
@@ -164,12 +164,14 @@ impl Planner<'_> {
         let created = self.pool.creations().iter().find(|(_, creation)| creation.card == card);
         let of_enis = || {
             let enis = self.pool.enis().iter().filter(|eni| eni.card == card);
-            enis.filter(|eni| self.serving.takes_pods(eni)).find_map(|eni| match &eni.ec2_call {
-                Some(Ec2Call { id, kind: Ec2CallKind::AssignIpv4 { .. } }) => {
-                    Some(WaitingOn::Outcome(*id))
+            enis.filter(|eni| self.eligibility.takes_pods(eni)).find_map(|eni| {
+                match &eni.ec2_call {
+                    Some(Ec2Call { id, kind: Ec2CallKind::AssignIpv4 { .. } }) => {
+                        Some(WaitingOn::Outcome(*id))
+                    }
+                    _ => (!is_ready(eni) && self.serves_in_time(eni))
+                        .then_some(WaitingOn::StepBefore(eni.id)),
                 }
-                _ => (!is_ready(eni) && self.serves_in_time(eni))
-                    .then_some(WaitingOn::StepBefore(eni.id)),
             })
         };
         created.map(|(id, _)| WaitingOn::Outcome(*id)).or_else(of_enis)
@@ -196,7 +198,7 @@ impl Planner<'_> {
             Demand::Met | Demand::Over(_) => usize::MAX,
         };
         for eni in enis {
-            let serves = self.serving.takes_pods(eni);
+            let serves = self.eligibility.takes_pods(eni);
             let most = if serves { in_the_way } else { usize::MAX };
             let mut nets: Vec<IpNet> = self.useless_blocks(on, eni).take(most).collect();
             if serves {
@@ -249,14 +251,14 @@ impl Planner<'_> {
         on: CardDemand,
         eni: &'e Eni,
     ) -> impl Iterator<Item = IpNet> + use<'e> {
-        let kept_for_pods = self.serving.takes_pods(eni);
+        let kept_for_pods = self.eligibility.takes_pods(eni);
         let trunk = eni.interface_type == InterfaceType::Trunk;
-        let falls_back = self.serving.ipv4.is_some_and(|configured| configured != on.kind)
+        let falls_back = self.eligibility.ipv4.is_some_and(|configured| configured != on.kind)
             || self.prefixes_wait(eni.subnet, 0).is_some();
         eni.blocks()
             .iter()
             .filter(move |block| {
-                let other_kind = self.serving.is_other_kind(block) && !falls_back;
+                let other_kind = self.eligibility.is_other_kind(block) && !falls_back;
                 !trunk && (!kept_for_pods || other_kind) && self.is_idle(block)
             })
             .map(Block::net)
@@ -276,19 +278,19 @@ impl Planner<'_> {
     fn may_be_useless(&self, eni: &Eni) -> bool {
         let tallies = eni.tallies();
         let (addresses, prefixes) = (tallies.addresses.held, tallies.prefixes.held);
-        let other_kind = match self.serving.ipv4 {
+        let other_kind = match self.eligibility.ipv4 {
             Some(Ipv4Kind::Addresses) => prefixes,
             Some(Ipv4Kind::Prefixes) => addresses,
             None => addresses + prefixes,
         };
-        let ipv6 = if self.serving.ipv6 { 0 } else { tallies.ipv6.held };
-        !self.serving.takes_pods(eni) || other_kind + ipv6 > 0
+        let ipv6 = if self.eligibility.ipv6 { 0 } else { tallies.ipv6.held };
+        !self.eligibility.takes_pods(eni) || other_kind + ipv6 > 0
     }
 
     /// Returns whether a card has room for another block, on an ENI that is there or on a new one.
     pub(super) fn has_room(&self, card: Card) -> bool {
         let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card);
-        enis.any(|eni| self.serving.takes_pods(eni) && self.room(eni) > 0)
+        enis.any(|eni| self.eligibility.takes_pods(eni) && self.room(eni) > 0)
             || self.eni_room(card).is_ok()
     }
 
@@ -301,7 +303,7 @@ impl Planner<'_> {
             let call = AssignPrivateIpAddresses { eni: eni.id, amount };
             let action = Ec2Action::AssignPrivateIpAddresses(call);
             let mut scopes = gates(&action, Some(eni.subnet));
-            self.serving.takes_pods(eni)
+            self.eligibility.takes_pods(eni)
                 && self.room(eni) > 0
                 && !scopes.any(|scope| backoff.has_failed(scope))
         })
@@ -325,11 +327,11 @@ impl Planner<'_> {
     }
 
     fn is_idle(&self, block: &Block) -> bool {
-        block.is_idle(self.now, self.serving.cooldown)
+        block.is_idle(self.now, self.eligibility.cooldown)
     }
 
     pub(super) fn cooled_at(&self, eni: &Eni) -> Option<crate::Timestamp> {
-        let ends = eni.blocks().iter().map(|b| b.cooled_at(self.now, self.serving.cooldown));
+        let ends = eni.blocks().iter().map(|b| b.cooled_at(self.now, self.eligibility.cooldown));
         ends.flatten().max()
     }
 
@@ -340,7 +342,7 @@ impl Planner<'_> {
         kind: Ipv4Kind,
         eni: &'e Eni,
     ) -> impl Iterator<Item = &'e Block> + use<'e> {
-        let both_kinds = self.serving.ipv4 != Some(kind);
+        let both_kinds = self.eligibility.ipv4 != Some(kind);
         let prefixes = kind == Ipv4Kind::Prefixes;
         eni.blocks().iter().filter(move |block| {
             matches!(block.net(), IpNet::V4(_))

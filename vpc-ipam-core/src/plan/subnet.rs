@@ -80,7 +80,7 @@ impl Planner<'_> {
             Some(BackoffScope::Creation(subnet)),
             Some(BackoffScope::Subnet(subnet)),
             (kind == Ipv4Kind::Prefixes).then_some(BackoffScope::SubnetPrefixes(subnet)),
-            self.serving.ipv6.then_some(BackoffScope::SubnetIpv6(subnet)),
+            self.eligibility.ipv6.then_some(BackoffScope::SubnetIpv6(subnet)),
         ];
         let backoff = &self.constraints.backoff;
         let waits = scopes.into_iter().flatten().filter_map(|scope| backoff.wait(scope, self.now));

@@ -88,14 +88,15 @@ pub enum Stage {
     Attached,
     /// The node set its link up: pods can use its addresses.
     Ready,
-    /// It is being given back: no pod gets its addresses.
-    Leaving(Leaving),
+    /// It is on its way out: no pod gets its addresses.
+    #[cfg_attr(feature = "serde", serde(rename = "Leaving"))]
+    Removing(Removing),
 }
 
-/// The steps of giving an ENI back, in their order.
+/// The steps by which an ENI goes, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum Leaving {
+pub enum Removing {
     /// The node removes what it set up for it.
     Host,
     /// EC2 detaches it.
@@ -264,12 +265,12 @@ impl Eni {
 
     /// Returns whether it occupies a device index of the instance, or is about to.
     pub fn occupies_slot(&self) -> bool {
-        !matches!(self.stage, Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished))
+        !matches!(self.stage, Stage::Removing(Removing::Delete { .. } | Removing::Vanished))
     }
 
     /// Returns whether it is being given back.
-    pub fn is_leaving(&self) -> bool {
-        matches!(self.stage, Stage::Leaving(_))
+    pub fn is_removing(&self) -> bool {
+        matches!(self.stage, Stage::Removing(_))
     }
 
     /// Returns its blocks, sorted by address.
@@ -323,7 +324,7 @@ impl Eni {
     /// Returns what EC2 can say of it that IMDS says too.
     pub(crate) fn shape(&self) -> (Card, DeviceIndex, bool, Vec<IpNet>) {
         let nets = self.blocks.iter().map(Block::net).collect();
-        (self.card, self.device, self.is_leaving(), nets)
+        (self.card, self.device, self.is_removing(), nets)
     }
 
     /// Returns the lease's view of it, without addresses.
@@ -431,7 +432,7 @@ impl Eni {
         self.stage = match (self.stage, status) {
             // EC2 may have missed it in an answer before.
             (
-                Stage::Available | Stage::Leaving(Leaving::Vanished),
+                Stage::Available | Stage::Removing(Removing::Vanished),
                 AttachmentStatus::Attaching | AttachmentStatus::Attached,
             ) => {
                 self.attached_at = at;
@@ -439,14 +440,14 @@ impl Eni {
             }
             // What was detached was another attachment.
             (
-                Stage::Leaving(Leaving::Delete { .. }),
+                Stage::Removing(Removing::Delete { .. }),
                 AttachmentStatus::Attaching | AttachmentStatus::Attached,
-            ) => Stage::Leaving(Leaving::Detach),
+            ) => Stage::Removing(Removing::Detach),
             // Somebody else detaches it, or we did before a restart.
             (
                 Stage::Available | Stage::Attached | Stage::Ready,
                 AttachmentStatus::Detaching | AttachmentStatus::Detached,
-            ) => Stage::Leaving(Leaving::Detach),
+            ) => Stage::Removing(Removing::Detach),
             (stage, _) => stage,
         };
     }
@@ -462,15 +463,15 @@ impl Eni {
     /// Records the decision to give it back.
     pub(crate) fn on_leave(&mut self) {
         self.stage = match self.stage {
-            Stage::Available => Stage::Leaving(Leaving::Delete { not_before: Timestamp::EPOCH }),
-            Stage::Attached | Stage::Ready => Stage::Leaving(Leaving::Host),
-            leaving @ Stage::Leaving(_) => leaving,
+            Stage::Available => Stage::Removing(Removing::Delete { not_before: Timestamp::EPOCH }),
+            Stage::Attached | Stage::Ready => Stage::Removing(Removing::Host),
+            leaving @ Stage::Removing(_) => leaving,
         };
     }
 
     /// Records that somebody uses it after all, so that it stays if nothing was done in EC2 yet.
     pub(crate) fn on_stay(&mut self) {
-        let untouched = matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach));
+        let untouched = matches!(self.stage, Stage::Removing(Removing::Host | Removing::Detach));
         if untouched && !self.is_being_detached() {
             self.stage = Stage::Attached;
         }
@@ -482,7 +483,7 @@ impl Eni {
 
     /// Records that it could not leave: it serves pods again, once its link is set up again.
     pub(crate) fn on_return(&mut self) {
-        if matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach)) {
+        if matches!(self.stage, Stage::Removing(Removing::Host | Removing::Detach)) {
             self.stage = Stage::Attached;
         }
     }
@@ -490,21 +491,21 @@ impl Eni {
     /// Records that the node removed what it had set up. Returns whether nothing is left to do for it.
     pub(crate) fn on_host_removed(&mut self) -> bool {
         match self.stage {
-            Stage::Leaving(Leaving::Host) => {
-                self.stage = Stage::Leaving(Leaving::Detach);
+            Stage::Removing(Removing::Host) => {
+                self.stage = Stage::Removing(Removing::Detach);
                 false
             }
-            Stage::Leaving(Leaving::Vanished) => true,
+            Stage::Removing(Removing::Vanished) => true,
             _ => false,
         }
     }
 
     /// Records that the node set the link up after that was given up: it is removed once more if it was removed since.
     pub(crate) fn on_set_up_late(&mut self) {
-        if matches!(self.stage, Stage::Leaving(Leaving::Host | Leaving::Detach))
+        if matches!(self.stage, Stage::Removing(Removing::Host | Removing::Detach))
             && !self.is_being_detached()
         {
-            self.stage = Stage::Leaving(Leaving::Host);
+            self.stage = Stage::Removing(Removing::Host);
             // One under way may have come before.
             self.host_call = None;
         }
@@ -521,7 +522,7 @@ impl Eni {
     /// Returns whether an answer of this age knows of its last attachment or detachment.
     pub(crate) fn knows_attachment(&self, as_of: Timestamp, settle: Duration) -> bool {
         match self.stage {
-            Stage::Leaving(Leaving::Delete { not_before }) => as_of > not_before + settle,
+            Stage::Removing(Removing::Delete { not_before }) => as_of > not_before + settle,
             // It had none that could be mistaken for the last.
             Stage::Available => true,
             _ => as_of > self.attached_at + settle,
@@ -531,12 +532,12 @@ impl Eni {
     /// Records that EC2 detached it.
     pub(crate) fn on_detached(&mut self, delete_not_before: Timestamp) {
         self.attachment = None;
-        self.stage = Stage::Leaving(Leaving::Delete { not_before: delete_not_before });
+        self.stage = Stage::Removing(Removing::Delete { not_before: delete_not_before });
     }
 
     /// Records that EC2 has it no longer. A call under way may prove otherwise.
     pub(crate) fn on_vanished(&mut self) {
-        self.stage = Stage::Leaving(Leaving::Vanished);
+        self.stage = Stage::Removing(Removing::Vanished);
         self.unconfirmed = None;
     }
 

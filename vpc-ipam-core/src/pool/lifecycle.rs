@@ -50,10 +50,10 @@ fn enis() -> String {
         Stage::Available,
         Stage::Attached,
         Stage::Ready,
-        Stage::Leaving(Leaving::Host),
-        Stage::Leaving(Leaving::Detach),
-        Stage::Leaving(Leaving::Delete { not_before: at(5) }),
-        Stage::Leaving(Leaving::Vanished),
+        Stage::Removing(Removing::Host),
+        Stage::Removing(Removing::Detach),
+        Stage::Removing(Removing::Delete { not_before: at(5) }),
+        Stage::Removing(Removing::Vanished),
     ];
     let states: Vec<(String, Eni)> = stages.map(|stage| (format!("{stage:?}"), eni(stage))).into();
     let events: [Event<Eni>; 11] = [
@@ -157,7 +157,7 @@ fn addresses() -> String {
 }
 
 fn leases() -> String {
-    const SERVING: Serving = Serving {
+    const SERVING: Eligibility = Eligibility {
         ipv4: Some(Ipv4Kind::Addresses),
         ipv6: false,
         skip_primary: false,

@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{BlockState, Eni, Leaving, Management, Pool, Stage, UnconfirmedCause};
+use super::{BlockState, Eni, Management, Pool, Removing, Stage, UnconfirmedCause};
 use crate::{
     AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
     InterfaceType, Lease, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges,
@@ -292,12 +292,12 @@ impl Pool {
                 )
         });
         let before = unconfirmed_by_imds.then(|| eni.shape());
-        if going && knows && !eni.is_leaving() {
+        if going && knows && !eni.is_removing() {
             self.on_eni_gone(observed.id, now, finding);
             return;
         }
         if as_of < eni.confirmed_at
-            || !knows && matches!(eni.stage, Stage::Leaving(Leaving::Delete { .. }))
+            || !knows && matches!(eni.stage, Stage::Removing(Removing::Delete { .. }))
         {
             return;
         }
@@ -466,7 +466,7 @@ impl Pool {
             }
             return;
         };
-        if !eni.is_managed() || eni.is_leaving() || ignored {
+        if !eni.is_managed() || eni.is_removing() || ignored {
             return;
         }
         let shown = |net: IpNet| observed.blocks.iter().any(|other| other.trunc() == net);
@@ -508,12 +508,12 @@ impl Pool {
         let asked = |eni: &Eni| match scope {
             Scope::Attached => !matches!(
                 eni.stage,
-                Stage::Available | Stage::Leaving(Leaving::Delete { .. } | Leaving::Vanished)
+                Stage::Available | Stage::Removing(Removing::Delete { .. } | Removing::Vanished)
             ),
             // One that is to be deleted waits for its last user; another instance may have it meanwhile.
             Scope::Unattached => match eni.stage {
                 Stage::Available => eni.ec2_call.is_none(),
-                Stage::Leaving(Leaving::Delete { not_before }) => {
+                Stage::Removing(Removing::Delete { not_before }) => {
                     eni.ec2_call.is_none() && !is_recent(as_of, not_before, settle)
                 }
                 _ => false,
@@ -560,7 +560,7 @@ impl Pool {
         let Some(eni) = self.eni_mut(id) else {
             return;
         };
-        let by_us = eni.is_leaving();
+        let by_us = eni.is_removing();
         eni.on_vanished();
         if !eni.is_managed() && eni.ec2_call.is_none() {
             // Nothing was set up for it.

@@ -1445,8 +1445,8 @@ impl Driver {
         }
         for (card, kinds) in &grows {
             let both = shrinks.get(card).into_iter().flatten().any(|kind| kinds.contains(kind));
-            let serving = !self.config.custom_networking;
-            hold!(!both || !serving, OneDirection, "{card} grows and shrinks: {plan:?}");
+            let eligibility = !self.config.custom_networking;
+            hold!(!both || !eligibility, OneDirection, "{card} grows and shrinks: {plan:?}");
         }
         Ok(())
     }
