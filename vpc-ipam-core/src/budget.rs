@@ -108,7 +108,7 @@ impl Ec2Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rate {
-    /// Calls that may be made at once after a rest; at least 1 counts.
+    /// Calls that may be made at once after a pause; at least 1 counts.
     pub burst: u32,
     /// After which one further call may be made.
     pub interval: Duration,

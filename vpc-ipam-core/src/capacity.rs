@@ -207,8 +207,8 @@ pub struct Claims {
     pub at_boot: Claim,
     /// With as many pods as asked for.
     pub at_pods: Claim,
-    /// At most, whatever comes and goes. Addresses that rest are held besides those in use, and pods that end at once
-    /// after they began make any number rest, so nothing but [`Config::pods_max`] and the type's limits bounds it.
+    /// At most, whatever comes and goes. Addresses that cool are held besides those in use, and pods that end at once
+    /// after they began make any number cool, so nothing but [`Config::pods_max`] and the type's limits bounds it.
     pub worst: Claim,
 }
 

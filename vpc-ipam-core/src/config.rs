@@ -25,12 +25,12 @@ pub struct Config {
     /// The most pods the node runs: what kubelet reports as its capacity. No more addresses than that are held, rounded
     /// up to whole prefixes. `None` leaves it open.
     pub pods_max: Option<u32>,
-    /// How long an address rests between two pods: `IP_COOLDOWN_PERIOD`, by default 30 s.
+    /// How long an address cools between two pods: `IP_COOLDOWN_PERIOD`, by default 30 s.
     ///
     /// Connection tracking remembers a half-open connection for 120 s; a period shorter than that can lead a late packet
     /// to the next owner.
     pub cooldown: Duration,
-    /// Which resting addresses count when the pool is compared with its target.
+    /// Which addresses in cooldown count when the pool is compared with its target.
     pub cooling: Cooling,
     /// The MTU of the ENIs' links in bytes, 576 to 9001: `AWS_VPC_ENI_MTU`.
     pub eni_mtu: u16,
@@ -160,7 +160,7 @@ impl WarmTarget {
     }
 }
 
-/// Which resting addresses count as free when the pool is compared with its target. None of them is ever assigned or
+/// Which addresses in cooldown count as free when the pool is compared with its target. None of them is ever assigned or
 /// given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

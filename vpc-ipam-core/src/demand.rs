@@ -14,7 +14,7 @@ pub struct Stock {
     pub total: u32,
     /// Of these, addresses that pods hold, or somebody we do not know.
     pub assigned: u32,
-    /// Of these, addresses that rest too long to help.
+    /// Of these, addresses that cool too long to help.
     pub cooling: u32,
     /// Pods that wait for an address.
     pub waiting: u32,

@@ -81,7 +81,7 @@ pub struct AddressCount {
     pub total: u32,
     /// Of these, addresses that pods hold.
     pub assigned: u32,
-    /// Of these, addresses that rest.
+    /// Of these, addresses that cool.
     pub cooling: u32,
     /// Of these, addresses that somebody uses whom we do not know.
     pub quarantined: u32,

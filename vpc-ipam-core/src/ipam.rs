@@ -136,7 +136,7 @@ pub enum Released {
     Lease {
         /// What it held.
         lease: Lease,
-        /// Since when its addresses rest.
+        /// Since when its addresses cool.
         at: Timestamp,
     },
     /// The pod was waiting for an address and no longer is.
@@ -389,7 +389,7 @@ impl Ipam {
         undone.then(|| Record::undone(&uncommitted.lease, now))
     }
 
-    /// Takes in that a pod is gone. Its addresses rest for the cool-down.
+    /// Takes in that a pod is gone. Its addresses cool for the cool-down.
     pub fn release(&mut self, key: &PodKey, now: Timestamp) -> Released {
         let tape = self.tape(|| Input::Release(key.clone()));
         let released = self.on_given_up(key, now);
@@ -594,7 +594,7 @@ impl Ipam {
         self.constraints.waiting_every_card = every;
     }
 
-    /// Returns when the first address that rests is ready, if one rests.
+    /// Returns when the first address that cools is ready, if one cools.
     fn cooled_at(&self, now: Timestamp) -> Option<Timestamp> {
         let blocks = self.pool.enis().iter().flat_map(|eni| eni.blocks());
         blocks.filter_map(|block| block.cooled_at(now, self.config.cooldown)).min()

@@ -117,7 +117,7 @@
 //! // Two in use, two held ready.
 //! assert_eq!(cloud.addresses.len(), 4);
 //!
-//! // A pod ends. Its address rests before another pod gets it; write this record, too.
+//! // A pod ends. Its address cools before another pod gets it; write this record, too.
 //! let released = ipam.release(&leases[0].key, now);
 //! assert!(matches!(released, Released::Lease { .. }));
 //! assert_eq!(ipam.check(), []);

@@ -19,7 +19,7 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use self::block::{BlockKind, rested_before};
+use self::block::{BlockKind, cooled_before};
 use crate::{
     ActionId, AddressRequest, Card, CardChoice, Config, CreateNetworkInterface, DeviceIndex, EniId,
     InterfaceType, Ipv4Kind, Lease, LeasedInterface, Limits, PodKey, Timestamp,
@@ -248,7 +248,7 @@ impl Pool {
         }
     }
 
-    /// Forgets a block that an ENI no longer has. Its addresses go on resting, should they come back.
+    /// Forgets a block that an ENI no longer has. Its addresses go on cooling, should they come back.
     pub(crate) fn forget_block(&mut self, id: EniId, net: IpNet) {
         if let Some(block) = self.eni_mut(id).and_then(|eni| eni.on_block_gone(net)) {
             self.released_before.extend(block.released());
@@ -311,15 +311,15 @@ impl Pool {
                 eni.on_stay();
             }
         } else if self.unknown.remove(&address) {
-            let rests = |block: &mut Block| block.on_unquarantined(address, now);
-            if self.enis.iter_mut().find_map(|eni| eni.edit_block_of(address, rests)).is_none() {
+            let cooling = |block: &mut Block| block.on_unquarantined(address, now);
+            if self.enis.iter_mut().find_map(|eni| eni.edit_block_of(address, cooling)).is_none() {
                 self.released_before.insert(address, now);
             }
         }
     }
 
     /// Marks the addresses of blocks that leases name but that were not covered until now, those of unknown owners, and
-    /// those that rest.
+    /// those that cool.
     pub(crate) fn adopt_leases(&mut self) {
         let Self { enis, leases, released_before, unknown, .. } = self;
         for held in leases.values_mut() {
@@ -349,8 +349,8 @@ impl Pool {
             }
         }
         released_before.retain(|address, at| {
-            let rests = |block: &mut Block| block.on_cooling_restored(*address, *at);
-            enis.iter_mut().find_map(|eni| eni.edit_block_of(*address, rests)).is_none()
+            let cooling = |block: &mut Block| block.on_cooling_restored(*address, *at);
+            enis.iter_mut().find_map(|eni| eni.edit_block_of(*address, cooling)).is_none()
         });
     }
 
@@ -503,7 +503,7 @@ fn take(
     eligibility: &Eligibility,
     now: Timestamp,
 ) -> Option<LeasedInterface> {
-    let rested_before = rested_before(now, eligibility.cooldown);
+    let cooled_before = cooled_before(now, eligibility.cooldown);
     // What was tried last: all that come before it in this order were tried, too.
     let mut tried: Option<(Reverse<u32>, usize)> = None;
     loop {
@@ -526,7 +526,7 @@ fn take(
         let mut interface = eni.interface();
         let (mut ipv4, mut ipv6) = (None, None);
         if eligibility.ipv4.is_some() {
-            let next = eni.next_address(eligibility.kinds_of_ipv4(), rested_before);
+            let next = eni.next_address(eligibility.kinds_of_ipv4(), cooled_before);
             let Some((block, IpAddr::V4(address))) = next else {
                 continue;
             };
@@ -534,7 +534,7 @@ fn take(
             interface.ipv4 = Some(address);
         }
         if eligibility.ipv6 {
-            let next = eni.next_address(&[BlockKind::Ipv6], rested_before);
+            let next = eni.next_address(&[BlockKind::Ipv6], cooled_before);
             let Some((block, IpAddr::V6(address))) = next else {
                 continue;
             };
@@ -578,7 +578,7 @@ fn put_back(
 /// Why a pod got no address from the pool as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAssigned {
-    /// No ENI that is ready has an address that is free and rested.
+    /// No ENI that is ready has an address that is free and cooled.
     NoneFree,
     /// The pod has a lease, but EC2 has not confirmed its address, its ENI is not ready, or another lease names the address
     /// too.

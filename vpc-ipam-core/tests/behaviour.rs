@@ -736,13 +736,13 @@ fn calls_stay_within_the_budget_and_what_is_over_waits_its_turn() {
 #[test]
 fn status_says_what_the_next_add_gets() {
     let situations: [(&str, fn() -> Node); 5] = [
-        ("at rest", || Node::settled("m5.large", &[])),
+        ("after it converged", || Node::settled("m5.large", &[])),
         ("full", || {
             let mut node = Node::settled("t3.nano", &[]);
             node.add(["one", "two"]);
             node
         }),
-        ("resting", || {
+        ("cooling", || {
             let mut node = Node::settled("t3.nano", &[]);
             node.add(["one", "two"]);
             node.run_for(60);

@@ -241,15 +241,15 @@ fn a_cooling_address_is_not_available_and_is_not_given_back() {
     let mut node = Node::settled("m5.large", &vars);
     node.add(names("pod", 0..6));
     node.run_for(60);
-    let resting: Vec<_> = (0..6).map(|n| node.address(&format!("pod-{n}")).unwrap()).collect();
+    let cooling: Vec<_> = (0..6).map(|n| node.address(&format!("pod-{n}")).unwrap()).collect();
     for name in names("pod", 0..6) {
         let _ = node.del(&name);
     }
     // One that is free is not enough for two, although seven are unassigned.
     node.add(["one", "two"]);
-    assert!(node.address("two").is_some_and(|address| !resting.contains(&address)));
+    assert!(node.address("two").is_some_and(|address| !cooling.contains(&address)));
     node.run_for(59);
-    for address in &resting {
+    for address in &cooling {
         assert!(
             node.enis().iter().any(|eni| eni.blocks().iter().any(|b| b.net().contains(address)))
         );

@@ -79,7 +79,7 @@ proptest! {
         // Where a subnet is full, it is tried again from time to time, and refuses.
         let failing = world.ipam.constraints().recent_failures(world.now).count() > 0;
         let more = changes(&world).count() - done;
-        prop_assert!(more == 0 || failing, "{more} changes at rest\n{}", world.transcript());
+        prop_assert!(more == 0 || failing, "{more} changes after it converged\n{}", world.transcript());
     }
 
     /// Property 16.
@@ -229,7 +229,7 @@ proptest! {
 
     /// Property 23.
     #[test]
-    fn clock_set_back_never_shortens_the_rest((setup, pods) in plain(), back in 1..100_000u64) {
+    fn clock_set_back_never_shortens_a_cooldown((setup, pods) in plain(), back in 1..100_000u64) {
         let mut world = settled(&setup, pods.max(1));
         let lease = world.leases().values().next().unwrap().clone();
         let _ = world.ipam.release(&lease.key, world.now);

@@ -107,7 +107,7 @@ struct Case {
     kind: FailureKind,
     place: Where,
     lasting: bool,
-    /// Whether the node is at rest when it begins, or starts into it.
+    /// Whether the node is after it converged when it begins, or starts into it.
     settled: bool,
 }
 
@@ -115,7 +115,7 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mode, call, kind, place, lasting, settled } = self;
         let times = if *lasting { "for ever" } else { "once" };
-        let when = if *settled { "at rest" } else { "at start" };
+        let when = if *settled { "after it converged" } else { "at start" };
         write!(f, "{mode:?}, {call:?} fails {times} ({kind:?}), {place:?}, {when}")
     }
 }

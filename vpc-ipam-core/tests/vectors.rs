@@ -123,7 +123,7 @@ fn ids(text: &str) -> BTreeSet<String> {
 /// What we do otherwise than the peer, on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Deviation {
-    /// A resting address is never given back; the peer gives it back, and another node may get it at once.
+    /// A cooling address is never given back; the peer gives it back, and another node may get it at once.
     CoolingIsKept,
     /// Where the peer asks for a unit and gives it back for ever, we keep it: what would have to be asked for again is
     /// not given back.
@@ -507,13 +507,13 @@ fn give_blocks(cloud: &mut Cloud, id: EniId, eni: &EniIn, now: Timestamp) {
     }
 }
 
-/// Returns the leases and the resting addresses of an ENI.
+/// Returns the leases and the addresses in cooldown of an ENI.
 fn leases(carried: &NetworkInterface, eni: &EniIn, now: Timestamp) -> Vec<Record> {
     let mut singles =
         carried.ipv4.iter().filter(|net| net.prefix_len() == 32).map(|net| net.addr());
     let (_, assigned, cooling) = eni.addresses;
     let mut held: Vec<_> = singles.by_ref().take(assigned.into()).collect();
-    let resting: Vec<_> = singles.take(cooling.into()).map(core::net::IpAddr::V4).collect();
+    let cooling: Vec<_> = singles.take(cooling.into()).map(core::net::IpAddr::V4).collect();
     let prefixes = carried.ipv4.iter().filter(|net| net.prefix_len() == 28);
     for (prefix, used) in prefixes.zip(&eni.prefixes) {
         let first = u32::from(prefix.network());
@@ -542,10 +542,10 @@ fn leases(carried: &NetworkInterface, eni: &EniIn, now: Timestamp) -> Vec<Record
             })
         })
         .collect();
-    if !resting.is_empty() {
+    if !cooling.is_empty() {
         let at = now.minus_secs(1);
         let key = PodKey::new("aws-cni", "gone", "eth0").unwrap();
-        records.push(Record::Released { key, addresses: resting, at });
+        records.push(Record::Released { key, addresses: cooling, at });
     }
     records
 }
@@ -725,8 +725,8 @@ fn compare_step(row: &Row, expected: &[Op], actual: &[Op]) -> Checked {
         return Ok(None);
     }
     let differs = || Err(format!("expected {}, got {}", list(expected), list(actual)));
-    let rests = row.enis().iter().any(|eni| eni.addresses.2 > 0);
-    if rests && expected.iter().any(|op| matches!(op, Op::Release { .. })) {
+    let cooling = row.enis().iter().any(|eni| eni.addresses.2 > 0);
+    if cooling && expected.iter().any(|op| matches!(op, Op::Release { .. })) {
         return if actual.is_empty() { Ok(Some(Deviation::CoolingIsKept)) } else { differs() };
     }
     if !row.max_pods.starts_with('-') && expected.len() == 1 && actual.len() == 1 {

@@ -274,7 +274,7 @@ pub enum WaitingOn {
         /// Which.
         until: Timestamp,
     },
-    /// Addresses that rest.
+    /// Addresses that cool.
     Cooling {
         /// Until the first is ready.
         until: Timestamp,
@@ -377,7 +377,7 @@ impl fmt::Display for WaitingOn {
             }
             Self::Time { until } => write!(f, "not before {until}"),
             Self::Cooling { until } => {
-                write!(f, "released addresses rest, the first until {until}")
+                write!(f, "released addresses cool, the first until {until}")
             }
             Self::EniLimit(limit) => write!(f, "{limit}"),
             Self::MaxPods(pods) => write!(f, "the node runs at most {pods} pods"),

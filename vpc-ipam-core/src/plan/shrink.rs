@@ -35,7 +35,7 @@ impl Planner<'_> {
                 Demand::Met | Demand::Short(_) => 0,
             },
         };
-        self.await_rest(on, &enis);
+        self.await_cooldown(on, &enis);
         // A call under way is counted, and may fail.
         if surplus.blocks > 0
             && let Some(call @ WaitingOn::Outcome(_)) = self.coming(on.card)
@@ -48,10 +48,10 @@ impl Planner<'_> {
         self.release_blocks(on, stay, surplus.blocks);
     }
 
-    /// Notes until when addresses rest that will be too much then, so that somebody looks again.
-    fn await_rest(&mut self, on: CardDemand, enis: &[&Eni]) {
-        let rested = Stock { cooling: 0, ..on.stock };
-        let later = demand(on.target, on.kind, rested, self.slots);
+    /// Notes until when addresses cool that will be too much then, so that somebody looks again.
+    fn await_cooldown(&mut self, on: CardDemand, enis: &[&Eni]) {
+        let cooled = Stock { cooling: 0, ..on.stock };
+        let later = demand(on.target, on.kind, cooled, self.slots);
         if !matches!(later, Demand::Over(_)) {
             return;
         }
@@ -64,7 +64,7 @@ impl Planner<'_> {
     }
 
     /// Frees ENIs that nobody uses, the highest device index first. Returns them, and those that go once they are old
-    /// enough and nothing of them rests.
+    /// enough and nothing of them cools.
     fn free_enis(&mut self, on: CardDemand, enis: &[&Eni], surplus: &mut Surplus) -> Vec<EniId> {
         let mut freed = Vec::new();
         for eni in enis.iter().rev() {

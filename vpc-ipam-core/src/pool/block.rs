@@ -25,9 +25,9 @@ pub struct Block {
     capacity: u32,
     assigned: u32,
     quarantined: u32,
-    /// No address was released later than this, so that none rests once this one would not.
+    /// No address was released later than this, so that none cools once this one would not.
     released_latest: Option<Timestamp>,
-    /// The free address that rested longest.
+    /// The free address that cooled longest.
     next: Option<Next>,
 }
 
@@ -71,7 +71,7 @@ pub enum BlockState {
 /// One address of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
-    /// Nobody's; resting if it was released a short while ago.
+    /// Nobody's; cooling if it was released a short while ago.
     Free { released_at: Option<Timestamp> },
     /// A pod's.
     Assigned,
@@ -172,14 +172,14 @@ impl Block {
         }
     }
 
-    /// Returns how many of its addresses rest at `now` and go on resting for longer than `horizon`.
+    /// Returns how many of its addresses cool at `now` and go on cooling for longer than `horizon`.
     pub fn cooling(&self, now: Timestamp, cooldown: Duration, horizon: Duration) -> u32 {
-        let rests = |at: Timestamp| (now + horizon).since(at) <= cooldown;
-        if !self.released_latest.is_some_and(rests) {
+        let cooling = |at: Timestamp| (now + horizon).since(at) <= cooldown;
+        if !self.released_latest.is_some_and(cooling) {
             return 0;
         }
         let cooling =
-            |slot: &&Slot| matches!(slot, Slot::Free { released_at: Some(at) } if rests(*at));
+            |slot: &&Slot| matches!(slot, Slot::Free { released_at: Some(at) } if cooling(*at));
         // Not many more than SLOTS_MAX.
         self.all_slots().filter(cooling).count() as u32
     }
@@ -207,7 +207,7 @@ impl Block {
         self.slots.iter().chain(self.far.values())
     }
 
-    /// Returns when the first of its resting addresses is ready, if any rests.
+    /// Returns when the first of its addresses in cooldown is ready, if any cools.
     pub(crate) fn cooled_at(&self, now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
         let ends = self.all_slots().filter_map(|slot| match slot {
             Slot::Free { released_at: Some(at) } if now.since(*at) <= cooldown => {
@@ -218,7 +218,7 @@ impl Block {
         ends.min()
     }
 
-    /// Returns whether nothing speaks against giving it back: no pod, no untracked owner, no resting address.
+    /// Returns whether nothing speaks against giving it back: no pod, no untracked owner, no cooling address.
     pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
         self.assigned == 0
             && self.quarantined == 0
@@ -226,12 +226,12 @@ impl Block {
             && self.cooling(now, cooldown, Duration::ZERO) == 0
     }
 
-    /// Returns the address to hand out next: the one that rested longest, never-used ones first, the lowest of equals. One
-    /// that was not released before `rested_before` still rests; with `None` all do that were ever released.
-    pub(crate) fn next_address(&self, rested_before: Option<Timestamp>) -> Option<IpAddr> {
+    /// Returns the address to hand out next: the one that cooled longest, never-used ones first, the lowest of equals. One
+    /// that was not released before `cooled_before` still cools; with `None` all do that were ever released.
+    pub(crate) fn next_address(&self, cooled_before: Option<Timestamp>) -> Option<IpAddr> {
         let Next { released_at, offset } = self.next?;
-        let rests = released_at.is_some() && released_at >= rested_before;
-        let is_to_be_had = self.state == BlockState::Confirmed && !rests;
+        let cooling = released_at.is_some() && released_at >= cooled_before;
+        let is_to_be_had = self.state == BlockState::Confirmed && !cooling;
         is_to_be_had.then(|| self.address(offset as u128))
     }
 
@@ -255,7 +255,7 @@ impl Block {
         }
     }
 
-    /// Looks for the free address that rested longest.
+    /// Looks for the free address that cooled longest.
     fn find_next(&self) -> Option<Next> {
         let free = self.slots.iter().enumerate().filter_map(|(offset, slot)| match *slot {
             Slot::Free { released_at } => Some(Next { released_at, offset }),
@@ -279,7 +279,7 @@ impl Block {
         }
     }
 
-    /// Records that a pod gave an address up; `None` if it never was handed out, so that it need not rest.
+    /// Records that a pod gave an address up; `None` if it never was handed out, so that it needs no cooldown.
     pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) {
         if let Some(slot @ Slot::Assigned) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: at };
@@ -306,7 +306,7 @@ impl Block {
         }
     }
 
-    /// Records that whoever used an address no longer does; it rests.
+    /// Records that whoever used an address no longer does; it cools.
     pub(crate) fn on_unquarantined(&mut self, address: IpAddr, now: Timestamp) {
         if let Some(slot @ Slot::Quarantined) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: Some(now) };
@@ -430,9 +430,9 @@ impl Block {
     }
 }
 
-/// Returns before which an address must have been released to have rested for longer than the cool-down; `None` if no
+/// Returns before which an address must have been released to have cooled for longer than the cool-down; `None` if no
 /// time is early enough.
-pub(crate) fn rested_before(now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
+pub(crate) fn cooled_before(now: Timestamp, cooldown: Duration) -> Option<Timestamp> {
     let cooldown = u64::try_from(cooldown.as_nanos()).ok()?;
     now.as_nanos().checked_sub(cooldown).map(Timestamp::from_nanos)
 }
@@ -455,7 +455,7 @@ mod tests {
     }
 
     fn take(block: &mut Block, now: u64) -> Option<IpAddr> {
-        let address = block.next_address(rested_before(Timestamp::from_secs(now), COOLDOWN))?;
+        let address = block.next_address(cooled_before(Timestamp::from_secs(now), COOLDOWN))?;
         assert!(block.on_assigned(address));
         Some(address)
     }
@@ -477,7 +477,7 @@ mod tests {
         let all: Vec<_> = (0..16).map(|_| take(&mut block, 100).unwrap()).collect();
         block.on_released(all[5], Some(Timestamp::from_secs(200)));
         block.on_released(all[2], Some(Timestamp::from_secs(201)));
-        // Exactly the period still rests.
+        // Exactly the period still cools.
         assert_eq!(take(&mut block, 230), None);
         assert_eq!(block.cooling(Timestamp::from_secs(230), COOLDOWN, Duration::ZERO), 2);
         assert_eq!(take(&mut block, 240), Some(all[5]));
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_set_back_does_not_end_the_rest() {
+    fn clock_set_back_does_not_end_a_cooldown() {
         let mut block = block("10.0.0.7/32");
         let address = take(&mut block, 100).unwrap();
         block.on_released(address, Some(Timestamp::from_secs(200)));

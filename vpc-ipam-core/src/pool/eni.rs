@@ -290,12 +290,12 @@ impl Eni {
             && self.cooling(now, cooldown, Duration::ZERO) == 0
     }
 
-    /// Returns how many of its addresses rest at `now` and go on resting for longer than `horizon`.
+    /// Returns how many of its addresses cool at `now` and go on cooling for longer than `horizon`.
     pub fn cooling(&self, now: Timestamp, cooldown: Duration, horizon: Duration) -> u32 {
         self.cooling_of(|_| true, now, cooldown, horizon)
     }
 
-    /// Returns how many addresses of some blocks rest for longer than `horizon`.
+    /// Returns how many addresses of some blocks cool for longer than `horizon`.
     pub(crate) fn cooling_of(
         &self,
         counts: impl Fn(&Block) -> bool,
@@ -303,8 +303,8 @@ impl Eni {
         cooldown: Duration,
         horizon: Duration,
     ) -> u32 {
-        let rests = |at| (now + horizon).since(at) <= cooldown;
-        if !self.tallies.released_latest.is_some_and(rests) {
+        let cooling = |at| (now + horizon).since(at) <= cooldown;
+        if !self.tallies.released_latest.is_some_and(cooling) {
             return 0;
         }
         let blocks = self.blocks.iter().filter(|block| counts(block));
@@ -403,20 +403,20 @@ impl Eni {
             && self.queues == Queues::of(&self.blocks)
     }
 
-    /// Returns whether an address is free, rested or not.
+    /// Returns whether an address is free, cooled or not.
     pub(crate) fn has_free(&self) -> bool {
         !self.queues.are_empty()
     }
 
     /// Returns the address to hand out next, and the index of its block: of the first kind that has one to be had; of the
-    /// fullest block; of equals, the one that rested longest; of equals, the lowest.
+    /// fullest block; of equals, the one that cooled longest; of equals, the lowest.
     pub(crate) fn next_address(
         &self,
         kinds: &[BlockKind],
-        rested_before: Option<Timestamp>,
+        cooled_before: Option<Timestamp>,
     ) -> Option<(usize, IpAddr)> {
         let mut blocks = kinds.iter().flat_map(|kind| self.queues.of_kind(*kind));
-        blocks.find_map(|index| Some((index, self.blocks[index].next_address(rested_before)?)))
+        blocks.find_map(|index| Some((index, self.blocks[index].next_address(cooled_before)?)))
     }
 
     /// Records that EC2 showed, or just made, the attachment.

@@ -122,7 +122,7 @@ fn addresses() -> String {
         ) {
             (1, 0, 0) => "assigned".into(),
             (0, 1, 0) => "in use by somebody unknown".into(),
-            (0, 0, 1) => "resting".into(),
+            (0, 0, 1) => "cooling".into(),
             (0, 0, 0) => "free".into(),
             counts => format!("{counts:?}"),
         }
@@ -149,7 +149,7 @@ fn addresses() -> String {
         }),
         ("its pod gives it up", |b| b.on_released(address(), Some(at(5)))),
         ("it was never handed out", |b| b.on_released(address(), None)),
-        ("a restart finds it resting", |b| b.on_cooling_restored(address(), at(5))),
+        ("a restart finds it cooling", |b| b.on_cooling_restored(address(), at(5))),
         ("somebody unknown uses it", |b| b.on_quarantined(address())),
         ("somebody unknown is done", |b| b.on_unquarantined(address(), at(5))),
     ];
@@ -177,8 +177,8 @@ fn leases() -> String {
     }
     fn show(pool: &Pool) -> String {
         let Some(lease) = pool.leases.get(&request().key) else {
-            let resting = pool.enis[0].blocks()[0].released().count();
-            return if resting > 0 { "none, its address rests".into() } else { "none".into() };
+            let cooling = pool.enis[0].blocks()[0].released().count();
+            return if cooling > 0 { "none, its address cools".into() } else { "none".into() };
         };
         let durable = if lease.durable { "durable" } else { "not durable" };
         format!("{durable}, {} to be written", lease.uncommitted)

@@ -18,7 +18,7 @@ pub(crate) struct Queues {
 /// Blocks by their index, in the order in which they hand out addresses: by turn; of equals, the lowest index.
 type Queue = VecDeque<(Turn, usize)>;
 
-/// When a block hands out its next address: the fullest does first; of equals, the one whose address rested longest.
+/// When a block hands out its next address: the fullest does first; of equals, the one whose address cooled longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Turn {
     /// How many of its addresses pods hold.
@@ -70,7 +70,7 @@ impl Queues {
         }
         if let Some(turn) = after {
             self.len += 1;
-            // An address that was just released most often has to rest longest.
+            // An address that was just released most often has to cool longest.
             if queue.back().is_none_or(|last| *last < (turn, index)) {
                 queue.push_back((turn, index));
             } else if let Err(place) = queue.binary_search(&(turn, index)) {

@@ -282,7 +282,7 @@ impl Driver {
         self.check()
     }
 
-    /// Heals the cloud and the node, lets time pass, and checks that the node comes to rest at its target.
+    /// Heals the cloud and the node, lets time pass, and checks that the node converges at its target.
     pub(super) fn settle(&mut self) -> Result<(), Breach> {
         /// How long the worst chain of waits may take: audits, and back-offs at their longest.
         const LONG: Duration = Duration::from_secs(3 * 3600);
@@ -306,10 +306,20 @@ impl Driver {
         let (_, changed) = self.changes;
         let tried = self.changes.0;
         self.run_until(self.now + STILL)?;
-        hold!(self.changes.1 == changed, Rests, "{} changes at rest", self.changes.1 - changed);
+        hold!(
+            self.changes.1 == changed,
+            Converged,
+            "{} changes after it converged",
+            self.changes.1 - changed
+        );
         // A subnet that is full is tried again after its back-off, which is 120 s at first and 480 s in the end.
-        hold!(self.changes.0 - tried <= 40, Budget, "{} attempts at rest", self.changes.0 - tried);
-        self.check_rest()
+        hold!(
+            self.changes.0 - tried <= 40,
+            Budget,
+            "{} attempts after it converged",
+            self.changes.0 - tried
+        );
+        self.check_converged()
     }
 
     /// An hour passes in which what is refused goes on being refused, and nothing else happens.
@@ -579,8 +589,8 @@ impl Driver {
         });
         hosts.flatten().map(|bits| IpAddr::V4(bits.into())).find(|address| {
             self.model.owner(*address).is_none()
-                && !self.model.rests(*address, self.config.cooldown, self.real)
-                && !self.model.seems_to_rest(*address, self.config.cooldown, self.now)
+                && !self.model.is_cooling(*address, self.config.cooldown, self.real)
+                && !self.model.seems_to_cool(*address, self.config.cooldown, self.now)
                 && !self.model.unknown.contains(address)
         })
     }
@@ -1073,8 +1083,8 @@ impl Driver {
                     lease.key
                 );
             }
-            let rests = model.rests(address, self.config.cooldown, self.real);
-            hold!(!rests, Rest, "{address} granted to {} while it rests", lease.key);
+            let cooling = model.is_cooling(address, self.config.cooldown, self.real);
+            hold!(!cooling, Cooldown, "{address} granted to {} in its cooldown", lease.key);
             hold!(!model.unknown.contains(&address), OneOwner, "{address} is an untracked owner's");
             hold!(model.was_shown(on.eni, address), Confirmed, "{address} was never confirmed");
             let own = self
@@ -1161,14 +1171,14 @@ impl Driver {
     /// Checks that an ENI that was given up for gone carried nobody's address, or that enough spoke against it.
     fn check_vanished(&self, id: EniId) -> Result<(), Breach> {
         let blocks = || self.ipam.pool().eni(id).into_iter().flat_map(Eni::blocks);
-        let rests = |address: &&IpAddr| {
+        let cooling = |address: &&IpAddr| {
             blocks().any(|block| block.net().contains(*address))
-                && self.model.rests(**address, self.config.cooldown, self.real)
+                && self.model.is_cooling(**address, self.config.cooldown, self.real)
         };
-        let resting = self.model.released.keys().find(rests);
-        if !self.model.meddled && (self.is_used(id) || resting.is_some()) {
+        let cooling = self.model.released.keys().find(cooling);
+        if !self.model.meddled && (self.is_used(id) || cooling.is_some()) {
             let denied = self.model.is_denied(id, self.authority());
-            hold!(denied, Evidence, "{id} was given up in use, {resting:?} rests");
+            hold!(denied, Evidence, "{id} was given up in use, {cooling:?} cools");
         }
         Ok(())
     }
@@ -1198,7 +1208,7 @@ impl Driver {
         self.model.leases.values().flat_map(Lease::interfaces).any(|on| on.eni == eni)
     }
 
-    /// Checks that nobody uses an address of a block, and that none rests.
+    /// Checks that nobody uses an address of a block, and that none cools.
     fn check_nobody_in(&self, eni: EniId, net: IpNet) -> Result<(), Breach> {
         for (address, lease) in self.model.held().filter(|(address, _)| net.contains(address)) {
             hold!(false, InUseStays, "{net} of {eni} goes with {address} of {}", lease.key);
@@ -1207,8 +1217,8 @@ impl Driver {
             hold!(false, InUseStays, "{net} of {eni} goes with {address}, in use by somebody");
         }
         for address in self.model.released.keys().filter(|address| net.contains(*address)) {
-            let rests = self.model.rests(*address, self.config.cooldown, self.real);
-            hold!(!rests, Rest, "{net} of {eni} goes while {address} rests");
+            let cooling = self.model.is_cooling(*address, self.config.cooldown, self.real);
+            hold!(!cooling, Cooldown, "{net} of {eni} goes while {address} cools");
         }
         Ok(())
     }
@@ -1452,7 +1462,7 @@ impl Driver {
     }
 
     /// Checks what must hold once everything has settled.
-    fn check_rest(&self) -> Result<(), Breach> {
+    fn check_converged(&self) -> Result<(), Breach> {
         let plan = self.ipam.plan(self.now);
         let waiting = self.ipam.waiting().count();
         hold!(waiting == 0, Answered, "{waiting} pods wait for ever");

@@ -19,7 +19,7 @@ pub struct Exhausted {
 /// Takes every sequence of these steps up to a length, after others that come first, and checks every rule after each step.
 ///
 /// Sequences that lead to the same state are followed once. From every state reached in up to `settled` steps the node is
-/// let come to rest, which is checked as well.
+/// let converge, which is checked as well.
 ///
 /// Work grows with the number of steps to the power of `depth`.
 pub fn exhaust(

@@ -48,14 +48,19 @@ impl Model {
         held.filter(|lease| lease.addresses().any(|a| a == address)).map(|lease| &lease.key).next()
     }
 
-    /// Returns whether an address rests, in real time.
-    pub(super) fn rests(&self, address: IpAddr, cooldown: Duration, real: Timestamp) -> bool {
+    /// Returns whether an address cools, in real time.
+    pub(super) fn is_cooling(&self, address: IpAddr, cooldown: Duration, real: Timestamp) -> bool {
         self.released.get(&address).is_some_and(|(_, _, at)| real.since(*at) <= cooldown)
     }
 
-    /// Returns whether an address rests, by the clock that core is told.
-    pub(super) fn seems_to_rest(&self, address: IpAddr, rest: Duration, now: Timestamp) -> bool {
-        self.released.get(&address).is_some_and(|(_, at, _)| now.since(*at) <= rest)
+    /// Returns whether an address cools, by the clock that core is told.
+    pub(super) fn seems_to_cool(
+        &self,
+        address: IpAddr,
+        cooldown: Duration,
+        now: Timestamp,
+    ) -> bool {
+        self.released.get(&address).is_some_and(|(_, at, _)| now.since(*at) <= cooldown)
     }
 
     /// Returns every address that is held by a pod.
@@ -88,7 +93,7 @@ impl Model {
         self.leases.insert(lease.key.clone(), lease);
     }
 
-    /// Takes in that a pod is gone. What it held rests from now on.
+    /// Takes in that a pod is gone. What it held cools from now on.
     pub(super) fn on_del(&mut self, key: &PodKey, now: Timestamp, real: Timestamp) {
         let durable = self.leases.remove(key);
         self.lost.remove(key);

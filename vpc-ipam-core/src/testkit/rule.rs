@@ -15,8 +15,8 @@ pub enum Rule {
     Limits,
     /// Nobody touches what is not theirs to touch.
     HandsOff,
-    /// An address that rests is neither assigned nor released.
-    Rest,
+    /// An address that cools is neither assigned nor released.
+    Cooldown,
     /// An ENI goes only when it is old enough and not needed.
     FreedInTime,
     /// Counts equal a recount, and [`Ipam::check`](crate::Ipam::check) finds nothing.
@@ -30,7 +30,7 @@ pub enum Rule {
     /// Left alone with a healthy cloud, the node reaches its target.
     Converges,
     /// At its target, it changes nothing.
-    Rests,
+    Converged,
     /// Calls stay within their budget.
     Budget,
     /// Every action's outcome is awaited, one EC2 call an ENI; no wake-up is due for ever.
@@ -62,14 +62,14 @@ impl Rule {
             Self::PrimaryAddress => 3,
             Self::Limits => 4,
             Self::HandsOff => 5,
-            Self::Rest => 6,
+            Self::Cooldown => 6,
             Self::FreedInTime => 7,
             Self::Counts => 8,
             Self::LeasesLast => 10,
             Self::Evidence => 11,
             Self::OneDirection => 12,
             Self::Converges => 14,
-            Self::Rests => 15,
+            Self::Converged => 15,
             Self::Budget => 16,
             Self::ReleasesEnd => 26,
             Self::Confirmed => 29,

@@ -36,7 +36,7 @@ impl Scenario {
         Self { setup: Setup::decode(setup), steps }
     }
 
-    /// Runs it, checks the rules after every step, then lets the node come to rest, and checks that it does.
+    /// Runs it, checks the rules after every step, then lets the node converges, and checks that it does.
     pub fn run(&self) -> Result<(), Broken> {
         self.drive(&mut Driver::new(&self.setup))
     }
