@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 use vpc_ipam_aws::{Ec2Api, EmulatedEc2, SharedCloud};
 use vpc_ipam_core::sim::CloudError;
 use vpc_ipam_core::{
-    Budget, InstanceId, InstanceType, KnownLimits, Limits, Note, Override, Timestamp, Timing,
-    UnknownInstanceTypeError,
+    Budget, ConfigWarning, InstanceId, InstanceType, KnownLimits, Limits, Override, Timestamp,
+    Timing, UnknownInstanceTypeError,
 };
 use vpc_ipam_linux::lab::{
     self, BuildError, ChangeError, LabName, LayoutError, RemoveLabError, SourceCheckError,
@@ -110,7 +110,7 @@ pub struct LabNode {
     /// What the variables and files come to on this node.
     pub mode: Mode,
     /// What there was to remark about the variables.
-    pub notes: Vec<Note>,
+    pub notes: Vec<ConfigWarning>,
     /// What the daemon does, for whoever takes it to follow that.
     pub notices: Option<Notices>,
     cloud: SharedCloud,

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use vpc_ipam_core::{Config, Note, Remark, Vars};
+use vpc_ipam_core::{Config, ConfigProblem, ConfigWarning, Vars};
 use vpc_ipam_linux::HostConfig;
 
 /// What the variables of a node say.
@@ -52,7 +52,9 @@ impl LogLevel {
 
 impl Settings {
     /// Reads the peer's variables. Others are left alone; what cannot be used, or has no effect, is noted.
-    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> (Self, Vec<Note>) {
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (String, String)>,
+    ) -> (Self, Vec<ConfigWarning>) {
         let vars: Vec<(String, String)> = vars.into_iter().collect();
         let (mut config, mut notes) = Config::from_vars(vars.iter().cloned());
         let (host, more) = HostConfig::from_vars(vars.iter().cloned());
@@ -65,7 +67,7 @@ impl Settings {
         let answer_max = &mut config.timing.answer_max;
         *answer_max = (http_timeout + Duration::from_secs(60)).max(*answer_max);
         let settings = Self { config, host, http_timeout, log_level: log_level(&mut vars) };
-        notes.extend(vars.into_notes());
+        notes.extend(vars.into_warnings());
         (settings, notes)
     }
 }
@@ -75,7 +77,10 @@ fn eni_tags(vars: &mut Vars) -> BTreeMap<String, String> {
     let Some(text) = vars.text(NAME) else { return BTreeMap::new() };
     serde_json::from_str(text).unwrap_or_else(|_| {
         let expected = "a JSON object whose values are text";
-        vars.note(NAME, Remark::Unusable { expected, used: "no tags besides our own".to_string() });
+        vars.warn(
+            NAME,
+            ConfigProblem::Unusable { expected, used: "no tags besides our own".to_string() },
+        );
         BTreeMap::new()
     })
 }
@@ -91,7 +96,7 @@ fn log_level(vars: &mut Vars) -> LogLevel {
         "trace" => LogLevel::Trace,
         _ => {
             let expected = "off, error, warn, info, debug or trace";
-            vars.note(NAME, Remark::Unusable { expected, used: "debug".to_string() });
+            vars.warn(NAME, ConfigProblem::Unusable { expected, used: "debug".to_string() });
             LogLevel::Debug
         }
     }

@@ -190,7 +190,7 @@ fn advised(limits: &Limits) -> u32 {
 /// How many addresses a node takes out of its subnets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Claim {
+pub struct Footprint {
     /// ENIs, the primary included.
     pub enis: u32,
     /// Addresses for pods, used and held ready.
@@ -202,57 +202,57 @@ pub struct Claim {
 /// How many addresses a node takes in the course of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Claims {
+pub struct Footprints {
     /// Before the first pod.
-    pub at_boot: Claim,
+    pub at_boot: Footprint,
     /// With as many pods as asked for.
-    pub at_pods: Claim,
+    pub at_pods: Footprint,
     /// At most, whatever comes and goes. Addresses that cool are held besides those in use, and pods that end at once
     /// after they began make any number cool, so nothing but [`Config::pods_max`] and the type's limits bounds it.
-    pub worst: Claim,
+    pub worst: Footprint,
 }
 
 /// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address but at most `max_pods`, and
 /// at worst.
 ///
 /// ```
-/// use vpc_ipam_core::capacity::address_claim;
+/// use vpc_ipam_core::capacity::address_footprint;
 /// use vpc_ipam_core::{Config, Limits};
 ///
 /// let m4 = Limits::lookup("m4.4xlarge".parse()?)?;
-/// let claims = address_claim(&m4, &Config::default(), 30, 234);
-/// assert_eq!((claims.at_boot.enis, claims.at_boot.for_pods), (1, 29));
-/// assert_eq!((claims.at_pods.enis, claims.at_pods.for_pods), (3, 87));
+/// let footprints = address_footprint(&m4, &Config::default(), 30, 234);
+/// assert_eq!((footprints.at_boot.enis, footprints.at_boot.for_pods), (1, 29));
+/// assert_eq!((footprints.at_pods.enis, footprints.at_pods.for_pods), (3, 87));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn address_claim(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Claims {
-    let claim = |config: &Config, pods| claim(limits, config, pods);
-    let mut worst = claim(config, u32::MAX / 2);
+pub fn address_footprint(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Footprints {
+    let footprint = |config: &Config, pods| footprint(limits, config, pods);
+    let mut worst = footprint(config, u32::MAX / 2);
     if limits.prefixes() && config.families.ipv4() == Some(Ipv4Kind::Prefixes) {
         // Where single addresses stand in for prefixes they take sixteen times the places.
         let singles = Config { families: Families::Ipv4(Ipv4Kind::Addresses), ..config.clone() };
-        worst.enis = worst.enis.max(claim(&singles, u32::MAX / 2).enis);
+        worst.enis = worst.enis.max(footprint(&singles, u32::MAX / 2).enis);
         worst.in_all = worst.for_pods.saturating_add(worst.enis);
     }
-    let at_pods = claim(config, pods.min(max_pods));
-    Claims { at_boot: claim(config, 0), at_pods, worst }
+    let at_pods = footprint(config, pods.min(max_pods));
+    Footprints { at_boot: footprint(config, 0), at_pods, worst }
 }
 
 /// Returns what a node takes with so many pods that go on card 0 while it has room, and on the others from there.
-fn claim(limits: &Limits, config: &Config, pods: u32) -> Claim {
-    let mut claim = claim_of_card(limits, config, Card(0), pods);
-    let mut left = pods.saturating_sub(claim.for_pods);
+fn footprint(limits: &Limits, config: &Config, pods: u32) -> Footprint {
+    let mut footprint = footprint_of_card(limits, config, Card(0), pods);
+    let mut left = pods.saturating_sub(footprint.for_pods);
     for card in limits.cards().into_iter().filter(|card| config.multi_nic && *card != Card(0)) {
-        let more = claim_of_card(limits, config, card, left);
+        let more = footprint_of_card(limits, config, card, left);
         left = left.saturating_sub(more.for_pods);
-        claim.enis = claim.enis.saturating_add(more.enis);
-        claim.for_pods = claim.for_pods.saturating_add(more.for_pods);
-        claim.in_all = claim.in_all.saturating_add(more.in_all);
+        footprint.enis = footprint.enis.saturating_add(more.enis);
+        footprint.for_pods = footprint.for_pods.saturating_add(more.for_pods);
+        footprint.in_all = footprint.in_all.saturating_add(more.in_all);
     }
-    claim
+    footprint
 }
 
-fn claim_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Claim {
+fn footprint_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Footprint {
     let of_type = u32::from(limits.enis(card));
     let enis_max = config.enis_max.map_or(of_type, |most| of_type.min(most.into()));
     let is_default = card == Card(0);
@@ -261,7 +261,7 @@ fn claim_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Cla
     let slots = u32::from(limits.ipv4_slots()).max(1);
 
     let Some(configured) = config.families.ipv4() else {
-        return Claim { enis: 1, for_pods: 0, in_all: 1 };
+        return Footprint { enis: 1, for_pods: 0, in_all: 1 };
     };
     let kind = if limits.prefixes() { configured } else { Ipv4Kind::Addresses };
     let size = match kind {
@@ -279,7 +279,7 @@ fn claim_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Cla
     let blocks = wanted.min(pods_max.map_or(u32::MAX, |most| most.div_ceil(size))).min(blocks_max);
     let enis = (blocks.div_ceil(slots) + for_primary).clamp(1, enis_max.max(1));
     let for_pods = blocks * size;
-    Claim { enis, for_pods, in_all: for_pods + enis }
+    Footprint { enis, for_pods, in_all: for_pods + enis }
 }
 
 #[cfg(test)]
@@ -417,10 +417,14 @@ mod tests {
             ),
         ];
         for (config, name, pods, boot, at_pods) in cases {
-            let claims = address_claim(&limits(name), &config, pods, 737);
-            let pair = |claim: Claim| (claim.enis, claim.for_pods);
-            assert_eq!((pair(claims.at_boot), pair(claims.at_pods)), (boot, at_pods), "{name}");
-            assert!(claims.worst.in_all >= claims.at_pods.in_all, "{name}");
+            let footprints = address_footprint(&limits(name), &config, pods, 737);
+            let pair = |footprint: Footprint| (footprint.enis, footprint.for_pods);
+            assert_eq!(
+                (pair(footprints.at_boot), pair(footprints.at_pods)),
+                (boot, at_pods),
+                "{name}"
+            );
+            assert!(footprints.worst.in_all >= footprints.at_pods.in_all, "{name}");
         }
     }
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::demand::PREFIX_SIZE;
-use crate::{Card, Limits, Note, Remark, SecurityGroupId, SubnetId, Vars};
+use crate::{Card, ConfigProblem, ConfigWarning, Limits, SecurityGroupId, SubnetId, Vars};
 
 /// What the operator wants of a node's addresses. Every combination of fields is usable.
 ///
@@ -339,20 +339,20 @@ impl Config {
     /// ```
     /// use vpc_ipam_core::{Config, WarmTarget};
     ///
-    /// let (config, notes) = Config::from_vars([("WARM_ENI_TARGET", "2"), ("WARM_IP_TARGET", "5")]);
+    /// let (config, warnings) = Config::from_vars([("WARM_ENI_TARGET", "2"), ("WARM_IP_TARGET", "5")]);
     /// assert_eq!(config.target, WarmTarget::Ips { warm: 5, minimum: 0 });
     /// assert_eq!(
-    ///     notes[0].to_string(),
+    ///     warnings[0].to_string(),
     ///     "WARM_ENI_TARGET=\"2\": has no effect while WARM_IP_TARGET is set"
     /// );
     /// ```
     pub fn from_vars<N: Into<String>, V: Into<String>>(
         vars: impl IntoIterator<Item = (N, V)>,
-    ) -> (Self, Vec<Note>) {
+    ) -> (Self, Vec<ConfigWarning>) {
         let mut vars = Vars::new(vars);
         let families = families(&mut vars);
-        let imds_only = vars.truth("ENABLE_IMDS_ONLY_MODE", false);
-        let no_provisioning = vars.truth("DISABLE_NETWORK_RESOURCE_PROVISIONING", imds_only);
+        let imds_only = vars.boolean("ENABLE_IMDS_ONLY_MODE", false);
+        let no_provisioning = vars.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", imds_only);
         let mtu_min = if families.ipv6() { 1280 } else { 576 };
 
         let config = Self {
@@ -366,8 +366,8 @@ impl Config {
             eni_mtu: vars.clamped("AWS_VPC_ENI_MTU", mtu_min..=9001, 9001) as u16,
             provisioning: !no_provisioning && !imds_only,
             ec2_reads: !imds_only,
-            manage_unschedulable: vars.truth("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
-            custom_networking: vars.truth("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false),
+            manage_unschedulable: vars.boolean("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
+            custom_networking: vars.boolean("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false),
             eni_config_keys: EniConfigKeys {
                 annotation: vars
                     .text("ENI_CONFIG_ANNOTATION_DEF")
@@ -375,16 +375,16 @@ impl Config {
                     .into(),
                 label: vars.text("ENI_CONFIG_LABEL_DEF").unwrap_or(EniConfigKeys::DEFAULT).into(),
             },
-            trunk: vars.truth("ENABLE_POD_ENI", false),
-            multi_nic: vars.truth("ENABLE_MULTI_NIC", false),
-            manage_untagged: vars.truth("MANAGE_UNTAGGED_ENI", true),
-            subnet_discovery: vars.truth("ENABLE_SUBNET_DISCOVERY", true),
+            trunk: vars.boolean("ENABLE_POD_ENI", false),
+            multi_nic: vars.boolean("ENABLE_MULTI_NIC", false),
+            manage_untagged: vars.boolean("MANAGE_UNTAGGED_ENI", true),
+            subnet_discovery: vars.boolean("ENABLE_SUBNET_DISCOVERY", true),
             cluster: vars.text("CLUSTER_NAME").map(ToString::to_string),
             eni_tags: BTreeMap::new(),
             timing: Timing::default(),
         };
         note_contradictions(&config, imds_only, no_provisioning, &mut vars);
-        (config, vars.into_notes())
+        (config, vars.into_warnings())
     }
 
     /// Returns what an instance type cannot follow and what is done instead; an unusable configuration is
@@ -394,17 +394,21 @@ impl Config {
     /// use vpc_ipam_core::{Config, Limits};
     ///
     /// let (config, _) = Config::from_vars([("ENABLE_PREFIX_DELEGATION", "true")]);
-    /// let notes = config.notes_on(&Limits::lookup("m4.4xlarge".parse()?)?);
+    /// let warnings = config.warnings_on(&Limits::lookup("m4.4xlarge".parse()?)?);
     /// assert_eq!(
-    ///     notes[0].to_string(),
+    ///     warnings[0].to_string(),
     ///     "ENABLE_PREFIX_DELEGATION=\"true\": the instance type takes no prefixes; single addresses are used"
     /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn notes_on(&self, limits: &Limits) -> Vec<Note> {
-        let mut notes = Vec::new();
+    pub fn warnings_on(&self, limits: &Limits) -> Vec<ConfigWarning> {
+        let mut warnings = Vec::new();
         let mut advise = |variable, value: String, advice| {
-            notes.push(Note { variable, value: Some(value), remark: Remark::Advice(advice) });
+            warnings.push(ConfigWarning {
+                variable,
+                value: Some(value),
+                problem: ConfigProblem::Advice(advice),
+            });
         };
         if self.families.ipv4() == Some(Ipv4Kind::Prefixes) && !limits.prefixes() {
             let advice = "the instance type takes no prefixes; single addresses are used";
@@ -427,7 +431,7 @@ impl Config {
             let advice = "the instance type has one network card";
             advise("ENABLE_MULTI_NIC", "true".into(), advice);
         }
-        notes
+        warnings
     }
 }
 
@@ -454,9 +458,9 @@ fn note_contradictions(config: &Config, imds_only: bool, no_provisioning: bool, 
         acquiring.into_iter().for_each(|name| overridden(vars, name, by));
     }
     if imds_only && !config.manage_untagged {
-        vars.note(
+        vars.warn(
             "MANAGE_UNTAGGED_ENI",
-            Remark::Advice(
+            ConfigProblem::Advice(
                 "IMDS shows no tags, so with ENABLE_IMDS_ONLY_MODE no ENI but the primary one is managed; set it to true",
             ),
         );
@@ -464,26 +468,30 @@ fn note_contradictions(config: &Config, imds_only: bool, no_provisioning: bool, 
     if config.custom_networking {
         overridden(vars, "ENABLE_SUBNET_DISCOVERY", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG");
         if config.families == Families::Ipv6 {
-            vars.note(
+            vars.warn(
                 "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
-                Remark::Advice("does not go together with ENABLE_IPv6: the node will not start"),
+                ConfigProblem::Advice(
+                    "does not go together with ENABLE_IPv6: the node will not start",
+                ),
             );
         }
     } else {
         for name in ["ENI_CONFIG_ANNOTATION_DEF", "ENI_CONFIG_LABEL_DEF"] {
             if vars.text(name).is_some() {
-                vars.note(
+                vars.warn(
                     name,
-                    Remark::Advice("has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"),
+                    ConfigProblem::Advice(
+                        "has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+                    ),
                 );
             }
         }
     }
     let not_for_pods = u8::from(config.custom_networking) + u8::from(config.trunk);
     if config.provisioning && config.enis_max.is_some_and(|most| most <= not_for_pods) {
-        vars.note(
+        vars.warn(
             "MAX_ENI",
-            Remark::Advice(
+            ConfigProblem::Advice(
                 "leaves no ENI for pods: AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG keeps the primary one from them, and \
                  ENABLE_POD_ENI keeps one for a trunk",
             ),
@@ -493,32 +501,32 @@ fn note_contradictions(config: &Config, imds_only: bool, no_provisioning: bool, 
 
 fn overridden(vars: &mut Vars, name: &'static str, by: &'static str) {
     if vars.text(name).is_some() {
-        vars.note(name, Remark::Overridden { by });
+        vars.warn(name, ConfigProblem::Overridden { by });
     }
 }
 
 fn families(vars: &mut Vars) -> Families {
-    let ipv6 = vars.truth("ENABLE_IPv6", false);
+    let ipv6 = vars.boolean("ENABLE_IPv6", false);
     // The peer's code says false; its manifest, and everybody, says true.
-    let ipv4 = vars.truth("ENABLE_IPv4", !ipv6);
-    let prefixes = vars.truth("ENABLE_PREFIX_DELEGATION", false);
+    let ipv4 = vars.boolean("ENABLE_IPv4", !ipv6);
+    let prefixes = vars.boolean("ENABLE_PREFIX_DELEGATION", false);
     let kind = if prefixes { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };
     match (ipv4, ipv6) {
         (true, false) => Families::Ipv4(kind),
         (false, true) => {
             if !prefixes && vars.text("ENABLE_PREFIX_DELEGATION").is_some() {
                 let by = "ENABLE_IPv6";
-                vars.note("ENABLE_PREFIX_DELEGATION", Remark::Overridden { by });
+                vars.warn("ENABLE_PREFIX_DELEGATION", ConfigProblem::Overridden { by });
             }
             Families::Ipv6
         }
         (true, true) => Families::Dual(kind),
         (false, false) => {
-            let remark = Remark::Unusable {
+            let problem = ConfigProblem::Unusable {
                 expected: "true, or ENABLE_IPv6=true",
                 used: "true: pods need an address".into(),
             };
-            vars.note("ENABLE_IPv4", remark);
+            vars.warn("ENABLE_IPv4", problem);
             Families::Ipv4(kind)
         }
     }
@@ -529,7 +537,7 @@ fn families(vars: &mut Vars) -> Families {
 fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     let counts = 0..=i64::from(u32::MAX);
     let mut count = |name, default: u32, used| {
-        let value = vars.whole(name, counts.clone(), used);
+        let value = vars.integer(name, counts.clone(), used);
         value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default)
     };
     let enis = count("WARM_ENI_TARGET", 1, "1");
@@ -546,9 +554,9 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     }
     let with_prefixes = families.ipv4() == Some(Ipv4Kind::Prefixes);
     if warm == 0 && vars.text("WARM_IP_TARGET") == Some("0") {
-        vars.note(
+        vars.warn(
             "WARM_IP_TARGET",
-            Remark::Advice("0 means not set: it keeps no other target from counting"),
+            ConfigProblem::Advice("0 means not set: it keeps no other target from counting"),
         );
     }
     if warm != 0 || minimum != 0 {
@@ -556,17 +564,17 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
         overridden(vars, "WARM_ENI_TARGET", by);
         overridden(vars, "WARM_PREFIX_TARGET", by);
         if warm == 0 {
-            vars.note(
+            vars.warn(
                 "MINIMUM_IP_TARGET",
-                Remark::Advice(
+                ConfigProblem::Advice(
                     "without WARM_IP_TARGET no address is held ready once that many pods run, so each further pod waits \
                      for EC2; set WARM_IP_TARGET to 1 or more",
                 ),
             );
         } else if (1..=warm).contains(&minimum) {
-            vars.note(
+            vars.warn(
                 "MINIMUM_IP_TARGET",
-                Remark::Advice(
+                ConfigProblem::Advice(
                     "has no effect: WARM_IP_TARGET free addresses are never fewer in all; it counts when it is larger",
                 ),
             );
@@ -575,9 +583,9 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     } else if with_prefixes {
         overridden(vars, "WARM_ENI_TARGET", "ENABLE_PREFIX_DELEGATION");
         if vars.text("WARM_PREFIX_TARGET").is_none() {
-            vars.note(
+            vars.warn(
                 "WARM_PREFIX_TARGET",
-                Remark::Advice(
+                ConfigProblem::Advice(
                     "only one free address is held ready; the peer's manifest sets 1, which holds a whole prefix ready",
                 ),
             );
@@ -585,9 +593,9 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
         WarmTarget::Prefixes(prefixes)
     } else {
         if vars.text("WARM_PREFIX_TARGET").is_some() && prefixes != 0 {
-            vars.note(
+            vars.warn(
                 "WARM_PREFIX_TARGET",
-                Remark::Advice("has no effect without ENABLE_PREFIX_DELEGATION"),
+                ConfigProblem::Advice("has no effect without ENABLE_PREFIX_DELEGATION"),
             );
         }
         WarmTarget::Enis(enis)
@@ -595,18 +603,18 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
 }
 
 fn enis_max(vars: &mut Vars) -> Option<u8> {
-    let value = vars.whole("MAX_ENI", 1..=i64::MAX, "the instance type's limit")?;
+    let value = vars.integer("MAX_ENI", 1..=i64::MAX, "the instance type's limit")?;
     // No network card takes as many as 255, so a larger number limits nothing.
     u8::try_from(value).ok()
 }
 
 fn cooldown(vars: &mut Vars) -> Duration {
     let secs =
-        vars.whole("IP_COOLDOWN_PERIOD", 0..=COOLDOWN_SECS_MAX, "30").unwrap_or(COOLDOWN_SECS);
+        vars.integer("IP_COOLDOWN_PERIOD", 0..=COOLDOWN_SECS_MAX, "30").unwrap_or(COOLDOWN_SECS);
     if secs < COOLDOWN_SECS {
-        vars.note(
+        vars.warn(
             "IP_COOLDOWN_PERIOD",
-            Remark::Advice(
+            ConfigProblem::Advice(
                 "shorter than 30 s: late packets of a gone pod may reach the next owner of its address",
             ),
         );
@@ -667,12 +675,12 @@ mod tests {
 
     #[test]
     fn mtu_is_clamped_and_the_clamping_noted() {
-        for (value, expected, notes) in
+        for (value, expected, warnings) in
             [("", 9001, 0), ("1500", 1500, 0), ("100", 576, 1), ("65536", 9001, 1), ("x", 9001, 1)]
         {
             let (config, actual) = Config::from_vars([("AWS_VPC_ENI_MTU", value)]);
             assert_eq!(config.eni_mtu, expected, "AWS_VPC_ENI_MTU={value}");
-            assert_eq!(actual.len(), notes, "AWS_VPC_ENI_MTU={value}: {actual:?}");
+            assert_eq!(actual.len(), warnings, "AWS_VPC_ENI_MTU={value}: {actual:?}");
         }
         let (config, _) = Config::from_vars([("AWS_VPC_ENI_MTU", "576"), ("ENABLE_IPv6", "true")]);
         assert_eq!(config.eni_mtu, 1280);
@@ -779,15 +787,15 @@ mod tests {
             ),
         ];
         for (name, value, expected, noted) in cases {
-            let (actual, notes) = Config::from_vars([(name, value)]);
+            let (actual, warnings) = Config::from_vars([(name, value)]);
             assert_eq!(actual, expected, "{name}={value}");
             // Advice may be about a variable that is not set.
-            let about = notes
-                .iter()
-                .filter(|note| note.variable == name || matches!(note.remark, Remark::Advice(_)));
-            assert_eq!(about.count(), noted, "{name}={value}: {notes:?}");
-            for note in notes.iter().filter(|note| note.variable == name) {
-                assert_eq!(note.value.as_deref(), Some(value), "{name}={value}");
+            let about = warnings.iter().filter(|warning| {
+                warning.variable == name || matches!(warning.problem, ConfigProblem::Advice(_))
+            });
+            assert_eq!(about.count(), noted, "{name}={value}: {warnings:?}");
+            for warning in warnings.iter().filter(|warning| warning.variable == name) {
+                assert_eq!(warning.value.as_deref(), Some(value), "{name}={value}");
             }
         }
     }
@@ -903,8 +911,8 @@ mod tests {
             ),
         ];
         for (vars, expected) in cases {
-            let (_, notes) = Config::from_vars(vars.iter().copied());
-            let actual: Vec<_> = notes.iter().map(ToString::to_string).collect();
+            let (_, warnings) = Config::from_vars(vars.iter().copied());
+            let actual: Vec<_> = warnings.iter().map(ToString::to_string).collect();
             assert_eq!(actual, expected, "{vars:?}");
         }
     }
@@ -923,8 +931,8 @@ mod tests {
         ];
         for (name, vars, expected) in cases {
             let limits = Limits::lookup(name.parse().unwrap()).unwrap();
-            let notes = Config::from_vars(vars.iter().copied()).0.notes_on(&limits);
-            let actual: Vec<_> = notes.iter().map(|note| note.variable).collect();
+            let warnings = Config::from_vars(vars.iter().copied()).0.warnings_on(&limits);
+            let actual: Vec<_> = warnings.iter().map(|warning| warning.variable).collect();
             assert_eq!(actual, expected, "{name} {vars:?}");
         }
     }

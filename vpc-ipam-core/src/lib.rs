@@ -208,4 +208,4 @@ pub use pool::{
     Block, BlockState, Eni, Management, Pool, Removing, Stage, Unconfirmed, UnconfirmedCause,
 };
 pub use time::Timestamp;
-pub use vars::{Note, Remark, Vars};
+pub use vars::{ConfigProblem, ConfigWarning, Vars};

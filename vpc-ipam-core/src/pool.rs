@@ -228,7 +228,7 @@ impl Pool {
         let nets: Vec<IpNet> = eni.blocks().iter().map(Block::net).collect();
         let settled = settle.map(|settle| (eni.confirmed_at, settle));
         for net in nets {
-            if !self.claim(eni.id, net, settled) {
+            if !self.take_over(eni.id, net, settled) {
                 eni.on_block_gone(net);
             }
         }
@@ -257,7 +257,7 @@ impl Pool {
 
     /// Settles that a block is on one ENI alone, as EC2 just said, or as an answer of some age shows. Returns false if
     /// another ENI was shown to have it too short a while ago for the answer to know; otherwise others lose it.
-    fn claim(&mut self, by: EniId, net: IpNet, shown: Option<(Timestamp, Duration)>) -> bool {
+    fn take_over(&mut self, by: EniId, net: IpNet, shown: Option<(Timestamp, Duration)>) -> bool {
         let overlap = |block: &&Block| block.net().contains(&net) || net.contains(&block.net());
         let enis = self.enis.iter();
         let rivals: Vec<(EniId, IpNet, Timestamp)> = enis

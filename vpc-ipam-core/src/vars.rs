@@ -8,31 +8,31 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::RangeInclusive;
 
-/// Variables by name, and what there was to remark while they were read.
+/// Variables by name, and what was wrong with them as they were read.
 ///
 /// An unset variable and an empty one mean the same: the default. A value that cannot be used never stops the node; the
-/// default is used instead and a [`Note`] says so.
+/// default is used instead and a [`ConfigWarning`] says so.
 ///
 /// ```
 /// use vpc_ipam_core::Vars;
 ///
 /// let mut vars = Vars::new([("WARM_ENI_TARGET", "two"), ("MAX_ENI", "4")]);
-/// assert_eq!(vars.whole("WARM_ENI_TARGET", 0..=i64::MAX, "1"), None);
-/// assert_eq!(vars.whole("MAX_ENI", 1..=i64::MAX, "the instance's limit"), Some(4));
-/// let notes = vars.into_notes();
-/// assert_eq!(notes[0].to_string(), "WARM_ENI_TARGET=\"two\": not a whole number; using 1");
+/// assert_eq!(vars.integer("WARM_ENI_TARGET", 0..=i64::MAX, "1"), None);
+/// assert_eq!(vars.integer("MAX_ENI", 1..=i64::MAX, "the instance's limit"), Some(4));
+/// let warnings = vars.into_warnings();
+/// assert_eq!(warnings[0].to_string(), "WARM_ENI_TARGET=\"two\": not a whole number; using 1");
 /// ```
 #[derive(Debug, Default)]
 pub struct Vars {
     values: BTreeMap<String, String>,
-    notes: Vec<Note>,
+    warnings: Vec<ConfigWarning>,
 }
 
 impl Vars {
     /// Takes variables in any order; of two with one name the later wins.
     pub fn new<N: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (N, V)>) -> Self {
         let values = vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Self { values, notes: Vec::new() }
+        Self { values, warnings: Vec::new() }
     }
 
     /// Returns the value of a variable, if it is set and not empty.
@@ -41,13 +41,13 @@ impl Vars {
     }
 
     /// Returns a truth value, or `default` for anything but Go's `1 t T TRUE true True 0 f F FALSE false False`.
-    pub fn truth(&mut self, name: &'static str, default: bool) -> bool {
+    pub fn boolean(&mut self, name: &'static str, default: bool) -> bool {
         match self.text(name) {
             None => default,
             Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
             Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
             Some(_) => {
-                self.note(name, Remark::NotTrueOrFalse { used: default });
+                self.warn(name, ConfigProblem::NotTrueOrFalse { used: default });
                 default
             }
         }
@@ -55,8 +55,8 @@ impl Vars {
 
     /// Returns a whole number within `range`: decimal, an optional sign, no blanks.
     ///
-    /// For anything else it notes that `used` is used instead, which the caller then does.
-    pub fn whole(
+    /// For anything else it adds a warning that `used` is used instead, which the caller then does.
+    pub fn integer(
         &mut self,
         name: &'static str,
         range: RangeInclusive<i64>,
@@ -65,11 +65,11 @@ impl Vars {
         match self.text(name)?.parse::<i64>() {
             Ok(value) if range.contains(&value) => Some(value),
             Ok(_) => {
-                self.note(name, Remark::OutOfRange { range, used: used.to_owned() });
+                self.warn(name, ConfigProblem::OutOfRange { range, used: used.to_owned() });
                 None
             }
             Err(_) => {
-                self.note(name, Remark::NotWhole { used: used.to_owned() });
+                self.warn(name, ConfigProblem::NotWhole { used: used.to_owned() });
                 None
             }
         }
@@ -83,11 +83,11 @@ impl Vars {
             Some(Ok(value)) if range.contains(&value) => value,
             Some(Ok(value)) => {
                 let used = value.clamp(low, high);
-                self.note(name, Remark::OutOfRange { range, used: used.to_string() });
+                self.warn(name, ConfigProblem::OutOfRange { range, used: used.to_string() });
                 used
             }
             Some(Err(_)) => {
-                self.note(name, Remark::NotWhole { used: default.to_string() });
+                self.warn(name, ConfigProblem::NotWhole { used: default.to_string() });
                 default
             }
         }
@@ -99,33 +99,33 @@ impl Vars {
         items.filter(|item| !item.is_empty()).map(ToOwned::to_owned).collect()
     }
 
-    /// Remarks on a variable as it is set.
-    pub fn note(&mut self, variable: &'static str, remark: Remark) {
+    /// Adds a warning about a variable as it is set.
+    pub fn warn(&mut self, variable: &'static str, problem: ConfigProblem) {
         let value = self.values.get(variable).cloned();
-        self.notes.push(Note { variable, value, remark });
+        self.warnings.push(ConfigWarning { variable, value, problem });
     }
 
-    /// Returns the remarks, in the order in which they were made.
-    pub fn into_notes(self) -> Vec<Note> {
-        self.notes
+    /// Returns the warnings, in the order in which they were added.
+    pub fn into_warnings(self) -> Vec<ConfigWarning> {
+        self.warnings
     }
 }
 
-/// Something an operator should know about one variable.
+/// What an operator should know about one variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct ConfigWarning {
     /// The variable.
     pub variable: &'static str,
     /// Its value, if it is set.
     pub value: Option<String>,
-    /// What there is to know.
-    pub remark: Remark,
+    /// What is wrong with it.
+    pub problem: ConfigProblem,
 }
 
-/// What there is to know about a variable.
+/// What is wrong with the value of a variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Remark {
+pub enum ConfigProblem {
     /// The value is neither true nor false.
     NotTrueOrFalse {
         /// What counts instead.
@@ -159,24 +159,28 @@ pub enum Remark {
     Advice(&'static str),
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
             Some(value) => write!(f, "{}={value:?}: ", self.variable)?,
             None => write!(f, "{} unset: ", self.variable)?,
         }
-        f.write_str(&match &self.remark {
-            Remark::NotTrueOrFalse { used } => format!("neither true nor false; using {used}"),
-            Remark::NotWhole { used } => format!("not a whole number; using {used}"),
-            Remark::OutOfRange { range, used } if *range.end() == i64::MAX => {
+        f.write_str(&match &self.problem {
+            ConfigProblem::NotTrueOrFalse { used } => {
+                format!("neither true nor false; using {used}")
+            }
+            ConfigProblem::NotWhole { used } => format!("not a whole number; using {used}"),
+            ConfigProblem::OutOfRange { range, used } if *range.end() == i64::MAX => {
                 format!("less than {}; using {used}", range.start())
             }
-            Remark::OutOfRange { range, used } => {
+            ConfigProblem::OutOfRange { range, used } => {
                 format!("outside {} to {}; using {used}", range.start(), range.end())
             }
-            Remark::Unusable { expected, used } => format!("expected {expected}; using {used}"),
-            Remark::Overridden { by } => format!("has no effect while {by} is set"),
-            Remark::Advice(advice) => (*advice).to_owned(),
+            ConfigProblem::Unusable { expected, used } => {
+                format!("expected {expected}; using {used}")
+            }
+            ConfigProblem::Overridden { by } => format!("has no effect while {by} is set"),
+            ConfigProblem::Advice(advice) => (*advice).to_owned(),
         })
     }
 }
@@ -200,7 +204,7 @@ mod tests {
         ];
         for (value, expected) in cases {
             let mut vars = Vars::new([("X", value)]);
-            assert_eq!(vars.truth("X", true), expected, "{value:?}");
+            assert_eq!(vars.boolean("X", true), expected, "{value:?}");
         }
     }
 
@@ -210,20 +214,20 @@ mod tests {
             [("5", Some(5)), ("+5", Some(5)), (" 5", None), ("5.0", None), ("0x5", None)]
         {
             let mut vars = Vars::new([("X", value)]);
-            assert_eq!(vars.whole("X", 0..=9, "1"), expected, "{value:?}");
+            assert_eq!(vars.integer("X", 0..=9, "1"), expected, "{value:?}");
         }
     }
 
     #[test]
     fn every_unusable_value_is_noted_once() {
         let mut vars = Vars::new([("A", "x"), ("B", "x"), ("C", "99"), ("D", "")]);
-        vars.truth("A", false);
-        vars.whole("B", 0..=9, "nothing");
+        vars.boolean("A", false);
+        vars.integer("B", 0..=9, "nothing");
         assert_eq!(vars.clamped("C", 0..=9, 1), 9);
-        vars.truth("D", false);
-        let notes: Vec<_> = vars.into_notes().iter().map(Note::to_string).collect();
+        vars.boolean("D", false);
+        let warnings: Vec<_> = vars.into_warnings().iter().map(ConfigWarning::to_string).collect();
         assert_eq!(
-            notes,
+            warnings,
             [
                 r#"A="x": neither true nor false; using false"#,
                 r#"B="x": not a whole number; using nothing"#,

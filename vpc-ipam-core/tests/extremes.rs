@@ -10,7 +10,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use vpc_ipam_core::capacity::{Cap, Shape, address_claim, max_pods};
+use vpc_ipam_core::capacity::{Cap, Shape, address_footprint, max_pods};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance};
 use vpc_ipam_core::{
     Action, AddressRequest, Assigned, Budget, Card, CardChoice, Config, Cooling, Ec2Operation,
@@ -285,7 +285,7 @@ proptest! {
         // Hundreds of ENIs, of which EC2 gives three, take long to plan for every second.
         let many = limits.enis_per_card.iter().any(|enis| *enis > 16);
         let minutes = if many { 2 } else { 60 };
-        let _ = (config.notes_on(&limits), limits.cards(), limits.ipv4_slots());
+        let _ = (config.warnings_on(&limits), limits.cards(), limits.ipv4_slots());
         let Some(mut world) = World::new(config, limits, budget) else {
             return Ok(());
         };
@@ -342,8 +342,8 @@ proptest! {
         let capacity = max_pods(&limits, &shape);
         prop_assert!(capacity.max_pods <= capacity.by_addresses);
         prop_assert!(capacity.by_addresses >= shape.host_network_pods);
-        let claims = address_claim(&limits, &config, pods, max);
-        prop_assert!(claims.at_boot.for_pods <= claims.worst.for_pods);
-        prop_assert!(claims.worst.in_all >= claims.worst.for_pods);
+        let footprints = address_footprint(&limits, &config, pods, max);
+        prop_assert!(footprints.at_boot.for_pods <= footprints.worst.for_pods);
+        prop_assert!(footprints.worst.in_all >= footprints.worst.for_pods);
     }
 }

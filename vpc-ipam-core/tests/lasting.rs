@@ -619,7 +619,7 @@ fn targets_beyond_what_the_type_holds_are_what_it_holds_and_a_note_says_so() {
                 vars.push(PREFIXES);
             }
             let setup = Setup::new("m5.large", &vars);
-            let notes = setup.config.notes_on(&setup.limits);
+            let notes = setup.config.warnings_on(&setup.limits);
             assert!(notes.iter().any(|note| note.variable == name), "{vars:?}: {notes:?}");
             let mut node = setup.start();
             node.ipam.handle_timeout(node.now);

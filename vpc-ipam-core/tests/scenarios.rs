@@ -283,7 +283,7 @@ impl Session {
         setup.config = vpc_ipam_core::Config::from_vars(vars.iter().copied()).0;
         setup.config.pods_max = cap;
         let mut notes = notes(&vars);
-        for note in setup.config.notes_on(&setup.limits) {
+        for note in setup.config.warnings_on(&setup.limits) {
             writeln!(notes, "note: {note}").unwrap();
         }
         let mut node = setup.start();

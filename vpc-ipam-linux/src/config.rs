@@ -6,7 +6,7 @@ use core::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use vpc_ipam_core::{Note, Remark, Vars};
+use vpc_ipam_core::{ConfigProblem, ConfigWarning, Vars};
 
 /// How the operator wants the node's network, as the peer's variables say.
 ///
@@ -112,27 +112,27 @@ impl HostConfig {
     /// Reads variables, in any order; of two with one name the later wins. Those of others are passed over.
     pub fn from_vars<N: Into<String>, V: Into<String>>(
         vars: impl IntoIterator<Item = (N, V)>,
-    ) -> (Self, Vec<Note>) {
+    ) -> (Self, Vec<ConfigWarning>) {
         let mut vars = Vars::new(vars);
         let default = Self::default();
         let config = Self {
-            external_snat: vars.truth("AWS_VPC_K8S_CNI_EXTERNALSNAT", default.external_snat),
+            external_snat: vars.boolean("AWS_VPC_K8S_CNI_EXTERNALSNAT", default.external_snat),
             snat_ports: snat_ports(&mut vars).unwrap_or(default.snat_ports),
             excluded_cidrs: cidrs(&mut vars, "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"),
-            node_port: vars.truth("AWS_VPC_CNI_NODE_PORT_SUPPORT", default.node_port),
+            node_port: vars.boolean("AWS_VPC_CNI_NODE_PORT_SUPPORT", default.node_port),
             mark: mark(&mut vars).unwrap_or(default.mark),
             veth_prefix: veth_prefix(&mut vars).unwrap_or(default.veth_prefix),
-            tcp_early_demux: !vars.truth("DISABLE_TCP_EARLY_DEMUX", !default.tcp_early_demux),
+            tcp_early_demux: !vars.boolean("DISABLE_TCP_EARLY_DEMUX", !default.tcp_early_demux),
             service_cidrs: cidrs(&mut vars, "AWS_EXTERNAL_SERVICE_CIDRS"),
             pod_mtu: pod_mtu(&mut vars),
             branch_mode: branch_mode(&mut vars).unwrap_or(default.branch_mode),
-            ipv4_egress: vars.truth("ENABLE_V4_EGRESS", default.ipv4_egress),
-            ipv6_egress: vars.truth("ENABLE_V6_EGRESS", default.ipv6_egress),
-            pod_ipv6: !vars.truth("DISABLE_POD_V6", !default.pod_ipv6),
-            source_check: vars.truth("ENABLE_POD_SOURCE_CHECK", default.source_check),
+            ipv4_egress: vars.boolean("ENABLE_V4_EGRESS", default.ipv4_egress),
+            ipv6_egress: vars.boolean("ENABLE_V6_EGRESS", default.ipv6_egress),
+            pod_ipv6: !vars.boolean("DISABLE_POD_V6", !default.pod_ipv6),
+            source_check: vars.boolean("ENABLE_POD_SOURCE_CHECK", default.source_check),
         };
         config.remark(&mut vars);
-        (config, vars.into_notes())
+        (config, vars.into_warnings())
     }
 }
 
@@ -141,23 +141,23 @@ impl HostConfig {
     fn remark(&self, vars: &mut Vars) {
         const EXCLUDED: &str = "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS";
         if self.external_snat && !self.excluded_cidrs.is_empty() {
-            vars.note(EXCLUDED, Remark::Overridden { by: "AWS_VPC_K8S_CNI_EXTERNALSNAT" });
+            vars.warn(EXCLUDED, ConfigProblem::Overridden { by: "AWS_VPC_K8S_CNI_EXTERNALSNAT" });
         }
         let ipv6 = is_true(vars, "ENABLE_IPv6");
         if self.ipv6_egress && ipv6 {
-            vars.note("ENABLE_V6_EGRESS", Remark::Overridden { by: "ENABLE_IPv6" });
+            vars.warn("ENABLE_V6_EGRESS", ConfigProblem::Overridden { by: "ENABLE_IPv6" });
         }
         if !self.pod_ipv6 && (ipv6 || self.ipv6_egress) {
             let by = if ipv6 { "ENABLE_IPv6" } else { "ENABLE_V6_EGRESS" };
-            vars.note("DISABLE_POD_V6", Remark::Overridden { by });
+            vars.warn("DISABLE_POD_V6", ConfigProblem::Overridden { by });
         }
         if self.branch_mode == BranchMode::Strict
             && self.tcp_early_demux
             && is_true(vars, "ENABLE_POD_ENI")
         {
-            vars.note(
+            vars.warn(
                 "DISABLE_TCP_EARLY_DEMUX",
-                Remark::Advice(
+                ConfigProblem::Advice(
                     "kubelet's TCP probes do not reach pods on branch ENIs in strict mode; set it to true",
                 ),
             );
@@ -173,7 +173,7 @@ impl HostConfig {
             ),
         ] {
             if vars.text(name).is_some() {
-                vars.note(name, Remark::Advice(why));
+                vars.warn(name, ConfigProblem::Advice(why));
             }
         }
     }
@@ -197,9 +197,9 @@ fn pod_mtu(vars: &mut Vars) -> Option<u16> {
         _ => return unusable(vars, NAME, "a number of bytes", "AWS_VPC_ENI_MTU"),
     };
     if mtu > of_enis {
-        vars.note(
+        vars.warn(
             NAME,
-            Remark::Advice(
+            ConfigProblem::Advice(
                 "larger than AWS_VPC_ENI_MTU: large packets of pods do not leave the node",
             ),
         );
@@ -259,7 +259,7 @@ fn unusable<T>(
     expected: &'static str,
     used: &str,
 ) -> Option<T> {
-    vars.note(name, Remark::Unusable { expected, used: used.to_owned() });
+    vars.warn(name, ConfigProblem::Unusable { expected, used: used.to_owned() });
     None
 }
 

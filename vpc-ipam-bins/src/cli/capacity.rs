@@ -9,7 +9,7 @@ use vpc_ipam_core::capacity::compat::{
     CalculatorOptions, KarpenterOptions, calculator_sh, cluster_autoscaler, eni_max_pods_file,
     karpenter, nodeadm,
 };
-use vpc_ipam_core::capacity::{Cap, Claim, Shape, address_claim, max_pods as capacity};
+use vpc_ipam_core::capacity::{Cap, Footprint, Shape, address_footprint, max_pods as capacity};
 use vpc_ipam_core::{Config, Families, Ipv4Kind, KnownLimits, Limits, LimitsSource};
 
 use super::{Failure, parse_var};
@@ -288,7 +288,7 @@ pub(super) struct ClaimArgs {
 pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
     let limits = args.known.find(&args.instance_type)?;
     let (mut config, notes) = Config::from_vars(args.vars.iter().cloned());
-    for note in notes.into_iter().chain(config.notes_on(&limits)) {
+    for note in notes.into_iter().chain(config.warnings_on(&limits)) {
         eprintln!("vpc-ipam: {note}");
     }
     config.pods_max = args.max_pods;
@@ -301,7 +301,7 @@ pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
         ..Shape::default()
     };
     let most = args.max_pods.unwrap_or_else(|| capacity(&limits, &shape).max_pods);
-    let claims = address_claim(&limits, &config, args.pods, most);
+    let claims = address_footprint(&limits, &config, args.pods, most);
     let mut out = io::stdout().lock();
     let written = (|| {
         if args.json {
@@ -319,7 +319,7 @@ pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
             (at_pods.as_str(), claims.at_pods),
             ("at worst", claims.worst),
         ];
-        for (when, Claim { enis, for_pods, in_all }) in rows {
+        for (when, Footprint { enis, for_pods, in_all }) in rows {
             writeln!(out, "{when:<16} {enis:>5} {for_pods:>10} {in_all:>22}")?;
         }
         Ok(())

@@ -207,7 +207,7 @@ fn restore(
     clock: &Clock,
 ) -> Result<(Ipam, Flush), DaemonError> {
     let Prepared { metadata, limits, config, .. } = prepared;
-    for note in config.notes_on(limits) {
+    for note in config.warnings_on(limits) {
         warn!("{note}");
     }
     // The time tells one start from another.

@@ -174,7 +174,7 @@ impl Pool {
             finding.events.push(Event::BlocksRefused { eni: id, blocks: refused });
         }
         for net in &good {
-            self.claim(id, *net, None);
+            self.take_over(id, *net, None);
             if let Some(eni) = self.eni_mut(id) {
                 eni.on_block_confirmed(*net, background.now);
             }
@@ -368,7 +368,7 @@ impl Pool {
             .blocks
             .iter()
             .map(IpNet::trunc)
-            .filter(|net| self.claim(observed.id, *net, Some((as_of, settle))))
+            .filter(|net| self.take_over(observed.id, *net, Some((as_of, settle))))
             .collect();
         let Self { enis, leases, blocks_gone, .. } = self;
         let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {

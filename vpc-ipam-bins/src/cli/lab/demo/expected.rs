@@ -1,6 +1,6 @@
 //! What a node should come to, by its type and its settings.
 
-use vpc_ipam_core::capacity::{Cap, Claim, Shape, address_claim, max_pods};
+use vpc_ipam_core::capacity::{Cap, Footprint, Shape, address_footprint, max_pods};
 use vpc_ipam_core::{Card, Config, Families, Ipv4Kind, Limits};
 
 /// On how many ENIs there are to be pods, where the node takes as many.
@@ -50,7 +50,7 @@ impl Expected {
             cap: config.pods_max.map_or(Cap::None, Cap::Fixed),
         };
         let most = max_pods(limits, &shape).max_pods;
-        let Claim { enis, for_pods, .. } = address_claim(limits, config, 0, most).at_boot;
+        let Footprint { enis, for_pods, .. } = address_footprint(limits, config, 0, most).at_boot;
         let of_primary = u32::from(config.custom_networking);
         let left = Left {
             enis,

@@ -1,11 +1,11 @@
-//! How many addresses a node is said to take is how many it takes: each claim is held against a node that lives.
+//! How many addresses a node is said to take is how many it takes: each footprint is held against a node that lives.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 mod node;
 
 use node::{Node, Setup, names};
 use vpc_ipam_core::EniConfig;
-use vpc_ipam_core::capacity::{Claim, address_claim};
+use vpc_ipam_core::capacity::{Footprint, address_footprint};
 
 /// Instance type, variables, pods that need an address, the most that the node runs.
 const CASES: [(&str, &[(&str, &str)], usize, u32); 20] = [
@@ -46,24 +46,24 @@ fn start(instance_type: &str, vars: &[(&str, &str)], max_pods: u32) -> Node {
 }
 
 /// Counts what a node takes out of its subnets.
-fn taken(node: &Node) -> Claim {
+fn taken(node: &Node) -> Footprint {
     let mine = || node.cloud.interfaces().filter(|eni| eni.attachment.is_some());
     let of_net = |length: u8| 1u32 << (32 - length);
     let for_pods = mine().flat_map(|eni| &eni.ipv4).map(|net| of_net(net.prefix_len())).sum();
     let enis = mine().count() as u32;
-    Claim { enis, for_pods, in_all: for_pods + enis }
+    Footprint { enis, for_pods, in_all: for_pods + enis }
 }
 
 #[test]
 fn claims_are_what_a_node_comes_to_take() {
     for (instance_type, vars, pods, max_pods) in CASES {
         let mut node = start(instance_type, vars, max_pods);
-        let claims = address_claim(&node.limits, &node.config, pods as u32, max_pods);
-        assert_eq!(taken(&node), claims.at_boot, "{instance_type} {vars:?} at boot");
+        let footprints = address_footprint(&node.limits, &node.config, pods as u32, max_pods);
+        assert_eq!(taken(&node), footprints.at_boot, "{instance_type} {vars:?} at boot");
         node.add(names("pod", 0..pods));
         node.run_for(600);
         assert_eq!(node.stored.len(), pods, "{instance_type} {vars:?}");
-        assert_eq!(taken(&node), claims.at_pods, "{instance_type} {vars:?} with {pods} pods");
+        assert_eq!(taken(&node), footprints.at_pods, "{instance_type} {vars:?} with {pods} pods");
     }
 }
 
@@ -76,7 +76,7 @@ fn no_coming_and_going_takes_more_than_the_worst_claim() {
                 node.config.pods_max = None;
                 node.ipam.handle_config(node.config.clone(), node.now).unwrap();
             }
-            let worst = address_claim(&node.limits, &node.config, 0, max_pods).worst;
+            let worst = address_footprint(&node.limits, &node.config, 0, max_pods).worst;
             // All pods end at once, and as many come.
             for round in 0..4 {
                 node.add(names(&format!("round-{round}"), 0..pods));
