@@ -22,11 +22,11 @@ pub mod lab;
 mod log;
 pub mod one_line;
 pub mod operator_file;
+pub mod pending_release;
 pub mod plugin;
 pub mod protocol;
 #[cfg(feature = "daemon")]
 pub mod settings;
-pub mod spool;
 #[cfg(feature = "daemon")]
 pub mod store;
 pub mod trusted_file;

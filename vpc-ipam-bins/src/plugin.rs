@@ -15,8 +15,8 @@ use vpc_ipam_linux::{
 use crate::cni::{
     self, AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain,
 };
+use crate::pending_release::{self, PendingRelease};
 use crate::protocol::{self, Answer, AskError, Asked, Assign, PodLinks, Request, SOCKET};
-use crate::spool::{self, Note};
 
 /// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
 /// result or the error, as CNI wants it.
@@ -70,9 +70,9 @@ fn add(call: &Call) -> Result<AddResult, Error> {
             return Err(unexpected(&other));
         }
     };
-    // The daemon has read what was left for it: a note about this pod would take the address away that it just got.
-    let wired = spool::take_back(socket, &key)
-        .map_err(|error| Error::new(Code::Io, "take back a note").because(error))
+    // The daemon has read what was left for it: a pending release of this pod would take away the address that it just got.
+    let wired = pending_release::withdraw(socket, &key)
+        .map_err(|error| Error::new(Code::Io, "withdraw the pending release").because(error))
         .and(settings)
         .map_err(Unwired::from)
         .and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?));
@@ -234,7 +234,7 @@ fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelErr
     Ok(release(socket, key)?)
 }
 
-/// Takes away of the pod what its links tell, and leaves the daemon a note to give its addresses up: a pod that could not
+/// Takes away of the pod what its links tell, and leaves the daemon a pending release of its addresses: a pod that could not
 /// be deleted before the daemon is back would stand in the way of the node's repair.
 fn del_without_daemon(
     call: &Call,
@@ -243,18 +243,18 @@ fn del_without_daemon(
     no_daemon: AskError,
 ) -> Result<(), Error> {
     remove_found(&key)?;
-    spool::leave(socket, &Note { key: key.clone() }).map_err(|error| {
+    pending_release::leave(socket, &PendingRelease { key: key.clone() }).map_err(|error| {
         let mut refused = not_asked(no_daemon);
-        refused.details.push_str(&format!("; and leaving it a note failed: {error}"));
+        refused.details.push_str(&format!("; and leaving it a pending release failed: {error}"));
         refused
     })?;
-    // It may have read the notes just before this one was left. It listens before it reads.
+    // It may have read the pending releases just before this one was left. It listens before it reads.
     match del_with_daemon(call, socket, key.clone()) {
         Err(DelError::NoDaemon(_)) => return Ok(()),
         other => other?,
     }
-    spool::take_back(socket, &key)
-        .map_err(|error| Error::new(Code::Io, "take back a note").because(error))
+    pending_release::withdraw(socket, &key)
+        .map_err(|error| Error::new(Code::Io, "withdraw the pending release").because(error))
 }
 
 /// Removes what the pod's links tell to be its own, and the links.

@@ -29,8 +29,8 @@ use super::threads::{SetUpNode, Threads};
 use super::writer::Writer;
 use super::{Clock, DaemonError, Input, Loop, Notice, Options, came_untracked, cool};
 use crate::cni::chain;
+use crate::pending_release::{self, PendingRelease};
 use crate::protocol::PodLinks;
-use crate::spool::{self, Note};
 use crate::store::{Found, Known, Store, TakenOver};
 
 /// How often the start asks the metadata service or EC2 before it gives up, where it cannot do without an answer.
@@ -164,7 +164,7 @@ pub(super) async fn start(
         socket = %options.socket.display(),
         "serving"
     );
-    consume_notes(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
+    take_pending_releases(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
 
     let sandboxes = store.sandboxes();
     let daemon = Loop {
@@ -409,20 +409,20 @@ fn records(found: Found) -> Vec<Record> {
 /// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is told and
 /// keeps nobody waiting.
 ///
-/// The socket is there already: a plugin that leaves a note after this finds it.
-fn consume_notes(
+/// The socket is there already: a plugin that leaves a pending release after this finds it.
+fn take_pending_releases(
     socket: &Path,
     ipam: &mut Ipam,
     store: &mut Store,
     flush: &mut Flush,
     now: Timestamp,
 ) {
-    let spool::Found { notes, ignored } = spool::read(socket);
+    let pending_release::Found { releases, ignored } = pending_release::read(socket);
     for error in ignored {
-        warn!(error = chain(&error), "is no note about a deleted pod; it is left alone");
+        warn!(error = chain(&error), "is no pending release of a deleted pod; it is left alone");
     }
     let mut released = Vec::new();
-    for (_, Note { key }) in &notes {
+    for (_, PendingRelease { key }) in &releases {
         if let Released::Lease { lease, at } = ipam.release(key, now) {
             info!(pod = %key, "was deleted while there was no daemon");
             flush.released(lease.addresses(), now);
@@ -430,12 +430,12 @@ fn consume_notes(
         }
     }
     if let Err(error) = store.write(&released) {
-        error!(error = chain(&error), "cannot make releases durable; the notes stay");
+        error!(error = chain(&error), "cannot make releases durable; the pending releases stay");
         return;
     }
-    for (path, _) in &notes {
-        if let Err(error) = spool::remove(path) {
-            warn!(path = %path.display(), %error, "cannot remove the note about a deleted pod");
+    for (path, _) in &releases {
+        if let Err(error) = pending_release::remove(path) {
+            warn!(path = %path.display(), %error, "cannot remove the pending release of a deleted pod");
         }
     }
 }

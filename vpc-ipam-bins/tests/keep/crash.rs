@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam_bins::pending_release;
 use vpc_ipam_bins::protocol::{Request, ask};
-use vpc_ipam_bins::spool;
 use vpc_ipam_bins::store::{self, Found, Store};
 use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
 
@@ -29,7 +29,7 @@ fn pods_are_deleted_while_there_is_no_daemon_and_nothing_leaks() {
         succeeded(&call(&node.address, "DEL", &gone, "1.0.0", None));
         succeeded(&call(&node.address, "DEL", &dead, "0.3.1", None));
     }
-    assert_eq!(notes(&node), 2);
+    assert_eq!(pending_releases(&node), 2);
     let left = kept_of_pods(&node);
     assert!(left.iter().filter(|line| line.starts_with("512:")).count() == 1, "{left:?}");
     // ADD needs somebody who knows which address is free.
@@ -40,7 +40,7 @@ fn pods_are_deleted_while_there_is_no_daemon_and_nothing_leaks() {
     let daemon = Daemon::start(&node);
 
     assert_eq!(assigned(&node), 1);
-    assert_eq!(notes(&node), 0);
+    assert_eq!(pending_releases(&node), 0);
     // The next crash finds nothing to do again; not even for a pod that came back.
     gone.add(&node.address);
     daemon.crash();
@@ -88,7 +88,7 @@ fn note_about_an_earlier_pod_does_not_take_the_address_of_a_later_one() {
     // As a plugin leaves it that dies before it asks again.
     leave_note(&node, "a");
     let given = address(&pod.add(&node.address));
-    assert_eq!(notes(&node), 0);
+    assert_eq!(pending_releases(&node), 0);
     daemon.crash();
 
     let daemon = Daemon::start(&node);
@@ -114,7 +114,7 @@ fn note_holds_however_young_the_lease_looks() {
     succeeded(&call(&node.address, "DEL", &pod, "1.0.0", None));
     let daemon = Daemon::start(&node);
 
-    assert_eq!((assigned(&node), notes(&node)), (0, 0));
+    assert_eq!((assigned(&node), pending_releases(&node)), (0, 0));
     pod.die();
     daemon.crash();
     node.stop().unwrap();
@@ -217,13 +217,13 @@ fn addresses_of_pods_that_only_the_kernel_knows_are_kept_for_them() {
     }
 }
 
-fn notes(node: &LabNode) -> usize {
-    spool::read(&node.address.socket).notes.len()
+fn pending_releases(node: &LabNode) -> usize {
+    pending_release::read(&node.address.socket).releases.len()
 }
 
 fn leave_note(node: &LabNode, container: &str) {
     let key = PodKey::new("aws-cni", container, "eth0").unwrap();
-    spool::leave(&node.address.socket, &spool::Note { key }).unwrap();
+    pending_release::leave(&node.address.socket, &pending_release::PendingRelease { key }).unwrap();
 }
 
 /// Makes leases as an hour in the future.

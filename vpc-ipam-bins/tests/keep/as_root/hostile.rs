@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::path::Path;
 
-use vpc_ipam_bins::spool::{self, Note};
+use vpc_ipam_bins::pending_release::{self, PendingRelease};
 use vpc_ipam_core::PodKey;
 
 use crate::daemon::{Daemon, assigned, node};
@@ -24,11 +24,11 @@ fn what_is_no_note_of_ours_keeps_no_daemon_from_serving() {
     daemon.crash();
     succeeded(&call(&node.address, "DEL", &gone, "1.0.0", None));
 
-    // A note about the pod that stays, as another user would leave it, and by a link.
+    // A pending release of the pod that stays, as another user would leave it, and by a link.
     let socket = &node.address.socket;
     let path = |name: &str| socket.with_file_name("deleted").join(name);
     let key = PodKey::new("aws-cni", "stays", "eth0").unwrap();
-    let forged = serde_json::to_vec(&Note { key }).unwrap();
+    let forged = serde_json::to_vec(&PendingRelease { key }).unwrap();
     fs::write(path("another-users"), &forged).unwrap();
     chown(path("another-users"), Some(ANOTHER_USER), None).unwrap();
     let elsewhere = socket.with_file_name("elsewhere");
@@ -41,8 +41,8 @@ fn what_is_no_note_of_ours_keeps_no_daemon_from_serving() {
     let daemon = Daemon::start(&node);
 
     assert_eq!(assigned(&node), 1, "the pod that was deleted is released, and no other");
-    let found = spool::read(socket);
-    assert_eq!((found.notes.len(), found.ignored.len()), (0, 5), "{found:?}");
+    let found = pending_release::read(socket);
+    assert_eq!((found.releases.len(), found.ignored.len()), (0, 5), "{found:?}");
     stays.del(&node.address);
     gone.die();
     stays.die();
