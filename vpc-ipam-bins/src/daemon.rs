@@ -6,6 +6,7 @@
 //!                       commits  ┘   (Ipam)  └──► store thread (many grants, one commit)
 //! ```
 
+mod aws_cni;
 mod clock;
 mod departed;
 mod flush;
@@ -15,7 +16,6 @@ mod links;
 mod lost;
 mod names;
 mod net;
-mod peer;
 mod rivals;
 mod server;
 mod sources;
@@ -58,8 +58,8 @@ use self::departed::Departed;
 use self::flush::Flush;
 use self::host::HostThread;
 pub use self::host::HostThreadError;
-use self::keep::Keep;
-use self::links::{Links, Verdict};
+use self::keep::NetworkKeeper;
+use self::links::{PendingLinks, Verdict};
 use self::names::LinkNames;
 use self::sources::Sources;
 use self::take_over::TakeOver;
@@ -231,8 +231,8 @@ struct Loop {
     host: HostThread,
     translation: Translation,
     departed: Departed,
-    keep: Keep,
-    awaited: Links,
+    keeper: NetworkKeeper,
+    pending_links: PendingLinks,
     /// When this daemon began to serve.
     started: Timestamp,
     /// When the node was taken over, while that matters.
@@ -292,8 +292,12 @@ impl Loop {
         loop {
             self.drain()?;
             let due = self.ipam.poll_timeout().map(|(at, _)| self.clock.instant(at));
-            let tended =
-                [self.keep.due(), self.awaited.due(), self.flush.due(), self.departed.due()];
+            let tended = [
+                self.keeper.due(),
+                self.pending_links.due(),
+                self.flush.due(),
+                self.departed.due(),
+            ];
             let tended = tended.into_iter().flatten().map(|at| self.clock.instant(at)).min();
             let due = due.into_iter().chain(self.write_at).chain(tended).min();
             let timer = async {
@@ -309,11 +313,11 @@ impl Loop {
                     Some(input) => self.on_input(input),
                     None => return Err(DaemonError::Ended("input queue")),
                 },
-                event = self.keep.next() => self.on_event(&event)?,
+                event = self.keeper.next() => self.on_kernel_event(&event)?,
                 () = timer => self.ipam.handle_timeout(self.clock.now()),
             }
-            while let Some(event) = self.keep.next_now() {
-                self.on_event(&event)?;
+            while let Some(event) = self.keeper.next_now() {
+                self.on_kernel_event(&event)?;
             }
             // What came in meanwhile is planned for together.
             while let Ok(input) = queue.try_recv() {
@@ -390,16 +394,18 @@ impl Loop {
             log(&event);
             self.notice(Notice::Happened(self.clock.now(), event));
         }
-        self.tend()?;
+        self.run_due()?;
         self.write()
     }
 
     /// Takes note of what the kernel told.
-    fn on_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
-        self.keep.heard(event, self.clock.now());
+    fn on_kernel_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
+        self.keeper.on_kernel_event(event, self.clock.now());
         self.track(self.clock.now());
         if let vpc_ipam_linux::Event::Link { link, gone: false } = event {
-            for (id, action) in link.mac.into_iter().flat_map(|mac| self.awaited.heard(mac)) {
+            for (id, action) in
+                link.mac.into_iter().flat_map(|mac| self.pending_links.appeared(mac))
+            {
                 self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
             }
         }
@@ -408,26 +414,26 @@ impl Loop {
 
     /// Takes note of pods that came or went and are in no state file.
     fn track(&mut self, now: Timestamp) {
-        let Some(Changes { came, gone }) = self.keep.untracked() else { return };
+        let Some(Changes { came, gone }) = self.keeper.untracked() else { return };
         for address in gone {
             info!(%address, "is free: the pod that was in no state file is gone");
             self.flush.released([address], now);
             self.ipam.handle_untracked(address, false, now);
         }
         for address in came {
-            came_untracked(&mut self.ipam, &self.keep, address, now);
+            came_untracked(&mut self.ipam, &self.keeper, address, now);
             // An ADD that began before this daemon did is none of a daemon that goes on.
             let is_late = now.since(self.started) > TRANSITION;
-            if let Some(what) = self.keep.pod_of_peer(address).filter(|_| is_late) {
-                self.keep.made_by_peer(&what, "its plugin", now);
+            if let Some(what) = self.keeper.pod_of_aws_cni(address).filter(|_| is_late) {
+                self.keeper.made_by_aws_cni(&what, "its plugin", now);
             }
         }
-        self.remember(Known { adopted: self.keep.adopted(), ..self.known.clone() });
+        self.remember(Known { adopted: self.keeper.adopted(), ..self.known.clone() });
     }
 
     /// Gives up the addresses of pods that have neither a link nor a route nor a namespace any more, of which no DEL told.
     fn give_up_lost(&mut self, now: Timestamp) {
-        for key in self.keep.given_up() {
+        for key in self.keeper.given_up() {
             if let Some(path) = self.sandboxes.get(&key).filter(|path| path.exists()) {
                 debug!(pod = %key, namespace = %path.display(), "has no link, but its namespace is there");
                 continue;
@@ -438,24 +444,24 @@ impl Loop {
     }
 
     /// Has the host thread do what it is time for.
-    fn tend(&mut self) -> Result<(), DaemonError> {
+    fn run_due(&mut self) -> Result<(), DaemonError> {
         let now = self.clock.now();
         self.give_up_lost(now);
         self.track(now);
         let ended = |_| DaemonError::Ended("host thread");
-        for (id, action) in self.awaited.give_up(now) {
+        for (id, action) in self.pending_links.give_up(now) {
             self.host.execute(id, action).map_err(ended)?;
         }
-        let due = self.keep.take(now);
+        let due = self.keeper.take(now);
         if let Some(extent) = due.kernel {
-            self.host.repair(self.keep.node(), extent).map_err(ended)?;
+            self.host.repair(self.keeper.node(), extent).map_err(ended)?;
         }
         if due.translation {
             let ended = |_| DaemonError::Ended("translation thread");
-            self.translation.repair(self.keep.node()).map_err(ended)?;
+            self.translation.repair(self.keeper.node()).map_err(ended)?;
         }
         let ended = |_| DaemonError::Ended("thread that removes links");
-        self.departed.tend(self.keep.is_at_work(), now).map_err(ended)?;
+        self.departed.run_due(self.keeper.is_at_work(), now).map_err(ended)?;
         self.flush()
     }
 
@@ -518,10 +524,10 @@ impl Loop {
         match action {
             Action::Host(action) => {
                 if let HostAction::RemoveEni(link) = &action {
-                    self.keep.eni_removing(link.eni);
+                    self.keeper.eni_removing(link.eni);
                     self.links.tables.remove(&link.eni);
                 }
-                self.awaited.begin(id, &action);
+                self.pending_links.begin(id, &action);
                 self.host.execute(id, action).map_err(|_| DaemonError::Ended("host thread"))?;
             }
             Action::Ec2(action) => {
@@ -543,13 +549,13 @@ impl Loop {
         match input {
             Input::Request(request, caller) => self.on_request(request, caller, now),
             Input::Outcome(id, outcome) => {
-                if let (Outcome::Done(_), Some(link)) = (&outcome, self.awaited.link(id)) {
-                    self.keep.eni_set_up(link.clone(), now);
+                if let (Outcome::Done(_), Some(link)) = (&outcome, self.pending_links.link(id)) {
+                    self.keeper.eni_set_up(link.clone(), now);
                 }
-                let outcome = match self.awaited.end(id, outcome, now) {
-                    Verdict::Tell(outcome) => outcome,
+                let outcome = match self.pending_links.end(id, outcome, now) {
+                    Verdict::Report(outcome) => outcome,
                     Verdict::Wait => return,
-                    Verdict::Again(action) => {
+                    Verdict::Retry(action) => {
                         if self.host.execute(id, action).is_err() {
                             error!("the host thread is not there");
                         }
@@ -562,7 +568,7 @@ impl Loop {
                 if let Outcome::Done(Effect::Observed(shown)) = &outcome {
                     self.cool(shown, now);
                 }
-                self.sources.heard(&outcome, &self.ipam.constraints().node);
+                self.sources.on_outcome(&outcome, &self.ipam.constraints().node);
                 self.notice(Notice::Ended(now, id, outcome.clone()));
                 self.ipam.handle_outcome(id, outcome, now);
             }
@@ -576,11 +582,11 @@ impl Loop {
                     warn!(error, "cannot keep what was told of the node for the next start");
                 }
             }
-            Input::Repaired(result) => self.keep.repaired(result, now),
-            Input::Translated(result) => self.keep.translated(result, now),
+            Input::Repaired(result) => self.keeper.repaired(result, now),
+            Input::Translated(result) => self.keeper.translated(result, now),
             Input::Departed(key) => {
                 self.departed.done(&key);
-                self.keep.departed(&key, now);
+                self.keeper.departed(&key, now);
             }
             Input::Flushed(Ok(())) => self.flush.done(),
             Input::Flushed(Err(error)) => {
@@ -594,7 +600,7 @@ impl Loop {
                 }
             }
             Input::HostSetUp(Ok((facts, changed))) => {
-                self.keep.learned(facts, now);
+                self.keeper.learned(facts, now);
                 if !changed.is_empty() {
                     info!(?changed, "node network was put right");
                 }
@@ -619,7 +625,7 @@ impl Loop {
             {
                 let said = match self.ipam.pool().lease(&request.key).cloned() {
                     Some(lease) => {
-                        self.keep.leased(&lease, now);
+                        self.keeper.leased(&lease, now);
                         self.lease(lease)
                     }
                     None => gone(),
@@ -653,26 +659,26 @@ impl Loop {
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
             Request::Leave(key) => {
-                self.keep.leaving(&key);
+                self.keeper.leaving(&key);
                 let found = self.ipam.pool().lease(&key).cloned();
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
             Request::Release(key) => self.release(&key, Some(caller), now),
             Request::Status => {
-                let problems = self.keep.problems(now);
+                let problems = self.keeper.problems(now);
                 let status =
-                    status::of(&self.ipam, &self.sources, self.keep.counts(), problems, now);
+                    status::of(&self.ipam, &self.sources, self.keeper.counts(), problems, now);
                 answer(caller, Answer::Status(status));
             }
             Request::NetDiff => {
-                let kernel = self.host.diff(self.keep.node());
-                let translation = self.translation.diff(self.keep.node());
+                let kernel = self.host.diff(self.keeper.node());
+                let translation = self.translation.diff(self.keeper.node());
                 let told = net::answer("compare the node's network", kernel, translation);
                 tokio::spawn(async move { answer(caller, told.await) });
             }
             Request::NetRepair => {
-                let kernel = self.host.repair_now(self.keep.node());
-                let translation = self.translation.repair_now(self.keep.node());
+                let kernel = self.host.repair_now(self.keeper.node());
+                let translation = self.translation.repair_now(self.keeper.node());
                 let told = net::answer("put the node's network right", kernel, translation);
                 tokio::spawn(async move { answer(caller, told.await) });
             }
@@ -682,7 +688,7 @@ impl Loop {
     /// Releases the addresses of a pod that is gone, and answers who asked for it once that is durable.
     fn release(&mut self, key: &PodKey, caller: Option<oneshot::Sender<Answer>>, now: Timestamp) {
         self.sandboxes.remove(key);
-        if let Some(left) = self.keep.released(key) {
+        if let Some(left) = self.keeper.released(key) {
             self.departed.push(key, left, now);
         }
         for waiting in self.callers.remove(key).unwrap_or_default() {
@@ -711,7 +717,7 @@ impl Loop {
     /// Keeps addresses that a pod gave up for those which have them and are in no state file: the pool could not take note of them
     /// before.
     fn keep_untracked(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Timestamp) {
-        for address in addresses.filter(|it| self.keep.is_untracked(core::iter::once(*it))) {
+        for address in addresses.filter(|it| self.keeper.is_untracked(core::iter::once(*it))) {
             self.ipam.handle_untracked(address, true, now);
         }
     }
@@ -757,7 +763,7 @@ impl Loop {
             self.take_over = None;
             return;
         };
-        let untracked = self.keep.untracked_addresses();
+        let untracked = self.keeper.untracked_addresses();
         cool(&mut self.ipam, &mut self.flush, &mut take_over, shown, untracked, now);
         let taken_over = Some(take_over.taken_over().clone());
         self.remember(Known { taken_over, ..self.known.clone() });
@@ -766,7 +772,7 @@ impl Loop {
 
     /// Takes note which route table an ENI got.
     fn on_table(&mut self, link: &EniLink, EniTable { table, because }: &EniTable) {
-        self.keep.eni_table(link.eni, *table);
+        self.keeper.eni_table(link.eni, *table);
         if let TableReason::Taken { by } = because {
             let by = by.as_deref().unwrap_or("nothing any more");
             let place = eni::table(link.card, link.device);
@@ -795,14 +801,14 @@ impl Loop {
                 for write in written {
                     match write {
                         Write::Grant(uncommitted, callers)
-                            if self.keep.is_untracked(uncommitted.addresses()) =>
+                            if self.keeper.is_untracked(uncommitted.addresses()) =>
                         {
                             self.withdraw(uncommitted, callers, now);
                         }
                         Write::Grant(uncommitted, callers) => {
                             let said = match self.ipam.commit(uncommitted) {
                                 Some(lease) => {
-                                    self.keep.leased(&lease, now);
+                                    self.keeper.leased(&lease, now);
                                     self.lease(lease)
                                 }
                                 None => gone(),
@@ -915,8 +921,8 @@ impl Loop {
 }
 
 /// Keeps an address for a pod that is in no state file.
-fn came_untracked(ipam: &mut Ipam, keep: &Keep, address: IpAddr, now: Timestamp) {
-    let link = keep.untracked_link(address);
+fn came_untracked(ipam: &mut Ipam, keeper: &NetworkKeeper, address: IpAddr, now: Timestamp) {
+    let link = keeper.untracked_link(address);
     let link = link.as_deref().unwrap_or("another program's");
     let holder = ipam.pool().leases().find(|lease| lease.addresses().any(|it| it == address));
     match holder {

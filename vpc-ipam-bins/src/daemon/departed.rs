@@ -76,7 +76,7 @@ impl Departed {
     }
 
     /// Begins, if it is time.
-    pub(super) fn tend(&mut self, plugins_at_work: bool, now: Timestamp) -> Result<(), Gone> {
+    pub(super) fn run_due(&mut self, plugins_at_work: bool, now: Timestamp) -> Result<(), Gone> {
         if self.due().is_none_or(|due| plugins_at_work && due > now) {
             return Ok(());
         }

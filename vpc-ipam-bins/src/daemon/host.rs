@@ -14,7 +14,7 @@ use vpc_ipam_linux::{
 
 use super::Input;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, in_words, repaired_part, tell_once};
+use super::net::{Part, in_words, repaired_part, warn_once};
 use super::worker::{Gone, Worker};
 use crate::cni::chain;
 use crate::protocol::NetReport;
@@ -61,13 +61,13 @@ pub(super) struct Changed {
     /// In words.
     pub(super) in_words: Vec<String>,
     /// Whether something was amazon-vpc-cni-k8s's.
-    pub(super) of_peer: bool,
+    pub(super) of_aws_cni: bool,
 }
 
 impl From<&[Difference]> for Changed {
     fn from(differences: &[Difference]) -> Self {
-        let of_peer = differences.iter().any(Difference::is_of_peer);
-        Self { in_words: in_words(differences), of_peer }
+        let of_aws_cni = differences.iter().any(Difference::is_of_peer);
+        Self { in_words: in_words(differences), of_aws_cni }
     }
 }
 
@@ -91,8 +91,8 @@ impl HostThread {
     ) -> Result<Self, Gone> {
         let namespace = netns.clone();
         let work = move |queue: &Receiver<Job>| {
-            let told = BTreeSet::new();
-            Work { netlink, netns: namespace, config, pool, inputs, told }.run(queue);
+            let reported = BTreeSet::new();
+            Work { netlink, netns: namespace, config, pool, inputs, reported }.run(queue);
         };
         Worker::start("host", netns, work).map(Self)
     }
@@ -147,8 +147,8 @@ struct Work {
     config: HostConfig,
     pool: Config,
     inputs: mpsc::Sender<Input>,
-    /// What was told of already and need not be again.
-    told: BTreeSet<String>,
+    /// What a warning said already.
+    reported: BTreeSet<String>,
 }
 
 impl Work {
@@ -209,14 +209,14 @@ impl Work {
         let facts = facts(&mut *self.netlink, metadata, &self.config, &self.pool)?;
         let changed = set_up_routing(&mut *self.netlink, &self.config, &facts)
             .map(|applied| Changed::from(&*applied))
-            .or_else(|error| unwritable(error, &mut self.told))?;
+            .or_else(|error| unwritable(error, &mut self.reported))?;
         Ok((facts, changed))
     }
 
     fn repair(&mut self, node: &dyn Fn() -> Node, extent: Extent) -> Result<Repaired, String> {
         let repaired = Node::repair(node, &mut *self.netlink, extent);
         let repaired = repaired.map_err(|error| chain(&error))?;
-        tell_once(&repaired.unwritable, &mut self.told);
+        warn_once(&repaired.unwritable, &mut self.reported);
         Ok(repaired)
     }
 }
@@ -230,9 +230,9 @@ fn table_of(netlink: &mut dyn Netlink, action: &HostAction) -> Option<Input> {
 }
 
 /// Goes on without kernel variables that cannot be written.
-fn unwritable(error: HostError, told: &mut BTreeSet<String>) -> Result<Changed, HostError> {
+fn unwritable(error: HostError, reported: &mut BTreeSet<String>) -> Result<Changed, HostError> {
     let HostError::Apply(refused) = &error else { return Err(error) };
     let Some(refused) = refused.kernel_variables() else { return Err(error) };
-    tell_once(refused, told);
+    warn_once(refused, reported);
     Ok(Changed::default())
 }

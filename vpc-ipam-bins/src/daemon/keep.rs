@@ -15,8 +15,8 @@ use vpc_ipam_linux::{
     Repaired, Seen, Table, Watch,
 };
 
+use super::aws_cni::AwsCni;
 use super::lost::Lost;
-use super::peer::Peer;
 use super::rivals::{self, Rivals, Yield};
 use super::untracked::{Changes, Untracked};
 use crate::cni::chain;
@@ -24,8 +24,8 @@ use crate::cni::chain;
 /// What the node should hold, shared with the threads that make it so.
 pub(super) type SharedNode = Arc<Mutex<Node>>;
 
-/// The keeper of the node's network.
-pub(super) struct Keep {
+/// Knows what the node's network should hold, and decides when which part of it is repaired.
+pub(super) struct NetworkKeeper {
     node: SharedNode,
     settings: PodSettings,
     watch: Watch,
@@ -39,12 +39,12 @@ pub(super) struct Keep {
     compare_at: Timestamp,
     /// Other programs that change what is kept.
     rivals: Rivals,
-    /// What was said to be held back.
-    told: BTreeSet<String>,
+    /// The objects of which a warning said that other programs keep changing them.
+    reported_fights: BTreeSet<String>,
     /// Why rules cannot name the link of the primary ENI, as it was told.
     unnamable: Option<String>,
     /// Signs of amazon-vpc-cni-k8s beside this daemon.
-    peer: Peer,
+    aws_cni: AwsCni,
     /// Pods that are in no state file.
     untracked: Untracked,
     /// Whether something may be new of them.
@@ -104,7 +104,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(300);
 /// After new sockets could not be opened, until that is tried again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
-impl Keep {
+impl NetworkKeeper {
     /// Begins to watch a node that is set up; the first repair is due at once. Of what tells that a pod is there, what is lost may be
     /// missing for the grace time.
     pub(super) fn start(
@@ -115,7 +115,7 @@ impl Keep {
         grace: Duration,
         now: Timestamp,
     ) -> Self {
-        let mut keep = Self {
+        let mut keeper = Self {
             node: Arc::new(Mutex::new(node)),
             settings,
             watch,
@@ -124,9 +124,9 @@ impl Keep {
             translation: Side::default(),
             compare_at: now + COMPARE_EVERY,
             rivals,
-            told: BTreeSet::new(),
+            reported_fights: BTreeSet::new(),
             unnamable: None,
-            peer: Peer::default(),
+            aws_cni: AwsCni::default(),
             untracked: Untracked::new(grace),
             untracked_changed: false,
             lost: Lost::new(grace),
@@ -136,8 +136,8 @@ impl Keep {
             departing: BTreeMap::new(),
             left: BTreeSet::new(),
         };
-        keep.damaged(Extent::All, now);
-        keep
+        keeper.damaged(Extent::All, now);
+        keeper
     }
 
     /// Returns what the node should hold, for the thread that makes it so.
@@ -168,16 +168,16 @@ impl Keep {
     }
 
     /// Takes note of what the kernel told.
-    pub(super) fn heard(&mut self, event: &Event, now: Timestamp) {
+    pub(super) fn on_kernel_event(&mut self, event: &Event, now: Timestamp) {
         if let Event::Rule { rule, gone: false, .. } = event {
             self.arrive(now, |coming| coming.network.is_complete_with(rule));
         }
         let node = lock(&self.node);
         let concerned = node.concerns(event);
-        let made_by_peer = node.made_by_peer(event).filter(|_| !self.rivals.is_own(event));
+        let made_by_aws_cni = node.made_by_peer(event).filter(|_| !self.rivals.is_own(event));
         drop(node);
-        if let Some(what) = made_by_peer {
-            self.made_by_peer(&what, &rivals::who(event), now);
+        if let Some(what) = made_by_aws_cni {
+            self.made_by_aws_cni(&what, &rivals::who(event), now);
         }
         if let Some(extent) = concerned {
             debug!(?event, "the node's network was changed");
@@ -187,7 +187,8 @@ impl Keep {
             warn!("not all changes of the node's network were heard of; all of it is compared");
         }
         let mut node = lock(&self.node);
-        if let Some(Yield { pod, protocol, port }) = self.rivals.heard(event, &node, now) {
+        if let Some(Yield { pod, protocol, port }) = self.rivals.on_kernel_event(event, &node, now)
+        {
             let by = rivals::name(port);
             if node.yielded.insert(pod, protocol) != Some(protocol) {
                 warn!(%pod, by, %protocol, "another program removes the pod's route again and again; it is made under its protocol");
@@ -197,8 +198,8 @@ impl Keep {
     }
 
     /// Takes note that amazon-vpc-cni-k8s made something while this daemon runs.
-    pub(super) fn made_by_peer(&mut self, what: &str, by: &str, now: Timestamp) {
-        self.peer.made(what, by, now);
+    pub(super) fn made_by_aws_cni(&mut self, what: &str, by: &str, now: Timestamp) {
+        self.aws_cni.made(what, by, now);
         self.damaged(Extent::Translation, now);
     }
 
@@ -236,7 +237,7 @@ impl Keep {
     }
 
     /// Returns what is to be said of a pod that amazon-vpc-cni-k8s added, if it did: routes of this program's pods carry our protocol.
-    pub(super) fn pod_of_peer(&self, address: IpAddr) -> Option<String> {
+    pub(super) fn pod_of_aws_cni(&self, address: IpAddr) -> Option<String> {
         let node = lock(&self.node);
         let (link, route) = node.adopted_route(address)?;
         let is_ours = route.protocol == Protocol::OURS;
@@ -263,7 +264,7 @@ impl Keep {
     pub(super) fn problems(&self, now: Timestamp) -> Vec<String> {
         let sides = [&self.kernel, &self.translation].into_iter();
         let not_told = sides.flat_map(|side| side.not_told.iter().cloned());
-        self.peer.problem(now).into_iter().chain(not_told).collect()
+        self.aws_cni.problem(now).into_iter().chain(not_told).collect()
     }
 
     /// Returns when there is something to do.
@@ -271,7 +272,7 @@ impl Keep {
         let sides = [&self.kernel, &self.translation].into_iter();
         let repairs = sides.filter(|side| side.repairing.is_none()).filter_map(|it| it.pace.due());
         let arrivals = self.coming.values().map(|coming| coming.until);
-        let looks = [self.peer.due(), self.untracked.due(), self.lost.due()];
+        let looks = [self.aws_cni.due(), self.untracked.due(), self.lost.due()];
         // They end with a comparison, which is not asked for twice.
         let looks = looks.into_iter().flatten().filter(|_| self.kernel.pace.due().is_none());
         let looks = looks.filter(|_| self.kernel.repairing.is_none());
@@ -283,7 +284,7 @@ impl Keep {
         if self.arrive(now, |coming| coming.until <= now) {
             self.damaged(Extent::Routing, now);
         }
-        if self.peer.take(now) {
+        if self.aws_cni.take(now) {
             self.damaged(Extent::Translation, now);
         }
         let looks = [self.untracked.due(), self.lost.due()];
@@ -316,20 +317,20 @@ impl Keep {
             self.look_for_lost(repaired, now);
         }
         self.kernel.repaired(result, now);
-        self.tell_of_fights();
+        self.report_fights();
     }
 
     /// Takes note of what came of a repair of address translation.
     pub(super) fn translated(&mut self, result: Result<Repaired, String>, now: Timestamp) {
         if let Ok(repaired) = &result {
-            self.tell_of_unnamable(&repaired.absent);
+            self.report_unnamable(&repaired.absent);
         }
         self.translation.repaired(result, now);
-        self.tell_of_fights();
+        self.report_fights();
     }
 
     /// Says once that address translation cannot follow the primary ENI's link, and that it can again.
-    fn tell_of_unnamable(&mut self, absent: &[AbsentLink]) {
+    fn report_unnamable(&mut self, absent: &[AbsentLink]) {
         let unnamable = |it: &&AbsentLink| matches!(it, AbsentLink::PrimaryUnnamable(_));
         let why = absent.iter().find(unnamable).map(ToString::to_string);
         if why == self.unnamable {
@@ -362,18 +363,18 @@ impl Keep {
     }
 
     /// Says once of each object that it is put right again and again.
-    fn tell_of_fights(&mut self) {
+    fn report_fights(&mut self) {
         let sides = [&self.kernel, &self.translation].into_iter();
         let held_back: BTreeSet<String> =
             sides.flat_map(|side| side.pace.held_back()).map(str::to_owned).collect();
-        for object in held_back.difference(&self.told) {
+        for object in held_back.difference(&self.reported_fights) {
             let by = self.rivals.who(object);
             warn!(
                 object,
                 by, "another program keeps changing this; it is put right less and less often"
             );
         }
-        self.told = held_back;
+        self.reported_fights = held_back;
     }
 
     /// Returns how many repairs found something, and how many objects they put right.
@@ -520,7 +521,7 @@ pub(super) enum Left {
 
 impl Side {
     /// Says once of each object of another program that it stands in the way, and that it does no longer.
-    fn tell_of_conflicts(&mut self, found: &[Conflict]) {
+    fn report_conflicts(&mut self, found: &[Conflict]) {
         for Conflict { object, effect, likely_author } in found {
             if !self.conflicts.contains(object) {
                 warn!(object, effect, likely_author, "another program stands in the way");
@@ -534,7 +535,7 @@ impl Side {
     }
 
     /// Says once of each thing that it cannot be told.
-    fn tell_what_is_not_told(&mut self, not_told: Vec<String>) {
+    fn report_not_told(&mut self, not_told: Vec<String>) {
         for what in not_told.iter().filter(|what| !self.not_told.contains(what)) {
             warn!("{what}");
         }
@@ -554,8 +555,8 @@ impl Side {
         match result {
             // The thread that could not write a kernel variable told of that.
             Ok(Repaired { differences, spared, conflicts, not_told, .. }) => {
-                self.tell_of_conflicts(&conflicts);
-                self.tell_what_is_not_told(not_told);
+                self.report_conflicts(&conflicts);
+                self.report_not_told(not_told);
                 for difference in &differences {
                     info!(%difference, "the node's network was put right");
                 }
@@ -604,67 +605,67 @@ mod tests {
     #[tokio::test]
     async fn address_that_only_the_node_knows_is_remembered_until_its_pod_leaves() {
         let now = Timestamp::from_secs(1000);
-        let mut keep = keep(now);
+        let mut keeper = keeper(now);
         let all = Due { kernel: Some(Extent::Kernel), translation: true };
-        assert_eq!(keep.take(now + SOON), all);
-        keep.repaired(Ok(Repaired::default()), now);
-        keep.translated(Ok(Repaired::default()), now);
+        assert_eq!(keeper.take(now + SOON), all);
+        keeper.repaired(Ok(Repaired::default()), now);
+        keeper.translated(Ok(Repaired::default()), now);
         let lease = lease();
-        keep.leased(&lease, now);
+        keeper.leased(&lease, now);
         // No rule was heard of, but it should be there by now.
         let late = now + WIRING_MAX;
         let routing = || Due { kernel: Some(Extent::Routing), translation: false };
-        assert_eq!(keep.take(late), Due::default());
-        assert_eq!(keep.take(late + SOON), routing());
-        let mac = lock(&keep.node).pods[&lease.key].interfaces[0].host.mac;
+        assert_eq!(keeper.take(late), Due::default());
+        assert_eq!(keeper.take(late + SOON), routing());
+        let mac = lock(&keeper.node).pods[&lease.key].interfaces[0].host.mac;
         let address = IpAddr::from([169, 254, 172, 9]);
         let seen = || {
             let seen = Seen { egress: [(mac, address)].into(), ..Seen::default() };
             Ok(Repaired { seen: Some(seen), ..Repaired::default() })
         };
-        keep.repaired(seen(), late);
-        assert_eq!(lock(&keep.node).seen.egress, [(mac, address)].into());
+        keeper.repaired(seen(), late);
+        assert_eq!(lock(&keeper.node).seen.egress, [(mac, address)].into());
 
         let route = Route::on_link(Table::MAIN, address);
         let entry = RouteEntry { route, leads: Leads::Over(LinkIndex(9)) };
         let lost = Event::Route { entry, gone: true, by: None };
-        keep.heard(&lost, late);
-        assert_eq!(keep.take(late + SOON), routing());
-        keep.leaving(&lease.key);
-        keep.repaired(seen(), late);
+        keeper.on_kernel_event(&lost, late);
+        assert_eq!(keeper.take(late + SOON), routing());
+        keeper.leaving(&lease.key);
+        keeper.repaired(seen(), late);
 
-        assert_eq!(lock(&keep.node).seen.egress, BTreeMap::new());
-        keep.heard(&lost, late);
-        assert_eq!(keep.take(late + SOON), Due::default());
+        assert_eq!(lock(&keeper.node).seen.egress, BTreeMap::new());
+        keeper.on_kernel_event(&lost, late);
+        assert_eq!(keeper.take(late + SOON), Due::default());
     }
 
     /// While the pod was there, its address kept them.
     #[tokio::test]
     async fn rules_of_a_pod_in_no_state_file_are_looked_for_when_its_address_is_free_again() {
         let now = Timestamp::from_secs(1000);
-        let mut keep = keep(now);
-        keep.take(now + SOON);
-        keep.repaired(Ok(Repaired::default()), now);
-        keep.translated(Ok(Repaired::default()), now);
-        keep.left.insert("2001:db8::1".parse().unwrap());
+        let mut keeper = keeper(now);
+        keeper.take(now + SOON);
+        keeper.repaired(Ok(Repaired::default()), now);
+        keeper.translated(Ok(Repaired::default()), now);
+        keeper.left.insert("2001:db8::1".parse().unwrap());
         for expected in [Some(Extent::Routing), None] {
             let lease = lease();
-            keep.found(&lease);
-            keep.leaving(&lease.key);
-            keep.released(&lease.key);
-            assert_eq!(keep.take(now + SOON), Due::default());
+            keeper.found(&lease);
+            keeper.leaving(&lease.key);
+            keeper.released(&lease.key);
+            assert_eq!(keeper.take(now + SOON), Due::default());
 
-            keep.departed(&lease.key, now);
+            keeper.departed(&lease.key, now);
 
-            assert_eq!(keep.take(now + 2 * SOON).kernel, expected);
-            keep.repaired(Ok(Repaired::default()), now);
+            assert_eq!(keeper.take(now + 2 * SOON).kernel, expected);
+            keeper.repaired(Ok(Repaired::default()), now);
         }
     }
 
     /// Longer than what a repair waits for more damage.
     const SOON: Duration = Duration::from_secs(1);
 
-    fn keep(now: Timestamp) -> Keep {
+    fn keeper(now: Timestamp) -> NetworkKeeper {
         let primary = Link {
             id: LinkId::new(LinkIndex(2), "eth0"),
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
@@ -681,7 +682,7 @@ mod tests {
         };
         let watch = Watch::open(&Namespace::current().unwrap()).unwrap();
         let node = Node::new(HostConfig::default(), facts);
-        Keep::start(node, settings, watch, Rivals::default(), SOON, now)
+        NetworkKeeper::start(node, settings, watch, Rivals::default(), SOON, now)
     }
 
     fn lease() -> Lease {

@@ -10,15 +10,15 @@ use vpc_ipam_core::{ActionId, EniLink, FailureKind, HostAction, Mac, Outcome, Ti
 /// EC2 attaches an ENI a moment before the kernel has its link. An action that came too early is not told as failed: it is
 /// carried out again as soon as the link appears.
 #[derive(Debug, Default)]
-pub(super) struct Links {
+pub(super) struct PendingLinks {
     under_way: BTreeMap<ActionId, UnderWay>,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     link: EniLink,
-    /// Whether the link was heard of since the action was last begun: it may have looked before that.
-    heard: bool,
+    /// Whether the link appeared since the action last began: the action may have looked before that.
+    appeared: bool,
     /// When the action is given up that found no link; while it is carried out there is no such time.
     until: Option<Timestamp>,
 }
@@ -26,10 +26,10 @@ struct UnderWay {
 /// What is to be done about the outcome of an action.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Tell of it.
-    Tell(Outcome),
+    /// Hand it to core.
+    Report(Outcome),
     /// Carry the action out again.
-    Again(HostAction),
+    Retry(HostAction),
     /// Wait for the link.
     Wait,
 }
@@ -37,11 +37,12 @@ pub(super) enum Verdict {
 /// How long a link may take before its absence is a failure, which has its own pace of trying again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-impl Links {
+impl PendingLinks {
     /// Takes note that an action begins.
     pub(super) fn begin(&mut self, id: ActionId, action: &HostAction) {
         if let HostAction::SetUpEni(link) = action {
-            self.under_way.insert(id, UnderWay { link: link.clone(), heard: false, until: None });
+            self.under_way
+                .insert(id, UnderWay { link: link.clone(), appeared: false, until: None });
         }
     }
 
@@ -54,27 +55,27 @@ impl Links {
     pub(super) fn end(&mut self, id: ActionId, outcome: Outcome, now: Timestamp) -> Verdict {
         let missing = matches!(&outcome, Outcome::Failed(failure) if failure.kind == FailureKind::LinkMissing);
         let Some(action) = self.under_way.get_mut(&id) else {
-            return Verdict::Tell(outcome);
+            return Verdict::Report(outcome);
         };
         if !missing {
             self.under_way.remove(&id);
-            return Verdict::Tell(outcome);
+            return Verdict::Report(outcome);
         }
-        if core::mem::take(&mut action.heard) {
-            return Verdict::Again(HostAction::SetUpEni(action.link.clone()));
+        if core::mem::take(&mut action.appeared) {
+            return Verdict::Retry(HostAction::SetUpEni(action.link.clone()));
         }
         action.until = Some(now + PATIENCE);
         Verdict::Wait
     }
 
-    /// Returns the actions that a link was missing to.
-    pub(super) fn heard(&mut self, mac: Mac) -> Vec<(ActionId, HostAction)> {
+    /// A link appeared; returns the actions that waited for it.
+    pub(super) fn appeared(&mut self, mac: Mac) -> Vec<(ActionId, HostAction)> {
         let of_link = self.under_way.iter_mut().filter(|(_, action)| action.link.mac == mac);
         of_link
             .filter_map(|(id, action)| match action.until.take() {
                 Some(_) => Some((*id, HostAction::SetUpEni(action.link.clone()))),
                 None => {
-                    action.heard = true;
+                    action.appeared = true;
                     None
                 }
             })
@@ -108,18 +109,18 @@ mod tests {
     fn link_that_appears_late_is_set_up_then() {
         let mut links = begun();
         assert_eq!(links.end(ID, missing(), NOW), Verdict::Wait);
-        assert_eq!(links.heard(Mac([2, 0, 0, 0, 0, 9])), []);
-        assert_eq!(links.heard(MAC), [(ID, action())]);
+        assert_eq!(links.appeared(Mac([2, 0, 0, 0, 0, 9])), []);
+        assert_eq!(links.appeared(MAC), [(ID, action())]);
         assert_eq!(links.due(), None, "it is under way");
-        assert_eq!(links.end(ID, done(), NOW), Verdict::Tell(done()));
-        assert_eq!(links.heard(MAC), [], "it is over");
+        assert_eq!(links.end(ID, done(), NOW), Verdict::Report(done()));
+        assert_eq!(links.appeared(MAC), [], "it is over");
     }
 
     #[test]
     fn link_that_appears_while_it_is_looked_for_is_looked_for_again() {
         let mut links = begun();
-        assert_eq!(links.heard(MAC), []);
-        assert_eq!(links.end(ID, missing(), NOW), Verdict::Again(action()));
+        assert_eq!(links.appeared(MAC), []);
+        assert_eq!(links.end(ID, missing(), NOW), Verdict::Retry(action()));
         assert_eq!(links.end(ID, missing(), NOW), Verdict::Wait);
     }
 
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(links.due(), Some(NOW + PATIENCE));
         assert_eq!(links.give_up(NOW), []);
         assert_eq!(links.give_up(NOW + PATIENCE), [(ID, action())]);
-        assert_eq!(links.end(ID, missing(), NOW), Verdict::Tell(missing()));
+        assert_eq!(links.end(ID, missing(), NOW), Verdict::Report(missing()));
     }
 
     #[test]
@@ -141,11 +142,11 @@ mod tests {
             retry_after: None,
             message: String::new(),
         });
-        assert_eq!(links.end(ID, refused.clone(), NOW), Verdict::Tell(refused));
+        assert_eq!(links.end(ID, refused.clone(), NOW), Verdict::Report(refused));
     }
 
-    fn begun() -> Links {
-        let mut links = Links::default();
+    fn begun() -> PendingLinks {
+        let mut links = PendingLinks::default();
         links.begin(ID, &action());
         links
     }

@@ -74,11 +74,11 @@ pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
     }
 }
 
-/// Tells of what cannot be set, of each once.
-pub(super) fn tell_once(refused: &[Refused], told: &mut BTreeSet<String>) {
+/// Warns of what the kernel refused, once of each.
+pub(super) fn warn_once(refused: &[Refused], reported: &mut BTreeSet<String>) {
     for refused in refused {
         let what = chain(refused);
-        if told.insert(what.clone()) {
+        if reported.insert(what.clone()) {
             warn!(what, "the kernel refused; the node goes on without");
         }
     }

@@ -50,7 +50,12 @@ impl Rivals {
     ///
     /// Calico's Felix removes the routes over links of pods that do not carry its own protocol, and writes them anew. Who was
     /// faster than it each time would be at it for ever; a route under its protocol it leaves alone.
-    pub(super) fn heard(&mut self, event: &Event, node: &Node, now: Timestamp) -> Option<Yield> {
+    pub(super) fn on_kernel_event(
+        &mut self,
+        event: &Event,
+        node: &Node,
+        now: Timestamp,
+    ) -> Option<Yield> {
         let (Event::Route { by: Some(port), .. } | Event::Rule { by: Some(port), .. }) = event
         else {
             return None;

@@ -34,7 +34,7 @@ impl Sources {
     }
 
     /// Takes note of the answer to an action.
-    pub(super) fn heard(&mut self, outcome: &Outcome, node: &Node) {
+    pub(super) fn on_outcome(&mut self, outcome: &Outcome, node: &Node) {
         match outcome {
             Outcome::Done(Effect::Metadata(metadata)) => self.metadata_read(metadata),
             Outcome::Done(Effect::Observed(seen))
@@ -70,11 +70,11 @@ impl Sources {
     pub(super) fn metadata_read(&mut self, metadata: &Metadata) {
         self.answered = true;
         self.metadata_unread = None;
-        self.tell_incomplete(&metadata.observation.incomplete);
+        self.report_incomplete(&metadata.observation.incomplete);
     }
 
     /// Takes note of the ENIs of which the metadata service does not tell all.
-    fn tell_incomplete(&mut self, incomplete: &[IncompleteEni]) {
+    fn report_incomplete(&mut self, incomplete: &[IncompleteEni]) {
         for eni in incomplete.iter().filter(|eni| !self.incomplete.contains(eni)) {
             warn!("{eni}; it stays as EC2 or an earlier reading showed it");
         }

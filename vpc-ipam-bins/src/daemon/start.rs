@@ -18,8 +18,8 @@ use vpc_ipam_linux::pod::PodSettings;
 use vpc_ipam_linux::{Family, HostConfig, Netlink as _, Node, Table, Watch, is_of_peer};
 
 use super::flush::Flush;
-use super::keep::{Keep, latest};
-use super::links::Links;
+use super::keep::{NetworkKeeper, latest};
+use super::links::PendingLinks;
 use super::names::LinkNames;
 use super::rivals::Rivals;
 use super::server::{self, Server};
@@ -115,29 +115,30 @@ pub(super) async fn start(
     node.beside = !options.adopt;
     node.adopted.links.clone_from(&known.adopted);
     let grace = GRACE_MIN.max(2 * config.cooldown);
-    let mut keep = Keep::start(node, settings, watch, Rivals::new(ports), grace, clock.now());
+    let mut keeper =
+        NetworkKeeper::start(node, settings, watch, Rivals::new(ports), grace, clock.now());
     for (eni, table) in &known.tables {
-        keep.eni_table(*eni, Table(*table));
+        keeper.eni_table(*eni, Table(*table));
     }
     for lease in ipam.pool().leases() {
-        keep.found(lease);
+        keeper.found(lease);
     }
-    let came = look(&options, &mut keep)?;
+    let came = look(&options, &mut keeper)?;
     for address in &came {
-        came_untracked(&mut ipam, &keep, *address, clock.now());
+        came_untracked(&mut ipam, &keeper, *address, clock.now());
     }
     let known_before = |address: &IpAddr| {
         known.adopted.values().any(|link| link.destinations().any(|it| it == *address))
     };
-    if traces.are_of_another_daemon(changed.of_peer, came.iter().any(|it| !known_before(it))) {
+    if traces.are_of_another_daemon(changed.of_aws_cni, came.iter().any(|it| !known_before(it))) {
         known.taken_over = Some(TakenOver { at: clock.now(), blocks: BTreeSet::new() });
     }
     known.took_over |= took_over;
-    known.adopted = keep.adopted();
+    known.adopted = keeper.adopted();
     let take_over = TakeOver::new(known.taken_over.clone(), config.cooldown);
     let mut take_over = take_over.filter(|it| !it.is_over(clock.now()));
     if let (true, Some(take_over)) = (fresh, &mut take_over) {
-        let (shown, untracked) = (&metadata.observation, keep.untracked_addresses());
+        let (shown, untracked) = (&metadata.observation, keeper.untracked_addresses());
         cool(&mut ipam, &mut flush, take_over, shown, untracked, clock.now());
         known.taken_over = Some(take_over.taken_over().clone());
     }
@@ -174,8 +175,8 @@ pub(super) async fn start(
         host,
         translation,
         departed,
-        keep,
-        awaited: Links::default(),
+        keeper,
+        pending_links: PendingLinks::default(),
         started: clock.now(),
         take_over,
         flush,
@@ -230,10 +231,10 @@ fn restore(
 }
 
 /// Finds the pods that are in no state file, and returns their addresses.
-fn look(options: &Options, keep: &mut Keep) -> Result<Vec<IpAddr>, DaemonError> {
-    let seen = latest(&keep.node()).look(&mut options.netns.netlink()?)?;
-    keep.looked(&seen);
-    Ok(keep.untracked().unwrap_or_default().came)
+fn look(options: &Options, keeper: &mut NetworkKeeper) -> Result<Vec<IpAddr>, DaemonError> {
+    let seen = latest(&keeper.node()).look(&mut options.netns.netlink()?)?;
+    keeper.looked(&seen);
+    Ok(keeper.untracked().unwrap_or_default().came)
 }
 
 /// What tells that another daemon handed out the node's addresses before this start, or this one of whose state nothing is left.

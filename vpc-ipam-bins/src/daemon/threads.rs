@@ -79,7 +79,7 @@ impl Threads {
         match self.translation.set_up_now(node).await? {
             SetUp::Done { changed: translated, took_over: done } => {
                 changed.in_words.extend(translated.in_words);
-                changed.of_peer |= translated.of_peer;
+                changed.of_aws_cni |= translated.of_aws_cni;
                 // Beside another daemon nothing is looked for.
                 took_over |= done && options.adopt;
             }

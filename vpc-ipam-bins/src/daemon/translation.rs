@@ -10,7 +10,7 @@ use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
 use super::Input;
 use super::host::Changed;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, repaired_part, tell_once};
+use super::net::{Part, repaired_part, warn_once};
 use super::worker::{Gone, Worker};
 use crate::cni::chain;
 use crate::protocol::NetReport;
@@ -47,7 +47,7 @@ impl Translation {
         mut netlink: Box<dyn Netlink + Send>,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Self, Gone> {
-        let mut told = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         let work = move |queue: &Receiver<Job>| {
             while let Ok(job) = queue.recv() {
                 let input = match job {
@@ -58,11 +58,11 @@ impl Translation {
                     }
                     Job::SetUp(node, caller) => {
                         // Whoever asked may have stopped waiting.
-                        let _ = caller.send(set_up(&mut *netlink, &node, &mut told));
+                        let _ = caller.send(set_up(&mut *netlink, &node, &mut reported));
                         None
                     }
                     Job::Repair(node) => {
-                        let repaired = repair(&mut *netlink, &|| latest(&node), &mut told);
+                        let repaired = repair(&mut *netlink, &|| latest(&node), &mut reported);
                         Some(Input::Translated(repaired.map_err(|error| chain(&error))))
                     }
                     Job::Diff(node, caller) => {
@@ -73,7 +73,7 @@ impl Translation {
                     }
                     Job::RepairNow(node, caller) => {
                         let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
-                        let repaired = repair(&mut *netlink, &asked, &mut told);
+                        let repaired = repair(&mut *netlink, &asked, &mut reported);
                         let part = repaired.map(repaired_part).map_err(|error| chain(&error));
                         let _ = caller.send(part.map(|part| counted(&mut *netlink, part)));
                         None
@@ -89,9 +89,9 @@ impl Translation {
 
     /// Returns why it cannot be told what amazon-vpc-cni-k8s left, if it cannot. What takes too long to be told now is told later.
     pub(super) async fn not_told(&self) -> Result<Vec<String>, Gone> {
-        let (caller, told) = oneshot::channel();
+        let (caller, answer) = oneshot::channel();
         self.0.send(Job::Look(caller))?;
-        Ok(match told.await.map_err(|_| Gone)? {
+        Ok(match answer.await.map_err(|_| Gone)? {
             Ok(not_told) => not_told,
             Err(error) if error.may_pass() => Vec::new(),
             Err(error) => vec![chain(&error)],
@@ -126,8 +126,8 @@ impl Translation {
     }
 }
 
-fn set_up(netlink: &mut dyn Netlink, node: &Node, told: &mut BTreeSet<String>) -> SetUp {
-    match repair(netlink, &|| node.clone(), told) {
+fn set_up(netlink: &mut dyn Netlink, node: &Node, reported: &mut BTreeSet<String>) -> SetUp {
+    match repair(netlink, &|| node.clone(), reported) {
         Ok(repaired) => SetUp::Done {
             changed: Changed::from(&*repaired.differences),
             took_over: repaired.not_told.is_empty() && repaired.conflicts.is_empty(),
@@ -140,10 +140,10 @@ fn set_up(netlink: &mut dyn Netlink, node: &Node, told: &mut BTreeSet<String>) -
 fn repair(
     netlink: &mut dyn Netlink,
     node: &dyn Fn() -> Node,
-    told: &mut BTreeSet<String>,
+    reported: &mut BTreeSet<String>,
 ) -> Result<Repaired, ApplyError> {
     let repaired = Node::repair(node, netlink, Extent::Translation)?;
-    tell_once(&repaired.unwritable, told);
+    warn_once(&repaired.unwritable, reported);
     Ok(repaired)
 }
 

@@ -8,7 +8,7 @@ use vpc_ipam_core::Timestamp;
 
 /// What was seen of it since this daemon started.
 #[derive(Debug, Default)]
-pub(super) struct Peer {
+pub(super) struct AwsCni {
     last: Option<Sign>,
     /// When it was said last.
     said_at: Option<Timestamp>,
@@ -44,7 +44,7 @@ const LOOKS: [Duration; 6] = [
 /// What an operator should do about it.
 const ADVICE: &str = "two daemons hand out the addresses of this node: stop one of them";
 
-impl Peer {
+impl AwsCni {
     /// Takes note of something that it made, and of who that was, as far as is known.
     pub(super) fn made(&mut self, what: &str, by: &str, now: Timestamp) {
         let last = self.last.take().filter(|last| now.since(last.at) < MEMORY);
@@ -90,27 +90,27 @@ mod tests {
 
     #[test]
     fn signs_are_told_and_followed_by_looks_for_a_minute() {
-        let mut peer = Peer::default();
+        let mut aws_cni = AwsCni::default();
         let now = Timestamp::from_secs(1_000);
-        assert_eq!((peer.problem(now), peer.due()), (None, None));
+        assert_eq!((aws_cni.problem(now), aws_cni.due()), (None, None));
 
-        peer.made("rule 1024", "not known", now);
+        aws_cni.made("rule 1024", "not known", now);
 
         let mut looks = 0;
         let mut last = now;
-        while let Some(at) = peer.due() {
-            assert!(!peer.take(Timestamp::from_nanos(at.as_nanos() - 1)));
-            assert!(peer.take(at));
+        while let Some(at) = aws_cni.due() {
+            assert!(!aws_cni.take(Timestamp::from_nanos(at.as_nanos() - 1)));
+            assert!(aws_cni.take(at));
             (looks, last) = (looks + 1, at);
         }
         assert_eq!((looks, last.since(now)), (LOOKS.len(), Duration::from_secs(60)));
-        peer.made("rule 1024", "not known", last);
-        let problem = peer.problem(last + Duration::from_secs(5)).unwrap();
+        aws_cni.made("rule 1024", "not known", last);
+        let problem = aws_cni.problem(last + Duration::from_secs(5)).unwrap();
         for expected in ["5 s ago it made rule 1024 (2 signs", "two daemons", "stop one"] {
             assert!(problem.contains(expected), "{expected:?} is not in {problem}");
         }
-        assert_eq!(peer.problem(last + MEMORY), None);
-        assert!(peer.take(last + MEMORY), "what was not taken in time is taken together");
-        assert!(!peer.take(last + MEMORY));
+        assert_eq!(aws_cni.problem(last + MEMORY), None);
+        assert!(aws_cni.take(last + MEMORY), "what was not taken in time is taken together");
+        assert!(!aws_cni.take(last + MEMORY));
     }
 }
