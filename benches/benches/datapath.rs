@@ -27,7 +27,7 @@ use vpc_ipam_aws::EmulatedEc2;
 use vpc_ipam_benches::bare::{self, BarePod};
 use vpc_ipam_benches::{Samples, Table, isolate};
 use vpc_ipam_bins::daemon::{self, Options};
-use vpc_ipam_bins::lab::{LabAddress, LabNode, Plan, PluginCall};
+use vpc_ipam_bins::lab::{LabAddress, LabNode, LabSpec, PluginCall};
 use vpc_ipam_bins::protocol::{self, Answer, Request};
 use vpc_ipam_bins::settings::Settings;
 use vpc_ipam_bins::store::{self, Store};
@@ -113,8 +113,8 @@ struct Sandbox {
 impl Bench {
     fn start() -> Result<Self, Failure> {
         let name: LabName = format!("bench{}", std::process::id()).parse()?;
-        let plan = Plan { daemon: false, ..Plan::new(name.clone(), "m5.24xlarge".parse()?) };
-        let node = LabNode::start(&plan)?;
+        let spec = LabSpec { daemon: false, ..LabSpec::new(name.clone(), "m5.24xlarge".parse()?) };
+        let node = LabNode::start(&spec)?;
         let netns = Namespace::named(&node.address.node_netns)?;
         let daemon = Daemon::start(&node, netns.clone())?;
         let sandboxes = (0..AT_ONCE).map(|number| Sandbox::new(&name, number));

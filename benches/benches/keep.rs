@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Instant;
 
 use vpc_ipam_benches::{Samples, Table, isolate};
-use vpc_ipam_bins::lab::{LabNode, Plan, PluginCall};
+use vpc_ipam_bins::lab::{LabNode, LabSpec, PluginCall};
 use vpc_ipam_bins::protocol::{self, Answer, Request};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
 use vpc_ipam_linux::{
@@ -67,8 +67,8 @@ struct Node {
 impl Node {
     fn start(number: usize) -> Result<Self, Failure> {
         let name: LabName = format!("keep{}n{number}", std::process::id()).parse()?;
-        let plan = Plan::new(name.clone(), "m5.large".parse()?);
-        let lab = LabNode::start(&plan)?;
+        let spec = LabSpec::new(name.clone(), "m5.large".parse()?);
+        let lab = LabNode::start(&spec)?;
         let mut pods = Vec::new();
         for number in 0..PODS {
             let pod = format!("p{number}");

@@ -4,11 +4,11 @@
 //! plugin ─► daemon ─► EmulatedEc2, or SdkEc2 over HTTP ─► core's model of EC2 ─► namespaces
 //! ```
 
+#[cfg(feature = "aws")]
+mod http;
 mod notices;
 mod plugin;
 mod vpc;
-#[cfg(feature = "aws")]
-mod wire;
 
 use core::fmt;
 use core::time::Duration;
@@ -45,7 +45,7 @@ pub use self::vpc::{LabSubnet, Mode, Subnets};
 
 /// What a node in a box is to be.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct LabSpec {
     /// The lab's name, which all its namespaces carry.
     pub name: LabName,
     /// The node's type.
@@ -57,7 +57,7 @@ pub struct Plan {
     /// Times other than those of a real node, for a lab that is watched.
     pub timing: Option<Timing>,
     /// Whether EC2 and the metadata service are on HTTP, and the daemon calls them through the AWS SDK.
-    pub wire: bool,
+    pub http: bool,
     /// Whether the node's daemon is started. Without it, one's own can take its place at the socket.
     pub daemon: bool,
 }
@@ -75,8 +75,8 @@ pub struct PerNode {
     pub pods_max: Option<u32>,
 }
 
-impl Plan {
-    /// Plans a node of a type with nothing set, whose daemon calls EC2 in process.
+impl LabSpec {
+    /// Describes a node of a type with nothing set, whose daemon calls EC2 in process.
     pub fn new(name: LabName, instance_type: InstanceType) -> Self {
         Self {
             name,
@@ -84,13 +84,13 @@ impl Plan {
             vars: Vec::new(),
             per_node: PerNode::default(),
             timing: None,
-            wire: false,
+            http: false,
             daemon: true,
         }
     }
 }
 
-impl Plan {
+impl LabSpec {
     /// Returns what the variables and files come to on the node, without making anything.
     pub fn mode(&self) -> Result<Mode, StartError> {
         Ok(Vpc::make(self, Timestamp::EPOCH)?.1)
@@ -118,7 +118,7 @@ pub struct LabNode {
     follow_failed: Arc<Mutex<Option<ChangeError>>>,
     daemon: Option<Running>,
     #[cfg(feature = "aws")]
-    wire: Option<wire::Fronts>,
+    fronts: Option<http::Fronts>,
     _folder: Folder,
 }
 
@@ -217,7 +217,7 @@ pub enum StartError {
     /// EC2 could not be put on HTTP.
     #[cfg(feature = "aws")]
     #[error("put EC2 on HTTP")]
-    Wire(#[source] io::Error),
+    Http(#[source] io::Error),
     /// This program was built without the AWS SDK.
     #[error("this vpc-ipam was built without the AWS SDK, so it cannot call EC2 over HTTP")]
     NoSdk,
@@ -248,17 +248,17 @@ pub fn folder(name: &LabName) -> PathBuf {
 
 impl LabNode {
     /// Makes a VPC with a node and another host, starts the node's daemon, and returns once it serves.
-    pub fn start(plan: &Plan) -> Result<Self, StartError> {
+    pub fn start(spec: &LabSpec) -> Result<Self, StartError> {
         let cni_bin_dir = plugin_folder()?;
         let clock = Clock::start();
-        let (vpc, mode) = Vpc::make(plan, clock.now())?;
-        let lab = lab::Lab::build(plan.name.clone(), vpc.layout()?)?;
+        let (vpc, mode) = Vpc::make(spec, clock.now())?;
+        let lab = lab::Lab::build(spec.name.clone(), vpc.layout()?)?;
         let node_netns = lab.node().clone();
         // Only now: whoever has the lab's namespaces has its folder too.
-        let folder = Folder(folder(&plan.name));
-        let overrides = vpc.overrides(plan);
+        let folder = Folder(folder(&spec.name));
+        let overrides = vpc.overrides(spec);
         let (subnets, instance) = (vpc.subnets.clone(), vpc.node.instance);
-        let address = write_files(plan, &overrides, subnets, instance, &folder.0, cni_bin_dir)?;
+        let address = write_files(spec, &overrides, subnets, instance, &folder.0, cni_bin_dir)?;
         let lab = Arc::new(Mutex::new(Some(lab)));
         let cloud = SharedCloud::new(vpc.cloud, move || clock.now());
         let follow_failed = follow(&cloud, &lab);
@@ -276,36 +276,36 @@ impl LabNode {
             follow_failed,
             daemon: None,
             #[cfg(feature = "aws")]
-            wire: None,
+            fronts: None,
             _folder: folder,
         };
-        let api = lab_node.api(plan.wire, &node_netns)?;
-        if plan.daemon {
-            lab_node.start_daemon(plan, overrides, node_netns, api)?;
+        let api = lab_node.api(spec.http, &node_netns)?;
+        if spec.daemon {
+            lab_node.start_daemon(spec, overrides, node_netns, api)?;
         }
         Ok(lab_node)
     }
 
     #[cfg(feature = "aws")]
-    fn api(&mut self, wire: bool, node: &Namespace) -> Result<Api, StartError> {
-        if !wire {
+    fn api(&mut self, http: bool, node: &Namespace) -> Result<Api, StartError> {
+        if !http {
             return Ok(Api::InProcess(EmulatedEc2::new(
                 self.cloud.clone(),
                 self.address.instance_id,
             )));
         }
         let (cloud, instance) = (self.cloud.clone(), self.address.instance_id);
-        let fronts = wire::Fronts::serve(cloud, instance, node)?.map_err(StartError::Wire)?;
+        let fronts = http::Fronts::serve(cloud, instance, node)?.map_err(StartError::Http)?;
         self.address.ec2_endpoint = Some(fronts.ec2.clone());
         self.address.imds_endpoint = Some(fronts.imds.clone());
         let options = fronts.options();
-        self.wire = Some(fronts);
-        Ok(Api::Wire(options))
+        self.fronts = Some(fronts);
+        Ok(Api::Http(options))
     }
 
     #[cfg(not(feature = "aws"))]
-    fn api(&mut self, wire: bool, _node: &Namespace) -> Result<Api, StartError> {
-        if wire {
+    fn api(&mut self, http: bool, _node: &Namespace) -> Result<Api, StartError> {
+        if http {
             return Err(StartError::NoSdk);
         }
         Ok(Api::InProcess(EmulatedEc2::new(self.cloud.clone(), self.address.instance_id)))
@@ -313,23 +313,23 @@ impl LabNode {
 
     fn start_daemon(
         &mut self,
-        plan: &Plan,
+        spec: &LabSpec,
         overrides: Vec<Override>,
         netns: Namespace,
         api: Api,
     ) -> Result<(), StartError> {
         let (Settings { mut config, host: host_config, .. }, notes) =
-            Settings::from_vars(plan.vars.iter().cloned());
-        if let Some(timing) = plan.timing {
+            Settings::from_vars(spec.vars.iter().cloned());
+        if let Some(timing) = spec.timing {
             config.timing = timing;
         }
-        config.pods_max = plan.per_node.pods_max;
+        config.pods_max = spec.per_node.pods_max;
         self.notes = notes;
         let options = Options {
             config,
             overrides,
-            labels: plan.per_node.labels.clone(),
-            limits: plan.per_node.known_limits(),
+            labels: spec.per_node.labels.clone(),
+            limits: spec.per_node.known_limits(),
             host_config,
             budget: Budget::default(),
             netns: netns.clone(),
@@ -404,7 +404,7 @@ impl LabNode {
     fn take_down(&mut self) -> Result<(), StopError> {
         let mut result = self.stop_daemon();
         #[cfg(feature = "aws")]
-        drop(self.wire.take());
+        drop(self.fronts.take());
         if let Some(error) = lock(&self.follow_failed).take() {
             result = result.and(Err(error.into()));
         }
@@ -427,7 +427,7 @@ impl Drop for LabNode {
 enum Api {
     InProcess(EmulatedEc2),
     #[cfg(feature = "aws")]
-    Wire(vpc_ipam_aws::SdkOptions),
+    Http(vpc_ipam_aws::SdkOptions),
 }
 
 impl Api {
@@ -435,7 +435,7 @@ impl Api {
         Ok(match self {
             Self::InProcess(emulated) => Arc::new(emulated),
             #[cfg(feature = "aws")]
-            Self::Wire(options) => wire::connect(options).await,
+            Self::Http(options) => http::connect(options).await,
         })
     }
 }
@@ -464,7 +464,7 @@ fn follow(
 
 /// Writes the files of a lab, and returns where everything is.
 fn write_files(
-    plan: &Plan,
+    spec: &LabSpec,
     overrides: &[Override],
     subnets: Subnets,
     instance: InstanceId,
@@ -486,14 +486,14 @@ fn write_files(
         }],
     });
     write(cni_conf_dir.join("10-vpc-ipam.conflist"), &[conflist])?;
-    let PerNode { limits, .. } = &plan.per_node;
+    let PerNode { limits, .. } = &spec.per_node;
     let overrides = (!overrides.is_empty())
         .then(|| write(folder.join("overrides.json"), &[serde_json::json!(overrides)]))
         .transpose()?;
     let limits =
         (!limits.is_empty()).then(|| write(folder.join("limits.json"), limits)).transpose()?;
     Ok(LabAddress {
-        node_netns: plan.name.namespace(&lab::Place::Node),
+        node_netns: spec.name.namespace(&lab::Place::Node),
         socket,
         cni_bin_dir,
         cni_conf_dir,

@@ -24,7 +24,7 @@ use self::keeper::Folder;
 use super::Failure;
 use super::parse_var;
 use crate::cni::chain;
-use crate::lab::{LabAddress, LabNode, PerNode, Plan, PluginCall, folder, quick};
+use crate::lab::{LabAddress, LabNode, LabSpec, PerNode, PluginCall, folder, quick};
 use crate::operator_file::{self, OperatorFileError};
 
 #[derive(Debug, Args)]
@@ -143,7 +143,7 @@ fn dispatch(command: &LabCommand) -> Result<ExitCode, Failure> {
     match command {
         LabCommand::Run(args) => match supervise::role(None)? {
             supervise::Role::Done(code) => Ok(code),
-            supervise::Role::Inner(name) => demo::run(&plan(name, args)?),
+            supervise::Role::Inner(name) => demo::run(&spec(name, args)?),
         },
         LabCommand::Up(args) => match supervise::role(Some(&args.which.name))? {
             supervise::Role::Done(code) => Ok(code),
@@ -165,7 +165,7 @@ fn dispatch(command: &LabCommand) -> Result<ExitCode, Failure> {
     }
 }
 
-fn plan(name: LabName, args: &NodeArgs) -> Result<Plan, Failure> {
+fn spec(name: LabName, args: &NodeArgs) -> Result<LabSpec, Failure> {
     let NodeArgs { instance_type, vars, overrides, limits, labels, max_pods, wire } = args;
     let mut per_node = PerNode {
         labels: labels.iter().cloned().collect(),
@@ -178,8 +178,8 @@ fn plan(name: LabName, args: &NodeArgs) -> Result<Plan, Failure> {
     if let Some(path) = limits {
         per_node.limits = operator_file::limits(path).map_err(|error| unseen(path, error))?;
     }
-    let plan = Plan::new(name, *instance_type);
-    Ok(Plan { vars: vars.clone(), per_node, wire: *wire, ..plan })
+    let spec = LabSpec::new(name, *instance_type);
+    Ok(LabSpec { vars: vars.clone(), per_node, http: *wire, ..spec })
 }
 
 /// Says why a file is not there that the user may see elsewhere.
@@ -194,22 +194,22 @@ fn unseen(path: &Path, error: OperatorFileError) -> Failure {
 
 fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let stop = supervise::stop_requests(None)?;
-    let plan = Plan { daemon: !args.no_daemon, ..plan(name, &args.node)? };
-    let mut node = LabNode::start(&plan)?;
+    let spec = LabSpec { daemon: !args.no_daemon, ..spec(name, &args.node)? };
+    let mut node = LabNode::start(&spec)?;
     if !node.notes.is_empty() {
         let notes: Vec<_> = node.notes.iter().map(ToString::to_string).collect();
         print::tell(None, notes.join("\nvpc-ipam: "));
     }
-    let folder = Folder::open(&folder(&plan.name))?;
+    let folder = Folder::open(&folder(&spec.name))?;
     let Some(mut held) = folder.hold(ADDRESS)? else {
-        return Err(format!("another process keeps lab {}", plan.name).into());
+        return Err(format!("another process keeps lab {}", spec.name).into());
     };
     let address = node.address.clone();
     held.write(&serde_json::to_vec(&address)?)?;
     if args.json {
         print::say(&serde_json::to_string(&address)?);
     } else {
-        print::address(&plan, &node.mode, &address);
+        print::address(&spec, &node.mode, &address);
     }
     let watch = print::Stopwatch::start();
     let notices = node.notices.take();
@@ -220,7 +220,7 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let stopped = node.stop();
     drop(held);
     stopped?;
-    print::tell(printer, format!("lab {} is removed", plan.name));
+    print::tell(printer, format!("lab {} is removed", spec.name));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -344,11 +344,11 @@ fn path() -> OsString {
 }
 
 /// Times for the demonstration, and the cool-down that goes with them unless the caller has another.
-fn hurried(plan: &Plan) -> Plan {
-    let mut plan = Plan { timing: Some(quick()), ..plan.clone() };
+fn hurried(spec: &LabSpec) -> LabSpec {
+    let mut spec = LabSpec { timing: Some(quick()), ..spec.clone() };
     let cooldown = "IP_COOLDOWN_PERIOD";
-    if !plan.vars.iter().any(|(name, _)| name == cooldown) {
-        plan.vars.push((cooldown.to_string(), "1".to_string()));
+    if !spec.vars.iter().any(|(name, _)| name == cooldown) {
+        spec.vars.push((cooldown.to_string(), "1".to_string()));
     }
-    plan
+    spec
 }

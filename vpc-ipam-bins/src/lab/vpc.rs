@@ -9,7 +9,7 @@ use vpc_ipam_core::{
 use vpc_ipam_linux::HostConfig;
 use vpc_ipam_linux::lab::{Layout, LayoutError};
 
-use super::{PerNode, Plan, StartError};
+use super::{LabSpec, PerNode, StartError};
 use crate::settings::Settings;
 
 const IPV4: &str = "10.0.0.0/16";
@@ -64,19 +64,19 @@ pub struct Mode {
 impl Mode {
     /// Settles what holds for a node by the overrides of its daemon and the true limits of its type.
     fn of(
-        plan: &Plan,
+        spec: &LabSpec,
         overrides: &[Override],
         node: &Node,
         truth: &Limits,
     ) -> Result<Self, UnknownInstanceTypeError> {
-        let PerNode { labels, pods_max, .. } = &plan.per_node;
-        let (Settings { config, host, .. }, _) = Settings::from_vars(plan.vars.iter().cloned());
+        let PerNode { labels, pods_max, .. } = &spec.per_node;
+        let (Settings { config, host, .. }, _) = Settings::from_vars(spec.vars.iter().cloned());
         let mut config = Config { pods_max: pods_max.or(config.pods_max), ..config };
-        if let Some(timing) = plan.timing {
+        if let Some(timing) = spec.timing {
             config.timing = timing;
         }
         let config = config.for_node(overrides, node, labels);
-        let (believed, _) = plan.per_node.known_limits().find(plan.instance_type)?;
+        let (believed, _) = spec.per_node.known_limits().find(spec.instance_type)?;
         let eni_config = EniConfig::for_node(overrides, node, labels);
         Ok(Self { config, host, eni_config, limits: within(&believed, truth) })
     }
@@ -88,21 +88,21 @@ impl Mode {
 }
 
 impl Vpc {
-    /// Makes what a plan asks for: IPv6 and a subnet for pods only where the settings want them, so that a node without is one
+    /// Makes what a spec asks for: IPv6 and a subnet for pods only where the settings want them, so that a node without is one
     /// of a VPC without.
-    pub(super) fn make(plan: &Plan, now: Timestamp) -> Result<(Self, Mode), StartError> {
+    pub(super) fn make(spec: &LabSpec, now: Timestamp) -> Result<(Self, Mode), StartError> {
         // EC2 holds a type to its true limits, whatever the operator makes the daemon believe.
         let truth = KnownLimits {
             trust: vec![LimitsSource::Table, LimitsSource::Override],
-            ..plan.per_node.known_limits()
+            ..spec.per_node.known_limits()
         };
-        let (limits, _) = truth.find(plan.instance_type)?;
+        let (limits, _) = truth.find(spec.instance_type)?;
         // Which settings are for the node follows from its zone and subnet, which are the same in any such VPC.
         let plain = Self::with(limits.clone(), false, false, now)?;
-        let mode = Mode::of(plan, &plan.per_node.overrides, &plain.node, &limits)?;
+        let mode = Mode::of(spec, &spec.per_node.overrides, &plain.node, &limits)?;
         let (ipv6, custom_networking) = (mode.has_ipv6(), mode.config.custom_networking);
         let vpc = Self::with(limits.clone(), ipv6, custom_networking, now)?;
-        let mode = Mode::of(plan, &vpc.overrides(plan), &vpc.node, &limits)?;
+        let mode = Mode::of(spec, &vpc.overrides(spec), &vpc.node, &limits)?;
         Ok((vpc, mode))
     }
 
@@ -142,13 +142,13 @@ impl Vpc {
 
     /// Returns the overrides for the node's daemon. Unless the operator's say otherwise, pods under custom networking get their
     /// addresses from the subnet that is there for them.
-    pub(super) fn overrides(&self, plan: &Plan) -> Vec<Override> {
+    pub(super) fn overrides(&self, spec: &LabSpec) -> Vec<Override> {
         let for_pods = self.subnets.pods.map(|subnet| {
             let eni_config = EniConfig { subnet: subnet.id, security_groups: Vec::new() };
             let set = ConfigChange { eni_config: Some(eni_config), ..ConfigChange::default() };
             Override { when: NodeSelector::default(), set }
         });
-        for_pods.into_iter().chain(plan.per_node.overrides.iter().cloned()).collect()
+        for_pods.into_iter().chain(spec.per_node.overrides.iter().cloned()).collect()
     }
 }
 
@@ -198,13 +198,13 @@ mod tests {
 
     use super::*;
 
-    fn plan(vars: &[(&str, &str)], per_node: &str) -> Plan {
+    fn spec(vars: &[(&str, &str)], per_node: &str) -> LabSpec {
         let vars = vars.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-        let mut plan = Plan::new("a".parse().unwrap(), "m5.large".parse().unwrap());
-        plan.vars = vars.collect();
-        plan.per_node.overrides = serde_json::from_str(per_node).unwrap();
-        plan.per_node.labels = BTreeMap::from([("team".to_string(), "batch".to_string())]);
-        plan
+        let mut spec = LabSpec::new("a".parse().unwrap(), "m5.large".parse().unwrap());
+        spec.vars = vars.collect();
+        spec.per_node.overrides = serde_json::from_str(per_node).unwrap();
+        spec.per_node.labels = BTreeMap::from([("team".to_string(), "batch".to_string())]);
+        spec
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
         ];
         for (vars, per_node, expected) in cases {
             let now = Timestamp::from_secs(1_700_000_000);
-            let (vpc, _) = Vpc::make(&plan(vars, per_node), now).unwrap();
+            let (vpc, _) = Vpc::make(&spec(vars, per_node), now).unwrap();
             let layout = vpc.layout().unwrap();
             let case = format!("{vars:?} {per_node}");
             assert_eq!((layout.has_ipv6(), layout.subnets.len()), expected, "{case}");
@@ -236,24 +236,24 @@ mod tests {
     #[test]
     fn ids_are_the_same_in_every_lab() {
         let now = Timestamp::from_secs(1_700_000_000);
-        let (plain, _) = Vpc::make(&plan(&[], "[]"), now).unwrap();
+        let (plain, _) = Vpc::make(&spec(&[], "[]"), now).unwrap();
         let all = [("ENABLE_IPv6", "true"), ("ENABLE_IPv4", "true")];
-        let (other, _) = Vpc::make(&plan(&all, "[]"), now).unwrap();
+        let (other, _) = Vpc::make(&spec(&all, "[]"), now).unwrap();
         assert_eq!(plain.node, other.node);
     }
 
     #[test]
     fn ec2_holds_a_type_to_its_true_limits() {
-        let mut plan = plan(&[], "[]");
+        let mut spec = spec(&[], "[]");
         let cases =
             [("m5.large", 4, (10, 4)), ("m5.large", 30, (10, 10)), ("m99.large", 4, (4, 4))];
         for (instance_type, ipv4_per_eni, expected) in cases {
-            plan.instance_type = instance_type.parse().unwrap();
+            spec.instance_type = instance_type.parse().unwrap();
             let like = Limits::lookup("m5.large".parse().unwrap()).unwrap();
-            let believed = Limits { instance_type: plan.instance_type, ipv4_per_eni, ..like };
-            plan.per_node.limits = vec![believed];
+            let believed = Limits { instance_type: spec.instance_type, ipv4_per_eni, ..like };
+            spec.per_node.limits = vec![believed];
             let now = Timestamp::from_secs(1_700_000_000);
-            let (vpc, mode) = Vpc::make(&plan, now).unwrap();
+            let (vpc, mode) = Vpc::make(&spec, now).unwrap();
             let truth = &vpc.cloud.instance(&vpc.node.instance).unwrap().limits;
             let found = (truth.ipv4_per_eni, mode.limits.ipv4_per_eni);
             assert_eq!(found, expected, "{instance_type} {ipv4_per_eni}");

@@ -1,8 +1,8 @@
-use crate::runtime::{Pod, call, failed, plan, run, start, succeeded};
+use crate::runtime::{Pod, call, failed, run, spec, start, succeeded};
 
 #[test]
 fn check_compares_both_sides_with_what_add_made() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pod = Pod::new(&node, "a");
     let result = pod.add(&node.address);
     for version in ["0.4.0", "1.0.0", "1.1.0"] {
@@ -31,7 +31,7 @@ fn check_compares_both_sides_with_what_add_made() {
 
 #[test]
 fn check_of_what_cannot_be_checked_is_an_error_of_its_own() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pod = Pod::new(&node, "a");
     let unknown = failed(&call(&node.address, "CHECK", &pod, "1.0.0", None));
     assert_eq!(unknown["code"], 3, "{unknown}");

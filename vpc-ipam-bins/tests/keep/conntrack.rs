@@ -1,13 +1,13 @@
 use std::net::UdpSocket;
 
-use crate::runtime::{Pod, address, call, netns, plan, run, start, succeeded, wait_until};
+use crate::runtime::{Pod, address, call, netns, run, spec, start, succeeded, wait_until};
 
 #[test]
 fn next_pod_with_an_address_inherits_no_connection() {
-    let mut plan = plan("m5.large");
+    let mut spec = spec("m5.large");
     // Nobody waits for the address to cool down.
-    plan.vars = vec![("IP_COOLDOWN_PERIOD".to_owned(), "0".to_owned())];
-    let node = start(&plan);
+    spec.vars = vec![("IP_COOLDOWN_PERIOD".to_owned(), "0".to_owned())];
+    let node = start(&spec);
     let pod = Pod::new(&node, "a");
     let first = address(&pod.add(&node.address));
     let socket = pod.netns.run(|| UdpSocket::bind((first.as_str(), 1000))).unwrap().unwrap();
@@ -34,7 +34,7 @@ fn next_pod_with_an_address_inherits_no_connection() {
 #[test]
 fn what_is_sent_while_the_address_rests_is_forgotten_too() {
     // It has two addresses for pods.
-    let node = start(&plan("t3.micro"));
+    let node = start(&spec("t3.micro"));
     let pod = Pod::new(&node, "a");
     let first = address(&pod.add(&node.address));
     let client = netns(&node).run(|| UdpSocket::bind("0.0.0.0:2000")).unwrap().unwrap();

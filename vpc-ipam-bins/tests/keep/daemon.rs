@@ -16,13 +16,13 @@ use vpc_ipam_bins::store;
 use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::HostConfig;
 
-use crate::runtime::{netns, plan, start, status, wait_until};
+use crate::runtime::{netns, spec, start, status, wait_until};
 
 /// A node whose daemon is one of the test's own.
 pub(crate) fn node() -> LabNode {
-    let mut plan = plan("m5.large");
-    plan.daemon = false;
-    start(&plan)
+    let mut spec = spec("m5.large");
+    spec.daemon = false;
+    start(&spec)
 }
 
 pub(crate) fn assigned(node: &LabNode) -> u32 {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use crate::runtime::{
-    Pod, address, plan, settled, spawn, start, status, wait_for_no_pods, wait_until,
+    Pod, address, settled, spawn, spec, start, status, wait_for_no_pods, wait_until,
 };
 
 const PODS: usize = 200;
@@ -13,7 +13,7 @@ const AT_ONCE: usize = 16;
 
 #[test]
 fn two_hundred_pods_come_and_go_at_once() {
-    let node = start(&plan("m5.4xlarge"));
+    let node = start(&spec("m5.4xlarge"));
     let pods: Vec<Pod> = (0..PODS).map(|n| Pod::new(&node, &format!("p{n}"))).collect();
     let addresses = Mutex::new(Vec::new());
     let plugin = &node.address;
@@ -65,7 +65,7 @@ fn for_each_at_once(pods: &[Pod], what: impl Fn(&Pod) + Sync) {
 
 #[test]
 fn plugin_that_is_killed_at_any_moment_leaves_nothing_after_del() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let mut killed = 0;
     // From before it asks the daemon until after it is done.
     for delay in (0..40).map(|step| Duration::from_micros(250 * step)) {
@@ -88,7 +88,7 @@ fn plugin_that_is_killed_at_any_moment_leaves_nothing_after_del() {
 
 #[test]
 fn plugin_that_is_killed_while_it_removes_a_pod_is_called_again() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     for delay in (0..20).map(|step| Duration::from_micros(250 * step)) {
         let pod = Pod::new(&node, &format!("p{}", delay.as_micros()));
         pod.add(&node.address);

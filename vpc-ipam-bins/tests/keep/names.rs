@@ -7,7 +7,7 @@ use vpc_ipam_bins::lab::{LabNode, PluginCall};
 
 use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{
-    Pod, call, failed, kept, plan, settled, spawn, start, succeeded, wait_for_no_pods,
+    Pod, call, failed, kept, settled, spawn, spec, start, succeeded, wait_for_no_pods,
 };
 
 /// Of one link: vpc-ipam-linux's `examples/colliding_names.rs` found them.
@@ -139,9 +139,9 @@ fn of_two_that_come_at_once_one_is_refused() {
 
 #[test]
 fn further_interface_of_a_pod_is_not_taken_nor_takes() {
-    let mut plan = plan("p4d.24xlarge");
-    plan.vars.push(("ENABLE_MULTI_NIC".to_owned(), "true".to_owned()));
-    let node = start(&plan);
+    let mut spec = spec("p4d.24xlarge");
+    spec.vars.push(("ENABLE_MULTI_NIC".to_owned(), "true".to_owned()));
+    let node = start(&spec);
     let pods = ["web", "web.1"].map(|name| Pod::new(&node, name));
     let [on_every_card, with_dot] = &pods;
     let add = |pod: &Pod, everywhere: bool| {

@@ -12,14 +12,14 @@ use vpc_ipam_linux::lab::{self, LabName};
 
 use crate::daemon::{self, Daemon};
 use crate::runtime::{
-    Pod, address, kept_of_pods, net, netns, plan, run, settled, start, status, wait_for,
+    Pod, address, kept_of_pods, net, netns, run, settled, spec, start, status, wait_for,
     wait_for_no_pods, wait_until,
 };
 
 /// systemd-sysctl sets what its files say, tuned and kubelet what theirs do: whenever they start.
 #[test]
 fn kernel_variables_that_another_program_sets_come_back() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pod = Pod::new(&node, "a");
     pod.add(&node.address);
     settled(&node);
@@ -56,7 +56,7 @@ fn kernel_variables_that_another_program_sets_come_back() {
 /// By udev, or by hand.
 #[test]
 fn primary_link_that_is_renamed_is_followed() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     settled(&node);
     let netns = netns(&node);
     for (from, to) in [("eth0", "ens5"), ("ens5", "eth0")] {
@@ -78,7 +78,7 @@ fn primary_link_that_is_renamed_is_followed() {
 /// Calico's Felix removes routes over links of pods that do not carry its own protocol, at each of its resyncs.
 #[test]
 fn routes_of_pods_are_left_to_who_writes_them_under_another_protocol() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pods: Vec<Pod> = (0..5).map(|n| Pod::new(&node, &format!("p{n}"))).collect();
     for pod in &pods {
         pod.add(&node.address);
@@ -123,7 +123,7 @@ fn routes_of_pods_are_left_to_who_writes_them_under_another_protocol() {
 /// nm-cloud-setup sends what has a secondary address as its source by its own tables.
 #[test]
 fn what_another_program_has_that_diverts_packets_is_told_and_left() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pods: Vec<Pod> = (0..12).map(|n| Pod::new(&node, &format!("p{n}"))).collect();
     let addresses: Vec<String> = pods.iter().map(|pod| address(&pod.add(&node.address))).collect();
     settled(&node);
@@ -178,7 +178,7 @@ fn what_another_program_has_that_diverts_packets_is_told_and_left() {
 
 #[test]
 fn routes_that_are_replaced_by_others_come_back() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pod = Pod::new(&node, "a");
     let address = address(&pod.add(&node.address));
     let before = settled(&node);
@@ -197,7 +197,7 @@ fn routes_that_are_replaced_by_others_come_back() {
 /// The namespace may be another pod's too, or live on: then the interface has to go, since another pod gets the address.
 #[test]
 fn interface_goes_with_del_while_the_namespace_lives() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let (gone, stays) = (Pod::new(&node, "gone"), Pod::new(&node, "stays"));
     for pod in [&gone, &stays] {
         pod.add(&node.address);
@@ -301,7 +301,7 @@ struct Process {
 
 impl Process {
     fn start(programs: &tempfile::TempDir) -> Self {
-        let name = plan("t3.small").name;
+        let name = spec("t3.small").name;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut child = Command::new(env!("CARGO_BIN_EXE_vpc-ipam"))
             .args(["lab", "up", "--json", "--instance-type", "t3.small", "--name"])

@@ -2,13 +2,13 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::runtime::{
-    Pod, address, kept_of_pods, net, netns, plan, run, settled, start, status, wait_for,
+    Pod, address, kept_of_pods, net, netns, run, settled, spec, start, status, wait_for,
     wait_for_no_pods, wait_until,
 };
 
 #[test]
 fn what_is_damaged_comes_back() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     // More than the primary ENI carries.
     let pods: Vec<Pod> = (0..12).map(|n| Pod::new(&node, &format!("p{n}"))).collect();
     let addresses: Vec<String> = pods.iter().map(|pod| address(&pod.add(&node.address))).collect();
@@ -44,9 +44,9 @@ fn pod_that_dies_without_del_leaves_its_address_until_its_time_is_up() {
     let assigned = |node: &_| status(node).enis.iter().map(|eni| eni.assigned).sum::<u32>();
     // How long it cools down; that is what it takes.
     for cooldown in ["30", "1"] {
-        let mut plan = plan("m5.large");
-        plan.vars = vec![("IP_COOLDOWN_PERIOD".to_owned(), cooldown.to_owned())];
-        let node = start(&plan);
+        let mut spec = spec("m5.large");
+        spec.vars = vec![("IP_COOLDOWN_PERIOD".to_owned(), cooldown.to_owned())];
+        let node = start(&spec);
         let pod = Pod::new(&node, "a");
         pod.add(&node.address);
         assert_ne!(kept_of_pods(&node), [] as [&str; 0]);
@@ -76,7 +76,7 @@ fn pod_that_dies_without_del_leaves_its_address_until_its_time_is_up() {
 #[test]
 fn pod_whose_link_alone_is_gone_keeps_its_address_while_its_namespace_is_there() {
     let assigned = |node: &_| status(node).enis.iter().map(|eni| eni.assigned).sum::<u32>();
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let (broken, gone) = (Pod::new(&node, "broken"), Pod::new(&node, "gone"));
     let given = [&broken, &gone].map(|pod| address(&pod.add(&node.address)));
     for pod in [&broken, &gone] {
@@ -101,7 +101,7 @@ fn pod_whose_link_alone_is_gone_keeps_its_address_while_its_namespace_is_there()
 
 #[test]
 fn pods_that_come_and_go_are_no_damage() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     settled(&node);
     let repairs = status(&node).repairs;
 
@@ -119,7 +119,7 @@ fn pods_that_come_and_go_are_no_damage() {
 
 #[test]
 fn command_tells_what_differs_and_puts_it_right() {
-    let mut node = start(&plan("m5.large"));
+    let mut node = start(&spec("m5.large"));
     settled(&node);
     // Of this the kernel tells nobody.
     let damage = || run(&netns(&node), "sysctl -qw net.ipv4.tcp_early_demux=0");
@@ -160,7 +160,7 @@ fn command_tells_what_differs_and_puts_it_right() {
 
 #[test]
 fn printed_commands_are_those_that_repair() {
-    let mut node = start(&plan("m5.large"));
+    let mut node = start(&spec("m5.large"));
     let before = settled(&node);
     let socket = node.address.socket.clone();
     let netns = netns(&node);
@@ -178,7 +178,7 @@ fn printed_commands_are_those_that_repair() {
 
 #[test]
 fn link_that_is_fought_over_is_put_right_ever_more_seldom() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     settled(&node);
     let netns = netns(&node);
     let mut repaired = Vec::new();

@@ -6,11 +6,11 @@ use ipnet::IpNet;
 use serde_json::Value;
 use vpc_ipam_core::Mac;
 
-use crate::runtime::{Pod, call, netns, plan, run, start, succeeded};
+use crate::runtime::{Pod, call, netns, run, spec, start, succeeded};
 
 #[test]
 fn result_of_each_version_has_its_form_and_is_true() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let pod = Pod::new(&node, &format!("p{}", version.replace('.', "")));
 
@@ -48,7 +48,7 @@ fn result_of_each_version_has_its_form_and_is_true() {
 
 #[test]
 fn default_route_of_another_network_is_left_and_ours_is_told_with_its_table() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     for version in ["1.0.0", "1.1.0"] {
         let pod = Pod::new(&node, &format!("p{}", version.replace('.', "")));
         for command in [

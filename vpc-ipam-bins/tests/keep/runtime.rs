@@ -8,28 +8,28 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vpc_ipam_bins::lab::{LabAddress, LabNode, Plan, quick};
+use vpc_ipam_bins::lab::{LabAddress, LabNode, LabSpec, quick};
 use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
 
-/// Returns a plan for a node that gives addresses back at once.
-pub(crate) fn plan(instance_type: &str) -> Plan {
+/// Returns a spec for a node that releases addresses at once.
+pub(crate) fn spec(instance_type: &str) -> LabSpec {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     lab::requirements().unwrap_or_else(|unmet| {
         panic!("{unmet}\nRun the tests with scripts/test.sh instead of cargo test.")
     });
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("keep{}n{count}", std::process::id());
-    Plan {
+    LabSpec {
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
-        ..Plan::new(name.parse().unwrap(), instance_type.parse().unwrap())
+        ..LabSpec::new(name.parse().unwrap(), instance_type.parse().unwrap())
     }
 }
 
-pub(crate) fn start(plan: &Plan) -> LabNode {
-    LabNode::start(plan).unwrap_or_else(|error| panic!("{}", vpc_ipam_bins::cni::chain(&error)))
+pub(crate) fn start(spec: &LabSpec) -> LabNode {
+    LabNode::start(spec).unwrap_or_else(|error| panic!("{}", vpc_ipam_bins::cni::chain(&error)))
 }
 
 /// A pod with a namespace of its own.

@@ -10,7 +10,7 @@ use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
 
-use crate::support::{kernel_state, plan, settled_state, signal, start, wait_until};
+use crate::support::{kernel_state, settled_state, signal, spec, start, wait_until};
 
 /// A process of vpc-ipamd; killed when the test is done with it.
 struct Ipamd {
@@ -90,10 +90,10 @@ fn assigned(node: &LabNode) -> u32 {
 
 /// A node whose daemon is to be the program.
 fn node() -> LabNode {
-    let mut plan = plan("m5.large");
-    plan.wire = true;
-    plan.daemon = false;
-    start(&plan)
+    let mut spec = spec("m5.large");
+    spec.http = true;
+    spec.daemon = false;
+    start(&spec)
 }
 
 fn add(node: &LabNode, pod: &str) -> (Namespace, String) {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use vpc_ipam_bins::lab::{LabNode, Plan};
+use vpc_ipam_bins::lab::{LabNode, LabSpec};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
 
 use crate::support::{
-    VPC_CNI, kernel_state, plan, printed, run, settled_state, start, wait_for_state,
+    VPC_CNI, kernel_state, printed, run, settled_state, spec, start, wait_for_state,
 };
 
 /// A call as a runtime makes it; tests leave parts out or spoil them.
@@ -115,7 +115,7 @@ impl Pod {
 
 #[test]
 fn add_twice_gives_the_same_address_and_changes_nothing() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pod = pod(&node, "a");
     let add = Call::new(&node, "ADD", "a", &pod.path);
 
@@ -135,7 +135,7 @@ fn add_twice_gives_the_same_address_and_changes_nothing() {
 
 #[test]
 fn del_leaves_nothing_and_may_be_repeated() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let before = kernel_state(&node);
     let pod = pod(&node, "a");
     Call::new(&node, "ADD", "a", &pod.path).succeed(&node);
@@ -154,7 +154,7 @@ fn del_leaves_nothing_and_may_be_repeated() {
 
 #[test]
 fn del_of_an_unknown_container_succeeds() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let before = kernel_state(&node);
 
     let gone = Path::new("/run/netns/vil-there-never-was");
@@ -166,7 +166,7 @@ fn del_of_an_unknown_container_succeeds() {
 
 #[test]
 fn what_is_asked_wrongly_is_refused_with_the_code_for_it() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let before = kernel_state(&node);
     let there = pod(&node, "a");
     let missing = Path::new("/run/netns/vil-there-never-was");
@@ -203,7 +203,7 @@ fn what_is_asked_wrongly_is_refused_with_the_code_for_it() {
 /// Kubernetes takes 256 KiB of annotations, which the runtime passes on escaped, and to DEL and CHECK along with the result of ADD.
 #[test]
 fn long_annotations_and_broken_results_keep_no_pod_from_coming_and_going() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let before = kernel_state(&node);
     let pod = pod(&node, "a");
     let call = |command: &str| Call::new(&node, command, "a", &pod.path);
@@ -243,7 +243,7 @@ fn long_annotations_and_broken_results_keep_no_pod_from_coming_and_going() {
 
 #[test]
 fn add_that_fails_once_it_has_an_address_gives_it_back() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let pod = pod(&node, "a");
     let add = Call::new(&node, "ADD", "a", &pod.path);
     let mut config: Value = serde_json::from_str(&add.stdin).unwrap();
@@ -273,7 +273,7 @@ fn node_status(node: &LabNode) -> vpc_ipam_bins::protocol::Status {
 
 #[test]
 fn add_without_a_daemon_says_so_and_leaves_nothing() {
-    let mut node = start(&plan("m5.large"));
+    let mut node = start(&spec("m5.large"));
     let before = kernel_state(&node);
     let pod = pod(&node, "a");
     node.stop_daemon().unwrap();
@@ -318,9 +318,9 @@ impl Drop for SmallDisk {
 
 #[test]
 fn full_disk_refuses_pods_until_there_is_room_and_loses_nothing() {
-    let plan = plan("m5.large");
-    let disk = SmallDisk::mount(vpc_ipam_bins::lab::folder(&plan.name));
-    let node = start(&plan);
+    let spec = spec("m5.large");
+    let disk = SmallDisk::mount(vpc_ipam_bins::lab::folder(&spec.name));
+    let node = start(&spec);
     let a = pod(&node, "a");
     Call::new(&node, "ADD", "a", &a.path).succeed(&node);
 
@@ -363,7 +363,7 @@ fn full_disk_refuses_pods_until_there_is_room_and_loses_nothing() {
 /// A t3.nano has two ENIs of two addresses, the first of which is each ENI's own.
 #[test]
 fn add_on_a_full_node_is_refused_until_a_pod_goes() {
-    let node = start(&plan("t3.nano"));
+    let node = start(&spec("t3.nano"));
     let pods = ["a", "b", "c"].map(|name| pod(&node, name));
     Call::new(&node, "ADD", "a", &pods[0].path).succeed(&node);
     Call::new(&node, "ADD", "b", &pods[1].path).succeed(&node);
@@ -389,7 +389,7 @@ fn add_on_a_full_node_is_refused_until_a_pod_goes() {
 
 #[test]
 fn version_needs_no_daemon() {
-    let mut node = start(&plan("m5.large"));
+    let mut node = start(&spec("m5.large"));
     node.stop_daemon().unwrap();
     let version = Call {
         vars: vec![("CNI_COMMAND", "VERSION".to_owned())],
@@ -414,7 +414,7 @@ fn settings_of_the_network_reach_the_node_and_its_pods() {
         ("DISABLE_TCP_EARLY_DEMUX", "true"),
     ];
     let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let node = start(&Plan { vars: vars.into(), ..plan("m5.large") });
+    let node = start(&LabSpec { vars: vars.into(), ..spec("m5.large") });
     let pod = pod(&node, "a");
 
     let result = Call::new(&node, "ADD", "a", &pod.path).succeed(&node);

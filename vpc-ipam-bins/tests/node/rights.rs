@@ -7,15 +7,15 @@ use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
 
 use crate::alone::{Fronts, Ipamd, VPC_IPAMD};
-use crate::support::{VPC_IPAM, kernel_state, plan, run, settled_state, start, wait_until};
+use crate::support::{VPC_IPAM, kernel_state, run, settled_state, spec, start, wait_until};
 
 /// As root with CAP_NET_ADMIN alone, no way to gain more, and a root file system that only the folder of socket and state can be
 /// written in.
 #[test]
 fn daemon_needs_no_right_but_to_administer_the_network() {
-    let mut plan = plan("m5.large");
-    plan.daemon = false;
-    let node = start(&plan);
+    let mut spec = spec("m5.large");
+    spec.daemon = false;
+    let node = start(&spec);
     let netns = Namespace::named(&node.address.node_netns).unwrap();
     let fronts = Fronts::serve(&netns, node.cloud().clone(), node.address.instance_id);
     let folder = node.address.socket.parent().unwrap();

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal};
-use vpc_ipam_bins::lab::{LabNode, Plan, quick};
+use vpc_ipam_bins::lab::{LabNode, LabSpec, quick};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
 
@@ -22,20 +22,20 @@ pub(crate) fn unused_name() -> LabName {
     format!("bins{}n{count}", std::process::id()).parse().unwrap()
 }
 
-/// Returns a plan for a node that gives back quickly what it no longer needs.
-pub(crate) fn plan(instance_type: &str) -> Plan {
+/// Returns a spec for a node that releases quickly what it no longer needs.
+pub(crate) fn spec(instance_type: &str) -> LabSpec {
     lab::requirements().unwrap_or_else(|unmet| {
         panic!("{unmet}\nRun the tests with scripts/test.sh instead of cargo test.")
     });
-    Plan {
+    LabSpec {
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
-        ..Plan::new(unused_name(), instance_type.parse().unwrap())
+        ..LabSpec::new(unused_name(), instance_type.parse().unwrap())
     }
 }
 
-pub(crate) fn start(plan: &Plan) -> LabNode {
-    LabNode::start(plan).unwrap_or_else(|error| panic!("{}", chain(&error)))
+pub(crate) fn start(spec: &LabSpec) -> LabNode {
+    LabNode::start(spec).unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
 /// Returns everything that the kernel holds for the node: links, addresses, routes, rules, neighbours that stay, NAT.

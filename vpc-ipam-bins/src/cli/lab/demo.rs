@@ -22,7 +22,7 @@ use self::traffic::{Surroundings, try_all};
 use super::print::{Stopwatch, follow};
 use super::{Failure, hurried, supervise};
 use crate::cni::chain;
-use crate::lab::{LabNode, Mode, Plan, PluginCall};
+use crate::lab::{LabNode, LabSpec, Mode, PluginCall};
 use crate::protocol::{self, Answer, Request};
 
 /// Where the responders in pods and hosts listen.
@@ -30,19 +30,19 @@ const PORT: u16 = 8080;
 /// How long the pool may take to shrink once the pods are gone.
 const SHRINK_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) fn run(plan: &Plan) -> Result<ExitCode, Failure> {
-    let _ends_the_process = supervise::stop_requests(Some(&plan.name))?;
+pub(super) fn run(spec: &LabSpec) -> Result<ExitCode, Failure> {
+    let _ends_the_process = supervise::stop_requests(Some(&spec.name))?;
     let watch = Stopwatch::start();
-    let given = plan.vars.clone();
-    let plan = hurried(plan);
-    let mode = plan.mode()?;
+    let given = spec.vars.clone();
+    let spec = hurried(spec);
+    let mode = spec.mode()?;
     let expected = Expected::of(&mode.limits, &mode.config);
     if let Some(why) = beyond_a_lab(&mode, &expected) {
         return Err(format!("this cannot be shown: {why}").into());
     }
     watch.line("lab", &about_node(&mode));
     watch.line("lab", &format!("pods get {}", about_pods(&mode).join("; ")));
-    let mut node = LabNode::start(&plan)?;
+    let mut node = LabNode::start(&spec)?;
     let is_given = |name: &str| given.iter().any(|(given, _)| given == name);
     for note in node.notes.iter().filter(|note| is_given(note.variable)) {
         watch.line("note", &note.to_string());
@@ -51,7 +51,7 @@ pub(super) fn run(plan: &Plan) -> Result<ExitCode, Failure> {
 
     let surroundings = node.with_lab(|lab| Surroundings::of(lab, &mode));
     let (pods, report) = (Vec::new(), Report::default());
-    let mut demo = Demo { watch, plan, mode, expected, surroundings, node, pods, report };
+    let mut demo = Demo { watch, spec, mode, expected, surroundings, node, pods, report };
     let result = demo.play();
     let Demo { node, pods, report, .. } = demo;
     drop(pods);
@@ -126,7 +126,7 @@ fn family_in_words(config: &Config, host: &HostConfig) -> &'static str {
 
 struct Demo {
     watch: Stopwatch,
-    plan: Plan,
+    spec: LabSpec,
     mode: Mode,
     expected: Expected,
     surroundings: Surroundings,
@@ -159,7 +159,7 @@ impl Demo {
         for number in 1..=self.expected.pods {
             let name = format!("pod-{number}");
             let every_card = number <= self.expected.pods_on_every_card;
-            match DemoPod::add(&self.node, &self.plan.name, &name, every_card) {
+            match DemoPod::add(&self.node, &self.spec.name, &name, every_card) {
                 Ok((pod, took)) => {
                     let millis = took.as_secs_f64() * 1000.0;
                     let what = format!("{name} got {} in {millis:.1} ms", pod.in_words());
@@ -248,7 +248,7 @@ impl Demo {
             self.node.address.call_plugin(&PluginCall::del(&pod.name, Some(pod.netns.path())))?;
             let name = pod.name.clone();
             drop(pod);
-            lab::remove_pod(&self.plan.name, &name)?;
+            lab::remove_pod(&self.spec.name, &name)?;
         }
         self.watch.line("lab", &format!("{count} pods removed; the pool may shrink now"));
         Ok(())

@@ -10,7 +10,7 @@ use std::time::Instant;
 use vpc_ipam_core::{Action, Event, Issued, Outcome, Timestamp};
 
 use crate::daemon::Notice;
-use crate::lab::{LabAddress, LabSubnet, Mode, Notices, PerNode, Plan};
+use crate::lab::{LabAddress, LabSpec, LabSubnet, Mode, Notices, PerNode};
 
 /// Prints lines with the time since the start.
 #[derive(Clone, Copy, Debug)]
@@ -123,9 +123,9 @@ fn describe(event: &Event) -> Option<String> {
 }
 
 /// Says where a lab is and how to use it.
-pub(super) fn address(plan: &Plan, mode: &Mode, address: &LabAddress) {
+pub(super) fn address(spec: &LabSpec, mode: &Mode, address: &LabAddress) {
     let LabAddress { node_netns, socket, cni_bin_dir, cni_conf_dir, instance_id, .. } = address;
-    let (name, of_type) = (&plan.name, plan.instance_type);
+    let (name, of_type) = (&spec.name, spec.instance_type);
     say(&format!("lab {name} is up; Ctrl-C removes it"));
     say(&format!("  instance       {instance_id}, {of_type}"));
     for line in super::demo::about_pods(mode) {
@@ -159,8 +159,8 @@ pub(super) fn address(plan: &Plan, mode: &Mode, address: &LabAddress) {
         other => format!(" --name {other}"),
     };
     say("In another terminal:");
-    if !plan.daemon {
-        say(&format!("  {program} lab exec{which} node -- env {}", daemon_command(plan, address)));
+    if !spec.daemon {
+        say(&format!("  {program} lab exec{which} node -- env {}", daemon_command(spec, address)));
     }
     say(&format!("  {program} lab pod add{which} web"));
     say(&format!("  {program} lab exec{which} web -- ip addr"));
@@ -168,8 +168,8 @@ pub(super) fn address(plan: &Plan, mode: &Mode, address: &LabAddress) {
 }
 
 /// Returns how the lab's own daemon would be started as a program, variables first.
-fn daemon_command(plan: &Plan, address: &LabAddress) -> String {
-    let given = plan.vars.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
+fn daemon_command(spec: &LabSpec, address: &LabAddress) -> String {
+    let given = spec.vars.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
     // None of the caller's own, and no way to the metadata service of this machine.
     let lab = [
         "AWS_EC2_METADATA_DISABLED=true",
@@ -180,7 +180,7 @@ fn daemon_command(plan: &Plan, address: &LabAddress) -> String {
     let mut words: Vec<_> = given.chain(lab.map(str::to_string)).collect();
     words.push(quoted(&address.cni_bin_dir.join("vpc-ipamd").display().to_string()));
     let path = |path: &Path| path.display().to_string();
-    let PerNode { labels, pods_max, .. } = &plan.per_node;
+    let PerNode { labels, pods_max, .. } = &spec.per_node;
     let options = [
         ("--socket", Some(path(&address.socket))),
         ("--state", Some(path(&address.socket.with_file_name("state.redb")))),

@@ -14,7 +14,7 @@ use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::INTERNET;
 
 use crate::support::{
-    assigned_by_ec2, kernel_state, plan, printed, signal, start, wait_for_state, wait_until,
+    assigned_by_ec2, kernel_state, printed, signal, spec, start, wait_for_state, wait_until,
 };
 
 const CONTAINERS: usize = 20;
@@ -22,7 +22,7 @@ const PORT: u16 = 8080;
 
 #[test]
 fn containers_of_containerd_reach_everything() {
-    let node = start(&plan("m5.large"));
+    let node = start(&spec("m5.large"));
     let before = (kernel_state(&node), assigned_by_ec2(&node));
     let containerd = Containerd::start(&node);
     let places = node.with_lab(|lab| {
