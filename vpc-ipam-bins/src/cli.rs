@@ -27,7 +27,9 @@ enum Command {
     /// Show how many pods an instance type takes, and what keeps it from taking more
     MaxPods(capacity::MaxPodsArgs),
     /// Show how many addresses a node takes out of its subnets: at boot, with pods, at worst
-    Claim(capacity::ClaimArgs),
+    // The name of before, for one release.
+    #[command(alias = "claim")]
+    Footprint(capacity::FootprintArgs),
     /// Compare this node's network with what it should be, and put it right
     Net(net::NetArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
@@ -43,7 +45,7 @@ pub fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Limits(args) => capacity::limits(&args),
         Command::MaxPods(args) => capacity::max_pods(&args),
-        Command::Claim(args) => capacity::claim(&args),
+        Command::Footprint(args) => capacity::footprint(&args),
         Command::Net(args) => return net::main(&args),
         #[cfg(feature = "lab")]
         Command::Lab(args) => return lab::main(args),

@@ -1,4 +1,4 @@
-//! The CNI plugin: asks the daemon for addresses and wires the pod.
+//! The CNI plugin: asks the daemon for addresses and sets the pod's network up.
 
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -71,16 +71,16 @@ fn add(call: &Call) -> Result<AddResult, Error> {
         }
     };
     // The daemon has read what was left for it: a pending release of this pod would take away the address that it just got.
-    let wired = pending_release::withdraw(socket, &key)
+    let done = pending_release::withdraw(socket, &key)
         .map_err(|error| Error::new(Code::Io, "withdraw the pending release").because(error))
         .and(settings)
-        .map_err(Unwired::from)
-        .and_then(|settings| wire(&lease, &settings, &netns, &mut sockets?));
-    match wired {
+        .map_err(NotSetUp::from)
+        .and_then(|settings| set_up(&lease, &settings, &netns, &mut sockets?));
+    match done {
         Ok(network) => Ok(result(&network, &path)),
         // Of a container that was added before and runs: it keeps its address.
-        Err(Unwired { error, running: true }) => Err(error),
-        Err(Unwired { mut error, running: false }) => {
+        Err(NotSetUp { error, running: true }) => Err(error),
+        Err(NotSetUp { mut error, running: false }) => {
             if let Err(also) = ask(socket, &Request::Release(key)) {
                 error.details.push_str(&format!("; and giving the address back failed: {also}"));
             }
@@ -89,7 +89,7 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     }
 }
 
-/// What a pod is wired by.
+/// The netlink sockets by which a pod is set up.
 struct Sockets {
     host: KernelNetlink,
     pod: KernelNetlink,
@@ -107,24 +107,24 @@ fn open_host() -> Result<KernelNetlink, Error> {
     KernelNetlink::current().map_err(|error| kernel("open the host's network", &error))
 }
 
-/// Why a pod was not wired, and whether it still is from an earlier ADD.
-struct Unwired {
+/// Why a pod was not set up, and whether it runs since an earlier ADD.
+struct NotSetUp {
     error: Error,
     running: bool,
 }
 
-impl From<Error> for Unwired {
+impl From<Error> for NotSetUp {
     fn from(error: Error) -> Self {
         Self { error, running: false }
     }
 }
 
-fn wire(
+fn set_up(
     lease: &Lease,
     settings: &PodSettings,
     netns: &Namespace,
     sockets: &mut Sockets,
-) -> Result<PodNetwork, Unwired> {
+) -> Result<PodNetwork, NotSetUp> {
     let network = pod::desired(lease, settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
     pod::add(&mut sockets.host, &mut sockets.pod, netns, &network).map_err(|error| {
@@ -134,8 +134,8 @@ fn wire(
             }
             _ => Code::Kernel,
         };
-        let told = kernel("wire the pod", &error);
-        Unwired { running: error.running, error: Error { code, ..told } }
+        let told = kernel("set up the pod's network", &error);
+        NotSetUp { running: error.running, error: Error { code, ..told } }
     })
 }
 

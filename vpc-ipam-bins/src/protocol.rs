@@ -250,20 +250,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_survive_the_wire() {
+    fn documents_survive_encoding() {
         let key = PodKey::new("aws-cni", "c0ffee", "eth0").unwrap();
         let requests = [Request::Find(key.clone()), Request::Release(key), Request::Status];
         for request in requests {
-            let wire = serde_json::to_string(&request).unwrap();
-            assert_eq!(serde_json::from_str::<Request>(&wire).unwrap(), request, "{wire}");
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");
         }
         let refused = Answer::Refused {
             code: cni::Code::TryAgainLater,
             message: "assign".into(),
             details: "full".into(),
         };
-        let wire = serde_json::to_string(&refused).unwrap();
-        assert_eq!(wire, r#"{"refused":{"code":11,"message":"assign","details":"full"}}"#);
-        assert_eq!(serde_json::from_str::<Answer>(&wire).unwrap(), refused);
+        let text = serde_json::to_string(&refused).unwrap();
+        assert_eq!(text, r#"{"refused":{"code":11,"message":"assign","details":"full"}}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), refused);
     }
 }

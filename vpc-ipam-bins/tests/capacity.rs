@@ -1,4 +1,4 @@
-//! `vpc-ipam limits`, `max-pods` and `claim` as a shell sees them: what they print, to which stream, and their exit code.
+//! `vpc-ipam limits`, `max-pods` and `footprint` as a shell sees them: what they print, to which stream, and their exit code.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 use std::process::Command;
@@ -101,9 +101,9 @@ fn max_pods_prints_json() {
 }
 
 #[test]
-fn claim_shows_boot_pods_and_worst() {
+fn footprint_shows_boot_pods_and_worst() {
     assert_eq!(
-        prints("claim m4.4xlarge --pods 30 --max-pods 110"),
+        prints("footprint m4.4xlarge --pods 30 --max-pods 110"),
         "                  enis   for pods  out of subnets in all
 at boot              1         29                     30
 with 30 pods         3         87                     90
@@ -111,7 +111,7 @@ at worst             4        110                    114
 "
     );
     let document: Value =
-        serde_json::from_str(&prints("claim m5.large --pods 10 --env WARM_IP_TARGET=2 --json"))
+        serde_json::from_str(&prints("footprint m5.large --pods 10 --env WARM_IP_TARGET=2 --json"))
             .unwrap();
     assert_eq!(
         document,
@@ -127,9 +127,16 @@ at worst             4        110                    114
 }
 
 #[test]
-fn claim_remarks_on_settings_and_goes_on() {
+fn the_earlier_name_of_footprint_still_works() {
+    assert_eq!(prints("claim m5.large --pods 10"), prints("footprint m5.large --pods 10"));
+    let (_, help, _) = run("--help");
+    assert!(help.contains("footprint") && !help.contains("claim"), "{help}");
+}
+
+#[test]
+fn footprint_remarks_on_settings_and_goes_on() {
     let (code, out, err) =
-        run("claim m4.4xlarge --env WARM_IP_TARGET=many --env ENABLE_PREFIX_DELEGATION=true");
+        run("footprint m4.4xlarge --env WARM_IP_TARGET=many --env ENABLE_PREFIX_DELEGATION=true");
     assert_eq!(code, 0);
     assert!(out.contains("at boot"), "{out}");
     assert!(err.contains("vpc-ipam: WARM_IP_TARGET=\"many\": not a whole number"), "{err}");
@@ -163,7 +170,7 @@ fn a_file_gives_types_that_the_table_does_not_have_and_other_limits() {
         assert_eq!((code, err.as_str()), (0, ""), "{name}");
         assert!(out.starts_with(expected), "{name}: {out}");
     }
-    let (code, out, _) = run_with(vec!["claim", "m99.large", "--limits", path]);
+    let (code, out, _) = run_with(vec!["footprint", "m99.large", "--limits", path]);
     assert_eq!((code, out.lines().count()), (0, 4));
     let (code, out, _) = run_with(vec!["limits", "--limits", path]);
     assert_eq!((code, out.lines().count()), (0, 1397));
@@ -181,12 +188,12 @@ fn failures_say_what_to_do_and_have_a_code() {
         ("max-pods m99.large", 1, "instance type m99.large is not in the built-in table"),
         ("max-pods m99.large", 1, "give its limits in an override file"),
         ("limits m99.large", 1, "m99.large"),
-        ("claim m99.large", 1, "m99.large"),
+        ("footprint m99.large", 1, "m99.large"),
         ("max-pods m4.4xlarge --ipv6", 1, "takes no prefixes, which IPv6 needs"),
         ("max-pods m5.large --limits /nonexistent", 1, "read /nonexistent: No such file"),
         ("max-pods m5.large --cap most", 2, "expected none, aws or a number"),
         ("max-pods m5.large --ipv6 --prefix-delegation", 2, "cannot be used with"),
-        ("claim m5.large --env WARM_IP_TARGET", 2, "expected NAME=VALUE"),
+        ("footprint m5.large --env WARM_IP_TARGET", 2, "expected NAME=VALUE"),
         ("max-pods", 2, "TYPE"),
     ];
     for (args, expected, words) in cases {

@@ -1,4 +1,4 @@
-//! `vpc-ipam limits`, `max-pods` and `claim`.
+//! `vpc-ipam limits`, `max-pods` and `footprint`.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -265,7 +265,7 @@ fn others(args: &MaxPodsArgs, limits: &Limits) -> Vec<Other> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ClaimArgs {
+pub(super) struct FootprintArgs {
     /// The instance type, such as m5.large
     #[arg(value_name = "TYPE")]
     instance_type: String,
@@ -285,7 +285,7 @@ pub(super) struct ClaimArgs {
     json: bool,
 }
 
-pub(super) fn claim(args: &ClaimArgs) -> Result<(), Failure> {
+pub(super) fn footprint(args: &FootprintArgs) -> Result<(), Failure> {
     let limits = args.known.find(&args.instance_type)?;
     let (mut config, notes) = Config::from_vars(args.vars.iter().cloned());
     for note in notes.into_iter().chain(config.warnings_on(&limits)) {

@@ -107,7 +107,7 @@ struct UpArgs {
 
 #[derive(Debug, Subcommand)]
 enum PodCommand {
-    /// Make a pod's namespace and let the CNI plugin wire it
+    /// Make a pod's namespace and let the CNI plugin set it up
     Add {
         #[command(flatten)]
         which: Which,
@@ -120,7 +120,7 @@ enum PodCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Let the CNI plugin unwire a pod and remove its namespace
+    /// Let the CNI plugin take a pod down and remove its namespace
     Del {
         #[command(flatten)]
         which: Which,

@@ -53,7 +53,7 @@ pub(super) struct NetworkKeeper {
     lost: Lost,
     /// Those of them whose time is up.
     given_up: BTreeSet<PodKey>,
-    /// Pods that a plugin is wiring: what is not there yet is no damage.
+    /// Pods that a plugin is setting up: what is not there yet is no damage.
     coming: BTreeMap<PodKey, Coming>,
     /// Pods that a plugin is removing, until they are released.
     leaving: BTreeMap<PodKey, PodNetwork>,
@@ -95,8 +95,8 @@ pub(super) struct Due {
     pub(super) translation: bool,
 }
 
-/// How long a plugin may take to wire a pod: many times what it does on a busy machine.
-const WIRING_MAX: Duration = Duration::from_secs(10);
+/// How long a plugin may take to set a pod up: many times what it does on a busy machine.
+const SET_UP_MAX: Duration = Duration::from_secs(10);
 
 /// How often everything is compared, for what the kernel tells of nobody: some of its variables, and chains of iptables.
 const COMPARE_EVERY: Duration = Duration::from_secs(300);
@@ -390,7 +390,7 @@ impl NetworkKeeper {
         }
     }
 
-    /// A pod got its addresses and is about to be wired, if it is not already.
+    /// A pod got its addresses and is about to be set up, if it is not already.
     pub(super) fn leased(&mut self, lease: &Lease, now: Timestamp) {
         self.lost.forget(&lease.key);
         self.given_up.remove(&lease.key);
@@ -410,7 +410,7 @@ impl NetworkKeeper {
             let before = node.adopted.links.len();
             node.adopted.links.retain(|_, link| !own(link));
             self.untracked_changed |= node.adopted.links.len() < before;
-            let coming = Coming { network, until: now + WIRING_MAX };
+            let coming = Coming { network, until: now + SET_UP_MAX };
             self.coming.insert(lease.key.clone(), coming);
         }
     }
@@ -479,7 +479,7 @@ impl NetworkKeeper {
         }
     }
 
-    /// Returns whether a plugin is wiring or removing a pod.
+    /// Returns whether a plugin is setting up or removing a pod.
     pub(super) fn is_at_work(&self) -> bool {
         !self.coming.is_empty() || !self.leaving.is_empty()
     }
@@ -613,7 +613,7 @@ mod tests {
         let lease = lease();
         keeper.leased(&lease, now);
         // No rule was heard of, but it should be there by now.
-        let late = now + WIRING_MAX;
+        let late = now + SET_UP_MAX;
         let routing = || Due { kernel: Some(Extent::Routing), translation: false };
         assert_eq!(keeper.take(late), Due::default());
         assert_eq!(keeper.take(late + SOON), routing());
