@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::one_line::OneLine;
 
 /// Address management of AWS nodes: what types hold, how many pods fit, and a VPC in a box to try it in.

@@ -9,8 +9,10 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize};
+
+use crate::error_chain::chain;
 
 /// A version of the specification, and so of the form of configuration and result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -508,8 +510,7 @@ impl fmt::Display for Details<'_> {
 }
 
 /// The codes of the specification ("Error"), and those of plugins from 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "u32", try_from = "u32")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// 1.
     IncompatibleVersion,
@@ -553,27 +554,6 @@ impl From<Code> for u32 {
     }
 }
 
-impl TryFrom<u32> for Code {
-    type Error = String;
-
-    fn try_from(code: u32) -> Result<Self, String> {
-        Ok(match code {
-            1 => Self::IncompatibleVersion,
-            3 => Self::UnknownContainer,
-            4 => Self::InvalidEnvironment,
-            5 => Self::Io,
-            6 => Self::Decoding,
-            7 => Self::InvalidConfig,
-            8 => Self::InvalidNetns,
-            11 => Self::TryAgainLater,
-            100 => Self::Kernel,
-            101 => Self::Daemon,
-            102 => Self::LinkTaken,
-            other => return Err(format!("{other} is no error code of this plugin")),
-        })
-    }
-}
-
 impl Error {
     /// Makes an error without details.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
@@ -603,18 +583,6 @@ impl Error {
             "details": self.details,
         })
     }
-}
-
-/// Returns an error and its causes in one line.
-pub fn chain(error: &dyn core::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

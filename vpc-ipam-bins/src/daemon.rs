@@ -49,8 +49,7 @@ use vpc_ipam_linux::{
     EniTable, HostConfig, Namespace, NetlinkError, Repaired, TableReason, WatchError, eni,
 };
 
-use crate::cni::Code;
-use crate::protocol::{Answer, Assign, PodLinks, Request};
+use crate::protocol::{Answer, Assign, PodLinks, Refusal, RefusalKind, Request};
 use crate::store::{Entry, Known, OpenError};
 
 pub use self::clock::Clock;
@@ -739,12 +738,12 @@ impl Loop {
         for caller in callers {
             answer(
                 caller,
-                Answer::Refused {
-                    code: Code::TryAgainLater,
+                Answer::Refused(Refusal {
+                    kind: RefusalKind::TryAgainLater,
                     message: "assign an address to the pod".to_string(),
                     details: "another program gave the address to a pod of its own meanwhile"
                         .to_string(),
-                },
+                }),
             );
         }
         // A running pod that was added again keeps its own.
@@ -830,10 +829,14 @@ impl Loop {
             Err(error) => error,
         };
         error!(error, records = written.len(), "cannot make grants and releases durable");
-        let refused = |message: &str| Answer::Refused {
-            code: Code::Io,
-            message: message.to_string(),
-            details: format!("{error}; is the file system of the state file full or read-only?"),
+        let refused = |message: &str| {
+            Answer::Refused(Refusal {
+                kind: RefusalKind::StateFile,
+                message: message.to_string(),
+                details: format!(
+                    "{error}; is the file system of the state file full or read-only?"
+                ),
+            })
         };
         let mut again = Vec::new();
         for write in written {
@@ -972,19 +975,19 @@ fn refused(error: &AssignError) -> Answer {
         Some(at) => format!("{error}; try again at {at}"),
         None => error.to_string(),
     };
-    Answer::Refused {
-        code: Code::TryAgainLater,
+    Answer::Refused(Refusal {
+        kind: RefusalKind::TryAgainLater,
         message: "assign an address to the pod".to_string(),
         details,
-    }
+    })
 }
 
 fn gone() -> Answer {
-    Answer::Refused {
-        code: Code::UnknownContainer,
+    Answer::Refused(Refusal {
+        kind: RefusalKind::PodDeleted,
         message: "assign an address to the pod".to_string(),
         details: "the pod was deleted while it waited".to_string(),
-    }
+    })
 }
 
 fn log(event: &Event) {

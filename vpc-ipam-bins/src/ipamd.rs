@@ -11,8 +11,8 @@ use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_prox
 use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 
-use crate::cni::chain;
 use crate::daemon::{self, DaemonError, Options};
+use crate::error_chain::chain;
 use crate::operator_file::{self, OperatorFileError};
 use crate::protocol::SOCKET;
 use crate::settings::Settings;

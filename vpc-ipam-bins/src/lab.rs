@@ -34,8 +34,8 @@ use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use self::notices::relay;
 use self::vpc::Vpc;
-use crate::cni::chain;
 use crate::daemon::{self, Clock, DaemonError, Options};
+use crate::error_chain::chain;
 use crate::settings::Settings;
 use crate::store;
 

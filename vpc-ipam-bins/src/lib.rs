@@ -14,6 +14,7 @@ pub mod cli;
 pub mod cni;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+pub mod error_chain;
 #[cfg(feature = "aws")]
 pub mod ipamd;
 #[cfg(feature = "lab")]

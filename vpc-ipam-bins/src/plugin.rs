@@ -12,11 +12,12 @@ use vpc_ipam_linux::{
     Family, KernelNetlink, Namespace, NamespaceError, NetlinkError, Table, VethPrefix,
 };
 
-use crate::cni::{
-    self, AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route, chain,
-};
+use crate::cni::{self, AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route};
+use crate::error_chain::chain;
 use crate::pending_release::{self, PendingRelease};
-use crate::protocol::{self, Answer, AskError, Asked, Assign, PodLinks, Request, SOCKET};
+use crate::protocol::{
+    self, Answer, AskError, Asked, Assign, PodLinks, Refusal, RefusalKind, Request, SOCKET,
+};
 
 /// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
 /// result or the error, as CNI wants it.
@@ -65,7 +66,7 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     let sockets = Sockets::open(&netns);
     let (lease, settings) = match asked.answer().map_err(not_asked)? {
         Answer::Lease { lease, links } => (lease, settings(call, links)),
-        Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
+        Answer::Refused(refusal) => return Err(refusal.into()),
         other @ (Answer::Unknown | Answer::Status(_) | Answer::Net(_)) => {
             return Err(unexpected(&other));
         }
@@ -155,7 +156,7 @@ fn check(call: &Call) -> Result<(), Error> {
             error.details = "vpc-ipamd knows no such pod".to_string();
             return Err(error);
         }
-        Answer::Refused { code, message, details } => return Err(Error { code, message, details }),
+        Answer::Refused(refusal) => return Err(refusal.into()),
         other @ (Answer::Status(_) | Answer::Net(_)) => return Err(unexpected(&other)),
     };
     let network = pod::desired(&lease, &settings)
@@ -222,9 +223,7 @@ fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelErr
             remove_found(&key)?;
             return Ok(release(socket, key)?);
         }
-        Answer::Refused { code, message, details } => {
-            return Err(Error { code, message, details }.into());
-        }
+        Answer::Refused(refusal) => return Err(Error::from(refusal).into()),
         other @ (Answer::Status(_) | Answer::Net(_)) => return Err(unexpected(&other).into()),
     };
     let network = pod::desired(&lease, &settings)
@@ -266,7 +265,7 @@ fn remove_found(key: &PodKey) -> Result<(), Error> {
 fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
     match ask(socket, &Request::Release(key))? {
         Answer::Lease { .. } | Answer::Unknown => Ok(()),
-        Answer::Refused { code, message, details } => Err(Error { code, message, details }),
+        Answer::Refused(refusal) => Err(refusal.into()),
         other @ (Answer::Status(_) | Answer::Net(_)) => Err(unexpected(&other)),
     }
 }
@@ -283,6 +282,20 @@ fn not_asked(error: AskError) -> Error {
     let mut refused = Error::new(code, "ask vpc-ipamd").because(error);
     refused.details.push_str("; is vpc-ipamd running?");
     refused
+}
+
+impl From<Refusal> for Error {
+    fn from(Refusal { kind, message, details }: Refusal) -> Self {
+        let code = match kind {
+            RefusalKind::PodDeleted => Code::UnknownContainer,
+            RefusalKind::StateFile => Code::Io,
+            RefusalKind::TryAgainLater => Code::TryAgainLater,
+            RefusalKind::Kernel => Code::Kernel,
+            RefusalKind::UnknownRequest => Code::Daemon,
+            RefusalKind::LinkTaken => Code::LinkTaken,
+        };
+        Self { code, message, details }
+    }
 }
 
 fn unexpected(answer: &Answer) -> Error {

@@ -3,6 +3,8 @@
 //! The caller writes a request and closes its side; the daemon answers and closes. Only root and the daemon's own user are
 //! heard.
 
+mod refusal;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -12,7 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
 
-use crate::{cni, trusted_file};
+use crate::trusted_file;
+
+pub use self::refusal::{Refusal, RefusalKind};
 
 /// Where the daemon listens unless told otherwise.
 pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
@@ -76,14 +80,7 @@ pub enum Answer {
     /// How the node's network is.
     Net(NetReport),
     /// It could not be done.
-    Refused {
-        /// The class of failure.
-        code: cni::Code,
-        /// What was attempted.
-        message: String,
-        /// Why it failed, and what helps.
-        details: String,
-    },
+    Refused(Refusal),
 }
 
 /// What all pods of a node have in common.
@@ -257,11 +254,11 @@ mod tests {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");
         }
-        let refused = Answer::Refused {
-            code: cni::Code::TryAgainLater,
+        let refused = Answer::Refused(Refusal {
+            kind: RefusalKind::TryAgainLater,
             message: "assign".into(),
             details: "full".into(),
-        };
+        });
         let text = serde_json::to_string(&refused).unwrap();
         assert_eq!(text, r#"{"refused":{"code":11,"message":"assign","details":"full"}}"#);
         assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), refused);

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
-use vpc_ipam_bins::protocol::{Answer, Assign, Request};
+use vpc_ipam_bins::protocol::{Answer, Assign, Refusal, Request};
 use vpc_ipam_bins::store::{Found, OpenError, Store};
 use vpc_ipam_core::{CardChoice, Record, Timestamp};
 
@@ -103,7 +103,9 @@ fn exchange_of_e405b97_is_understood() {
     let Answer::Lease { lease, links } = &exchanges[0].answer else { panic!("it got an address") };
     assert_eq!(lease.first.ipv4, Some([10, 0, 20, 167].into()));
     assert_eq!((links.veth_prefix.as_str(), links.mtu), ("eni", 9001));
-    let Answer::Refused { details, .. } = &exchanges[1].answer else { panic!("it was refused") };
+    let Answer::Refused(Refusal { details, .. }) = &exchanges[1].answer else {
+        panic!("it was refused")
+    };
     assert!(details.contains("ENABLE_MULTI_NIC"), "{details}");
     let Answer::Status(status) = &exchanges[4].answer else { panic!("the fifth is a status") };
     assert_eq!((status.ready, status.enis.len()), (true, 2));

@@ -23,7 +23,7 @@ use vpc_ipam_linux::lab::{self, EnterError, LabName, Place};
 use self::keeper::Folder;
 use super::Failure;
 use super::parse_var;
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::lab::{LabAddress, LabNode, LabSpec, PerNode, PluginCall, folder, quick};
 use crate::operator_file::{self, OperatorFileError};
 

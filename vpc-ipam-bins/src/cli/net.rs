@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::one_line::OneLine;
-use crate::protocol::{self, Answer, NetReport, Request, SOCKET};
+use crate::protocol::{self, Answer, NetReport, Refusal, Request, SOCKET};
 
 /// Compare this node's network with what it should be, and put it right.
 ///
@@ -101,7 +101,9 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
 fn ask(how: &How, request: &Request) -> Result<NetReport, String> {
     match protocol::ask(&how.socket, request) {
         Ok(Answer::Net(report)) => Ok(report),
-        Ok(Answer::Refused { message, details, .. }) => Err(format!("{message}: {details}")),
+        Ok(Answer::Refused(Refusal { message, details, .. })) => {
+            Err(format!("{message}: {details}"))
+        }
         Ok(other) => Err(format!(
             "the daemon's answer does not fit the question: {other:?}; is it of the same version?"
         )),

@@ -11,7 +11,7 @@ use vpc_ipam_linux::{Namespace, Netlink, pod};
 use super::Input;
 use super::keep::Left;
 use super::worker::{Gone, Worker};
-use crate::cni::chain;
+use crate::error_chain::chain;
 
 /// Removes what pods leave behind, on a thread of its own.
 ///

@@ -16,7 +16,7 @@ use super::Input;
 use super::keep::{SharedNode, latest};
 use super::net::{Part, in_words, repaired_part, warn_once};
 use super::worker::{Gone, Worker};
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::protocol::NetReport;
 
 /// The thread that changes what the kernel keeps of the node's network.

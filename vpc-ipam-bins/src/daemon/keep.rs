@@ -19,7 +19,7 @@ use super::aws_cni::AwsCni;
 use super::lost::Lost;
 use super::rivals::{self, Rivals, Yield};
 use super::untracked::{Changes, Untracked};
-use crate::cni::chain;
+use crate::error_chain::chain;
 
 /// What the node should hold, shared with the threads that make it so.
 pub(super) type SharedNode = Arc<Mutex<Node>>;

@@ -7,8 +7,7 @@ use vpc_ipam_core::{Lease, Pod, PodKey};
 use vpc_ipam_linux::VethPrefix;
 use vpc_ipam_linux::pod::host_links;
 
-use crate::cni::Code;
-use crate::protocol::Answer;
+use crate::protocol::{Answer, Refusal, RefusalKind};
 
 /// The names that the links of pods have which hold a lease.
 pub(super) struct LinkNames {
@@ -68,8 +67,8 @@ impl Taken {
     /// Returns what the pod is answered that wants the link.
     pub(super) fn answer(&self, pod: &Pod) -> Answer {
         let Self { link, by } = self;
-        Answer::Refused {
-            code: Code::LinkTaken,
+        Answer::Refused(Refusal {
+            kind: RefusalKind::LinkTaken,
             message: format!(
                 "assign an address to pod {}/{}: its link on the node would be that of pod {}/{}",
                 pod.namespace, pod.name, by.namespace, by.name
@@ -78,7 +77,7 @@ impl Taken {
                 "both names give the link {link}, which has room for 44 bits of their SHA-1; delete one of the pods, or give it \
                  another name"
             ),
-        }
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tracing::warn;
 use vpc_ipam_linux::{NodeDifferences, Refused, Repaired, commands};
 
-use crate::cni::{Code, chain};
-use crate::protocol::{Answer, NetReport};
+use crate::error_chain::chain;
+use crate::protocol::{Answer, NetReport, Refusal, RefusalKind};
 
 /// What one thread tells.
 pub(super) type Part = Result<NetReport, String>;
@@ -26,7 +26,8 @@ pub(super) async fn answer(
     let mut report = match kernel.await.unwrap_or_else(|_| ended()) {
         Ok(report) => report,
         Err(details) => {
-            return Answer::Refused { code: Code::Kernel, message: attempted.to_owned(), details };
+            let (kind, message) = (RefusalKind::Kernel, attempted.to_owned());
+            return Answer::Refused(Refusal { kind, message, details });
         }
     };
     let translation = match tokio::time::timeout(PATIENCE, translation).await {

@@ -14,8 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::Input;
-use crate::cni::Code;
-use crate::protocol::{Answer, DOCUMENT_MAX, Request};
+use crate::protocol::{Answer, DOCUMENT_MAX, Refusal, RefusalKind, Request};
 use crate::trusted_file;
 
 /// How many callers are heard at once, those who wait for an address aside, whom core bounds; further ones wait in the
@@ -118,21 +117,23 @@ async fn converse(
             ask(request, inputs).await
         }
         Ok(request) => ask(request, inputs).await,
-        Err(error) => Answer::Refused {
-            code: Code::Daemon,
+        Err(error) => Answer::Refused(Refusal {
+            kind: RefusalKind::UnknownRequest,
             message: "read the request".to_string(),
             details: format!("{error}: are the caller and the daemon of the same version?"),
-        },
+        }),
     };
     stream.write_all(&serde_json::to_vec(&answer)?).await?;
     stream.shutdown().await
 }
 
 async fn ask(request: Request, inputs: &mpsc::Sender<Input>) -> Answer {
-    let stopping = || Answer::Refused {
-        code: Code::TryAgainLater,
-        message: "ask the daemon".to_string(),
-        details: "it is stopping".to_string(),
+    let stopping = || {
+        Answer::Refused(Refusal {
+            kind: RefusalKind::TryAgainLater,
+            message: "ask the daemon".to_string(),
+            details: "it is stopping".to_string(),
+        })
     };
     let (caller, answer) = oneshot::channel();
     if inputs.send(Input::Request(request, caller)).await.is_err() {

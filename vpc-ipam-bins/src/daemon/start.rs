@@ -28,7 +28,7 @@ use super::take_over::TakeOver;
 use super::threads::{SetUpNode, Threads};
 use super::writer::Writer;
 use super::{Clock, DaemonError, Input, Loop, Notice, Options, came_untracked, cool};
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::pending_release::{self, PendingRelease};
 use crate::protocol::PodLinks;
 use crate::store::{Found, Known, Store, TakenOver};

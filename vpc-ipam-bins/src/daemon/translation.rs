@@ -12,7 +12,7 @@ use super::host::Changed;
 use super::keep::{SharedNode, latest};
 use super::net::{Part, repaired_part, warn_once};
 use super::worker::{Gone, Worker};
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::protocol::NetReport;
 
 /// The thread that keeps the node's address translation.

@@ -6,7 +6,7 @@ use std::thread;
 use tracing::error;
 use vpc_ipam_linux::Namespace;
 
-use crate::cni::chain;
+use crate::error_chain::chain;
 
 /// The daemon's end of the queue of a thread that carries out jobs. The thread ends once this is dropped.
 pub(super) struct Worker<J>(Sender<J>);

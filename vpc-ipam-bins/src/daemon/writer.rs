@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::Input;
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::store::{Entry, Known, Store};
 
 /// The thread that owns the state file.

@@ -29,7 +29,8 @@ pub(crate) fn spec(instance_type: &str) -> LabSpec {
 }
 
 pub(crate) fn start(spec: &LabSpec) -> LabNode {
-    LabNode::start(spec).unwrap_or_else(|error| panic!("{}", vpc_ipam_bins::cni::chain(&error)))
+    LabNode::start(spec)
+        .unwrap_or_else(|error| panic!("{}", vpc_ipam_bins::error_chain::chain(&error)))
 }
 
 /// A pod with a namespace of its own.

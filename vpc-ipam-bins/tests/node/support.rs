@@ -137,5 +137,5 @@ pub(crate) fn left_of(name: &LabName) -> Vec<String> {
 
 /// Returns the error with all of its causes.
 pub(crate) fn chain(error: &dyn core::error::Error) -> String {
-    vpc_ipam_bins::cni::chain(error)
+    vpc_ipam_bins::error_chain::chain(error)
 }

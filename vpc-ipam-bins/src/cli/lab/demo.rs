@@ -21,7 +21,7 @@ use self::report::Report;
 use self::traffic::{Surroundings, try_all};
 use super::print::{Stopwatch, follow};
 use super::{Failure, hurried, supervise};
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::lab::{LabNode, LabSpec, Mode, PluginCall};
 use crate::protocol::{self, Answer, Request};
 

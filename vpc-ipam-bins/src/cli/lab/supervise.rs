@@ -19,7 +19,7 @@ use super::keeper::{Folder, Keeper};
 use super::print::tell;
 use super::user_namespace::{restart_in_own, restart_in_that_of};
 use super::{ADDRESS, Failure, path};
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::lab::folder;
 
 /// Names the lab that the inner process keeps.

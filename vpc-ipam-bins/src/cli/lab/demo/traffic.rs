@@ -8,7 +8,7 @@ use vpc_ipam_linux::{Family, HostConfig, Namespace, NamespaceError};
 
 use super::PORT;
 use super::pod::{DemoPod, Interface};
-use crate::cni::chain;
+use crate::error_chain::chain;
 use crate::lab::Mode;
 
 /// How long an answer may take within one machine.
