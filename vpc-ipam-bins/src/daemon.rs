@@ -46,11 +46,13 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{
-    EniTable, HostConfig, Namespace, NetlinkError, Repaired, TableReason, WatchError, eni,
+    ApplyError, ConntrackError, EniTable, HostConfig, Namespace, NetlinkError, Repaired,
+    TableReason, WatchError, eni,
 };
 
+use crate::error_chain::chain;
 use crate::protocol::{Answer, Assign, PodLinks, Refusal, RefusalKind, Request};
-use crate::store::{Entry, Known, OpenError};
+use crate::store::{Entry, Known, OpenError, WriteError};
 
 pub use self::clock::Clock;
 use self::departed::Departed;
@@ -181,19 +183,19 @@ const TRANSITION: Duration = Duration::from_secs(60);
 enum Input {
     Request(Request, oneshot::Sender<Answer>),
     Outcome(ActionId, Outcome),
-    Written(Result<(), String>),
-    HostSetUp(Result<(HostFacts, Vec<String>), String>),
+    Written(Result<(), WriteError>),
+    HostSetUp(Result<(HostFacts, Vec<String>), HostThreadError>),
     /// The route table of an ENI that was set up.
     Table(EniLink, EniTable),
-    Repaired(Result<Repaired, String>),
-    Translated(Result<Repaired, String>),
+    Repaired(Result<Repaired, ApplyError>),
+    Translated(Result<Repaired, ApplyError>),
     /// Nothing is left of a pod that is gone.
     Departed(PodKey),
-    Flushed(Result<(), String>),
+    Flushed(Result<(), ConntrackError>),
     /// The metadata of this start, or why they were not read yet.
-    Metadata(Result<Box<Metadata>, String>),
+    Metadata(Result<Box<Metadata>, Ec2Error>),
     /// What was told of the node is in the state file, or why it is not.
-    Remembered(Result<(), String>),
+    Remembered(Result<(), WriteError>),
 }
 
 /// Manages the addresses of the node until `shutdown` completes, also while it starts.
@@ -574,11 +576,14 @@ impl Loop {
             Input::Written(result) => self.on_written(result, now),
             Input::Table(link, table) => self.on_table(&link, &table),
             Input::Metadata(Ok(metadata)) => self.on_first_metadata(*metadata, now),
-            Input::Metadata(Err(error)) => self.sources.metadata_unread(error),
+            Input::Metadata(Err(error)) => self.sources.metadata_unread(chain(&error)),
             Input::Remembered(result) => {
                 self.remembering -= 1;
                 if let Err(error) = result {
-                    warn!(error, "cannot keep what was told of the node for the next start");
+                    warn!(
+                        error = chain(&error),
+                        "cannot keep what was told of the node for the next start"
+                    );
                 }
             }
             Input::Repaired(result) => self.keeper.repaired(result, now),
@@ -591,11 +596,14 @@ impl Loop {
             Input::Flushed(Err(error)) => {
                 if self.flush.failed() {
                     debug!(
-                        error,
+                        error = chain(&error),
                         "trying again to have connections of released addresses forgotten"
                     );
                 } else {
-                    warn!(error, "connections of released addresses are not forgotten");
+                    warn!(
+                        error = chain(&error),
+                        "connections of released addresses are not forgotten"
+                    );
                 }
             }
             Input::HostSetUp(Ok((facts, changed))) => {
@@ -606,7 +614,7 @@ impl Loop {
             }
             Input::HostSetUp(Err(error)) => {
                 error!(
-                    error,
+                    error = chain(&error),
                     "cannot set up the node's network; trying again with the next reading"
                 );
                 // So that the next reading counts as a change.
@@ -793,7 +801,7 @@ impl Loop {
         })
     }
 
-    fn on_written(&mut self, result: Result<(), String>, now: Timestamp) {
+    fn on_written(&mut self, result: Result<(), WriteError>, now: Timestamp) {
         let written = core::mem::take(&mut self.being_written);
         let error = match result {
             Ok(()) => {
@@ -826,7 +834,7 @@ impl Loop {
                 }
                 return;
             }
-            Err(error) => error,
+            Err(error) => chain(&error),
         };
         error!(error, records = written.len(), "cannot make grants and releases durable");
         let refused = |message: &str| {

@@ -8,15 +8,14 @@ use tokio::sync::{mpsc, oneshot};
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up_routing};
 use vpc_ipam_linux::{
-    Difference, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Repaired, eni, execute,
-    flush_conntrack,
+    ApplyError, Difference, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Repaired,
+    eni, execute, flush_conntrack,
 };
 
 use super::Input;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, in_words, repaired_part, warn_once};
+use super::net::{Part, PartError, in_words, repaired_part, warn_once};
 use super::worker::{Gone, Worker};
-use crate::error_chain::chain;
 use crate::protocol::NetReport;
 
 /// The thread that changes what the kernel keeps of the node's network.
@@ -33,8 +32,8 @@ pub enum HostThreadError {
     #[error(transparent)]
     SetUp(#[from] HostError),
     /// The node's addresses cannot be translated.
-    #[error("set up address translation: {0}")]
-    Translation(String),
+    #[error("set up address translation")]
+    Translation(#[source] ApplyError),
     /// It cannot be told what amazon-vpc-cni-k8s left, which would go on translating. Nothing was changed.
     #[error(
         "take the node over from amazon-vpc-cni-k8s: {0} (install what is missing, or start with --no-adopt, which leaves what there \
@@ -176,7 +175,7 @@ impl Work {
                         }
                         None => {
                             let result = result.map(|(facts, changed)| (facts, changed.in_words));
-                            Some(Input::HostSetUp(result.map_err(|error| chain(&error))))
+                            Some(Input::HostSetUp(result))
                         }
                     }
                 }
@@ -185,18 +184,18 @@ impl Work {
                 }
                 Job::Diff(node, caller) => {
                     let found = latest(&node).diff(&mut *self.netlink, Extent::Kernel);
-                    let _ = caller.send(found.map(NetReport::from).map_err(|error| chain(&error)));
+                    let _ = caller.send(found.map(NetReport::from).map_err(PartError::from));
                     None
                 }
                 Job::RepairNow(node, caller) => {
                     let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
                     let repaired = self.repair(&asked, Extent::Kernel);
-                    let _ = caller.send(repaired.map(repaired_part));
+                    let _ = caller.send(repaired.map(repaired_part).map_err(PartError::from));
                     None
                 }
                 Job::FlushConntrack(addresses) => {
                     let flushed = flush_conntrack(&self.netns, &addresses);
-                    Some(Input::Flushed(flushed.map(drop).map_err(|error| chain(&error))))
+                    Some(Input::Flushed(flushed.map(drop)))
                 }
             };
             if input.is_some_and(|input| self.inputs.blocking_send(input).is_err()) {
@@ -213,9 +212,8 @@ impl Work {
         Ok((facts, changed))
     }
 
-    fn repair(&mut self, node: &dyn Fn() -> Node, extent: Extent) -> Result<Repaired, String> {
-        let repaired = Node::repair(node, &mut *self.netlink, extent);
-        let repaired = repaired.map_err(|error| chain(&error))?;
+    fn repair(&mut self, node: &dyn Fn() -> Node, extent: Extent) -> Result<Repaired, ApplyError> {
+        let repaired = Node::repair(node, &mut *self.netlink, extent)?;
         warn_once(&repaired.unwritable, &mut self.reported);
         Ok(repaired)
     }

@@ -11,8 +11,8 @@ use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    AbsentLink, AdoptedLink, Conflict, Difference, Event, Extent, LinkIndex, Node, Pace, Protocol,
-    Repaired, Seen, Table, Watch,
+    AbsentLink, AdoptedLink, ApplyError, Conflict, Difference, Event, Extent, LinkIndex, Node,
+    Pace, Protocol, Repaired, Seen, Table, Watch,
 };
 
 use super::aws_cni::AwsCni;
@@ -308,7 +308,7 @@ impl NetworkKeeper {
     }
 
     /// Takes note of what came of a repair of what the kernel tells by itself.
-    pub(super) fn repaired(&mut self, result: Result<Repaired, String>, now: Timestamp) {
+    pub(super) fn repaired(&mut self, result: Result<Repaired, ApplyError>, now: Timestamp) {
         if let Ok(repaired) = &result {
             for absent in &repaired.absent {
                 debug!(%absent, "waiting for a link");
@@ -321,7 +321,7 @@ impl NetworkKeeper {
     }
 
     /// Takes note of what came of a repair of address translation.
-    pub(super) fn translated(&mut self, result: Result<Repaired, String>, now: Timestamp) {
+    pub(super) fn translated(&mut self, result: Result<Repaired, ApplyError>, now: Timestamp) {
         if let Ok(repaired) = &result {
             self.report_unnamable(&repaired.absent);
         }
@@ -550,7 +550,7 @@ impl Side {
         None
     }
 
-    fn repaired(&mut self, result: Result<Repaired, String>, now: Timestamp) {
+    fn repaired(&mut self, result: Result<Repaired, ApplyError>, now: Timestamp) {
         let Some(extent) = self.repairing.take() else { return };
         match result {
             // The thread that could not write a kernel variable told of that.
@@ -566,7 +566,7 @@ impl Side {
                 self.pace.repaired(&words(&differences), &words(&spared), extent, now);
             }
             Err(error) => {
-                error!(error, "cannot put the node's network right; trying again");
+                error!(error = chain(&error), "cannot put the node's network right; trying again");
                 self.pace.failed(extent, now);
             }
         }

@@ -5,13 +5,33 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 use tracing::warn;
-use vpc_ipam_linux::{NodeDifferences, Refused, Repaired, commands};
+use vpc_ipam_linux::{ApplyError, NetlinkError, NodeDifferences, Refused, Repaired, commands};
 
 use crate::error_chain::chain;
 use crate::protocol::{Answer, NetReport, Refusal, RefusalKind};
 
 /// What one thread tells.
-pub(super) type Part = Result<NetReport, String>;
+pub(super) type Part = Result<NetReport, PartError>;
+
+/// Why a part of the answer is missing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PartError {
+    /// It cannot be read or put right.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Its thread ended.
+    #[error("the thread that should tell ended")]
+    Ended,
+    /// Its thread runs a program that has not ended.
+    #[error("nft or iptables is still at it")]
+    Busy,
+}
+
+impl From<NetlinkError> for PartError {
+    fn from(error: NetlinkError) -> Self {
+        Self::Apply(error.into())
+    }
+}
 
 /// How long address translation is waited for: half of what a caller waits for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,17 +42,17 @@ pub(super) async fn answer(
     kernel: oneshot::Receiver<Part>,
     translation: oneshot::Receiver<Part>,
 ) -> Answer {
-    let ended = || Err("the thread that should tell ended".to_owned());
-    let mut report = match kernel.await.unwrap_or_else(|_| ended()) {
+    let mut report = match kernel.await.unwrap_or(Err(PartError::Ended)) {
         Ok(report) => report,
-        Err(details) => {
+        Err(error) => {
+            let details = chain(&error);
             let (kind, message) = (RefusalKind::Kernel, attempted.to_owned());
             return Answer::Refused(Refusal { kind, message, details });
         }
     };
     let translation = match tokio::time::timeout(PATIENCE, translation).await {
-        Ok(part) => part.unwrap_or_else(|_| ended()),
-        Err(_) => Err("nft or iptables is still at it".to_owned()),
+        Ok(part) => part.unwrap_or(Err(PartError::Ended)),
+        Err(_) => Err(PartError::Busy),
     };
     match translation {
         Ok(part) => {
@@ -43,7 +63,7 @@ pub(super) async fn answer(
             report.commands.extend(part.commands);
             report.spoofed = part.spoofed;
         }
-        Err(why) => report.not_told.push(format!("address translation: {why}")),
+        Err(error) => report.not_told.push(format!("address translation: {}", chain(&error))),
     }
     Answer::Net(report)
 }

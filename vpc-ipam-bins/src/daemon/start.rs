@@ -350,7 +350,7 @@ async fn read_metadata_later(api: Arc<dyn Ec2Api>, clock: Clock, inputs: mpsc::S
             Ok(metadata) => (Ok(Box::new(metadata)), None),
             Err(error) => {
                 let wait = error.retry_after.unwrap_or_default().min(LATER_PAUSE_MAX).max(pause);
-                (Err(chain(&error)), Some(wait))
+                (Err(error), Some(wait))
             }
         };
         let ended = inputs.send(Input::Metadata(answer)).await.is_err();

@@ -12,6 +12,7 @@ use super::departed::Departed;
 use super::host::{Changed, HostThread, HostThreadError};
 use super::translation::{SetUp, Translation};
 use super::{Input, Options};
+use crate::error_chain::chain;
 
 /// A node whose network is set up.
 pub(super) struct SetUpNode {
@@ -84,7 +85,7 @@ impl Threads {
                 took_over |= done && options.adopt;
             }
             SetUp::NotYet(error) => {
-                warn!(error, "cannot set up address translation yet; trying again");
+                warn!(error = chain(&error), "cannot set up address translation yet; trying again");
             }
             SetUp::Refused(error) => return Err(HostThreadError::Translation(error)),
         }

@@ -10,7 +10,7 @@ use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
 use super::Input;
 use super::host::Changed;
 use super::keep::{SharedNode, latest};
-use super::net::{Part, repaired_part, warn_once};
+use super::net::{Part, PartError, repaired_part, warn_once};
 use super::worker::{Gone, Worker};
 use crate::error_chain::chain;
 use crate::protocol::NetReport;
@@ -28,8 +28,8 @@ pub(super) enum SetUp {
         took_over: bool,
     },
     /// Only time was lacking: it is to be tried again.
-    NotYet(String),
-    Refused(String),
+    NotYet(ApplyError),
+    Refused(ApplyError),
 }
 
 enum Job {
@@ -63,18 +63,18 @@ impl Translation {
                     }
                     Job::Repair(node) => {
                         let repaired = repair(&mut *netlink, &|| latest(&node), &mut reported);
-                        Some(Input::Translated(repaired.map_err(|error| chain(&error))))
+                        Some(Input::Translated(repaired))
                     }
                     Job::Diff(node, caller) => {
                         let found = latest(&node).diff(&mut *netlink, Extent::Translation);
-                        let found = found.map(NetReport::from).map_err(|error| chain(&error));
+                        let found = found.map(NetReport::from).map_err(PartError::from);
                         let _ = caller.send(found.map(|part| counted(&mut *netlink, part)));
                         None
                     }
                     Job::RepairNow(node, caller) => {
                         let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
                         let repaired = repair(&mut *netlink, &asked, &mut reported);
-                        let part = repaired.map(repaired_part).map_err(|error| chain(&error));
+                        let part = repaired.map(repaired_part).map_err(PartError::from);
                         let _ = caller.send(part.map(|part| counted(&mut *netlink, part)));
                         None
                     }
@@ -132,8 +132,8 @@ fn set_up(netlink: &mut dyn Netlink, node: &Node, reported: &mut BTreeSet<String
             changed: Changed::from(&*repaired.differences),
             took_over: repaired.not_told.is_empty() && repaired.conflicts.is_empty(),
         },
-        Err(error) if error.may_pass() => SetUp::NotYet(chain(&error)),
-        Err(error) => SetUp::Refused(chain(&error)),
+        Err(error) if error.may_pass() => SetUp::NotYet(error),
+        Err(error) => SetUp::Refused(error),
     }
 }
 

@@ -8,7 +8,6 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::Input;
-use crate::error_chain::chain;
 use crate::store::{Entry, Known, Store};
 
 /// The thread that owns the state file.
@@ -34,13 +33,8 @@ impl Writer {
         let work = move || {
             while let Ok(job) = queue.recv() {
                 let input = match job {
-                    Job::Write(entries) => {
-                        let written = store.write_entries(&entries);
-                        Input::Written(written.map_err(|error| chain(&error)))
-                    }
-                    Job::Remember(known) => {
-                        Input::Remembered(store.remember(&known).map_err(|error| chain(&error)))
-                    }
+                    Job::Write(entries) => Input::Written(store.write_entries(&entries)),
+                    Job::Remember(known) => Input::Remembered(store.remember(&known)),
                 };
                 if inputs.blocking_send(input).is_err() {
                     break;
