@@ -259,7 +259,7 @@ struct Loop {
     /// Who waits for the address of a pod.
     callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
     /// What has to be durable before somebody is answered.
-    unwritten: Vec<Write>,
+    unwritten: Vec<PendingCommit>,
     /// What the writer is making durable now.
     being_written: Vec<Write>,
     /// Before which no further write is tried, after one failed.
@@ -280,6 +280,44 @@ impl Write {
             Self::Grant(uncommitted, _) => uncommitted.record(),
             Self::Release(record, ..) | Self::Undo(record) => record.clone(),
         }
+    }
+}
+
+/// A write that the writer has yet to get.
+enum PendingCommit {
+    /// The grant of an address whose connections the kernel has yet to forget, or to a pod whose earlier links are still to be
+    /// removed.
+    AwaitingFlush(Write),
+    /// Nothing keeps it from being written.
+    Ready(Write),
+}
+
+impl PendingCommit {
+    fn of(write: Write, flush: &Flush, departed: &Departed) -> Self {
+        // As a rule there is nothing to wait for, and no record has to be made to see that.
+        if flush.is_idle() && departed.is_idle() {
+            return Self::Ready(write);
+        }
+        let record = write.record();
+        if flush.holds_back(&record) || departed.holds_back(&record) {
+            Self::AwaitingFlush(write)
+        } else {
+            Self::Ready(write)
+        }
+    }
+
+    fn write(self) -> Write {
+        let (Self::AwaitingFlush(write) | Self::Ready(write)) = self;
+        write
+    }
+
+    fn write_mut(&mut self) -> &mut Write {
+        let (Self::AwaitingFlush(write) | Self::Ready(write)) = self;
+        write
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready(_))
     }
 }
 
@@ -480,7 +518,7 @@ impl Loop {
             // While it waited for the address, another may have got one; and only the lease says how many interfaces there are.
             if let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count()) {
                 let undone = self.ipam.abandon(uncommitted, self.clock.now());
-                self.unwritten.extend(undone.map(Write::Undo));
+                self.commit_later(undone.map(Write::Undo));
                 for caller in callers {
                     answer(caller, taken.answer(&lease.pod));
                 }
@@ -489,7 +527,7 @@ impl Loop {
             self.names.insert(&lease);
         }
         self.flush.granted(uncommitted.addresses());
-        self.unwritten.push(Write::Grant(uncommitted, callers));
+        self.commit_later([Write::Grant(uncommitted, callers)]);
     }
 
     /// Has the writer make durable what is to be, unless it is at work or a failure was a moment ago.
@@ -498,12 +536,15 @@ impl Loop {
             return Ok(());
         }
         self.write_at = None;
-        let (flush, departed) = (&self.flush, &self.departed);
-        let idle = flush.is_idle() && departed.is_idle();
-        let held_back = |record: &Record| flush.holds_back(record) || departed.holds_back(record);
-        let ready = |write: &Write| idle || !held_back(&write.record());
-        if self.being_written.is_empty() && self.unwritten.iter().any(ready) {
-            self.being_written = self.unwritten.extract_if(.., |write| ready(write)).collect();
+        if !self.being_written.is_empty() {
+            return Ok(());
+        }
+        let unwritten = core::mem::take(&mut self.unwritten).into_iter();
+        let now = |it: PendingCommit| PendingCommit::of(it.write(), &self.flush, &self.departed);
+        self.unwritten = unwritten.map(now).collect();
+        if self.unwritten.iter().any(PendingCommit::is_ready) {
+            let ready = self.unwritten.extract_if(.., |pending| pending.is_ready());
+            self.being_written = ready.map(PendingCommit::write).collect();
             let entry = |write: &Write| {
                 let record = write.record();
                 let sandbox = match &record {
@@ -516,6 +557,20 @@ impl Loop {
             self.writer.write(entries).map_err(|_| DaemonError::Ended("store thread"))?;
         }
         Ok(())
+    }
+
+    /// Has something made durable with the next write that it can be part of.
+    fn commit_later(&mut self, writes: impl IntoIterator<Item = Write>) {
+        let (flush, departed) = (&self.flush, &self.departed);
+        let pending = writes.into_iter().map(|write| PendingCommit::of(write, flush, departed));
+        self.unwritten.extend(pending);
+    }
+
+    /// Has something made durable before all that waits for that.
+    fn commit_first(&mut self, writes: impl IntoIterator<Item = Write>) {
+        let (flush, departed) = (&self.flush, &self.departed);
+        let pending = writes.into_iter().map(|write| PendingCommit::of(write, flush, departed));
+        self.unwritten.splice(..0, pending);
     }
 
     fn execute(&mut self, issued: Issued) -> Result<(), DaemonError> {
@@ -708,7 +763,8 @@ impl Loop {
                 self.flush.released(lease.addresses(), now);
                 self.keep_untracked(lease.addresses(), now);
                 let lease = self.lease(lease);
-                self.unwritten.push(Write::Release(record, lease, caller.into_iter().collect()));
+                let callers = caller.into_iter().collect();
+                self.commit_later([Write::Release(record, lease, callers)]);
             }
             Released::WasWaiting | Released::Unknown => {
                 let Some(caller) = caller else { return };
@@ -742,7 +798,7 @@ impl Loop {
         warn!(pod = %key, ?addresses, "another program's pod has the address that was granted; another one is to be asked for");
         // Later grants of this pod are written after it.
         let undone = self.ipam.abandon(uncommitted, now).map(Write::Undo);
-        self.unwritten.splice(..0, undone);
+        self.commit_first(undone);
         for caller in callers {
             answer(
                 caller,
@@ -795,7 +851,8 @@ impl Loop {
 
     /// Returns who waits until the release of a pod is durable, if it is not yet.
     fn release_of(&mut self, of: &PodKey) -> Option<&mut Vec<oneshot::Sender<Answer>>> {
-        self.being_written.iter_mut().chain(&mut self.unwritten).find_map(|write| match write {
+        let unwritten = self.unwritten.iter_mut().map(PendingCommit::write_mut);
+        self.being_written.iter_mut().chain(unwritten).find_map(|write| match write {
             Write::Release(Record::Released { key, .. }, _, callers) if key == of => Some(callers),
             _ => None,
         })
@@ -875,8 +932,7 @@ impl Loop {
                 Write::Undo(record) => again.push(Write::Undo(record)),
             }
         }
-        again.append(&mut self.unwritten);
-        self.unwritten = again;
+        self.commit_first(again);
         self.write_at = Some(self.clock.instant(now + WRITE_PAUSE));
     }
 
