@@ -26,11 +26,11 @@ use tokio::sync::oneshot;
 use vpc_ipam_aws::EmulatedEc2;
 use vpc_ipam_benches::bare::{self, BarePod};
 use vpc_ipam_benches::{Samples, Table, isolate};
-use vpc_ipam_bins::daemon::{self, Options};
+use vpc_ipam_bins::ipamd::settings::Settings;
+use vpc_ipam_bins::ipamd::store::{self, Store};
+use vpc_ipam_bins::ipamd::{self, Options};
 use vpc_ipam_bins::lab::{LabAddress, LabNode, LabSpec, PluginCall};
 use vpc_ipam_bins::protocol::{self, Answer, Request};
-use vpc_ipam_bins::settings::Settings;
-use vpc_ipam_bins::store::{self, Store};
 use vpc_ipam_core::{
     AddressRequest, Budget, Card, CardChoice, DeviceIndex, KnownLimits, Lease, LeasedInterface,
     Mac, Pod, PodKey, Record, Timestamp,

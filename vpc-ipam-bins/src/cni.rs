@@ -1,5 +1,6 @@
 //! The Container Network Interface, versions 0.3.1 to 1.1.0: what a runtime says to a plugin, and what it hears.
 
+pub mod plugin;
 mod salvage;
 
 use core::fmt;

@@ -34,10 +34,10 @@ use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use self::notices::relay;
 use self::vpc::Vpc;
-use crate::daemon::{self, Clock, DaemonError, Options};
 use crate::error_chain::chain;
-use crate::settings::Settings;
-use crate::store;
+use crate::ipamd::settings::Settings;
+use crate::ipamd::store;
+use crate::ipamd::{self, Clock, DaemonError, Options};
 
 pub use self::notices::Notices;
 pub use self::plugin::{PluginCall, PluginError};
@@ -353,7 +353,7 @@ impl LabNode {
                     // The sender dropped is as good as the word sent.
                     let _ = stopped.await;
                 };
-                daemon::run(options, api, Some(notices), shutdown).await
+                ipamd::run(options, api, Some(notices), shutdown).await
             })
         };
         let thread = thread::Builder::new()

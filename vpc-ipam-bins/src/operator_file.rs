@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vpc_ipam_core::{Limits, Override};
 
-use crate::trusted_file::{self, UntrustedError};
+use crate::protocol::trusted_file::{self, UntrustedError};
 
 /// The longest file that is read, in bytes: the limits of all instance types take less than a tenth of it.
 const BYTES_MAX: u64 = 16 << 20;

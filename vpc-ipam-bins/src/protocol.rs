@@ -3,7 +3,9 @@
 //! The caller writes a request and closes its side; the daemon answers and closes. Only root and the daemon's own user are
 //! heard.
 
+pub mod pending_release;
 mod refusal;
+pub mod trusted_file;
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
-
-use crate::trusted_file;
 
 pub use self::refusal::{Refusal, RefusalKind};
 

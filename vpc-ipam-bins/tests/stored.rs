@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use vpc_ipam_bins::ipamd::store::{Found, OpenError, Store};
 use vpc_ipam_bins::protocol::{Answer, Assign, Refusal, Request};
-use vpc_ipam_bins::store::{Found, OpenError, Store};
 use vpc_ipam_core::{CardChoice, Record, Timestamp};
 
 /// The boot of the kernel under which the state file was written.

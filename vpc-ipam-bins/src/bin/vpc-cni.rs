@@ -1,5 +1,5 @@
 //! The CNI plugin of vpc-ipam; container runtimes call it.
 
 fn main() -> std::process::ExitCode {
-    vpc_ipam_bins::plugin::main()
+    vpc_ipam_bins::cni::plugin::main()
 }

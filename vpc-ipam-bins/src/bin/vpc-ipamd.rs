@@ -1,5 +1,5 @@
 //! The daemon of vpc-ipam.
 
 fn main() -> std::process::ExitCode {
-    vpc_ipam_bins::ipamd::main()
+    vpc_ipam_bins::ipamd::program::main()
 }

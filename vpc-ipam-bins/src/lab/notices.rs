@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::thread;
 
-use crate::daemon::Notice;
+use crate::ipamd::Notice;
 
 /// What the daemon of a node does, one after the other. The daemon does not wait for the follower, who misses some of it when slow.
 #[derive(Debug)]

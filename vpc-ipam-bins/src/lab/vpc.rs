@@ -10,7 +10,7 @@ use vpc_ipam_linux::HostConfig;
 use vpc_ipam_linux::lab::{Layout, LayoutError};
 
 use super::{LabSpec, PerNode, StartError};
-use crate::settings::Settings;
+use crate::ipamd::settings::Settings;
 
 const IPV4: &str = "10.0.0.0/16";
 /// Of carrier-grade NAT (RFC 6598): what AWS advises for the pods of custom networking.

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
-use vpc_ipam_bins::daemon::Options;
+use vpc_ipam_bins::ipamd::Options;
 use vpc_ipam_bins::lab::LabNode;
 use vpc_ipam_linux::Namespace;
 

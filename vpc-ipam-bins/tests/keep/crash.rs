@@ -2,10 +2,10 @@
 
 use core::time::Duration;
 
+use vpc_ipam_bins::ipamd::store::{self, Found, Store};
 use vpc_ipam_bins::lab::LabNode;
-use vpc_ipam_bins::pending_release;
+use vpc_ipam_bins::protocol::pending_release;
 use vpc_ipam_bins::protocol::{Request, ask};
-use vpc_ipam_bins::store::{self, Found, Store};
 use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
 
 use crate::daemon::{Daemon, assigned, node};

@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use vpc_ipam_aws::{Ec2Api, EmulatedEc2};
-use vpc_ipam_bins::daemon::{self, DaemonError, Options};
+use vpc_ipam_bins::ipamd::store;
+use vpc_ipam_bins::ipamd::{self, DaemonError, Options};
 use vpc_ipam_bins::lab::LabNode;
 use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
-use vpc_ipam_bins::store;
 use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::HostConfig;
 
@@ -143,5 +143,5 @@ fn daemon_as(
         labels: BTreeMap::new(),
     };
     configure(&mut options);
-    daemon::run(options, api, None, shutdown)
+    ipamd::run(options, api, None, shutdown)
 }

@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use vpc_ipam_bins::daemon::DaemonError;
+use vpc_ipam_bins::ipamd::DaemonError;
+use vpc_ipam_bins::ipamd::store::{self, Known, Store};
 use vpc_ipam_bins::lab::LabNode;
-use vpc_ipam_bins::store::{self, Known, Store};
 use vpc_ipam_core::{Mac, Timestamp};
 
 use crate::daemon::{Daemon, api, assigned, daemon_of, node, runtime};

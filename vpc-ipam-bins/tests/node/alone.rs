@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 use vpc_ipam_aws::{HttpServer, SharedCloud};
-use vpc_ipam_bins::daemon::Clock;
+use vpc_ipam_bins::ipamd::Clock;
 use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance};
 use vpc_ipam_core::{InstanceId, Limits};

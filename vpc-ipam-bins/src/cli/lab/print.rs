@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use vpc_ipam_core::{Action, Event, Issued, Outcome, Timestamp};
 
-use crate::daemon::Notice;
+use crate::ipamd::Notice;
 use crate::lab::{LabAddress, LabSpec, LabSubnet, Mode, Notices, PerNode};
 
 /// Prints lines with the time since the start.

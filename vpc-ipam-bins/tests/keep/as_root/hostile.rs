@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::path::Path;
 
-use vpc_ipam_bins::pending_release::{self, PendingRelease};
+use vpc_ipam_bins::protocol::pending_release::{self, PendingRelease};
 use vpc_ipam_core::PodKey;
 
 use crate::daemon::{Daemon, assigned, node};

@@ -9,15 +9,15 @@ use vpc_ipam_linux::Namespace;
 use crate::error_chain::chain;
 
 /// The daemon's end of the queue of a thread that carries out jobs. The thread ends once this is dropped.
-pub(super) struct Worker<J>(Sender<J>);
+pub(crate) struct Worker<J>(Sender<J>);
 
 /// The thread could not be started, or ended.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(crate) struct Gone;
 
 impl<J: Send + 'static> Worker<J> {
     /// Starts a thread inside a namespace.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         netns: &Namespace,
         work: impl FnOnce(&Receiver<J>) + Send + 'static,
@@ -35,7 +35,7 @@ impl<J: Send + 'static> Worker<J> {
     }
 
     /// Queues a job.
-    pub(super) fn send(&self, job: J) -> Result<(), Gone> {
+    pub(crate) fn send(&self, job: J) -> Result<(), Gone> {
         self.0.send(job).map_err(|_| Gone)
     }
 }

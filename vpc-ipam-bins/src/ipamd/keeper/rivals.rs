@@ -9,7 +9,7 @@ use vpc_ipam_linux::{Event, Node, Protocol, port_owner};
 
 /// What is known of other programs that change what this daemon keeps.
 #[derive(Debug, Default)]
-pub(super) struct Rivals {
+pub(crate) struct Rivals {
     /// The netlink ports of this daemon's own sockets.
     own_ports: BTreeSet<u32>,
     /// By which port each object was changed last, in the words by which a repair tells of it.
@@ -28,10 +28,10 @@ struct Lost {
 
 /// Routes to pods that are to be made under the protocol of another program.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Yield {
-    pub(super) pod: IpAddr,
-    pub(super) protocol: Protocol,
-    pub(super) port: u32,
+pub(crate) struct Yield {
+    pub(crate) pod: IpAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u32,
 }
 
 /// How long a loss is remembered: Calico looks over its routes every 90 s.
@@ -42,7 +42,7 @@ const OBJECTS_MAX: usize = 8192;
 
 impl Rivals {
     /// Describes that nothing is known yet.
-    pub(super) fn new(own_ports: BTreeSet<u32>) -> Self {
+    pub(crate) fn new(own_ports: BTreeSet<u32>) -> Self {
         Self { own_ports, ..Self::default() }
     }
 
@@ -50,7 +50,7 @@ impl Rivals {
     ///
     /// Calico's Felix removes the routes over links of pods that do not carry its own protocol, and writes them anew. Who was
     /// faster than it each time would be at it for ever; a route under its protocol it leaves alone.
-    pub(super) fn on_kernel_event(
+    pub(crate) fn on_kernel_event(
         &mut self,
         event: &Event,
         node: &Node,
@@ -85,23 +85,23 @@ impl Rivals {
     }
 
     /// Returns whether something was done by this daemon.
-    pub(super) fn is_own(&self, event: &Event) -> bool {
+    pub(crate) fn is_own(&self, event: &Event) -> bool {
         port_of(event).is_some_and(|port| self.own_ports.contains(&port))
     }
 
     /// A pod is gone.
-    pub(super) fn forget(&mut self, pod: IpAddr) {
+    pub(crate) fn forget(&mut self, pod: IpAddr) {
         self.lost.remove(&pod);
     }
 
     /// Returns who changed an object last, as far as is known.
-    pub(super) fn who(&self, object: &str) -> String {
+    pub(crate) fn who(&self, object: &str) -> String {
         self.changed_by.get(object).map_or_else(|| "not known".to_owned(), |port| name(*port))
     }
 }
 
 /// Names the program that did something, as far as that is known.
-pub(super) fn who(event: &Event) -> String {
+pub(crate) fn who(event: &Event) -> String {
     port_of(event).map_or_else(|| "not known".to_owned(), name)
 }
 
@@ -113,7 +113,7 @@ fn port_of(event: &Event) -> Option<u32> {
 }
 
 /// Names the program behind a netlink port.
-pub(super) fn name(port: u32) -> String {
+pub(crate) fn name(port: u32) -> String {
     match port_owner(port) {
         Some(owner) => format!("netlink port {port}: {} (process {})", owner.name, owner.pid),
         None => format!("netlink port {port}"),

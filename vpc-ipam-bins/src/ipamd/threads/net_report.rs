@@ -11,11 +11,11 @@ use crate::error_chain::chain;
 use crate::protocol::{Answer, NetReport, Refusal, RefusalKind};
 
 /// What one thread tells.
-pub(super) type Part = Result<NetReport, PartError>;
+pub(crate) type Part = Result<NetReport, PartError>;
 
 /// Why a part of the answer is missing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PartError {
+pub(crate) enum PartError {
     /// It cannot be read or put right.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -37,7 +37,7 @@ impl From<NetlinkError> for PartError {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Puts an answer together, as far as it can be told.
-pub(super) async fn answer(
+pub(crate) async fn answer(
     attempted: &str,
     kernel: oneshot::Receiver<Part>,
     translation: oneshot::Receiver<Part>,
@@ -82,7 +82,7 @@ impl From<NodeDifferences> for NetReport {
 }
 
 /// Tells what a repair did.
-pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
+pub(crate) fn repaired_part(repaired: Repaired) -> NetReport {
     let mut beyond = in_words(&repaired.absent);
     beyond.extend(repaired.unwritable.iter().map(|refused| chain(refused)));
     NetReport {
@@ -96,7 +96,7 @@ pub(super) fn repaired_part(repaired: Repaired) -> NetReport {
 }
 
 /// Warns of what the kernel refused, once of each.
-pub(super) fn warn_once(refused: &[Refused], reported: &mut BTreeSet<String>) {
+pub(crate) fn warn_once(refused: &[Refused], reported: &mut BTreeSet<String>) {
     for refused in refused {
         let what = chain(refused);
         if reported.insert(what.clone()) {
@@ -105,6 +105,6 @@ pub(super) fn warn_once(refused: &[Refused], reported: &mut BTreeSet<String>) {
     }
 }
 
-pub(super) fn in_words(things: &[impl ToString]) -> Vec<String> {
+pub(crate) fn in_words(things: &[impl ToString]) -> Vec<String> {
     things.iter().map(ToString::to_string).collect()
 }

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use vpc_ipam_core::{Observation, Pool, Timestamp};
 
-use crate::store::TakenOver;
+use crate::ipamd::store::TakenOver;
 
 /// A take-over of the node, while it matters.
 #[derive(Clone, Debug)]
-pub(super) struct TakeOver {
+pub(crate) struct TakeOver {
     cooldown: Duration,
     taken_over: TakenOver,
     /// Whether an earlier start saw what the ENIs had: what is shown besides was assigned to the node since.
@@ -24,7 +24,7 @@ const ADDRESSES_MAX: usize = 2048;
 
 impl TakeOver {
     /// Describes that a node was taken over, if that is so.
-    pub(super) fn new(taken_over: Option<TakenOver>, cooldown: Duration) -> Option<Self> {
+    pub(crate) fn new(taken_over: Option<TakenOver>, cooldown: Duration) -> Option<Self> {
         taken_over.map(|taken_over| {
             let is_complete = !taken_over.blocks.is_empty();
             Self { cooldown, taken_over, is_complete }
@@ -32,18 +32,18 @@ impl TakeOver {
     }
 
     /// Returns when it was, and what is known of it.
-    pub(super) fn taken_over(&self) -> &TakenOver {
+    pub(crate) fn taken_over(&self) -> &TakenOver {
         &self.taken_over
     }
 
     /// Returns whether all addresses that cooled down since then have.
-    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         now.since(self.taken_over.at) > self.cooldown
     }
 
     /// Returns the addresses that an observation is the first to show and that cool down since the node was taken over, those in use
     /// aside.
-    pub(super) fn cooling(
+    pub(crate) fn cooling(
         &mut self,
         shown: &Observation,
         pool: &Pool,

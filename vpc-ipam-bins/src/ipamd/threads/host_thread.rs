@@ -12,14 +12,14 @@ use vpc_ipam_linux::{
     eni, execute, flush_conntrack,
 };
 
-use super::Input;
-use super::keep::{SharedNode, latest};
-use super::net::{Part, PartError, in_words, repaired_part, warn_once};
-use super::worker::{Gone, Worker};
+use crate::ipamd::Input;
+use crate::ipamd::keeper::{SharedNode, latest};
+use crate::ipamd::threads::net_report::{Part, PartError, in_words, repaired_part, warn_once};
+use crate::ipamd::threads::worker::{Gone, Worker};
 use crate::protocol::NetReport;
 
 /// The thread that changes what the kernel keeps of the node's network.
-pub(super) struct HostThread(Worker<Job>);
+pub(crate) struct HostThread(Worker<Job>);
 
 /// Why the node's network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +52,15 @@ impl From<Gone> for HostThreadError {
 }
 
 /// What came of setting the node up.
-pub(super) type SetUpResult = Result<(HostFacts, Changed), HostThreadError>;
+pub(crate) type SetUpResult = Result<(HostFacts, Changed), HostThreadError>;
 
 /// What had to be changed.
 #[derive(Debug, Default)]
-pub(super) struct Changed {
+pub(crate) struct Changed {
     /// In words.
-    pub(super) in_words: Vec<String>,
+    pub(crate) in_words: Vec<String>,
     /// Whether something was amazon-vpc-cni-k8s's.
-    pub(super) of_aws_cni: bool,
+    pub(crate) of_aws_cni: bool,
 }
 
 impl From<&[Difference]> for Changed {
@@ -81,7 +81,7 @@ enum Job {
 
 impl HostThread {
     /// Starts the thread in the node's namespace, where it works by a socket of its own.
-    pub(super) fn start(
+    pub(crate) fn start(
         netns: &Namespace,
         netlink: Box<dyn Netlink + Send>,
         config: HostConfig,
@@ -97,29 +97,29 @@ impl HostThread {
     }
 
     /// Sets the node up, but for its address translation.
-    pub(super) async fn set_up_now(&self, metadata: &Metadata) -> SetUpResult {
+    pub(crate) async fn set_up_now(&self, metadata: &Metadata) -> SetUpResult {
         let (reply, result) = oneshot::channel();
         self.0.send(Job::SetUp(Box::new(metadata.clone()), Some(reply)))?;
         result.await.map_err(|_| HostThreadError::Thread)?
     }
 
     /// Sets the node up again; the loop hears of it.
-    pub(super) fn set_up(&self, metadata: Metadata) -> Result<(), Gone> {
+    pub(crate) fn set_up(&self, metadata: Metadata) -> Result<(), Gone> {
         self.0.send(Job::SetUp(Box::new(metadata), None))
     }
 
     /// Carries out an action; the loop hears of its outcome.
-    pub(super) fn execute(&self, id: ActionId, action: HostAction) -> Result<(), Gone> {
+    pub(crate) fn execute(&self, id: ActionId, action: HostAction) -> Result<(), Gone> {
         self.0.send(Job::Execute(id, action))
     }
 
     /// Makes the node as it should be; the loop hears of what that took.
-    pub(super) fn repair(&self, node: SharedNode, extent: Extent) -> Result<(), Gone> {
+    pub(crate) fn repair(&self, node: SharedNode, extent: Extent) -> Result<(), Gone> {
         self.0.send(Job::Repair(node, extent))
     }
 
     /// Tells how the node differs from what it should be.
-    pub(super) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+    pub(crate) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
         let (caller, part) = oneshot::channel();
         // If the thread is not there, nor is the caller's end.
         let _ = self.0.send(Job::Diff(node, caller));
@@ -127,14 +127,14 @@ impl HostThread {
     }
 
     /// Makes the node as it should be, and tells what that took.
-    pub(super) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+    pub(crate) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
         let (caller, part) = oneshot::channel();
         let _ = self.0.send(Job::RepairNow(node, caller));
         part
     }
 
     /// Makes the kernel forget the connections of addresses; the loop hears when it did.
-    pub(super) fn flush_conntrack(&self, addresses: BTreeSet<IpAddr>) -> Result<(), Gone> {
+    pub(crate) fn flush_conntrack(&self, addresses: BTreeSet<IpAddr>) -> Result<(), Gone> {
         self.0.send(Job::FlushConntrack(addresses))
     }
 }

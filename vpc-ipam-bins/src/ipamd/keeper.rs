@@ -1,5 +1,10 @@
 //! What keeps the node's network right: what it should hold, what the kernel tells of it, and when damage is repaired.
 
+pub(crate) mod aws_cni;
+pub(crate) mod lost;
+pub(crate) mod rivals;
+pub(crate) mod untracked;
+
 use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +20,10 @@ use vpc_ipam_linux::{
     Pace, Protocol, Repaired, Seen, Table, Watch,
 };
 
-use super::aws_cni::AwsCni;
-use super::lost::Lost;
-use super::rivals::{self, Rivals, Yield};
-use super::untracked::{Changes, Untracked};
+use self::aws_cni::AwsCni;
+use self::lost::Lost;
+use self::rivals::{Rivals, Yield};
+use self::untracked::{Changes, Untracked};
 use crate::error_chain::chain;
 
 /// What the node should hold, shared with the threads that make it so.

@@ -1,5 +1,12 @@
 //! The threads that work on the node's network.
 
+pub(crate) mod departed;
+pub(crate) mod host_thread;
+pub(crate) mod net_report;
+pub(crate) mod translation;
+pub(crate) mod worker;
+pub(crate) mod writer;
+
 use std::collections::BTreeSet;
 
 use tokio::sync::mpsc;
@@ -8,11 +15,11 @@ use vpc_ipam_core::{Config, Metadata};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{Beside, Netlink, NetlinkError, Node};
 
-use super::departed::Departed;
-use super::host::{Changed, HostThread, HostThreadError};
-use super::translation::{SetUp, Translation};
-use super::{Input, Options};
 use crate::error_chain::chain;
+use crate::ipamd::threads::departed::Departed;
+use crate::ipamd::threads::host_thread::{Changed, HostThread, HostThreadError};
+use crate::ipamd::threads::translation::{SetUp, Translation};
+use crate::ipamd::{Input, Options};
 
 /// A node whose network is set up.
 pub(super) struct SetUpNode {

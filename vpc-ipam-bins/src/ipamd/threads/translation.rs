@@ -7,20 +7,20 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::{mpsc, oneshot};
 use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
 
-use super::Input;
-use super::host::Changed;
-use super::keep::{SharedNode, latest};
-use super::net::{Part, PartError, repaired_part, warn_once};
-use super::worker::{Gone, Worker};
 use crate::error_chain::chain;
+use crate::ipamd::Input;
+use crate::ipamd::keeper::{SharedNode, latest};
+use crate::ipamd::threads::host_thread::Changed;
+use crate::ipamd::threads::net_report::{Part, PartError, repaired_part, warn_once};
+use crate::ipamd::threads::worker::{Gone, Worker};
 use crate::protocol::NetReport;
 
 /// The thread that keeps the node's address translation.
-pub(super) struct Translation(Worker<Job>);
+pub(crate) struct Translation(Worker<Job>);
 
 /// What came of setting address translation up.
 #[derive(Debug)]
-pub(super) enum SetUp {
+pub(crate) enum SetUp {
     Done {
         /// What had to be changed.
         changed: Changed,
@@ -42,7 +42,7 @@ enum Job {
 
 impl Translation {
     /// Starts the thread in the node's namespace.
-    pub(super) fn start(
+    pub(crate) fn start(
         netns: &Namespace,
         mut netlink: Box<dyn Netlink + Send>,
         inputs: mpsc::Sender<Input>,
@@ -88,7 +88,7 @@ impl Translation {
     }
 
     /// Returns why it cannot be told what amazon-vpc-cni-k8s left, if it cannot. What takes too long to be told now is told later.
-    pub(super) async fn not_told(&self) -> Result<Vec<String>, Gone> {
+    pub(crate) async fn not_told(&self) -> Result<Vec<String>, Gone> {
         let (caller, answer) = oneshot::channel();
         self.0.send(Job::Look(caller))?;
         Ok(match answer.await.map_err(|_| Gone)? {
@@ -99,19 +99,19 @@ impl Translation {
     }
 
     /// Sets address translation up.
-    pub(super) async fn set_up_now(&self, node: Node) -> Result<SetUp, Gone> {
+    pub(crate) async fn set_up_now(&self, node: Node) -> Result<SetUp, Gone> {
         let (caller, done) = oneshot::channel();
         self.0.send(Job::SetUp(Box::new(node), caller))?;
         done.await.map_err(|_| Gone)
     }
 
     /// Makes address translation as it should be; the loop hears of what that took.
-    pub(super) fn repair(&self, node: SharedNode) -> Result<(), Gone> {
+    pub(crate) fn repair(&self, node: SharedNode) -> Result<(), Gone> {
         self.0.send(Job::Repair(node))
     }
 
     /// Tells how address translation differs from what it should be.
-    pub(super) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+    pub(crate) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
         let (caller, part) = oneshot::channel();
         // If the thread is not there, nor is the caller's end.
         let _ = self.0.send(Job::Diff(node, caller));
@@ -119,7 +119,7 @@ impl Translation {
     }
 
     /// Makes address translation as it should be, and tells what that took.
-    pub(super) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
+    pub(crate) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
         let (caller, part) = oneshot::channel();
         let _ = self.0.send(Job::RepairNow(node, caller));
         part

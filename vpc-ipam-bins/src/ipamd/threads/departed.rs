@@ -8,17 +8,17 @@ use tracing::warn;
 use vpc_ipam_core::{PodKey, Record, Timestamp};
 use vpc_ipam_linux::{Namespace, Netlink, pod};
 
-use super::Input;
-use super::keep::Left;
-use super::worker::{Gone, Worker};
 use crate::error_chain::chain;
+use crate::ipamd::Input;
+use crate::ipamd::keeper::Left;
+use crate::ipamd::threads::worker::{Gone, Worker};
 
 /// Removes what pods leave behind, on a thread of its own.
 ///
 /// To remove a link takes the kernel some 15 ms (measured on two cores), in which nothing else may change links, addresses,
 /// routes and rules. So it begins when no plugin is at work, or after a moment in any case. A DEL that is alone finds it begun by
 /// the time it ends, and whoever looks for the link then waits for the kernel and finds it gone.
-pub(super) struct Departed {
+pub(crate) struct Departed {
     worker: Worker<Vec<(PodKey, Left)>>,
     waiting: Vec<(PodKey, Left)>,
     /// Since when the first of them waits.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Departed {
     /// Starts the thread in the node's namespace. The loop hears of what it is done with.
-    pub(super) fn start(
+    pub(crate) fn start(
         netns: &Namespace,
         mut netlink: Box<dyn Netlink + Send>,
         inputs: mpsc::Sender<Input>,
@@ -49,34 +49,34 @@ impl Departed {
     }
 
     /// A pod is gone and left this.
-    pub(super) fn push(&mut self, key: &PodKey, left: Left, now: Timestamp) {
+    pub(crate) fn push(&mut self, key: &PodKey, left: Left, now: Timestamp) {
         self.leaving.insert(key.clone());
         self.waiting.push((key.clone(), left));
         self.since.get_or_insert(now);
     }
 
     /// Nothing is left of a pod.
-    pub(super) fn done(&mut self, key: &PodKey) {
+    pub(crate) fn done(&mut self, key: &PodKey) {
         self.leaving.remove(key);
     }
 
     /// Returns whether nothing is left of any pod.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.leaving.is_empty()
     }
 
     /// Returns whether what is to be made durable is the grant of a pod whose earlier links have to go first.
-    pub(super) fn holds_back(&self, record: &Record) -> bool {
+    pub(crate) fn holds_back(&self, record: &Record) -> bool {
         matches!(record, Record::Leased(lease) if self.leaving.contains(&lease.key))
     }
 
     /// Returns when it is time, whether plugins are at work or not.
-    pub(super) fn due(&self) -> Option<Timestamp> {
+    pub(crate) fn due(&self) -> Option<Timestamp> {
         self.since.map(|since| since + PATIENCE)
     }
 
     /// Begins, if it is time.
-    pub(super) fn run_due(&mut self, plugins_at_work: bool, now: Timestamp) -> Result<(), Gone> {
+    pub(crate) fn run_due(&mut self, plugins_at_work: bool, now: Timestamp) -> Result<(), Gone> {
         if self.due().is_none_or(|due| plugins_at_work && due > now) {
             return Ok(());
         }

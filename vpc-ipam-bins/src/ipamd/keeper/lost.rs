@@ -10,20 +10,20 @@ use vpc_ipam_core::{PodKey, Timestamp};
 /// Their routes went with the links. A pod that is being added has none yet, and one that dies has its DEL within seconds as a rule:
 /// so they are waited for, and then looked for once more.
 #[derive(Debug)]
-pub(super) struct Lost {
+pub(crate) struct Lost {
     since: BTreeMap<PodKey, Timestamp>,
     grace: Duration,
 }
 
 impl Lost {
     /// Describes that there are none. A pod may be without a link for the grace time; nothing is lost if its DEL comes later.
-    pub(super) fn new(grace: Duration) -> Self {
+    pub(crate) fn new(grace: Duration) -> Self {
         Self { since: BTreeMap::new(), grace }
     }
 
     /// Takes note of the pods that a comparison found without links, all of them, and returns those whose time is up. They are asked
     /// for again when it is up once more, should they stay.
-    pub(super) fn found(&mut self, without_links: BTreeSet<PodKey>, now: Timestamp) -> Vec<PodKey> {
+    pub(crate) fn found(&mut self, without_links: BTreeSet<PodKey>, now: Timestamp) -> Vec<PodKey> {
         self.since.retain(|key, _| without_links.contains(key));
         for key in without_links {
             self.since.entry(key).or_insert(now);
@@ -37,12 +37,12 @@ impl Lost {
     }
 
     /// A pod is being added, or removed as it should be.
-    pub(super) fn forget(&mut self, key: &PodKey) {
+    pub(crate) fn forget(&mut self, key: &PodKey) {
         self.since.remove(key);
     }
 
     /// Returns when they are to be looked for once more.
-    pub(super) fn due(&self) -> Option<Timestamp> {
+    pub(crate) fn due(&self) -> Option<Timestamp> {
         self.since.values().min().map(|since| *since + self.grace)
     }
 }

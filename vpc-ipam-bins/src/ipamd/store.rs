@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{EniId, Lease, Limits, Metadata, PodKey, Record, Timestamp};
 use vpc_ipam_linux::{AdoptedLink, LinkIndex};
 
-use crate::trusted_file::{self, UntrustedError};
+use crate::protocol::trusted_file::{self, UntrustedError};
 
 /// Leases as JSON, by key as JSON.
 const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases");

@@ -9,7 +9,7 @@ use vpc_ipam_linux::Node;
 
 /// What the pool of addresses was told of such pods.
 #[derive(Debug)]
-pub(super) struct Untracked {
+pub(crate) struct Untracked {
     addresses: BTreeSet<IpAddr>,
     /// Of addresses to which only a route leads, since when there is none.
     without_route: BTreeMap<IpAddr, Timestamp>,
@@ -18,20 +18,20 @@ pub(super) struct Untracked {
 
 /// What is new of such pods.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) came: Vec<IpAddr>,
-    pub(super) gone: Vec<IpAddr>,
+pub(crate) struct Changes {
+    pub(crate) came: Vec<IpAddr>,
+    pub(crate) gone: Vec<IpAddr>,
 }
 
 impl Untracked {
     /// Describes that there are none. The route to an address that leads over a link of several pods may be missing for the grace time:
     /// a link that flaps loses it, and who made it makes it anew.
-    pub(super) fn new(grace: Duration) -> Self {
+    pub(crate) fn new(grace: Duration) -> Self {
         Self { addresses: BTreeSet::new(), without_route: BTreeMap::new(), grace }
     }
 
     /// Returns what changed since the last time.
-    pub(super) fn update(&mut self, node: &Node) -> Changes {
+    pub(crate) fn update(&mut self, node: &Node) -> Changes {
         let present = node.untracked();
         let came = present.difference(&self.addresses).copied().collect();
         let gone = self.addresses.difference(&present).copied().collect();
@@ -40,18 +40,18 @@ impl Untracked {
     }
 
     /// Returns the addresses of all such pods.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().copied()
     }
 
     /// Returns whether an address is that of a pod that is in no state file.
-    pub(super) fn has(&self, address: &IpAddr) -> bool {
+    pub(crate) fn has(&self, address: &IpAddr) -> bool {
         self.addresses.contains(address)
     }
 
     /// Takes note of the addresses to which routes lead at present over links of several pods, of those to which they are known to;
     /// returns whether any was given up.
-    pub(super) fn routed(
+    pub(crate) fn routed(
         &mut self,
         present: &BTreeSet<IpAddr>,
         known: &mut BTreeSet<IpAddr>,
@@ -68,7 +68,7 @@ impl Untracked {
     }
 
     /// Returns when the first of those without a route is to be looked for once more.
-    pub(super) fn due(&self) -> Option<Timestamp> {
+    pub(crate) fn due(&self) -> Option<Timestamp> {
         self.without_route.values().min().map(|since| *since + self.grace)
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::PodKey;
 
-use crate::trusted_file::{self, UntrustedError};
+use crate::protocol::trusted_file::{self, UntrustedError};
 
 /// What the file says of a pod that was deleted while no daemon ran.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,13 +2,13 @@ use core::time::Duration;
 
 use vpc_ipam_core::{Ipam, Timestamp};
 
-use super::sources::Sources;
+use crate::ipamd::sources::Sources;
 use crate::protocol::{EniStatus, Status};
 
 /// Returns how a node stands.
 ///
 /// `repairs` is how often its network was put right, and of how many objects; `problems` is what is wrong with it besides.
-pub(super) fn of(
+pub(crate) fn of(
     ipam: &Ipam,
     sources: &Sources,
     repairs: (u64, u64),

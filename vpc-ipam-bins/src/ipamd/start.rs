@@ -17,21 +17,21 @@ use vpc_ipam_linux::host::egress;
 use vpc_ipam_linux::pod::PodSettings;
 use vpc_ipam_linux::{Family, HostConfig, Netlink as _, Node, Table, Watch, is_of_peer};
 
-use super::flush::Flush;
-use super::keep::{NetworkKeeper, latest};
-use super::links::PendingLinks;
-use super::names::LinkNames;
-use super::rivals::Rivals;
-use super::server::{self, Server};
-use super::sources::Sources;
-use super::take_over::TakeOver;
-use super::threads::{SetUpNode, Threads};
-use super::writer::Writer;
-use super::{Clock, DaemonError, Input, Loop, Notice, Options, came_untracked, cool};
 use crate::error_chain::chain;
-use crate::pending_release::{self, PendingRelease};
+use crate::ipamd::conntrack::Flush;
+use crate::ipamd::fronts::socket::{self, Server};
+use crate::ipamd::keeper::rivals::Rivals;
+use crate::ipamd::keeper::{NetworkKeeper, latest};
+use crate::ipamd::link_names::LinkNames;
+use crate::ipamd::pending_links::PendingLinks;
+use crate::ipamd::sources::Sources;
+use crate::ipamd::sources::take_over::TakeOver;
+use crate::ipamd::store::{Found, Known, Store, TakenOver};
+use crate::ipamd::threads::writer::Writer;
+use crate::ipamd::threads::{SetUpNode, Threads};
+use crate::ipamd::{Clock, DaemonError, Input, Loop, Notice, Options, came_untracked, cool};
 use crate::protocol::PodLinks;
-use crate::store::{Found, Known, Store, TakenOver};
+use crate::protocol::pending_release::{self, PendingRelease};
 
 /// How often the start asks the metadata service or EC2 before it gives up, where it cannot do without an answer.
 const TRIES: u32 = 10;
@@ -156,7 +156,7 @@ pub(super) async fn start(
     if fresh {
         sources.metadata_read(&metadata);
     }
-    let server = server::listen(&options.socket, inputs.clone()).map_err(|source| {
+    let server = socket::listen(&options.socket, inputs.clone()).map_err(|source| {
         DaemonError::Listen { path: options.socket.display().to_string(), source }
     })?;
     info!(

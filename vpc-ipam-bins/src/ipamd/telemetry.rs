@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
 
+use crate::ipamd::settings::LogLevel;
 use crate::one_line::Escaping;
-use crate::settings::LogLevel;
 
 /// Sends log lines of this level and above to standard error.
 pub(crate) fn start(level: LogLevel, json: bool) {

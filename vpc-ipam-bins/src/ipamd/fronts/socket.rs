@@ -13,9 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::Input;
+use crate::ipamd::Input;
+use crate::protocol::trusted_file;
 use crate::protocol::{Answer, DOCUMENT_MAX, Refusal, RefusalKind, Request};
-use crate::trusted_file;
 
 /// How many callers are heard at once, those who wait for an address aside, whom core bounds; further ones wait in the
 /// kernel's queue.
@@ -26,7 +26,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket that is served until it is stopped.
-pub(super) struct Server {
+pub(crate) struct Server {
     task: JoinHandle<()>,
     /// Closes when the last conversation has ended.
     conversations: mpsc::Receiver<()>,
@@ -35,7 +35,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Stops listening, removes the socket, and lets those who were heard read their answers.
-    pub(super) async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.task.abort();
         // A newer daemon may have replaced it already.
         let _ = fs::remove_file(&self.path);
@@ -47,7 +47,7 @@ impl Server {
 }
 
 /// Listens at a path that only root and our own user can reach.
-pub(super) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Server> {
+pub(crate) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Server> {
     if let Some(directory) = path.parent() {
         trusted_file::folder(directory).map_err(io::Error::other)?;
     }

@@ -7,11 +7,11 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::Input;
-use crate::store::{Entry, Known, Store};
+use crate::ipamd::Input;
+use crate::ipamd::store::{Entry, Known, Store};
 
 /// The thread that owns the state file.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     jobs: Sender<Job>,
     /// Closes when the thread has closed the file.
     ended: oneshot::Receiver<()>,
@@ -20,14 +20,14 @@ pub(super) struct Writer {
 /// How long the file may take to be closed when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) enum Job {
+pub(crate) enum Job {
     Write(Vec<Entry>),
     Remember(Box<Known>),
 }
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(mut store: Store, inputs: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn start(mut store: Store, inputs: mpsc::Sender<Input>) -> Self {
         let (jobs, queue) = channel();
         let (end, ended) = oneshot::channel();
         let work = move || {
@@ -49,7 +49,7 @@ impl Writer {
     }
 
     /// Ends the thread, and waits until another daemon could open the file.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.jobs);
         if tokio::time::timeout(STOP_PATIENCE, self.ended).await.is_err() {
             warn!("the state file is still being written");
@@ -57,12 +57,12 @@ impl Writer {
     }
 
     /// Makes records durable, all or none; the loop hears of it.
-    pub(super) fn write(&self, entries: Vec<Entry>) -> Result<(), SendError<Job>> {
+    pub(crate) fn write(&self, entries: Vec<Entry>) -> Result<(), SendError<Job>> {
         self.jobs.send(Job::Write(entries))
     }
 
     /// Makes durable what was told of the node; the loop hears of it.
-    pub(super) fn remember(&self, known: Known) -> Result<(), SendError<Job>> {
+    pub(crate) fn remember(&self, known: Known) -> Result<(), SendError<Job>> {
         self.jobs.send(Job::Remember(Box::new(known)))
     }
 }

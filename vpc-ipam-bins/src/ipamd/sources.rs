@@ -1,5 +1,7 @@
 //! What EC2 and the instance metadata service said since the daemon started.
 
+pub(crate) mod take_over;
+
 use tracing::{info, warn};
 use vpc_ipam_core::{Effect, IncompleteEni, Metadata, Node, Outcome, Scope, Source};
 

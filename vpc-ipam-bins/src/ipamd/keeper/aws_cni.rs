@@ -8,7 +8,7 @@ use vpc_ipam_core::Timestamp;
 
 /// What was seen of it since this daemon started.
 #[derive(Debug, Default)]
-pub(super) struct AwsCni {
+pub(crate) struct AwsCni {
     last: Option<Sign>,
     /// When it was said last.
     said_at: Option<Timestamp>,
@@ -46,7 +46,7 @@ const ADVICE: &str = "two daemons hand out the addresses of this node: stop one 
 
 impl AwsCni {
     /// Takes note of something that it made, and of who that was, as far as is known.
-    pub(super) fn made(&mut self, what: &str, by: &str, now: Timestamp) {
+    pub(crate) fn made(&mut self, what: &str, by: &str, now: Timestamp) {
         let last = self.last.take().filter(|last| now.since(last.at) < MEMORY);
         let is_new = last.as_ref().is_none_or(|last| last.what != what);
         let times = last.map_or(0, |last| last.times) + 1;
@@ -59,19 +59,19 @@ impl AwsCni {
     }
 
     /// Returns when address translation is to be looked at.
-    pub(super) fn due(&self) -> Option<Timestamp> {
+    pub(crate) fn due(&self) -> Option<Timestamp> {
         self.looks.front().copied()
     }
 
     /// Returns whether it is time to.
-    pub(super) fn take(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn take(&mut self, now: Timestamp) -> bool {
         let before = self.looks.len();
         self.looks.retain(|at| *at > now);
         self.looks.len() < before
     }
 
     /// Returns what an operator should look at, if anything was seen of it lately.
-    pub(super) fn problem(&self, now: Timestamp) -> Option<String> {
+    pub(crate) fn problem(&self, now: Timestamp) -> Option<String> {
         let Sign { what, at, times } = self.last.as_ref()?;
         let ago = now.since(*at);
         (ago < MEMORY).then(|| {

@@ -14,7 +14,7 @@ use vpc_ipam_linux::{
 
 use crate::cni::{self, AddResult, Call, CniVersion, Code, Command, Error, Interface, Ip, Route};
 use crate::error_chain::chain;
-use crate::pending_release::{self, PendingRelease};
+use crate::protocol::pending_release::{self, PendingRelease};
 use crate::protocol::{
     self, Answer, AskError, Asked, Assign, PodLinks, Refusal, RefusalKind, Request, SOCKET,
 };

@@ -1,0 +1,4 @@
+//! What answers the plugin and the operator.
+
+pub(crate) mod socket;
+pub(crate) mod status;
