@@ -1,4 +1,4 @@
-//! EC2 on the wire: clients and servers of which we did not write both ends.
+//! EC2 over HTTP, with clients and servers of which we did not write both ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a server that is slow takes time")]
 #![allow(unreachable_pub, reason = "a test has no public interface")]

@@ -23,7 +23,7 @@ pub fn script(name: &str) -> Command {
     );
     let mut command = Command::new(python);
     command
-        .arg(here.join("tests/wire").join(name))
+        .arg(here.join("tests/http").join(name))
         .env_clear()
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_CONFIG_FILE", "/nonexistent")
