@@ -18,18 +18,23 @@ use vpc_ipam_linux::pod::PodSettings;
 use vpc_ipam_linux::{Family, HostConfig, Netlink as _, Node, Table, Watch, is_of_peer};
 
 use crate::error_chain::chain;
+use crate::ipamd::clock::Clock;
 use crate::ipamd::conntrack::Flush;
+use crate::ipamd::error::DaemonError;
+use crate::ipamd::event_loop::Loop;
+use crate::ipamd::event_loop::addresses::{came_untracked, cool};
 use crate::ipamd::fronts::socket::{self, Server};
+use crate::ipamd::input::Input;
 use crate::ipamd::keeper::rivals::Rivals;
 use crate::ipamd::keeper::{NetworkKeeper, latest};
 use crate::ipamd::link_names::LinkNames;
+use crate::ipamd::options::{Notice, Options};
 use crate::ipamd::pending_links::PendingLinks;
 use crate::ipamd::sources::Sources;
 use crate::ipamd::sources::take_over::TakeOver;
 use crate::ipamd::store::{Found, Known, Store, TakenOver};
 use crate::ipamd::threads::writer::Writer;
 use crate::ipamd::threads::{SetUpNode, Threads};
-use crate::ipamd::{Clock, DaemonError, Input, Loop, Notice, Options, came_untracked, cool};
 use crate::protocol::PodLinks;
 use crate::protocol::pending_release::{self, PendingRelease};
 

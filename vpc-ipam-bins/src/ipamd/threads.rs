@@ -16,10 +16,12 @@ use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{Beside, Netlink, NetlinkError, Node};
 
 use crate::error_chain::chain;
+use crate::ipamd::error::HostThreadError;
+use crate::ipamd::input::Input;
+use crate::ipamd::options::Options;
 use crate::ipamd::threads::departed::Departed;
-use crate::ipamd::threads::host_thread::{Changed, HostThread, HostThreadError};
+use crate::ipamd::threads::host_thread::{Changed, HostThread};
 use crate::ipamd::threads::translation::{SetUp, Translation};
-use crate::ipamd::{Input, Options};
 
 /// A node whose network is set up.
 pub(super) struct SetUpNode {

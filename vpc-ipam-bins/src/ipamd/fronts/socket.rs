@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use crate::ipamd::Input;
+use crate::ipamd::input::Input;
 use crate::protocol::trusted_file;
 use crate::protocol::{Answer, DOCUMENT_MAX, Refusal, RefusalKind, Request};
 

@@ -9,7 +9,7 @@ use vpc_ipam_core::{PodKey, Record, Timestamp};
 use vpc_ipam_linux::{Namespace, Netlink, pod};
 
 use crate::error_chain::chain;
-use crate::ipamd::Input;
+use crate::ipamd::input::Input;
 use crate::ipamd::keeper::Left;
 use crate::ipamd::threads::worker::{Gone, Worker};
 

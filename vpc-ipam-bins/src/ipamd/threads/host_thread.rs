@@ -8,11 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up_routing};
 use vpc_ipam_linux::{
-    ApplyError, Difference, Extent, HostConfig, Namespace, Netlink, NetlinkError, Node, Repaired,
-    eni, execute, flush_conntrack,
+    ApplyError, Difference, Extent, HostConfig, Namespace, Netlink, Node, Repaired, eni, execute,
+    flush_conntrack,
 };
 
-use crate::ipamd::Input;
+use crate::ipamd::error::HostThreadError;
+use crate::ipamd::input::Input;
 use crate::ipamd::keeper::{SharedNode, latest};
 use crate::ipamd::threads::net_report::{Part, PartError, in_words, repaired_part, warn_once};
 use crate::ipamd::threads::worker::{Gone, Worker};
@@ -20,30 +21,6 @@ use crate::protocol::NetReport;
 
 /// The thread that changes what the kernel keeps of the node's network.
 pub(crate) struct HostThread(Worker<Job>);
-
-/// Why the node's network could not be set up.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HostThreadError {
-    /// The kernel cannot be talked to.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// The node could not be set up.
-    #[error(transparent)]
-    SetUp(#[from] HostError),
-    /// The node's addresses cannot be translated.
-    #[error("set up address translation")]
-    Translation(#[source] ApplyError),
-    /// It cannot be told what amazon-vpc-cni-k8s left, which would go on translating. Nothing was changed.
-    #[error(
-        "take the node over from amazon-vpc-cni-k8s: {0} (install what is missing, or start with --no-adopt, which leaves what there \
-         is)"
-    )]
-    TakeOver(String),
-    /// The thread could not be started, or ended.
-    #[error("the host thread is not there")]
-    Thread,
-}
 
 impl From<Gone> for HostThreadError {
     fn from(_: Gone) -> Self {

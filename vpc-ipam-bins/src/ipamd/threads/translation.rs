@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
 
 use crate::error_chain::chain;
-use crate::ipamd::Input;
+use crate::ipamd::input::Input;
 use crate::ipamd::keeper::{SharedNode, latest};
 use crate::ipamd::threads::host_thread::Changed;
 use crate::ipamd::threads::net_report::{Part, PartError, repaired_part, warn_once};

@@ -7,7 +7,7 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use crate::ipamd::Input;
+use crate::ipamd::input::Input;
 use crate::ipamd::store::{Entry, Known, Store};
 
 /// The thread that owns the state file.
