@@ -28,7 +28,7 @@ use vpc_ipam_core::{
 
 use crate::{Ec2Api, Ec2Error};
 
-/// A [`Cloud`] with a clock, shared by all who call it: in process, over HTTP, and whoever runs it.
+/// A [`Cloud`] with a clock, shared by all its callers: in process, over HTTP, and the code that runs it.
 ///
 /// Cloning gives another handle on the same cloud.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ impl SharedCloud {
         }))
     }
 
-    /// Lets the metadata service on HTTP refuse every request with this status (429, 503), until it is told `None`. With 401
+    /// Lets the metadata service on HTTP refuse every request with this status (429, 503), until this is set to `None`. With 401
     /// it gives out tokens and takes none.
     pub fn refuse_metadata(&self, status: Option<u16>) {
         self.0.metadata_refusal.store(status.unwrap_or(0), Ordering::Relaxed);
@@ -86,10 +86,10 @@ impl SharedCloud {
         result
     }
 
-    /// Lets the network behind the ENIs follow the cloud: `follow` is told every change of the fabric, those included that
-    /// nobody was told yet.
+    /// Lets the network behind the ENIs follow the cloud: `follow` gets every change of the fabric, those included that
+    /// no follower got yet.
     ///
-    /// It is told before the call that made the change is answered, so that an address which EC2 has given is delivered. It
+    /// It gets a change before the call that made it is answered, so that an address which EC2 has given is delivered. It
     /// must not use the cloud itself.
     pub fn on_change(&self, follow: impl FnMut(Change) + Send + 'static) {
         let mut played = self.lock();

@@ -30,7 +30,7 @@ impl Ec2Error {
         }
     }
 
-    /// Makes the error of a call of which nobody knows whether it was done: no answer, or one that cannot be read.
+    /// Makes the error of a call that may have taken effect or not: no answer came, or one that cannot be read.
     pub fn unanswered(operation: &str, message: impl Into<String>) -> Self {
         Self {
             operation: operation.into(),

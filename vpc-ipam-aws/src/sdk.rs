@@ -50,7 +50,7 @@ use crate::{Ec2Api, Ec2Error};
 /// describing many things takes several requests, one a page, and reading the metadata one a value.
 ///
 /// Whatever answers, a call ends within the timeout of [`SdkOptions`]; an answer of more than 16 MiB, a list of more than 50
-/// pages or with more ENIs, addresses or values than any instance has counts as unanswered; and nobody is asked to wait for
+/// pages or with more ENIs, addresses or values than any instance has counts as unanswered; and no caller is asked to wait for
 /// more than five minutes.
 #[derive(Clone, Debug)]
 pub struct SdkEc2 {
@@ -148,7 +148,7 @@ impl Default for SdkOptions {
             ec2_endpoint: None,
             imds_endpoint: None,
             credentials: Credentials::Chain,
-            // The peer's default of HTTP_TIMEOUT.
+            // The default of HTTP_TIMEOUT in amazon-vpc-cni-k8s.
             timeout: Duration::from_secs(10),
         }
     }

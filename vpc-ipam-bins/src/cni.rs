@@ -121,7 +121,7 @@ struct RawConfig<P> {
     name: String,
     socket: Option<PathBuf>,
     veth_prefix: Option<String>,
-    /// The peer writes it as text.
+    /// amazon-vpc-cni-k8s writes it as text.
     mtu: Option<serde_json::Value>,
     prev_result: Option<P>,
     runtime_config: Option<RuntimeConfig>,
@@ -390,7 +390,7 @@ fn parse_args(text: &str) -> Result<BTreeMap<String, String>, Error> {
         .collect()
 }
 
-/// What a successful ADD brought about, apart from the version in which it is told.
+/// What a successful ADD brought about, apart from the version in which it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddResult {
     /// The interfaces, on the host and in the container.
@@ -483,7 +483,7 @@ impl AddResult {
     }
 }
 
-/// Returns the addresses of a result, as any version writes them, and whoever wrote it.
+/// Returns the addresses of a result of any version, by any plugin.
 pub fn addresses(result: &serde_json::Value) -> Vec<IpAddr> {
     let ips = result["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
     let nets = ips.iter().filter_map(|ip| ip["address"].as_str()?.parse::<IpNet>().ok());

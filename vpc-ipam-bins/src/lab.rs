@@ -62,7 +62,7 @@ pub struct LabSpec {
     pub daemon: bool,
 }
 
-/// What `vpc-ipamd` is told on its command line of a node: docs/per-node.md.
+/// What the command line of `vpc-ipamd` says of one node: docs/per-node.md.
 #[derive(Clone, Debug, Default)]
 pub struct PerNode {
     /// Settings for some nodes.
@@ -111,7 +111,7 @@ pub struct LabNode {
     pub mode: Mode,
     /// What there was to remark about the variables.
     pub notes: Vec<ConfigWarning>,
-    /// What the daemon does, for whoever takes it to follow that.
+    /// What the daemon does, for the caller that takes and follows it.
     pub notices: Option<Notices>,
     cloud: SharedCloud,
     lab: Arc<Mutex<Option<lab::Lab>>>,
@@ -254,7 +254,7 @@ impl LabNode {
         let (vpc, mode) = Vpc::make(spec, clock.now())?;
         let lab = lab::Lab::build(spec.name.clone(), vpc.layout()?)?;
         let node_netns = lab.node().clone();
-        // Only now: whoever has the lab's namespaces has its folder too.
+        // Only now: the process that has the lab's namespaces has its folder too.
         let folder = Folder(folder(&spec.name));
         let overrides = vpc.overrides(spec);
         let (subnets, instance) = (vpc.subnets.clone(), vpc.node.instance);
@@ -445,7 +445,7 @@ fn joined(thread: JoinHandle<Result<(), DaemonError>>) -> Result<(), DaemonError
     thread.join().unwrap_or(Err(DaemonError::Ended("daemon")))
 }
 
-/// Lets the namespaces follow the cloud. What goes wrong is kept, since nobody else could be told.
+/// Lets the namespaces follow the cloud. The first error is kept until the lab ends, since no caller waits for it here.
 fn follow(
     cloud: &SharedCloud,
     lab: &Arc<Mutex<Option<lab::Lab>>>,

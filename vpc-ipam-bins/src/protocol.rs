@@ -33,7 +33,7 @@ pub enum Request {
     Assign(Assign),
     /// What a pod has; answered with [`Answer::Lease`] or [`Answer::Unknown`].
     Find(PodKey),
-    /// What a pod has that is about to be taken apart, so that nobody repairs it; answered as [`Request::Find`].
+    /// What a pod has that is about to be taken apart, so that the daemon stops repairing it; answered as [`Request::Find`].
     Leave(PodKey),
     /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
     Release(PodKey),
@@ -167,7 +167,7 @@ pub struct EniStatus {
     pub addresses: u32,
     /// Of these, addresses that pods hold.
     pub assigned: u32,
-    /// Of these, addresses that rest.
+    /// Of these, addresses that cool down.
     pub cooling: u32,
 }
 

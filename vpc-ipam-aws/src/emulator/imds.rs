@@ -45,7 +45,7 @@ impl Front {
     }
 }
 
-/// A token is the time at which it ends: nobody needs to remember it, and nobody gains by forging one.
+/// A token is the time at which it ends: the server remembers none, and a forged one gains nothing.
 async fn token(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
     match front.refusal() {
         None | Some(StatusCode::UNAUTHORIZED) => {}

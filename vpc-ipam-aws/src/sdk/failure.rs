@@ -22,7 +22,7 @@ where
         return error;
     }
     let error = match &error {
-        // A code is EC2's own word. Without one it was somebody on the way who answered.
+        // EC2 answers with a code of its own. Without one, a proxy or a gateway on the way answered.
         SdkError::ServiceError(context) => match context.err().code() {
             Some(code) => {
                 let message = context.err().message().unwrap_or("no message");

@@ -27,7 +27,7 @@ async fn an_eni_lives_in_process() {
 }
 
 #[tokio::test]
-async fn whoever_follows_is_told_before_the_call_is_answered() {
+async fn follower_gets_a_change_before_the_call_is_answered() {
     let lab = Lab::new();
     let (told, changes) = std::sync::mpsc::channel();
     lab.cloud.on_change(move |change| told.send(change).unwrap());

@@ -1,4 +1,4 @@
-//! Endpoints that lie: answers without an end, and numbers that nobody could mean.
+//! Endpoints that lie: answers without an end, and numbers that cannot be meant.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -109,7 +109,7 @@ async fn list_with_more_than_any_instance_has_is_no_answer() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_to_wait_longer_than_five_minutes() {
+async fn no_caller_is_asked_to_wait_longer_than_five_minutes() {
     let five_minutes = Some(Duration::from_secs(300));
     let cases = [
         ("retry-after", "18446744073709551615", five_minutes),
@@ -163,7 +163,7 @@ async fn more_addresses_than_any_eni_has_are_not_read() {
     assert!(error.message.contains("more than the 4096 lines"), "{error}");
 }
 
-/// What is listed and not there, what is not listed, and what nobody can read.
+/// What is listed and not there, what is not listed, and what cannot be read.
 #[tokio::test]
 async fn eni_that_is_told_in_part_is_incomplete_and_the_others_are_read() {
     const HALF: &str = "network/interfaces/macs/02:00:00:00:00:02/";

@@ -317,7 +317,7 @@ async fn silence_is_no_answer() {
     let urls = [
         NOBODY.to_owned(),
         format!("http://{}", silent.local_addr().unwrap()),
-        // HTTPS where HTTP is spoken: the handshake fails, as it would with a stranger's certificate.
+        // HTTPS where HTTP is spoken: the handshake fails, as it would with an unknown certificate.
         format!("https://{}", lab.ec2.addr()),
     ];
     for url in urls {
@@ -372,7 +372,7 @@ async fn endpoint_that_is_no_url_is_refused_before_anything_is_sent() {
     }
 }
 
-/// A port on which nobody listens: discard's.
+/// A port without a listener: discard's.
 const NOBODY: &str = "http://127.0.0.1:9";
 
 /// Options that lead nowhere but to these endpoints.
@@ -406,7 +406,7 @@ fn create(subnet: SubnetId) -> CreateNetworkInterface {
     }
 }
 
-/// The order of ENIs is nobody's promise, and neither is that of an ENI's blocks.
+/// No server promises the order of ENIs, nor that of an ENI's blocks.
 fn in_order(mut metadata: Metadata) -> Metadata {
     metadata.observation.enis.sort_by_key(|eni| eni.id);
     for eni in &mut metadata.observation.enis {

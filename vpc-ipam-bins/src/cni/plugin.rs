@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
         Ok(Some(json)) => (json.to_string(), ExitCode::SUCCESS),
         Err((version, error)) => (error.to_json(version).to_string(), ExitCode::FAILURE),
     };
-    // Without standard output nobody can be told anything.
+    // Without standard output there is no way to report anything.
     let _ = writeln!(io::stdout().lock(), "{text}");
     code
 }
@@ -52,7 +52,7 @@ fn run(
 }
 
 fn add(call: &Call) -> Result<AddResult, Error> {
-    // Before anything is asked for: an address for a pod that is not there would have to be given back.
+    // Before anything is asked for: an address for a pod that is not there would have to be released.
     let (netns, path) = sandbox(call)?;
     let key = key(call)?;
     let request =

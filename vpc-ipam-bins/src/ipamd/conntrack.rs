@@ -1,8 +1,8 @@
 //! Addresses that were used before, whose connections the kernel is to forget before another pod gets them.
 //!
-//! While an address rests, senders that know it and a pod that is still being torn down go on to use it, and the kernel
-//! remembers new connections. So it is flushed when it has rested, not when it is released; and whoever gets it before that is
-//! done waits for it.
+//! While an address cools down, senders that know it and a pod that is still being torn down go on to use it, and the kernel
+//! remembers new connections. So it is flushed at the end of its cooldown, not when it is released; a pod that gets it earlier
+//! waits for the flush.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -13,12 +13,12 @@ use vpc_ipam_core::{Record, Timestamp};
 /// How often a flush is tried before addresses are given out without.
 const TRIES_MAX: u32 = 5;
 
-/// Addresses that nobody gets before their connections are forgotten. For many the kernel walks its table once.
+/// Addresses that no pod gets before the kernel has forgotten their connections. For many it walks its table once.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
-    /// How long an address rests.
-    rest: Duration,
-    /// Released, nobody's since and not flushed, and when each has rested.
+    /// How long an address cools down.
+    cooldown: Duration,
+    /// Released, not granted since and not flushed, each with the end of its cooldown.
     used: BTreeMap<IpAddr, Timestamp>,
     /// Granted, and to be flushed first.
     waiting: BTreeSet<IpAddr>,
@@ -28,18 +28,18 @@ pub(super) struct Flush {
 }
 
 impl Flush {
-    /// Describes that nothing is to be flushed, for addresses that rest so long.
-    pub(super) fn new(rest: Duration) -> Self {
-        Self { rest, ..Self::default() }
+    /// Describes that nothing is to be flushed, for addresses with this cooldown.
+    pub(super) fn new(cooldown: Duration) -> Self {
+        Self { cooldown, ..Self::default() }
     }
 
-    /// Addresses are nobody's any more.
+    /// Addresses were released.
     pub(super) fn released(&mut self, addresses: impl IntoIterator<Item = IpAddr>, at: Timestamp) {
-        let rested = at + self.rest;
-        self.used.extend(addresses.into_iter().map(|address| (address, rested)));
+        let cooled = at + self.cooldown;
+        self.used.extend(addresses.into_iter().map(|address| (address, cooled)));
     }
 
-    /// Returns when the next address has rested.
+    /// Returns when the next cooldown ends.
     pub(super) fn due(&self) -> Option<Timestamp> {
         self.used.values().min().copied().filter(|_| self.under_way.is_empty())
     }
@@ -59,8 +59,8 @@ impl Flush {
             return None;
         }
         self.under_way = core::mem::take(&mut self.waiting);
-        let rested = self.used.extract_if(.., |_, rested| *rested <= now);
-        self.under_way.extend(rested.map(|(address, _)| address));
+        let cooled = self.used.extract_if(.., |_, cooled| *cooled <= now);
+        self.under_way.extend(cooled.map(|(address, _)| address));
         (!self.under_way.is_empty()).then(|| self.under_way.clone())
     }
 
@@ -107,9 +107,9 @@ mod tests {
         const LATER: Timestamp = Timestamp::from_secs(60);
         let mut flush = Flush::new(Duration::from_secs(30));
         flush.granted([address(9)]);
-        assert!(flush.is_idle(), "it was nobody's before");
+        assert!(flush.is_idle(), "no pod had it before");
         flush.released([1, 2, 3].map(address), LATER);
-        assert_eq!(flush.begin(LATER), None, "nobody wants it yet");
+        assert_eq!(flush.begin(LATER), None, "no pod wants it yet");
 
         flush.granted([address(1)]);
         assert!(flush.holds_back(&granted(1)));

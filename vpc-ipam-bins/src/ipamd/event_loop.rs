@@ -77,7 +77,7 @@ pub(super) struct Loop {
     pub(super) sandboxes: BTreeMap<PodKey, PathBuf>,
     /// Who waits for the address of a pod.
     pub(super) callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
-    /// What has to be durable before somebody is answered.
+    /// What has to be durable before its callers are answered.
     pub(super) unwritten: Vec<PendingCommit>,
     /// What the writer is making durable now.
     pub(super) being_written: Vec<Write>,
@@ -237,7 +237,7 @@ impl Loop {
         self.flush()
     }
 
-    /// Has the host thread flush what somebody waits for.
+    /// Has the host thread flush the addresses for which grants wait.
     fn flush(&mut self) -> Result<(), DaemonError> {
         if let Some(addresses) = self.flush.begin(self.clock.now()) {
             self.host.flush_conntrack(addresses).map_err(|_| DaemonError::Ended("host thread"))?;
@@ -309,7 +309,7 @@ impl Loop {
                 if let Err(error) = result {
                     warn!(
                         error = chain(&error),
-                        "cannot keep what was told of the node for the next start"
+                        "cannot store what is known of the node for the next start"
                     );
                 }
             }
@@ -397,7 +397,7 @@ impl Loop {
         }
     }
 
-    /// Has the writer make durable what was told of the node, if it is something else than before.
+    /// Has the writer make durable what is known of the node, if that changed.
     pub(super) fn remember(&mut self, known: Known) {
         if !self.known.says_the_same(&known) {
             self.known = known.clone();
@@ -415,7 +415,7 @@ impl Loop {
 
 pub(super) fn log(event: &Event) {
     match event {
-        // What fails is told once, when it begins and when it ends.
+        // A failure is logged when it begins and when it ends.
         Event::Failing { scope, failure, until } => {
             warn!(kind = %failure.kind, message = failure.message, again_at = %until, "{scope}");
         }

@@ -10,7 +10,7 @@ use super::error::HostThreadError;
 use super::store::WriteError;
 use crate::protocol::{Answer, Request};
 
-/// Something that the loop is told.
+/// An input of the event loop.
 pub(super) enum Input {
     Request(Request, oneshot::Sender<Answer>),
     Outcome(ActionId, Outcome),
@@ -25,6 +25,6 @@ pub(super) enum Input {
     Flushed(Result<(), ConntrackError>),
     /// The metadata of this start, or why they were not read yet.
     Metadata(Result<Box<Metadata>, Ec2Error>),
-    /// What was told of the node is in the state file, or why it is not.
+    /// What is known of the node is in the state file, or why it is not.
     Remembered(Result<(), WriteError>),
 }

@@ -46,7 +46,7 @@ pub(super) struct NetworkKeeper {
     rivals: Rivals,
     /// The objects of which a warning said that other programs keep changing them.
     reported_fights: BTreeSet<String>,
-    /// Why rules cannot name the link of the primary ENI, as it was told.
+    /// Why rules cannot name the link of the primary ENI, as the log said it.
     unnamable: Option<String>,
     /// Signs of amazon-vpc-cni-k8s beside this daemon.
     aws_cni: AwsCni,
@@ -76,7 +76,7 @@ struct Side {
     repairing: Option<Extent>,
     /// The objects of other programs that stand in the way, as they were told.
     conflicts: BTreeSet<String>,
-    /// What cannot be told, as it was told.
+    /// What cannot be found out, as the log said it.
     not_told: Vec<String>,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Due {
 /// How long a plugin may take to set a pod up: many times what it does on a busy machine.
 const SET_UP_MAX: Duration = Duration::from_secs(10);
 
-/// How often everything is compared, for what the kernel tells of nobody: some of its variables, and chains of iptables.
+/// How often everything is compared, for what the kernel sends no event: some of its variables, and chains of iptables.
 const COMPARE_EVERY: Duration = Duration::from_secs(300);
 
 /// After new sockets could not be opened, until that is tried again.

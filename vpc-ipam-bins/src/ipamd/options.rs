@@ -35,7 +35,7 @@ pub struct Options {
     pub adopt: bool,
 }
 
-/// Something that happened, for whoever watches a daemon from within its process.
+/// Something that happened, for code in the daemon's own process that watches it.
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// The node's network was set up, or found set up.

@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(args, settings));
-            // A name that is still being looked up keeps nobody waiting.
+            // A name that is still being looked up must not delay the end.
             runtime.shutdown_background();
             result
         }

@@ -1,4 +1,4 @@
-//! All settings of the daemon, from the peer's variables.
+//! All settings of the daemon, from the variables of amazon-vpc-cni-k8s.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ pub struct Settings {
     pub config: Config,
     /// What the operator wants of the node's network.
     pub host: HostConfig,
-    /// How long a call of EC2 may take: `HTTP_TIMEOUT`, by default and at least 10 s, as the peer.
+    /// How long a call of EC2 may take: `HTTP_TIMEOUT`, by default and at least 10 s, as in amazon-vpc-cni-k8s.
     pub http_timeout: Duration,
-    /// From which level on there are log lines: `AWS_VPC_K8S_CNI_LOGLEVEL`, by default `debug`, as the peer.
+    /// From which level on there are log lines: `AWS_VPC_K8S_CNI_LOGLEVEL`, by default `debug`, as in amazon-vpc-cni-k8s.
     pub log_level: LogLevel,
 }
 
@@ -24,9 +24,9 @@ pub struct Settings {
 pub enum LogLevel {
     /// None at all.
     Off,
-    /// What somebody has to look after.
+    /// What an operator has to repair.
     Error,
-    /// What somebody should look at.
+    /// What an operator should look at.
     Warn,
     /// What changed.
     Info,
@@ -51,7 +51,7 @@ impl LogLevel {
 }
 
 impl Settings {
-    /// Reads the peer's variables. Others are left alone; what cannot be used, or has no effect, is noted.
+    /// Reads the variables of amazon-vpc-cni-k8s. Any other is left alone; what cannot be used, or has no effect, is noted.
     pub fn from_vars(
         vars: impl IntoIterator<Item = (String, String)>,
     ) -> (Self, Vec<ConfigWarning>) {

@@ -1,4 +1,4 @@
-//! How a daemon starts: by what it is told of its node, or by what an earlier start in this boot was told.
+//! How a daemon starts: with metadata that it reads now, or with those that an earlier start in this boot stored.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -82,7 +82,7 @@ pub(super) async fn start(
     let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     let traces = Traces::before(&options, &found)?;
     let kept = store.known().unwrap_or_else(|error| {
-        warn!(error = chain(&error), "what was told of the node before cannot be read");
+        warn!(error = chain(&error), "cannot read what an earlier start stored of the node");
         None
     });
     let by_kept = match &kept {
@@ -150,7 +150,7 @@ pub(super) async fn start(
     if !kept.is_some_and(|kept| kept.says_the_same(&known))
         && let Err(error) = store.remember(&known)
     {
-        warn!(error = chain(&error), "cannot keep what was told of the node for the next start");
+        warn!(error = chain(&error), "cannot store what is known of the node for the next start");
     }
     if fresh {
         ipam.observe(&metadata.observation, clock.now());
@@ -272,7 +272,7 @@ impl Traces {
     }
 }
 
-/// Prepares the node by what an earlier start was told; `None` if that does not do.
+/// Prepares the node by what an earlier start stored; `None` if that does not suffice.
 async fn prepare_by_kept(
     options: &mut Options,
     api: &dyn Ec2Api,
@@ -285,7 +285,7 @@ async fn prepare_by_kept(
         .inspect_err(|error| {
             warn!(
                 error = chain(error),
-                "cannot start by what was told of the node before; asking again"
+                "cannot start by what an earlier start stored of the node; asking again"
             );
         })
         .ok()
@@ -412,8 +412,8 @@ fn records(found: Found) -> Vec<Record> {
     }
 }
 
-/// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is told and
-/// keeps nobody waiting.
+/// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is
+/// logged and delays nothing.
 ///
 /// The socket is there already: a plugin that leaves a pending release after this finds it.
 fn take_pending_releases(

@@ -24,7 +24,7 @@ use crate::protocol::trusted_file::{self, UntrustedError};
 const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases");
 /// When addresses were released, in nanoseconds since the epoch.
 const RELEASED: TableDefinition<'_, &str, u64> = TableDefinition::new("released");
-/// What was told of the node, by the name of its form: a file of an earlier version has none, and what a later version adds
+/// What is known of the node, by the name of its form: a file of an earlier version has none, and what a later version adds
 /// under another name is not read.
 const KNOWN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("known");
 /// The name of [`Known`] as it is below, as JSON.
@@ -100,7 +100,7 @@ pub enum Found {
     },
 }
 
-/// What a daemon was told of its node in this boot, for a start at which the instance metadata service or EC2 does not answer.
+/// What a daemon knows of its node in this boot, for a start at which the instance metadata service or EC2 does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// The metadata, with the primary ENI alone: what other ENIs hold may have changed since.
@@ -114,7 +114,7 @@ pub struct Known {
     /// What is kept of pods that are in no state file, by the index of their links.
     #[serde(default)]
     pub adopted: BTreeMap<LinkIndex, AdoptedLink>,
-    /// Whether it was told what amazon-vpc-cni-k8s left on the node, and that removed.
+    /// Whether all that amazon-vpc-cni-k8s left on the node was found and removed.
     #[serde(default)]
     pub took_over: bool,
     /// The last time that the node was taken over from a daemon of which it is not known which addresses it released before.
@@ -146,7 +146,7 @@ impl Known {
         }
     }
 
-    /// Returns whether another says the same, whenever it was told.
+    /// Returns whether another says the same, apart from the times of reading.
     pub fn says_the_same(&self, other: &Self) -> bool {
         let mut other = other.clone();
         other.metadata.observation.as_of = self.metadata.observation.as_of;
@@ -206,7 +206,7 @@ pub enum OpenError {
 #[error("write the state file")]
 pub struct WriteError(#[source] Box<redb::Error>);
 
-/// Why what was told of the node cannot be read.
+/// Why what is known of the node cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KnownError {
@@ -222,7 +222,7 @@ impl Store {
     /// Opens the state file of a node, or makes it.
     pub fn open(path: &Path, boot: &str, now: Timestamp) -> Result<(Self, Found), OpenError> {
         if let Some(directory) = path.parent() {
-            // Names of pods are nobody else's business.
+            // Other users must not read the names of pods.
             trusted_file::folder(directory).map_err(OpenError::Folder)?;
         }
         let existed = fs::symlink_metadata(path).is_ok();
@@ -275,7 +275,7 @@ impl Store {
         result.map_err(|error| WriteError(Box::new(error)))
     }
 
-    /// Returns what was told of the node in this boot; an error if that cannot be read, which is no reason not to go on.
+    /// Returns what is known of the node in this boot; an error if that cannot be read, without which a start can do.
     pub fn known(&mut self) -> Result<Option<Known>, KnownError> {
         let found = self.database().and_then(|database| {
             let transaction = database.begin_read()?;
@@ -290,7 +290,7 @@ impl Store {
         Ok(found.map_err(Box::new)?.transpose()?)
     }
 
-    /// Makes durable what was told of the node.
+    /// Makes durable what is known of the node.
     pub fn remember(&mut self, known: &Known) -> Result<(), WriteError> {
         let result = self.try_remember(known);
         if result.is_err() {
@@ -771,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_read_the_names_of_pods() {
+    fn no_other_user_can_read_the_names_of_pods() {
         use std::os::unix::fs::PermissionsExt as _;
 
         let folder = tempfile::tempdir().unwrap();

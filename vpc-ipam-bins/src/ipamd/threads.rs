@@ -68,7 +68,7 @@ impl Threads {
     /// Sets the node's network up.
     ///
     /// While nft or iptables does not answer, the node serves its pods without address translation, which is tried again. Where it
-    /// cannot be told what amazon-vpc-cni-k8s left, nothing is changed, unless that was told before in this boot: a node that works is
+    /// cannot be told what amazon-vpc-cni-k8s left, nothing is changed, unless an earlier start in this boot found it out: a node that works is
     /// not stopped because iptables was used since.
     pub(super) async fn set_up(
         &self,

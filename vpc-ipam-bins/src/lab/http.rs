@@ -29,7 +29,7 @@ impl Fronts {
         node: &Namespace,
     ) -> Result<io::Result<Self>, NamespaceError> {
         let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        // A socket belongs to the namespace in which it was opened, whoever serves it.
+        // A socket belongs to the namespace in which it was opened, not to that of the thread that serves it.
         let listeners = node.run(|| Ok((listen()?, listen()?)))?;
         Ok(listeners.and_then(|listeners| Self::serve_on(cloud, instance, listeners)))
     }

@@ -80,7 +80,7 @@ mod tests {
         let notices = Notices { receiver, missed: Arc::default() };
         let (ready, is_ready) = channel();
 
-        // Returns, though nobody reads.
+        // Returns, though there is no reader.
         pass_on(&from_daemon, &to_follower, &notices.missed, ready);
 
         drop(to_follower);

@@ -140,7 +140,7 @@ fn expect_folder(path: &Path, found: &Metadata) -> Result<(), UntrustedError> {
         return Err(unlike(path, found, "a folder"));
     }
     expect_owner(path, found)?;
-    // With the sticky bit, as on /tmp, nobody replaces what is another's.
+    // With the sticky bit, as on /tmp, no user replaces the files of another.
     if found.mode() & (STICKY | ALL_WRITE) == ALL_WRITE {
         return Err(UntrustedError::Writable { path: path.to_owned() });
     }
@@ -184,7 +184,7 @@ fn open_with(
     options: &mut OpenOptions,
     flags: OFlags,
 ) -> Result<File, UntrustedError> {
-    // Not blocking: it may have become a FIFO to which nobody writes.
+    // Not blocking: it may have become a FIFO without a writer.
     let flags = (flags | OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let flags = flags.try_into().expect("the flags of open fit into what open takes");
     options.custom_flags(flags).open(path).map_err(|source| unopened(path, source))

@@ -74,7 +74,7 @@ fn pod_is_kept_with_its_address_while_its_link_is_there() {
         format!("ip link set {} down", first.link),
         format!("ip link set {} down", second.link),
         format!("ip route replace blackhole {}", first.address),
-        // As networkd does that was told to keep no foreign routes.
+        // As networkd does with ManageForeignRoutes=yes.
         "ip route flush table main scope link proto boot".to_owned(),
     ];
     for damage in &damages {
@@ -190,7 +190,7 @@ fn address_of_a_running_pod_stays_its_own() {
     node.stop().unwrap();
 }
 
-/// It starts with its rule for marked packets, and goes on with chains; of those of iptables-legacy the kernel tells nobody.
+/// It starts with its rule for marked packets, and goes on with chains; of those of iptables-legacy the kernel sends no event.
 #[test]
 fn daemon_of_before_that_starts_again_is_told_and_what_it_makes_is_undone() {
     for iptables in ["iptables-nft", "iptables-legacy"] {

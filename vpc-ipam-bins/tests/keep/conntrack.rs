@@ -32,7 +32,7 @@ fn next_pod_with_an_address_inherits_no_connection() {
 }
 
 #[test]
-fn what_is_sent_while_the_address_rests_is_forgotten_too() {
+fn what_is_sent_while_the_address_cools_down_is_forgotten_too() {
     // It has two addresses for pods.
     let node = start(&spec("t3.micro"));
     let pod = Pod::new(&node, "a");

@@ -32,7 +32,7 @@ fn pods_are_deleted_while_there_is_no_daemon_and_nothing_leaks() {
     assert_eq!(pending_releases(&node), 2);
     let left = kept_of_pods(&node);
     assert!(left.iter().filter(|line| line.starts_with("512:")).count() == 1, "{left:?}");
-    // ADD needs somebody who knows which address is free.
+    // ADD needs the daemon, which knows what address is free.
     let error = failed(&call(&node.address, "ADD", &gone, "1.0.0", None));
     assert_eq!(error["code"], 11, "{error}");
     dead.die();
@@ -202,7 +202,7 @@ fn addresses_of_pods_that_only_the_kernel_knows_are_kept_for_them() {
         }
         let last: Vec<Pod> = (0..8).map(|n| Pod::new(&node, &format!("last{n}"))).collect();
         for pod in &last {
-            wait_until("an address that nobody uses any more", || {
+            wait_until("an address that no pod uses any more", || {
                 let output = call(&node.address, "ADD", pod, "1.0.0", None);
                 if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
             });

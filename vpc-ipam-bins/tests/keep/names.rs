@@ -166,7 +166,7 @@ fn further_interface_of_a_pod_is_not_taken_nor_takes() {
     assert!(error.contains("default/web.1"), "{error}");
     assert_eq!(interfaces(on_every_card), 0, "not the first one either");
     check(&node, with_dot);
-    // On one card it is in nobody's way.
+    // On one card it is in no pod's way.
     add(on_every_card, false).unwrap();
     check(&node, on_every_card);
     for pod in pods {

@@ -41,7 +41,7 @@ fn kernel_variables_that_another_program_sets_come_back() {
             if is.trim() == right { Ok(()) } else { Err(is) }
         });
     }
-    // Of this one the kernel tells nobody; it is looked at along with anything else.
+    // Of this one the kernel sends no event; it is compared along with anything else.
     run(&netns, "sysctl -qw net.ipv4.tcp_early_demux=0");
     run(&netns, "ip rule del pref 1024");
     wait_until("tcp_early_demux", || {

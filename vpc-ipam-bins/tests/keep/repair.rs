@@ -121,7 +121,7 @@ fn pods_that_come_and_go_are_no_damage() {
 fn command_tells_what_differs_and_puts_it_right() {
     let mut node = start(&spec("m5.large"));
     settled(&node);
-    // Of this the kernel tells nobody.
+    // Of this the kernel sends no event.
     let damage = || run(&netns(&node), "sysctl -qw net.ipv4.tcp_early_demux=0");
     let lines = |output: &Output| -> Vec<String> {
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()

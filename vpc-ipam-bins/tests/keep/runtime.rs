@@ -177,7 +177,7 @@ pub(crate) fn kept(node: &LabNode) -> Vec<String> {
 /// Returns what the daemon keeps once nothing about it changes any more.
 pub(crate) fn settled(node: &LabNode) -> Vec<String> {
     let mut last = (kept(node), 0);
-    wait_until("the node to come to rest", || {
+    wait_until("the node to converge", || {
         std::thread::sleep(Duration::from_millis(50));
         let state = kept(node);
         last = if state == last.0 { (state, last.1 + 1) } else { (state, 0) };

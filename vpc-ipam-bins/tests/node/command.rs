@@ -60,7 +60,7 @@ impl<'a> Up<'a> {
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        // Until it is waited for, the number is nobody else's.
+        // Until it is waited for, no other process gets the number.
         if let Ok(None) = self.process.try_wait() {
             signal(self.process.id(), Signal::TERM);
         }
@@ -328,7 +328,7 @@ fn pod_of_a_lab_takes_every_network_card() {
     assert_eq!(result["ips"].as_array().map(Vec::len), Some(1), "{result}");
 }
 
-/// Such as a pager at which nobody scrolls on.
+/// Such as a pager whose user does not scroll on.
 #[test]
 fn reader_who_stops_holds_up_neither_pods_nor_the_end() {
     let name = unused_name().to_string();

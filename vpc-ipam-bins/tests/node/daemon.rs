@@ -141,7 +141,7 @@ fn killed_daemon_knows_its_pods_when_it_is_started_again() {
     assert_eq!(assigned(&node), 0);
     ipamd.terminate();
 
-    // ENIs are given back no sooner than a minute after they were made; of pods there is nothing.
+    // An ENI is deleted no sooner than a minute after it was made; of pods nothing is left.
     wait_until("what is left of pods", || {
         let state = kernel_state(&node);
         let of_pods = |line: &&str| {

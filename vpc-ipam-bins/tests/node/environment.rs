@@ -210,7 +210,7 @@ fn missing_credentials_are_told_with_what_to_do() {
 }
 
 #[test]
-fn shared_file_that_is_a_fifo_keeps_nobody_waiting() {
+fn shared_file_that_is_a_fifo_delays_nothing() {
     let alone = Alone::new();
     let fifo = alone.folder.path().join("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);

@@ -62,7 +62,7 @@ pub(crate) fn kernel_state(node: &LabNode) -> String {
 /// Returns what the kernel holds once nothing about it changes any more.
 pub(crate) fn settled_state(node: &LabNode) -> String {
     let mut seen = vec![kernel_state(node)];
-    wait_until("the node to come to rest", || {
+    wait_until("the node to converge", || {
         std::thread::sleep(Duration::from_millis(50));
         let state = kernel_state(node);
         if seen[0] != state {

@@ -1,6 +1,6 @@
 //! Which process keeps a lab: a file says so, which that process, or the one that watches it, holds locked.
 //!
-//! The kernel lets go of the lock when the process ends, however it does: so a file that a killed process left is told
+//! The kernel lets go of the lock when the process ends, however it does: so a file that a killed process left is known
 //! from one in use, and the process is still the one that the file names for as long as the lock is held.
 
 use core::time::Duration;
@@ -22,7 +22,7 @@ use crate::cli::Failure;
 /// How long the keeper of a lab may take to end once it was asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A folder to which nobody else can write.
+/// A folder to which no other user can write.
 pub(super) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
@@ -46,7 +46,7 @@ impl Folder {
         }
     }
 
-    /// Opens a folder, unless somebody else could write to it.
+    /// Opens a folder, unless another user could write to it.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let failed = |errno: Errno| format!("open {}: {}", path.display(), io::Error::from(errno));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -54,7 +54,7 @@ impl Folder {
         if !is_ours(&fd, FileType::Directory).map_err(failed)? {
             return Err(format!(
                 "{} is not this user's alone, so what it says of labs is not to be trusted: remove it, or set \
-                 XDG_RUNTIME_DIR to a folder to which nobody else can write",
+                 XDG_RUNTIME_DIR to a folder to which no other user can write",
                 path.display()
             )
             .into());
@@ -140,7 +140,7 @@ impl Folder {
     }
 }
 
-/// Returns whether it is such a file, this user's, and for nobody else to write.
+/// Returns whether it is such a file, this user's, and writable by no other user.
 fn is_ours(fd: &OwnedFd, kind: FileType) -> rustix::io::Result<bool> {
     let stat = rustix::fs::fstat(fd)?;
     let others = Mode::WGRP | Mode::WOTH;
@@ -205,7 +205,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Asks the process to end, and waits until the lab is nobody's.
+    /// Asks the process to end, and waits until no process keeps the lab.
     pub(super) fn end(self) -> Result<(), Failure> {
         let pid = self.pid.as_raw_nonzero();
         match rustix::process::pidfd_send_signal(self.process.as_fd(), Signal::TERM) {

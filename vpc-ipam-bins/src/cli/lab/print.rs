@@ -80,7 +80,8 @@ pub(super) fn follow(
             }
             let missed = notices.missed();
             if missed > 0 {
-                let what = format!("{missed} later notices are missing here: nobody read them");
+                let what =
+                    format!("{missed} later notices are missing here: they were not read in time");
                 print_line(&mut out, watch.elapsed(), "", &what);
             }
         }
@@ -114,7 +115,7 @@ fn describe(event: &Event) -> Option<String> {
         Event::EniVanished { eni, pods } => {
             format!("{eni} vanished, and with it the addresses of {} pods", pods.len())
         }
-        Event::SourcesDisagree { eni, cause } => format!("{eni} is in doubt: {cause}"),
+        Event::SourcesDisagree { eni, cause } => format!("{eni} is unconfirmed: {cause}"),
         Event::Failing { scope, .. } => scope.to_string(),
         Event::Recovered { scope, .. } => format!("over: {scope}"),
         Event::AddressLost { key, address } => format!("EC2 took {address} from {key}"),

@@ -1,4 +1,4 @@
-//! A lab is kept by a process of its own, so that whatever happens to it, somebody removes what it leaves.
+//! A lab is kept by a process of its own, so that another one removes what it leaves, however it ends.
 //!
 //! The program that the user starts only watches: it starts itself once more, for those who are not root within a user
 //! namespace, and cleans up when that ends. The two hold the ends of a pipe, by which each learns of the other's end.

@@ -1,4 +1,4 @@
-//! The user namespace in which the lab of somebody who is not root is.
+//! The user namespace in which the lab of an ordinary user runs.
 
 use core::fmt;
 use std::env;

@@ -31,7 +31,7 @@ const MEMORY: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// When address translation is looked at after something else of it was heard of. When it starts it makes its rules first, and its
-/// chains in the seconds that follow; of those of iptables-legacy the kernel tells nobody.
+/// chains in the seconds that follow; of those of iptables-legacy the kernel sends no event.
 const LOOKS: [Duration; 6] = [
     Duration::from_millis(200),
     Duration::from_secs(1),

@@ -68,7 +68,7 @@ mod tests {
             core::slice::from_ref(&a),
             "the other is looked for anew"
         );
-        assert_eq!(lost.found(both(), later), [], "it was told");
+        assert_eq!(lost.found(both(), later), [], "it was returned already");
         assert_eq!(lost.found(BTreeSet::from([b.clone()]), later), [], "its link is back");
         assert_eq!(lost.found(both(), later + GRACE), core::slice::from_ref(&b));
         assert_eq!(lost.found(BTreeSet::new(), later + GRACE), []);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vpc_ipam_core::Timestamp;
 use vpc_ipam_linux::Node;
 
-/// What the pool of addresses was told of such pods.
+/// The addresses of such pods, as core knows them.
 #[derive(Debug)]
 pub(crate) struct Untracked {
     addresses: BTreeSet<IpAddr>,

@@ -17,7 +17,7 @@ use crate::ipamd::threads::worker::{Gone, Worker};
 ///
 /// To remove a link takes the kernel some 15 ms (measured on two cores), in which nothing else may change links, addresses,
 /// routes and rules. So it begins when no plugin is at work, or after a moment in any case. A DEL that is alone finds it begun by
-/// the time it ends, and whoever looks for the link then waits for the kernel and finds it gone.
+/// the time it ends, and a program that looks for the link then waits for the kernel and finds it gone.
 pub(crate) struct Departed {
     worker: Worker<Vec<(PodKey, Left)>>,
     waiting: Vec<(PodKey, Left)>,

@@ -87,7 +87,7 @@ impl Translation {
         Worker::start("translation", netns, work).map(Self)
     }
 
-    /// Returns why it cannot be told what amazon-vpc-cni-k8s left, if it cannot. What takes too long to be told now is told later.
+    /// Returns what cannot be found out of what amazon-vpc-cni-k8s left. Where only time is lacking, that is left for later.
     pub(crate) async fn not_told(&self) -> Result<Vec<String>, Gone> {
         let (caller, answer) = oneshot::channel();
         self.0.send(Job::Look(caller))?;
@@ -147,7 +147,7 @@ fn repair(
     Ok(repaired)
 }
 
-/// Adds how many packets of pods were dropped for their sources. What differs is told also where that cannot be.
+/// Adds how many packets of pods were dropped for their sources. Where they cannot be counted, the differences stand alone.
 fn counted(netlink: &mut dyn Netlink, part: NetReport) -> NetReport {
     NetReport { spoofed: netlink.spoofed_packets().ok(), ..part }
 }

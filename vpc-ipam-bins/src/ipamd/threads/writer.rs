@@ -43,7 +43,7 @@ impl Writer {
             drop(store);
             drop(end);
         };
-        // A thread that cannot be started shows as a queue nobody reads, at the first write.
+        // A thread that cannot be started shows as a closed queue, at the first write.
         let _ = thread::Builder::new().name("store".to_string()).spawn(work);
         Self { jobs, ended }
     }
@@ -61,7 +61,7 @@ impl Writer {
         self.jobs.send(Job::Write(entries))
     }
 
-    /// Makes durable what was told of the node; the loop hears of it.
+    /// Makes durable what is known of the node; the result comes to the loop as an input.
     pub(crate) fn remember(&self, known: Known) -> Result<(), SendError<Job>> {
         self.jobs.send(Job::Remember(Box::new(known)))
     }
