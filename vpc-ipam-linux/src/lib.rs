@@ -76,9 +76,9 @@ mod nat;
 mod netlink;
 mod netns;
 
+mod aws_cni;
 mod node;
 mod object;
-mod peer;
 pub mod pod;
 mod quote;
 mod source_check;
@@ -89,6 +89,7 @@ pub mod testkit;
 #[cfg(feature = "watch")]
 mod watch;
 
+pub use aws_cni::PeerNat;
 pub use beside::Beside;
 pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
 pub use commands::commands;
@@ -107,7 +108,6 @@ pub use object::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,
     RouteEntry, Rule, RuleAction, Scope, Table,
 };
-pub use peer::PeerNat;
 pub use source_check::SourceCheck;
 pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};
 pub use sysctl::{Sysctl, SysctlKey};

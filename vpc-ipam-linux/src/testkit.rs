@@ -10,7 +10,7 @@ pub use crate::netlink::testkit::netlink_dump;
 pub fn nft_listing(bytes: &[u8]) -> Result<(), String> {
     let listing = String::from_utf8_lossy(bytes);
     crate::nat::check_listing(&listing)?;
-    crate::peer::check_listing(&listing)
+    crate::aws_cni::check_listing(&listing)
 }
 
 /// Returns the datagrams that bytes stand for: each is two bytes of its length, little-endian, and what there is of it.

@@ -14,7 +14,8 @@ use vpc_ipam_core::Mac;
 use super::{exchange, wire};
 use crate::node::{Event, OfLinks};
 use crate::{
-    Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table, peer,
+    Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table,
+    aws_cni,
 };
 
 /// Reads a message of rtnetlink. What is about no kind of object that we have is left out.
@@ -240,12 +241,12 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<Event> {
     if message.payload.first() != Some(&AF_INET) {
         return None;
     }
-    let is_peers = |name: Option<String>| name.is_some_and(|name| peer::is_chain(&name));
+    let is_peers = |name: Option<String>| name.is_some_and(|name| aws_cni::is_chain(&name));
     let is_new_of_peer = match kind {
-        NFT_MSG_NEWTABLE | NFT_MSG_NEWCHAIN | NFT_MSG_NEWRULE if table == peer::TABLE => true,
+        NFT_MSG_NEWTABLE | NFT_MSG_NEWCHAIN | NFT_MSG_NEWRULE if table == aws_cni::TABLE => true,
         NFT_MSG_NEWCHAIN => is_peers(named(NFTA_CHAIN_NAME)),
-        NFT_MSG_NEWRULE if peer::TABLES.contains(&table.as_str()) => {
-            is_peers(named(NFTA_RULE_CHAIN)) || peer::has_comment(message.payload)
+        NFT_MSG_NEWRULE if aws_cni::TABLES.contains(&table.as_str()) => {
+            is_peers(named(NFTA_RULE_CHAIN)) || aws_cni::has_comment(message.payload)
         }
         _ => false,
     };

@@ -18,7 +18,7 @@ use crate::nat::{Place, Set};
 use crate::{
     Address, Change, Effect, Family, Leads, Link, LinkIndex, Namespace, NamespaceError, Nat,
     NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule,
-    SourceCheck, Sysctl, SysctlKey, peer, sysctl,
+    SourceCheck, Sysctl, SysctlKey, aws_cni, sysctl,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -170,7 +170,7 @@ impl KernelNetlink {
                 self.with_rules(Set::Sources, |place| place.replace(&SourceCheck::none().0))
             }
             Change::Remove(Object::PeerNat(peer)) => {
-                self.namespace.run(|| peer::remove(&self.nat_programs.nft, peer))
+                self.namespace.run(|| aws_cni::remove(&self.nat_programs.nft, peer))
             }
             // What has no absence, or no presence.
             _ => Ok(Ok(())),
@@ -344,7 +344,7 @@ impl Netlink for KernelNetlink {
     }
 
     fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
-        let listed = self.namespace.run(|| peer::list(&self.nat_programs))?;
+        let listed = self.namespace.run(|| aws_cni::list(&self.nat_programs))?;
         listed.map_err(|source| NetlinkError::PeerNat { source })
     }
 
