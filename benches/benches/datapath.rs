@@ -39,8 +39,8 @@ use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
 use vpc_ipam_linux::pod::{self, PodSettings};
 use vpc_ipam_linux::{
-    Change, HostConfig, KernelNetlink, Namespace, Nat, Netlink as _, Table as RouteTable, Veth,
-    VethPeer, VethPrefix, eni,
+    HostConfig, KernelChange, KernelNetlink, Namespace, Nat, Netlink as _, Table as RouteTable,
+    Veth, VethPeer, VethPrefix, eni,
 };
 
 /// Of the peer's release 1.5.5, as docs/design.md has it.
@@ -551,7 +551,7 @@ fn spawn(command: &mut Command, stdin: &str) -> io::Result<(Duration, Vec<u8>)> 
 
 /// Removes a link, unless the daemon did after a DEL.
 fn remove_link(name: &str) -> Result<(), Failure> {
-    let change = Change::RemoveLink { name: name.to_string() };
+    let change = KernelChange::RemoveLink { name: name.to_string() };
     let mut netlink = KernelNetlink::current()?;
     for result in netlink.change(&[change])? {
         if netlink.link(name)?.is_some() {
@@ -596,7 +596,7 @@ fn host_set_up(lab: &LabName) -> Result<(), Failure> {
         mtu: 9001,
         peer: VethPeer { name: "eth0".into(), mac: Mac([2, 0, 0, 0, 9, 2]), namespace: beyond },
     };
-    for result in netlink.change(&[Change::AddVeth(veth)])? {
+    for result in netlink.change(&[KernelChange::AddVeth(veth)])? {
         result?;
     }
     let primary = netlink.link("eth0")?.ok_or("the link that was made is not there")?;

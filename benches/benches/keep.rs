@@ -19,7 +19,7 @@ use vpc_ipam_bins::lab::{LabNode, LabSpec, PluginCall};
 use vpc_ipam_bins::protocol::{self, Answer, Request};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
 use vpc_ipam_linux::{
-    Change, KernelNetlink, LinkId, Namespace, Netlink as _, Object, Table as RouteTable,
+    KernelChange, KernelNetlink, LinkId, Namespace, Netlink as _, Object, Table as RouteTable,
 };
 
 const ROUNDS: usize = 8;
@@ -107,7 +107,7 @@ impl Node {
         let whole = routes(&mut netlink, &link.id)?;
         let down = Object::Link { link: link.id.clone(), mtu: link.mtu, up: false };
         samples.measure(|| -> Result<(), Failure> {
-            change(&mut netlink, Change::Set(down))?;
+            change(&mut netlink, KernelChange::Set(down))?;
             wait(|| Ok(routes(&mut netlink, &link.id)? == whole))
         })
     }
@@ -117,7 +117,7 @@ impl Node {
         let rules = netlink.rules(vpc_ipam_linux::Family::Ipv4)?;
         let rule = rules.into_iter().find(|rule| rule.priority == 512).ok_or("no pod")?;
         samples.measure(|| -> Result<(), Failure> {
-            change(&mut netlink, Change::Remove(Object::Rule(rule.clone())))?;
+            change(&mut netlink, KernelChange::Remove(Object::Rule(rule.clone())))?;
             wait(|| Ok(netlink.rules(vpc_ipam_linux::Family::Ipv4)?.contains(&rule)))
         })
     }
@@ -183,7 +183,7 @@ fn routes(netlink: &mut KernelNetlink, link: &LinkId) -> Result<usize, Failure> 
     Ok(routes.iter().filter(|route| route.table == RouteTable(2)).count())
 }
 
-fn change(netlink: &mut KernelNetlink, change: Change) -> Result<(), Failure> {
+fn change(netlink: &mut KernelNetlink, change: KernelChange) -> Result<(), Failure> {
     netlink.change(&[change])?.into_iter().try_for_each(|result| result.map(drop))?;
     Ok(())
 }

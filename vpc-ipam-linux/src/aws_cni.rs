@@ -27,7 +27,7 @@ pub(crate) use self::testkit::check_listing;
 /// So they are removed after ours are there, and no packet finds neither. They go together or not at all: while a rule of another
 /// program leads to one of the chains, or while it cannot be told what there is, they all stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerNat {
+pub struct AwsCniNat {
     /// Whether there is the table `ip aws-cni`.
     nft_table: bool,
     /// By the program that lists them.
@@ -46,7 +46,7 @@ struct Saved {
 /// The table of nftables in which it marks connections.
 pub(crate) const TABLE: &str = "aws-cni";
 
-impl PeerNat {
+impl AwsCniNat {
     /// Returns whether there is something that can be removed.
     pub(crate) fn is_removable(&self) -> bool {
         let any = self.nft_table || self.iptables.iter().any(|it| !it.tables.is_empty());
@@ -98,7 +98,7 @@ impl PeerNat {
     }
 }
 
-impl fmt::Display for PeerNat {
+impl fmt::Display for AwsCniNat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("rules of amazon-vpc-cni-k8s")?;
         if self.nft_table {
@@ -124,7 +124,7 @@ fn likely_author(rule: &str) -> &'static str {
 }
 
 /// Lists what there is in the calling thread's namespace. What is there and cannot be listed is told so.
-pub(crate) fn list(programs: &NatPrograms) -> io::Result<PeerNat> {
+pub(crate) fn list(programs: &NatPrograms) -> io::Result<AwsCniNat> {
     let nftables = nft_tables()?;
     let of_iptables = |names: &[String]| -> Vec<&'static str> {
         TABLES.into_iter().filter(|table| names.iter().any(|name| name == table)).collect()
@@ -134,7 +134,7 @@ pub(crate) fn list(programs: &NatPrograms) -> io::Result<PeerNat> {
         // To list tables of this kind makes the kernel make them, so it is asked first which there are.
         (Kind::Legacy, of_iptables(&legacy_tables()?)),
     ];
-    let mut found = PeerNat::default();
+    let mut found = AwsCniNat::default();
     if nftables.iter().any(|name| name == TABLE) {
         match run(&programs.nft, &["--version"], "") {
             Ok(_) => found.nft_table = true,
@@ -199,7 +199,7 @@ fn seen_by_nft(nft: &Path, tables: &[&str], why: &str) -> Vec<String> {
 }
 
 /// Removes it from the calling thread's namespace; what one program cannot do keeps none of the others from its part.
-pub(crate) fn remove(nft: &Path, peer: &PeerNat) -> io::Result<()> {
+pub(crate) fn remove(nft: &Path, peer: &AwsCniNat) -> io::Result<()> {
     let mut result = Ok(());
     for (program, arguments, script) in peer.removal(nft) {
         result = result.and(run(&program, arguments, &script).map(drop));

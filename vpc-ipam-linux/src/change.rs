@@ -9,7 +9,7 @@ use crate::{LinkId, LinkIndex, Namespace, Neighbour, Object, Route};
 
 /// One change to a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum KernelChange {
     /// Makes a pair of links, of which one end is up and the other in another namespace and down.
     AddVeth(Veth),
     /// Makes a link of a VLAN that is down.
@@ -38,7 +38,7 @@ pub enum Change {
         route: Route,
     },
     /// Tells the kernel a neighbour's MAC address before it asks; it goes on to find out by itself whether that stays so.
-    Introduce {
+    AddNeighbour {
         /// The link.
         link: LinkId,
         /// The neighbour.
@@ -50,7 +50,7 @@ pub enum Change {
     Remove(Object),
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for KernelChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddVeth(veth) => write!(
@@ -63,8 +63,8 @@ impl fmt::Display for Change {
             Self::AddVlan(vlan) => {
                 write!(f, "add vlan {} with id {} on {}", vlan.name, vlan.id, vlan.trunk)
             }
-            Self::Introduce { link, neighbour: Neighbour { address, mac } } => {
-                write!(f, "introduce {address} lladdr {mac} dev {link}")
+            Self::AddNeighbour { link, neighbour: Neighbour { address, mac } } => {
+                write!(f, "add neighbour {address} lladdr {mac} dev {link}")
             }
             Self::AddRoute { link, route } => write!(f, "add route {route} dev {link}"),
             Self::AddBridge(bridge) => write!(f, "add bridge {}", bridge.name),
@@ -129,7 +129,7 @@ pub struct Bridge {
 
 /// What came of a change that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum KernelEffect {
     /// Nothing to tell.
     Done,
     /// The pair of links has these indexes, each in its own namespace.
@@ -189,35 +189,37 @@ impl fmt::Display for Refusal {
 #[error("{change}{}", likely_cause(change, refusal))]
 pub struct Refused {
     /// What was to be done.
-    pub change: Box<Change>,
+    pub change: Box<KernelChange>,
     /// Why it was not.
     #[source]
     pub refusal: Refusal,
 }
 
 impl Refused {
-    pub(crate) fn new(change: &Change, refusal: Refusal) -> Self {
+    pub(crate) fn new(change: &KernelChange, refusal: Refusal) -> Self {
         Self { change: Box::new(change.clone()), refusal }
     }
 }
 
 /// Returns whether a refusal means that what was wanted is so already.
-pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
+pub(crate) fn is_so_already(change: &KernelChange, refusal: &Refusal) -> bool {
     use rustix::io::Errno;
     match change {
-        Change::AddVeth(_)
-        | Change::AddVlan(_)
-        | Change::AddBridge(_)
-        | Change::AddRoute { .. }
-        | Change::Introduce { .. }
-        | Change::Join { .. } => false,
-        Change::RemoveLink { .. } | Change::RemoveLinkByIndex(_) => refusal.is(&[Errno::NODEV]),
-        Change::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
-        Change::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
-        Change::Set(_) => false,
+        KernelChange::AddVeth(_)
+        | KernelChange::AddVlan(_)
+        | KernelChange::AddBridge(_)
+        | KernelChange::AddRoute { .. }
+        | KernelChange::AddNeighbour { .. }
+        | KernelChange::Join { .. } => false,
+        KernelChange::RemoveLink { .. } | KernelChange::RemoveLinkByIndex(_) => {
+            refusal.is(&[Errno::NODEV])
+        }
+        KernelChange::Set(Object::Address { .. } | Object::Rule(_)) => refusal.is(&[Errno::EXIST]),
+        KernelChange::Set(Object::Sysctl(sysctl)) => sysctl.optional && refusal.is(&[Errno::NOENT]),
+        KernelChange::Set(_) => false,
         // A table that holds no route any more answers ENOENT where one that does answers ESRCH; and a kernel without IPv6
         // has no object of it.
-        Change::Remove(_) => refusal.is(&[
+        KernelChange::Remove(_) => refusal.is(&[
             Errno::NOENT,
             Errno::SRCH,
             Errno::ADDRNOTAVAIL,
@@ -227,41 +229,43 @@ pub(crate) fn is_so_already(change: &Change, refusal: &Refusal) -> bool {
     }
 }
 
-fn likely_cause(change: &Change, refusal: &Refusal) -> &'static str {
+fn likely_cause(change: &KernelChange, refusal: &Refusal) -> &'static str {
     use rustix::io::Errno;
     if refusal.is(&[Errno::PERM, Errno::ACCESS]) {
         return match change {
-            Change::Set(Object::Sysctl(_)) => " (not root on the host?)",
+            KernelChange::Set(Object::Sysctl(_)) => " (not root on the host?)",
             _ => " (CAP_NET_ADMIN is missing?)",
         };
     }
     match change {
-        Change::AddVeth(_) if refusal.is(&[Errno::EXIST]) => {
+        KernelChange::AddVeth(_) if refusal.is(&[Errno::EXIST]) => {
             " (a link of that name is in either namespace)"
         }
-        Change::AddVeth(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
+        KernelChange::AddVeth(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
             " (the kernel has no veth: module not loaded?)"
         }
-        Change::AddVlan(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
+        KernelChange::AddVlan(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
             " (the kernel has no VLANs: module 8021q not loaded?)"
         }
-        Change::AddBridge(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
+        KernelChange::AddBridge(_) if refusal.is(&[Errno::OPNOTSUPP]) => {
             " (the kernel has no bridge: module not loaded?)"
         }
-        Change::Set(Object::Route { .. })
+        KernelChange::Set(Object::Route { .. })
             if refusal.is(&[Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN]) =>
         {
             " (the next hop is on no link, or the link is down)"
         }
-        Change::Set(Object::Sysctl(_)) if refusal.is(&[Errno::ROFS]) => {
+        KernelChange::Set(Object::Sysctl(_)) if refusal.is(&[Errno::ROFS]) => {
             " (/proc/sys is mounted read-only: write it on the host or in a privileged init container)"
         }
-        Change::Set(_) if refusal.is(&[Errno::NODEV]) => " (the link is gone)",
-        Change::Set(_) if refusal.is(&[Errno::AFNOSUPPORT]) => {
+        KernelChange::Set(_) if refusal.is(&[Errno::NODEV]) => " (the link is gone)",
+        KernelChange::Set(_) if refusal.is(&[Errno::AFNOSUPPORT]) => {
             " (the kernel has no such address family: booted with ipv6.disable=1?)"
         }
-        Change::Set(Object::Nat(_)) if refusal.is(&[Errno::NOENT]) => " (nft is not installed?)",
-        Change::Set(Object::SourceCheck(_)) => {
+        KernelChange::Set(Object::Nat(_)) if refusal.is(&[Errno::NOENT]) => {
+            " (nft is not installed?)"
+        }
+        KernelChange::Set(Object::SourceCheck(_)) => {
             " (the kernel lacks fib of nft or rpfilter of iptables? ENABLE_POD_SOURCE_CHECK=false does without)"
         }
         _ => "",

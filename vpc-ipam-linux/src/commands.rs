@@ -8,43 +8,45 @@ use ipnet::IpNet;
 
 use crate::quote::shell;
 use crate::{
-    Address, Change, Family, LinkId, Mark, Nat, Neighbour, Object, Protocol, Route, Rule, Scope,
-    SourceCheck, Table,
+    Address, Family, KernelChange, LinkId, Mark, Nat, Neighbour, Object, Protocol, Route, Rule,
+    Scope, SourceCheck, Table,
 };
 
 /// Writes changes as the commands of iproute2, sysctl, nft and iptables that make the same changes, one a line; scripts for
 /// standard input follow theirs as here-documents. Names of links are quoted where the shell would read more into them.
 ///
 /// ```
-/// use vpc_ipam_linux::{Change, LinkId, LinkIndex, Object, Route, Table, commands};
+/// use vpc_ipam_linux::{KernelChange, LinkId, LinkIndex, Object, Route, Table, commands};
 ///
 /// let link = LinkId::new(LinkIndex(3), "eth1");
 /// let route = Route::default_by(Table(2), "10.0.0.1".parse()?);
-/// let change = Change::Set(Object::Route { link, route });
+/// let change = KernelChange::Set(Object::Route { link, route });
 /// assert_eq!(
 ///     commands(&[change]),
 ///     ["ip route replace default via 10.0.0.1 dev eth1 table 2 proto 86 scope global"]
 /// );
 /// # Ok::<(), core::net::AddrParseError>(())
 /// ```
-pub fn commands(changes: &[Change]) -> Vec<String> {
+pub fn commands(changes: &[KernelChange]) -> Vec<String> {
     changes.iter().flat_map(of_change).collect()
 }
 
-fn of_change(change: &Change) -> Vec<String> {
+fn of_change(change: &KernelChange) -> Vec<String> {
     match change {
-        Change::Set(object) => set(object),
-        Change::Remove(object) => remove(object),
-        Change::RemoveLink { name } => vec![format!("ip link delete dev {}", shell(name))],
-        Change::RemoveLinkByIndex(link) => vec![format!("ip link delete dev {}", of_link(link))],
-        Change::Join { port, bridge } => {
+        KernelChange::Set(object) => set(object),
+        KernelChange::Remove(object) => remove(object),
+        KernelChange::RemoveLink { name } => vec![format!("ip link delete dev {}", shell(name))],
+        KernelChange::RemoveLinkByIndex(link) => {
+            vec![format!("ip link delete dev {}", of_link(link))]
+        }
+        KernelChange::Join { port, bridge } => {
             let (port, bridge) = (of_link(port), of_link(bridge));
             vec![
                 format!("ip link set dev {port} master {bridge}"),
                 format!("ip link set dev {port} type bridge_slave isolated on"),
             ]
         }
-        Change::AddBridge(bridge) => vec![
+        KernelChange::AddBridge(bridge) => vec![
             format!(
                 "ip link add {} address {} mtu {} type bridge stp_state 0 mcast_snooping 0",
                 shell(&bridge.name),
@@ -53,17 +55,17 @@ fn of_change(change: &Change) -> Vec<String> {
             ),
             format!("ip link set dev {} up", shell(&bridge.name)),
         ],
-        Change::AddRoute { link, route } => {
+        KernelChange::AddRoute { link, route } => {
             let family = Family::of(route.destination.addr());
             vec![format!("ip{} route add {}", option(family), of_route(link, route))]
         }
-        Change::Introduce { link, neighbour: Neighbour { address, mac } } => {
+        KernelChange::AddNeighbour { link, neighbour: Neighbour { address, mac } } => {
             vec![format!(
                 "ip neigh replace {address} lladdr {mac} dev {} nud reachable",
                 of_link(link)
             )]
         }
-        Change::AddVlan(vlan) => vec![format!(
+        KernelChange::AddVlan(vlan) => vec![format!(
             "ip link add {} link {} address {} mtu {} type vlan id {}",
             shell(&vlan.name),
             of_link(&vlan.trunk),
@@ -71,7 +73,7 @@ fn of_change(change: &Change) -> Vec<String> {
             vlan.mtu,
             vlan.id
         )],
-        Change::AddVeth(veth) => vec![
+        KernelChange::AddVeth(veth) => vec![
             format!(
                 "ip link add {} address {} mtu {mtu} type veth peer name {} address {} mtu {mtu} netns {}",
                 shell(&veth.name),
@@ -124,7 +126,7 @@ fn set(object: &Object) -> Vec<String> {
         Object::Sysctl(sysctl) => vec![format!("sysctl -w {}", shell(&sysctl.to_string()))],
         Object::Nat(nat) => vec![here_document("nft --file -", &nat.script())],
         Object::SourceCheck(check) => vec![here_document("nft --file -", &check.script())],
-        Object::PeerNat(_) => Vec::new(),
+        Object::AwsCniNat(_) => Vec::new(),
     }
 }
 
@@ -147,7 +149,7 @@ fn remove(object: &Object) -> Vec<String> {
         Object::SourceCheck(_) => {
             vec![here_document("nft --file -", &SourceCheck::none().script())]
         }
-        Object::PeerNat(peer) => {
+        Object::AwsCniNat(peer) => {
             let removal = peer.removal(Path::new("nft")).into_iter();
             removal
                 .map(|(program, arguments, script)| {

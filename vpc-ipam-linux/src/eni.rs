@@ -171,11 +171,11 @@ pub(crate) fn taken_by(
         return Some(format!("route {entry} {}", entry.route.protocol));
     }
     let another = |rule: &&Rule| {
-        let is_peers = rule.protocol == Protocol::UNSPECIFIED
+        let is_from_aws_cni = rule.protocol == Protocol::UNSPECIFIED
             && [PRIORITY_BRANCH, PRIORITY_FROM_POD, PRIORITY_ENI].contains(&rule.priority);
         rule.table == table
             && rule.protocol != Protocol::OURS
-            && !is_peers
+            && !is_from_aws_cni
             && !rule.source.is_some_and(|net| addresses.contains(&net.addr()))
     };
     actual.rules.iter().find(another).map(|rule| format!("rule {rule} {}", rule.protocol))

@@ -2,7 +2,7 @@
 //!
 //! What should be there is data. [`host::desired`], [`eni::desired`] and [`pod::desired`] say what a node should hold, as
 //! links, addresses, routes, rules, neighbours, kernel variables and rules of address translation. [`diff`] says how a
-//! namespace differs from that, in words and as [changes](Change); [`apply`] reads, compares and changes what differs, so
+//! namespace differs from that, in words and as [changes](KernelChange); [`apply`] reads, compares and changes what differs, so
 //! that applied twice it changes nothing the second time; [`remove`] takes it back. Objects that are not ours are never
 //! touched: every route and rule made here carries [`Protocol::OURS`].
 //!
@@ -13,7 +13,7 @@
 //!
 //! * once, and whenever the ranges of the VPC change: [`host::set_up`];
 //! * for each host action of the core: [`execute`];
-//! * whenever the kernel tells of something that [concerns](Node::concerns) the node: [`Node::repair`] (the feature `watch`
+//! * whenever the kernel tells of something that [concerns](NodeNetwork::concerns) the node: [`NodeNetwork::repair`] (the feature `watch`
 //!   adds the telling);
 //! * before a released address is given out again: [`flush_conntrack`];
 //!
@@ -61,7 +61,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod beside;
+mod beside_aws_cni;
 mod change;
 mod child;
 mod commands;
@@ -89,9 +89,9 @@ pub mod testkit;
 #[cfg(feature = "watch")]
 mod watch;
 
-pub use aws_cni::PeerNat;
-pub use beside::Beside;
-pub use change::{Bridge, Change, Effect, Refusal, Refused, Veth, VethPeer, Vlan};
+pub use aws_cni::AwsCniNat;
+pub use beside_aws_cni::BesideAwsCni;
+pub use change::{Bridge, KernelChange, KernelEffect, Refusal, Refused, Veth, VethPeer, Vlan};
 pub use commands::commands;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use conntrack::{ConntrackError, flush_conntrack};
@@ -101,8 +101,8 @@ pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
 pub use netlink::{KernelNetlink, Netlink, NetlinkError, PortOwner, port_owner};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
 pub use node::{
-    AbsentLink, Adopted, AdoptedLink, Conflict, Event, Extent, Node, NodeDifferences, OfLinks,
-    Repaired, Seen, SeenLink, is_of_peer,
+    AbsentLink, Adopted, AdoptedLink, Conflict, Extent, KernelEvent, NodeDifferences, NodeNetwork,
+    OfLinks, Repaired, Seen, SeenLink, is_of_aws_cni,
 };
 pub use object::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,

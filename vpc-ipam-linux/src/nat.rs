@@ -51,7 +51,7 @@ pub enum NatActual {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatDigest(String);
 
-/// Which set of rules: each is listed, replaced and sealed by itself.
+/// Which set of rules: each is listed, replaced and given a digest by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Set {
     /// Address translation.

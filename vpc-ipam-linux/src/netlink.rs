@@ -15,8 +15,8 @@ use core::net::IpAddr;
 use std::io;
 
 use crate::{
-    Address, Change, Effect, Family, Leads, Link, LinkIndex, NamespaceError, NatActual, Neighbour,
-    PeerNat, Refusal, Route, RouteEntry, Rule, SysctlKey,
+    Address, AwsCniNat, Family, KernelChange, KernelEffect, Leads, Link, LinkIndex, NamespaceError,
+    NatActual, Neighbour, Refusal, Route, RouteEntry, Rule, SysctlKey,
 };
 
 #[cfg(feature = "watch")]
@@ -92,14 +92,17 @@ pub trait Netlink {
 
     /// Returns what another program, amazon-vpc-cni-k8s, left of its address translation. What is there and cannot be listed is
     /// no error, but part of the answer.
-    fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
-        Ok(PeerNat::default())
+    fn aws_cni_nat(&mut self) -> Result<AwsCniNat, NetlinkError> {
+        Ok(AwsCniNat::default())
     }
 
     /// Makes changes in order, and returns what came of each.
     ///
     /// All are tried: one that is refused stops none of the others. Neighbouring changes travel together.
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError>;
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError>;
 }
 
 /// A failure to talk to the kernel, or its refusal to answer a question.
@@ -172,7 +175,7 @@ pub enum NetlinkError {
     },
     /// What the peer left could not be listed.
     #[error("list the rules that amazon-vpc-cni-k8s left")]
-    PeerNat {
+    AwsCniNat {
         /// Why.
         source: io::Error,
     },

@@ -18,18 +18,18 @@ use crate::host::{DesiredError, HostFacts, PRIORITY_BRANCH};
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress};
 use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
-    BranchMode, Change, Family, HostConfig, Link, LinkIndex, Netlink, NetlinkError, Object,
+    BranchMode, Family, HostConfig, KernelChange, Link, LinkIndex, Netlink, NetlinkError, Object,
     Protocol, Refused, Rule, SysctlKey, Table, eni, host, link_by_mac, pod,
 };
 
 use adopted::Role;
-pub use adopted::{Adopted, AdoptedLink, is_of_peer};
+pub use adopted::{Adopted, AdoptedLink, is_of_aws_cni};
 pub use conflict::Conflict;
-pub use event::{Event, OfLinks};
+pub use event::{KernelEvent, OfLinks};
 
 /// All that a node should hold, as its daemon knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeNetwork {
     /// What is configured.
     pub config: HostConfig,
     /// What the node is; its primary link is looked up by its MAC address each time.
@@ -46,8 +46,8 @@ pub struct Node {
     pub busy_links: BTreeSet<Mac>,
     /// What is known of pods that are in no state file.
     pub adopted: Adopted,
-    /// Whether what amazon-vpc-cni-k8s made is another program's, and not restored: [`Beside`](crate::Beside).
-    pub beside: bool,
+    /// Whether what amazon-vpc-cni-k8s made is another program's, and not restored: [`BesideAwsCni`](crate::BesideAwsCni).
+    pub beside_aws_cni: bool,
     /// The protocols under which routes to pods are made, where another program removes those that carry ours.
     pub yielded: BTreeMap<IpAddr, Protocol>,
     /// What is left as it is for now, in the words of [`Object`]: another program changed it back a moment ago.
@@ -146,7 +146,7 @@ pub struct NodeDifferences {
     /// What cannot be told, and why.
     pub not_told: Vec<String>,
     /// The changes that put the differences right.
-    pub changes: Vec<Change>,
+    pub changes: Vec<KernelChange>,
 }
 
 /// A link that should be there and is not.
@@ -181,12 +181,12 @@ impl NodeDifferences {
     }
 }
 
-/// What [`Node::repair`] did.
+/// What [`NodeNetwork::repair`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
     /// What was not as it should be and was put right.
     pub differences: Vec<Difference>,
-    /// What was left for now: [`Node::spared`].
+    /// What was left for now: [`NodeNetwork::spared`].
     pub spared: Vec<Difference>,
     /// Links that are not there.
     pub absent: Vec<AbsentLink>,
@@ -196,14 +196,14 @@ pub struct Repaired {
     pub not_told: Vec<String>,
     /// Kernel variables that cannot be written, and a check of sources that the kernel cannot do; the node goes on without.
     pub unwritable: Vec<Refused>,
-    /// What there was to be seen: [`Node::seen`]. `None` if netlink was not asked.
+    /// What there was to be seen: [`NodeNetwork::seen`]. `None` if netlink was not asked.
     pub seen: Option<Seen>,
 }
 
 /// How often a repair looks again because pods came or went meanwhile.
 const ROUNDS_MAX: usize = 4;
 
-impl Node {
+impl NodeNetwork {
     /// Describes a node without secondary ENIs and pods.
     pub fn new(config: HostConfig, facts: HostFacts) -> Self {
         Self {
@@ -215,7 +215,7 @@ impl Node {
             busy: BTreeSet::new(),
             busy_links: BTreeSet::new(),
             adopted: Adopted::default(),
-            beside: false,
+            beside_aws_cni: false,
             yielded: BTreeMap::new(),
             spared: BTreeSet::new(),
             seen: Seen::default(),
@@ -416,7 +416,7 @@ impl Node {
         if extent.has_translation() {
             actual.nat = Some(netlink.nat()?);
             actual.source_check = Some(netlink.source_check()?);
-            actual.peer_nat = netlink.peer_nat()?;
+            actual.aws_cni_nat = netlink.aws_cni_nat()?;
         }
         Ok(actual)
     }
@@ -437,7 +437,7 @@ impl Node {
     ) -> Vec<Conflict> {
         let routing = extent.has_routing().then(|| self.conflicts(actual, differences));
         let mut conflicts = routing.unwrap_or_default();
-        conflicts.extend(actual.peer_nat.conflicts());
+        conflicts.extend(actual.aws_cni_nat.conflicts());
         conflicts
     }
 
@@ -449,7 +449,8 @@ impl Node {
             _ => true,
         });
         let mut differences = diff(&desired, actual);
-        let strays = self.strays(&desired, actual).filter(|_| extent.has_routing() && !self.beside);
+        let strays =
+            self.strays(&desired, actual).filter(|_| extent.has_routing() && !self.beside_aws_cni);
         for rule in self.orphans(actual).into_iter().chain(strays) {
             let unwanted = Difference::Unwanted(Object::Rule(rule.clone()));
             if !differences.contains(&unwanted) {
@@ -466,7 +467,7 @@ impl Node {
             Some(primary) => {
                 let mut facts = HostFacts { primary: primary.clone(), ..self.facts.clone() };
                 let mut config = self.config.clone();
-                if self.has_adopted_strict() && !self.beside {
+                if self.has_adopted_strict() && !self.beside_aws_cni {
                     (facts.branch_enis, config.branch_mode) = (true, BranchMode::Strict);
                 }
                 match host::desired(&config, &facts) {
@@ -485,7 +486,7 @@ impl Node {
             let mut of_links = State::default();
             self.desired_of_enis(actual, &mut of_links, &mut absent);
             self.desired_of_pods(actual, &mut of_links, &mut absent);
-            if !self.beside {
+            if !self.beside_aws_cni {
                 let mut of_adopted = self.desired_of_adopted(actual);
                 self.yield_in(&mut of_adopted);
                 of_links.append(of_adopted);
@@ -499,7 +500,7 @@ impl Node {
             state.claims.clear();
         }
         if extent.has_translation() {
-            state.claims.push(Claim::PeerNat);
+            state.claims.push(Claim::AwsCniNat);
         } else {
             state.wanted.retain(|object| !object.is_by_programs());
         }
@@ -630,7 +631,7 @@ impl Node {
         living.extend(self.untracked());
         let names: BTreeSet<&str> = actual.links.iter().map(|link| &*link.id.name).collect();
         let used: BTreeSet<Table> = actual.entries.iter().map(|entry| entry.route.table).collect();
-        let is_peers = |rule: &Rule| {
+        let is_from_aws_cni = |rule: &Rule| {
             // The kernel removes the routes of a table along with the ENI's link.
             let leads_nowhere = !used.contains(&rule.table);
             let (address, leads_there) = match rule.priority {
@@ -661,7 +662,7 @@ impl Node {
         let is_orphan = |rule: &&Rule| {
             let is_claimed = match rule.protocol {
                 Protocol::OURS => true,
-                Protocol::UNSPECIFIED => is_peers(rule),
+                Protocol::UNSPECIFIED => is_from_aws_cni(rule),
                 _ => false,
             };
             if !is_claimed || !rule.is_plain() || rule.mark.is_some() {
@@ -720,7 +721,7 @@ impl State {
 
 /// Returns what of the peer cannot be told.
 fn not_told(actual: &Actual) -> Vec<String> {
-    let why = actual.peer_nat.not_told().iter();
+    let why = actual.aws_cni_nat.not_told().iter();
     why.map(|why| format!("cannot tell what amazon-vpc-cni-k8s left: {why}")).collect()
 }
 
@@ -729,7 +730,7 @@ fn is_refused(difference: &Difference, refused: &[Refused]) -> bool {
     let (Difference::Missing(wanted) | Difference::Different { wanted, .. }) = difference else {
         return false;
     };
-    refused.iter().any(|refused| matches!(&*refused.change, Change::Set(it) if it == wanted))
+    refused.iter().any(|refused| matches!(&*refused.change, KernelChange::Set(it) if it == wanted))
 }
 
 /// Returns what the node should hold for an interface of a pod whose link is there.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use vpc_ipam_core::Mac;
 
-use crate::{Nat, PeerNat, SourceCheck, Sysctl};
+use crate::{AwsCniNat, Nat, SourceCheck, Sysctl};
 
 /// The index of a link within its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -477,13 +477,13 @@ pub enum Object {
     /// The check of the sources of what pods send.
     SourceCheck(SourceCheck),
     /// The address translation that the peer left; there is only its removal.
-    PeerNat(PeerNat),
+    AwsCniNat(AwsCniNat),
 }
 
 impl Object {
     /// Returns whether other programs list and load it: nft or iptables.
     pub(crate) fn is_by_programs(&self) -> bool {
-        matches!(self, Self::Nat(_) | Self::SourceCheck(_) | Self::PeerNat(_))
+        matches!(self, Self::Nat(_) | Self::SourceCheck(_) | Self::AwsCniNat(_))
     }
 }
 
@@ -503,7 +503,7 @@ impl fmt::Display for Object {
             Self::Sysctl(sysctl) => write!(f, "sysctl {sysctl}"),
             Self::Nat(nat) => write!(f, "{nat}"),
             Self::SourceCheck(check) => write!(f, "{check}"),
-            Self::PeerNat(peer) => write!(f, "{peer}"),
+            Self::AwsCniNat(peer) => write!(f, "{peer}"),
         }
     }
 }

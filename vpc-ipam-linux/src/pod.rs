@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv6Net};
 use sha1::{Digest as _, Sha1};
 use vpc_ipam_core::{EniId, Lease, LeasedInterface, Mac, Pod, PodKey};
 
-use self::branch::{MakeError, Whose};
+use self::branch::{MakeError, VlanOwner};
 use self::tables::Inside;
 use self::variables::SourceFilter;
 use crate::state::{
@@ -23,9 +23,9 @@ use crate::state::{
     refused,
 };
 use crate::{
-    Address, BranchMode, Change, Effect, Family, Link, LinkId, LinkIndex, LinkMissingError,
-    Namespace, Neighbour, Netlink, NetlinkError, Object, Protocol, Refusal, Refused, Route, Rule,
-    Scope, Sysctl, SysctlKey, Table, Veth, VethPeer, VethPrefix, eni,
+    Address, BranchMode, Family, KernelChange, KernelEffect, Link, LinkId, LinkIndex,
+    LinkMissingError, Namespace, Neighbour, Netlink, NetlinkError, Object, Protocol, Refusal,
+    Refused, Route, Rule, Scope, Sysctl, SysctlKey, Table, Veth, VethPeer, VethPrefix, eni,
 };
 
 pub use branch::{Branch, BranchEni, VlanId, VlanIdError, desired_on_branch};
@@ -519,7 +519,7 @@ impl From<NetlinkError> for AddFailure {
 }
 
 impl AddFailure {
-    fn refused(change: &Change, refusal: Refusal) -> Self {
+    fn refused(change: &KernelChange, refusal: Refusal) -> Self {
         Self::Apply(ApplyError::Refused { refused: vec![Refused::new(change, refusal)] })
     }
 }
@@ -548,20 +548,20 @@ pub fn add(
     network: &PodNetwork,
 ) -> Result<PodNetwork, AddError> {
     let mut network = network.clone();
-    let mut whence = vec![Whence::Unknown; network.interfaces.len()];
-    match try_add(host, pod, namespace, &mut network, &mut whence) {
+    let mut origins = vec![VethOrigin::Unknown; network.interfaces.len()];
+    match try_add(host, pod, namespace, &mut network, &mut origins) {
         Ok(()) => Ok(network),
         Err(cause) => {
-            let left_behind = undo(host, pod, &network, &whence);
-            Err(AddError { cause, left_behind, running: whence.contains(&Whence::Earlier) })
+            let left_behind = undo(host, pod, &network, &origins);
+            Err(AddError { cause, left_behind, running: origins.contains(&VethOrigin::Earlier) })
         }
     }
 }
 
-/// Whose the veth of an interface is.
+/// VlanOwner the veth of an interface is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whence {
-    /// It was not made, or nobody knows.
+enum VethOrigin {
+    /// It was not made, or it is not known which ADD made it.
     Unknown,
     /// This call made it; the host's end is this link. By its name it might be another's by the time that it is removed.
     New(LinkIndex),
@@ -574,9 +574,9 @@ fn try_add(
     pod: &mut dyn Netlink,
     namespace: &Namespace,
     network: &mut PodNetwork,
-    whence: &mut [Whence],
+    origins: &mut [VethOrigin],
 ) -> Result<(), AddFailure> {
-    let veths = make_veths(host, pod, namespace, network, whence)?;
+    let veths = make_veths(host, pod, namespace, network, origins)?;
     for (interface, veth) in network.interfaces.iter_mut().zip(&veths) {
         let link = LinkId::new(veth.link, &interface.host.name);
         *interface = egress::with_address(host, interface, &link)?;
@@ -655,11 +655,11 @@ pub(crate) fn make_known(
     host: &mut dyn Netlink,
     pods: &[(LinkId, impl Borrow<PodInterface>)],
 ) -> Result<Vec<Refused>, NetlinkError> {
-    let mut introductions = Vec::new();
+    let mut neighbours = Vec::new();
     for (link, interface) in pods {
         let interface = interface.borrow();
         let ipv6 = interface.addresses.iter().filter(|it| it.address.is_ipv6());
-        introductions.extend(ipv6.map(|it| Change::Introduce {
+        neighbours.extend(ipv6.map(|it| KernelChange::AddNeighbour {
             link: link.clone(),
             neighbour: Neighbour { address: it.address, mac: interface.container.mac },
         }));
@@ -668,11 +668,11 @@ pub(crate) fn make_known(
         }
         host.link(&link.name)?;
     }
-    if introductions.is_empty() {
+    if neighbours.is_empty() {
         return Ok(Vec::new());
     }
-    let results = host.change(&introductions)?;
-    Ok(refused(&introductions, results))
+    let results = host.change(&neighbours)?;
+    Ok(refused(&neighbours, results))
 }
 
 /// A veth of which both ends are there.
@@ -688,24 +688,24 @@ fn make_veths(
     pod: &mut dyn Netlink,
     namespace: &Namespace,
     network: &PodNetwork,
-    whence: &mut [Whence],
+    origins: &mut [VethOrigin],
 ) -> Result<Vec<MadeVeth>, AddFailure> {
-    let veths = network.interfaces.iter().map(|it| Change::AddVeth(it.veth(namespace)));
+    let veths = network.interfaces.iter().map(|it| KernelChange::AddVeth(it.veth(namespace)));
     let changes: Vec<_> = veths.collect();
     let results = host.change(&changes)?;
-    for (whence, result) in whence.iter_mut().zip(&results) {
-        if let Ok(Effect::Veth { link, .. }) = result {
-            *whence = Whence::New(*link);
+    for (origin, result) in origins.iter_mut().zip(&results) {
+        if let Ok(KernelEffect::Veth { link, .. }) = result {
+            *origin = VethOrigin::New(*link);
         }
     }
     let mut made = Vec::with_capacity(changes.len());
-    let each = network.interfaces.iter().zip(&changes).zip(results).zip(whence);
-    for (((interface, change), result), whence) in each {
+    let each = network.interfaces.iter().zip(&changes).zip(results).zip(origins);
+    for (((interface, change), result), origin) in each {
         made.push(match result {
             Ok(effect) => made_veth(effect)?,
             Err(refusal) if refusal.is(&[rustix::io::Errno::EXIST]) => {
                 let veth = settle(host, pod, interface, change)?;
-                *whence = if veth.kept { Whence::Earlier } else { Whence::New(veth.link) };
+                *origin = if veth.kept { VethOrigin::Earlier } else { VethOrigin::New(veth.link) };
                 veth
             }
             Err(refusal) => return Err(AddFailure::refused(change, refusal)),
@@ -751,7 +751,7 @@ fn settle(
     host: &mut dyn Netlink,
     pod: &mut dyn Netlink,
     interface: &PodInterface,
-    change: &Change,
+    change: &KernelChange,
 ) -> Result<MadeVeth, AddFailure> {
     let PodInterface { host: host_end, container, .. } = interface;
     let outside = host.link(&host_end.name)?;
@@ -773,7 +773,7 @@ fn settle(
         }
         spare_other_pods(host, interface, outside)?;
         // Of an earlier pod of that name whose namespace lives on; its other end goes with it.
-        changes.insert(0, Change::RemoveLinkByIndex(outside.id.clone()));
+        changes.insert(0, KernelChange::RemoveLinkByIndex(outside.id.clone()));
     }
     match host.change(&changes)?.pop() {
         Some(Ok(effect)) => Ok(made_veth(effect)?),
@@ -815,10 +815,10 @@ fn spare_other_pods(
     })
 }
 
-fn made_veth(effect: Effect) -> Result<MadeVeth, NetlinkError> {
+fn made_veth(effect: KernelEffect) -> Result<MadeVeth, NetlinkError> {
     match effect {
-        Effect::Veth { link, peer } => Ok(MadeVeth { link, peer, kept: false }),
-        Effect::Done => Err(NetlinkError::Decode { what: "veth without an index" }),
+        KernelEffect::Veth { link, peer } => Ok(MadeVeth { link, peer, kept: false }),
+        KernelEffect::Done => Err(NetlinkError::Decode { what: "veth without an index" }),
     }
 }
 
@@ -835,10 +835,13 @@ fn send_on_host(
     let addresses = network.interfaces.iter().flat_map(|interface| &interface.addresses);
     let addresses = addresses.filter(|it| !it.only_on_node);
     let stale = addresses.map(|it| our_rules(it.address)[1].clone());
-    let stale: Vec<_> = stale.map(|rule| Change::Remove(Object::Rule(rule))).collect();
+    let stale: Vec<_> = stale.map(|rule| KernelChange::Remove(Object::Rule(rule))).collect();
     let mut all = changes(&diff(desired, actual), actual);
-    let of_link = |it: &&Change| {
-        matches!(it, Change::Set(Object::Sysctl(_) | Object::Alias { .. } | Object::Link { .. }))
+    let of_link = |it: &&KernelChange| {
+        matches!(
+            it,
+            KernelChange::Set(Object::Sysctl(_) | Object::Alias { .. } | Object::Link { .. })
+        )
     };
     let settings = all.iter().take_while(of_link).count();
     let stale_places = settings..settings + stale.len();
@@ -861,25 +864,25 @@ fn undo(
     host: &mut dyn Netlink,
     pod: &mut dyn Netlink,
     network: &PodNetwork,
-    whence: &[Whence],
+    origins: &[VethOrigin],
 ) -> Vec<ApplyError> {
     let (mut on_host, mut in_pod) = (Vec::new(), Vec::new());
-    for (interface, whence) in network.interfaces.iter().zip(whence) {
-        let Whence::New(veth) = *whence else { continue };
+    for (interface, origin) in network.interfaces.iter().zip(origins) {
+        let VethOrigin::New(veth) = *origin else { continue };
         for it in &interface.addresses {
             let rules = interface.rules(it.address).map(Object::Rule);
-            on_host.extend(rules.map(Change::Remove));
-            in_pod.extend(rule_in_pod(it).map(Object::Rule).map(Change::Remove));
+            on_host.extend(rules.map(KernelChange::Remove));
+            in_pod.extend(rule_in_pod(it).map(Object::Rule).map(KernelChange::Remove));
         }
         if let Some(branch) = &interface.branch
-            && let Ok(Whose::Ours(link)) = branch.link(host)
+            && let Ok(VlanOwner::ThisEni(link)) = branch.link(host)
         {
-            on_host.push(Change::RemoveLinkByIndex(link.id));
+            on_host.push(KernelChange::RemoveLinkByIndex(link.id));
             let rules = branch.our_rules().into_iter().flat_map(|rule| [rule.clone(), rule]);
-            on_host.extend(rules.map(|rule| Change::Remove(Object::Rule(rule))));
+            on_host.extend(rules.map(|rule| KernelChange::Remove(Object::Rule(rule))));
         }
         // Its routes go with the link, and the other end with its own too.
-        on_host.push(Change::RemoveLinkByIndex(LinkId::new(veth, &interface.host.name)));
+        on_host.push(KernelChange::RemoveLinkByIndex(LinkId::new(veth, &interface.host.name)));
     }
     let (on_host, in_pod) = (carry_out(host, &on_host), carry_out(pod, &in_pod));
     [on_host, in_pod].into_iter().filter_map(Result::err).collect()
@@ -927,7 +930,7 @@ pub fn remove_links(host: &mut dyn Netlink, network: &PodNetwork) -> Result<(), 
             Some(link) => Some(link),
             None => with_mac_by_any_name(host, &interface.host)?,
         };
-        let removal = link.map(|link| Change::RemoveLinkByIndex(link.id));
+        let removal = link.map(|link| KernelChange::RemoveLinkByIndex(link.id));
         carry_out(host, removal.as_slice())
     };
     let results = network.interfaces.iter().map(&mut remove);
@@ -944,21 +947,23 @@ fn remove_interface(
     let mut changes = Vec::new();
     if let Some(branch) = &interface.branch {
         match branch.link(host)? {
-            Whose::Others => {
+            VlanOwner::LaterEni => {
                 spared.extend(interface.addresses.iter().map(|it| it.address));
                 return Ok(());
             }
-            Whose::Ours(link) => {
-                changes.push(Change::RemoveLinkByIndex(link.id));
+            VlanOwner::ThisEni(link) => {
+                changes.push(KernelChange::RemoveLinkByIndex(link.id));
             }
-            Whose::Nobodys => {}
+            VlanOwner::NoLink => {}
         }
-        changes.extend(branch.our_rules().into_iter().map(|it| Change::Remove(Object::Rule(it))));
+        changes.extend(
+            branch.our_rules().into_iter().map(|it| KernelChange::Remove(Object::Rule(it))),
+        );
         if let Some(ours) = &ours {
             // Where strict mode has it. The mode may be another than when the pod was added.
             changes.extend(interface.addresses.iter().map(|it| {
                 let route = Route::on_link(interface.table, it.address);
-                Change::Remove(Object::Route { link: ours.id.clone(), route })
+                KernelChange::Remove(Object::Route { link: ours.id.clone(), route })
             }));
         }
     }
@@ -972,7 +977,7 @@ fn remove_interface(
         }
         match (there, &ours) {
             (Some((link, route)), Some(ours)) if ours.id.index == link => {
-                changes.push(Change::Remove(Object::Route { link: ours.id.clone(), route }));
+                changes.push(KernelChange::Remove(Object::Route { link: ours.id.clone(), route }));
             }
             (Some((link, route)), _) if is_to_pod(host, link, &route)? => {
                 spared.push(*address);
@@ -980,7 +985,7 @@ fn remove_interface(
             }
             (Some(_) | None, _) => {}
         }
-        changes.extend(our_rules(*address).map(|rule| Change::Remove(Object::Rule(rule))));
+        changes.extend(our_rules(*address).map(|rule| KernelChange::Remove(Object::Rule(rule))));
     }
     remove_all_alike(host, changes)
 }
@@ -998,7 +1003,10 @@ fn is_to_pod(host: &mut dyn Netlink, link: LinkIndex, route: &Route) -> Result<b
 }
 
 /// Removes until there is nothing left to remove: earlier versions of the peer left several rules for one address.
-fn remove_all_alike(host: &mut dyn Netlink, mut changes: Vec<Change>) -> Result<(), ApplyError> {
+fn remove_all_alike(
+    host: &mut dyn Netlink,
+    mut changes: Vec<KernelChange>,
+) -> Result<(), ApplyError> {
     /// More rules of one address than any VPC has ranges.
     const ROUNDS_MAX: usize = 32;
     let mut failed = Vec::new();
@@ -1051,8 +1059,8 @@ pub fn check(
     for ((interface, outside), inside) in interfaces.iter().zip(outer).zip(inner) {
         if let Some(branch) = &interface.branch {
             let link = match branch.link(host)? {
-                Whose::Ours(link) => link.id.index,
-                Whose::Others | Whose::Nobodys => NO_LINK,
+                VlanOwner::ThisEni(link) => link.id.index,
+                VlanOwner::LaterEni | VlanOwner::NoLink => NO_LINK,
             };
             differences.extend(differences_of(host, link, &branch.on_host(link, interface.mtu))?);
         }
@@ -1109,15 +1117,17 @@ mod tests {
         let mut host = MockNetlink::new();
         let mut sequence = mockall::Sequence::new();
         host.expect_change()
-            .withf(|changes| matches!(changes, [Change::AddVeth(_)]))
+            .withf(|changes| matches!(changes, [KernelChange::AddVeth(_)]))
             .times(1)
             .in_sequence(&mut sequence)
-            .returning(|_| Ok(vec![Ok(Effect::Veth { link: LinkIndex(7), peer: LinkIndex(2) })]));
+            .returning(|_| {
+                Ok(vec![Ok(KernelEffect::Veth { link: LinkIndex(7), peer: LinkIndex(2) })])
+            });
         host.expect_change().times(1).in_sequence(&mut sequence).returning(|changes| {
             let refused = Refusal { errno: Some(2), says: None };
-            let result = |change: &Change| match change {
-                Change::Remove(_) => Err(refused.clone()),
-                _ => Ok(Effect::Done),
+            let result = |change: &KernelChange| match change {
+                KernelChange::Remove(_) => Err(refused.clone()),
+                _ => Ok(KernelEffect::Done),
             };
             Ok(changes.iter().map(result).collect())
         });
@@ -1127,7 +1137,7 @@ mod tests {
             .expect_change()
             .times(1)
             .in_sequence(&mut sequence)
-            .returning(|changes| Ok(vec![Ok(Effect::Done); changes.len()]));
+            .returning(|changes| Ok(vec![Ok(KernelEffect::Done); changes.len()]));
         host.expect_link().times(1).in_sequence(&mut sequence).returning(|_| Ok(None));
 
         // What is not expected panics: lists, above all.

@@ -7,9 +7,9 @@ use std::io;
 use crate::change::is_so_already;
 use crate::nat::RuleSet;
 use crate::{
-    Address, Change, Family, Leads, Link, LinkId, LinkIndex, Nat, NatActual, Neighbour, Netlink,
-    NetlinkError, Object, PeerNat, Protocol, Refused, Route, RouteEntry, Rule, Scope, SourceCheck,
-    SysctlKey,
+    Address, AwsCniNat, Family, KernelChange, Leads, Link, LinkId, LinkIndex, Nat, NatActual,
+    Neighbour, Netlink, NetlinkError, Object, Protocol, Refused, Route, RouteEntry, Rule, Scope,
+    SourceCheck, SysctlKey,
 };
 
 /// What a namespace should hold: the objects that should be there, and the ones that should not unless they are among
@@ -70,7 +70,7 @@ pub enum Claim {
     /// This very rule, although it is the kernel's.
     KernelRule(Rule),
     /// The address translation that the peer left.
-    PeerNat,
+    AwsCniNat,
 }
 
 /// What a namespace holds, as far as a state has to do with it.
@@ -95,7 +95,7 @@ pub struct Actual {
     /// The check of the sources of what pods send.
     pub source_check: Option<NatActual>,
     /// The address translation that the peer left.
-    pub peer_nat: PeerNat,
+    pub aws_cni_nat: AwsCniNat,
 }
 
 impl Actual {
@@ -136,8 +136,8 @@ impl Actual {
         if scope.source_check {
             actual.source_check = Some(netlink.source_check()?);
         }
-        if scope.peer_nat {
-            actual.peer_nat = netlink.peer_nat()?;
+        if scope.aws_cni_nat {
+            actual.aws_cni_nat = netlink.aws_cni_nat()?;
         }
         Ok(actual)
     }
@@ -178,7 +178,7 @@ struct ToRead {
     sysctls: Vec<SysctlKey>,
     nat: bool,
     source_check: bool,
-    peer_nat: bool,
+    aws_cni_nat: bool,
 }
 
 impl ToRead {
@@ -204,7 +204,7 @@ impl ToRead {
                 Object::Sysctl(sysctl) => scope.sysctls.push(sysctl.key.clone()),
                 Object::Nat(_) => scope.nat = true,
                 Object::SourceCheck(_) => scope.source_check = true,
-                Object::PeerNat(_) => scope.peer_nat = true,
+                Object::AwsCniNat(_) => scope.aws_cni_nat = true,
             }
         }
         for claim in &state.claims {
@@ -222,7 +222,7 @@ impl ToRead {
                 Claim::OurRules(rule) | Claim::Rules(rule) | Claim::KernelRule(rule) => {
                     scope.rules.insert(rule.family);
                 }
-                Claim::PeerNat => scope.peer_nat = true,
+                Claim::AwsCniNat => scope.aws_cni_nat = true,
             }
         }
         scope
@@ -257,9 +257,9 @@ impl fmt::Display for Difference {
 
 impl Difference {
     /// Returns whether it is something of amazon-vpc-cni-k8s, which is to be replaced or removed: it looked after the node until now.
-    pub fn is_of_peer(&self) -> bool {
+    pub fn is_of_aws_cni(&self) -> bool {
         match self {
-            Self::Unwanted(Object::PeerNat(_)) => true,
+            Self::Unwanted(Object::AwsCniNat(_)) => true,
             Self::Unwanted(Object::Rule(rule)) => rule.protocol == Protocol::UNSPECIFIED,
             Self::Unwanted(_) | Self::Missing(_) | Self::Different { .. } => false,
         }
@@ -334,7 +334,7 @@ fn difference_of(wanted: &Object, actual: &Actual) -> Option<Difference> {
         Object::SourceCheck(SourceCheck(rules)) => {
             return rules_differ(wanted, rules, actual.source_check.as_ref());
         }
-        Object::PeerNat(peer) => actual.peer_nat == *peer,
+        Object::AwsCniNat(peer) => actual.aws_cni_nat == *peer,
     };
     if is_there { None } else { missing() }
 }
@@ -410,8 +410,8 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
             Claim::KernelRule(rule) => {
                 found.extend(rules_like(rule, actual, |candidate| candidate == rule));
             }
-            Claim::PeerNat if !actual.peer_nat.is_removable() => {}
-            Claim::PeerNat => found.push(Object::PeerNat(actual.peer_nat.clone())),
+            Claim::AwsCniNat if !actual.aws_cni_nat.is_removable() => {}
+            Claim::AwsCniNat => found.push(Object::AwsCniNat(actual.aws_cni_nat.clone())),
         }
     }
     // Two claims may be to the same object.
@@ -471,7 +471,7 @@ impl ApplyError {
             Self::Netlink(
                 NetlinkError::Nat { source }
                 | NetlinkError::SourceCheck { source }
-                | NetlinkError::PeerNat { source },
+                | NetlinkError::AwsCniNat { source },
             ) => {
                 matches!(source.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy)
             }
@@ -483,7 +483,7 @@ impl ApplyError {
     /// needs.
     pub fn dispensable(&self) -> Option<&[Refused]> {
         let is_dispensable = |it: &Refused| {
-            let (Change::Set(object) | Change::Remove(object)) = &*it.change else {
+            let (KernelChange::Set(object) | KernelChange::Remove(object)) = &*it.change else {
                 return false;
             };
             match object {
@@ -501,7 +501,7 @@ impl ApplyError {
     /// Returns what was refused if that was kernel variables alone: in a container `/proc/sys` is often read-only, and the rest
     /// works as well as the variables let it.
     pub fn kernel_variables(&self) -> Option<&[Refused]> {
-        let of_sysctl = |it: &Refused| matches!(*it.change, Change::Set(Object::Sysctl(_)));
+        let of_sysctl = |it: &Refused| matches!(*it.change, KernelChange::Set(Object::Sysctl(_)));
         match self {
             Self::Refused { refused } if refused.iter().all(of_sysctl) => Some(refused),
             Self::Refused { .. } | Self::Netlink(_) => None,
@@ -537,7 +537,7 @@ pub fn remove(netlink: &mut dyn Netlink, state: &State) -> Result<Applied, Apply
         Object::Address { .. } | Object::Route { .. } | Object::Neighbour { .. } => {
             difference_of(object, &actual).is_none()
         }
-        Object::Rule(_) | Object::PeerNat(_) => difference_of(object, &actual).is_none(),
+        Object::Rule(_) | Object::AwsCniNat(_) => difference_of(object, &actual).is_none(),
     });
     let mut differences: Vec<_> = unclaimed.cloned().map(Difference::Unwanted).collect();
     for difference in diff(&absent, &actual) {
@@ -550,7 +550,7 @@ pub fn remove(netlink: &mut dyn Netlink, state: &State) -> Result<Applied, Apply
 }
 
 /// Returns the changes that put differences right.
-pub(crate) fn changes(differences: &[Difference], actual: &Actual) -> Vec<Change> {
+pub(crate) fn changes(differences: &[Difference], actual: &Actual) -> Vec<KernelChange> {
     let mut rules = RuleList { rules: actual.rules.clone(), changes: Vec::new() };
     let mut changes = Vec::new();
     for difference in differences {
@@ -558,9 +558,9 @@ pub(crate) fn changes(differences: &[Difference], actual: &Actual) -> Vec<Change
             Difference::Missing(Object::Rule(rule)) => rules.set(rule),
             Difference::Unwanted(Object::Rule(rule)) => rules.remove(rule),
             Difference::Missing(object) | Difference::Different { wanted: object, .. } => {
-                changes.push(Change::Set(object.clone()));
+                changes.push(KernelChange::Set(object.clone()));
             }
-            Difference::Unwanted(object) => changes.push(Change::Remove(object.clone())),
+            Difference::Unwanted(object) => changes.push(KernelChange::Remove(object.clone())),
         }
         changes.append(&mut rules.changes);
     }
@@ -574,7 +574,7 @@ pub(crate) fn changes(differences: &[Difference], actual: &Actual) -> Vec<Change
 /// which then goes: at no time is there neither.
 struct RuleList {
     rules: Vec<Rule>,
-    changes: Vec<Change>,
+    changes: Vec<KernelChange>,
 }
 
 impl RuleList {
@@ -582,7 +582,7 @@ impl RuleList {
         let before = |other: &Rule| (other.family, other.priority) <= (rule.family, rule.priority);
         let place = self.rules.iter().rposition(before).map_or(0, |place| place + 1);
         self.rules.insert(place, rule.clone());
-        self.changes.push(Change::Set(Object::Rule(rule.clone())));
+        self.changes.push(KernelChange::Set(Object::Rule(rule.clone())));
     }
 
     fn remove(&mut self, rule: &Rule) {
@@ -591,11 +591,11 @@ impl RuleList {
             None => {}
             Some((place, first)) if first == rule => {
                 self.rules.remove(place);
-                self.changes.push(Change::Remove(Object::Rule(rule.clone())));
+                self.changes.push(KernelChange::Remove(Object::Rule(rule.clone())));
             }
             Some((place, first)) if first.protocol == Protocol::OURS && first.is_twin_of(rule) => {
                 let ours = self.rules.remove(place);
-                self.changes.push(Change::Remove(Object::Rule(ours.clone())));
+                self.changes.push(KernelChange::Remove(Object::Rule(ours.clone())));
                 self.set(&ours);
                 self.remove(rule);
             }
@@ -606,7 +606,10 @@ impl RuleList {
 }
 
 /// Makes changes and returns an error that names all that were refused.
-pub(crate) fn carry_out(netlink: &mut dyn Netlink, changes: &[Change]) -> Result<(), ApplyError> {
+pub(crate) fn carry_out(
+    netlink: &mut dyn Netlink,
+    changes: &[KernelChange],
+) -> Result<(), ApplyError> {
     if changes.is_empty() {
         return Ok(());
     }
@@ -617,7 +620,7 @@ pub(crate) fn carry_out(netlink: &mut dyn Netlink, changes: &[Change]) -> Result
 
 /// Returns the changes that were refused, but for those that were so already.
 pub(crate) fn refused<T>(
-    changes: &[Change],
+    changes: &[KernelChange],
     results: Vec<Result<T, crate::Refusal>>,
 ) -> Vec<Refused> {
     let refused = changes.iter().zip(results).filter_map(|(change, result)| {
@@ -674,10 +677,10 @@ mod tests {
     }
 
     /// Does what the kernel does.
-    fn act(rules: &mut Vec<Rule>, change: &Change) {
+    fn act(rules: &mut Vec<Rule>, change: &KernelChange) {
         match change {
-            Change::Set(Object::Rule(rule)) => rules.push(rule.clone()),
-            Change::Remove(Object::Rule(rule)) => {
+            KernelChange::Set(Object::Rule(rule)) => rules.push(rule.clone()),
+            KernelChange::Remove(Object::Rule(rule)) => {
                 let first = rules.iter().position(|candidate| rule.removes(candidate));
                 rules.remove(first.unwrap());
             }

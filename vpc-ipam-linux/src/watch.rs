@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use tokio::runtime::Handle;
 
-use crate::node::Event;
+use crate::node::KernelEvent;
 use crate::{Namespace, NamespaceError, netlink};
 
 pub use pace::Pace;
@@ -29,12 +29,12 @@ pub use pace::Pace;
 ///
 /// The kernel tells without being asked, so that an idle node costs nothing. What it has to tell faster than it is read, it
 /// drops, and says that it did. Then everything may have happened, and the same holds when a socket fails: both are
-/// [`Event::Lost`], and new sockets are open by the time it is handed out.
+/// [`KernelEvent::Lost`], and new sockets are open by the time it is handed out.
 pub struct Watch {
     namespace: Namespace,
     /// `None` after they failed and could not be opened anew.
     sources: Option<Sources<TokioSocket>>,
-    events: VecDeque<Event>,
+    events: VecDeque<KernelEvent>,
 }
 
 /// A failure to watch a namespace.
@@ -65,18 +65,18 @@ impl Watch {
     /// Waits until something happens, and returns what. After a failure it may be called again, and opens new sockets.
     ///
     /// It may be dropped while it waits: nothing is lost.
-    pub async fn next(&mut self) -> Result<Event, WatchError> {
+    pub async fn next(&mut self) -> Result<KernelEvent, WatchError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
             let Some(sources) = &mut self.sources else {
                 self.sources = Some(Sources::open(&self.namespace)?);
-                return Ok(Event::Lost);
+                return Ok(KernelEvent::Lost);
             };
             let events = &mut self.events;
             let heard = poll_fn(|context| sources.poll(context, events)).await;
-            if heard.is_err() || self.events.contains(&Event::Lost) {
+            if heard.is_err() || self.events.contains(&KernelEvent::Lost) {
                 // What waits in the old sockets is older than the comparison that follows.
                 self.events.clear();
                 self.sources = None;
@@ -85,7 +85,7 @@ impl Watch {
     }
 
     /// Returns what was told already and not handed out yet, without waiting.
-    pub fn next_now(&mut self) -> Option<Event> {
+    pub fn next_now(&mut self) -> Option<KernelEvent> {
         self.events.pop_front()
     }
 }
@@ -162,7 +162,7 @@ impl<S: AsyncSocket> Sources<S> {
     fn poll(
         &mut self,
         context: &mut Context<'_>,
-        events: &mut VecDeque<Event>,
+        events: &mut VecDeque<KernelEvent>,
     ) -> Poll<Result<(), Ended>> {
         let before = events.len();
         self.objects.poll(context, events)?;
@@ -177,7 +177,7 @@ impl<S: AsyncSocket> Sources<S> {
     }
 }
 
-type Decode = fn(&[u8]) -> Vec<Event>;
+type Decode = fn(&[u8]) -> Vec<KernelEvent>;
 
 /// Receives until there is nothing more, or enough waits to be handed out.
 fn poll_raw(
@@ -185,7 +185,7 @@ fn poll_raw(
     decode: Decode,
     datagram: &mut Vec<u8>,
     context: &mut Context<'_>,
-    events: &mut VecDeque<Event>,
+    events: &mut VecDeque<KernelEvent>,
 ) -> Result<(), Ended> {
     while events.len() < EVENTS_MAX {
         datagram.clear();
@@ -196,7 +196,7 @@ fn poll_raw(
             Poll::Ready(Err(error))
                 if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) =>
             {
-                events.push_back(Event::Lost);
+                events.push_back(KernelEvent::Lost);
             }
             Poll::Ready(Err(_)) => return Err(Ended),
         }
@@ -225,7 +225,7 @@ impl<S: AsyncSocket> Objects<S> {
     fn poll(
         &mut self,
         context: &mut Context<'_>,
-        events: &mut VecDeque<Event>,
+        events: &mut VecDeque<KernelEvent>,
     ) -> Result<(), Ended> {
         while events.len() < EVENTS_MAX {
             let ended = Pin::new(&mut self.connection).poll(context).is_ready();
@@ -268,7 +268,7 @@ fn enlarge_queue(socket: &Socket) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Change, Family, KernelNetlink, Netlink as _, Object, Rule, Table};
+    use crate::{Family, KernelChange, KernelNetlink, Netlink as _, Object, Rule, Table};
 
     #[tokio::test]
     async fn socket_that_fails_is_opened_anew_and_everything_is_to_be_compared() {
@@ -285,17 +285,17 @@ mod tests {
             heard.push(watch.next().await.unwrap());
             let rule = Rule::new(Family::Ipv4, 900, Table(7))
                 .from(core::net::IpAddr::from([10, 2, 0, number]));
-            netlink.change(&[Change::Set(Object::Rule(rule.clone()))]).unwrap();
+            netlink.change(&[KernelChange::Set(Object::Rule(rule.clone()))]).unwrap();
             match watch.next().await.unwrap() {
-                Event::Rule { rule: told, gone: false, .. } => assert_eq!(told, rule),
+                KernelEvent::Rule { rule: told, gone: false, .. } => assert_eq!(told, rule),
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(heard, [Event::Lost, Event::Lost, Event::Lost]);
+        assert_eq!(heard, [KernelEvent::Lost, KernelEvent::Lost, KernelEvent::Lost]);
 
         // What cannot be opened now is asked for again.
         watch.sources = None;
-        assert_eq!(watch.next().await.unwrap(), Event::Lost);
+        assert_eq!(watch.next().await.unwrap(), KernelEvent::Lost);
         Namespace::remove(&name).unwrap();
     }
 }

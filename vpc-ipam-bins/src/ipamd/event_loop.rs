@@ -202,10 +202,10 @@ impl Loop {
     }
 
     /// Takes note of what the kernel told.
-    fn on_kernel_event(&mut self, event: &vpc_ipam_linux::Event) -> Result<(), DaemonError> {
+    fn on_kernel_event(&mut self, event: &vpc_ipam_linux::KernelEvent) -> Result<(), DaemonError> {
         self.keeper.on_kernel_event(event, self.clock.now());
         self.track(self.clock.now());
-        if let vpc_ipam_linux::Event::Link { link, gone: false } = event {
+        if let vpc_ipam_linux::KernelEvent::Link { link, gone: false } = event {
             for (id, action) in
                 link.mac.into_iter().flat_map(|mac| self.pending_links.appeared(mac))
             {

@@ -16,8 +16,8 @@ use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    AbsentLink, AdoptedLink, ApplyError, Conflict, Difference, Event, Extent, LinkIndex, Node,
-    Pace, Protocol, Repaired, Seen, Table, Watch,
+    AbsentLink, AdoptedLink, ApplyError, Conflict, Difference, Extent, KernelEvent, LinkIndex,
+    NodeNetwork, Pace, Protocol, Repaired, Seen, Table, Watch,
 };
 
 use self::aws_cni::AwsCni;
@@ -27,7 +27,7 @@ use self::untracked::{Changes, Untracked};
 use crate::error_chain::chain;
 
 /// What the node should hold, shared with the threads that make it so.
-pub(super) type SharedNode = Arc<Mutex<Node>>;
+pub(super) type SharedNode = Arc<Mutex<NodeNetwork>>;
 
 /// Knows what the node's network should hold, and decides when which part of it is repaired.
 pub(super) struct NetworkKeeper {
@@ -113,7 +113,7 @@ impl NetworkKeeper {
     /// Begins to watch a node that is set up; the first repair is due at once. Of what tells that a pod is there, what is lost may be
     /// missing for the grace time.
     pub(super) fn start(
-        node: Node,
+        node: NodeNetwork,
         settings: PodSettings,
         watch: Watch,
         rivals: Rivals,
@@ -151,7 +151,7 @@ impl NetworkKeeper {
     }
 
     /// Waits for the kernel to tell of something.
-    pub(super) async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> KernelEvent {
         loop {
             if let Some(at) = self.watch_at {
                 tokio::time::sleep_until(at).await;
@@ -168,18 +168,18 @@ impl NetworkKeeper {
     }
 
     /// Returns what the kernel told already.
-    pub(super) fn next_now(&mut self) -> Option<Event> {
+    pub(super) fn next_now(&mut self) -> Option<KernelEvent> {
         self.watch.next_now()
     }
 
     /// Takes note of what the kernel told.
-    pub(super) fn on_kernel_event(&mut self, event: &Event, now: Timestamp) {
-        if let Event::Rule { rule, gone: false, .. } = event {
+    pub(super) fn on_kernel_event(&mut self, event: &KernelEvent, now: Timestamp) {
+        if let KernelEvent::Rule { rule, gone: false, .. } = event {
             self.arrive(now, |coming| coming.network.is_complete_with(rule));
         }
         let node = lock(&self.node);
         let concerned = node.concerns(event);
-        let made_by_aws_cni = node.made_by_peer(event).filter(|_| !self.rivals.is_own(event));
+        let made_by_aws_cni = node.made_by_aws_cni(event).filter(|_| !self.rivals.is_own(event));
         drop(node);
         if let Some(what) = made_by_aws_cni {
             self.made_by_aws_cni(&what, &rivals::who(event), now);
@@ -188,7 +188,7 @@ impl NetworkKeeper {
             debug!(?event, "the node's network was changed");
             self.damaged(extent, now);
         }
-        if *event == Event::Lost {
+        if *event == KernelEvent::Lost {
             warn!("not all changes of the node's network were heard of; all of it is compared");
         }
         let mut node = lock(&self.node);
@@ -579,7 +579,7 @@ impl Side {
 }
 
 /// Returns what the node should hold at this moment.
-pub(super) fn latest(node: &SharedNode) -> Node {
+pub(super) fn latest(node: &SharedNode) -> NodeNetwork {
     lock(node).clone()
 }
 
@@ -592,7 +592,7 @@ fn links(network: &PodNetwork) -> impl Iterator<Item = Mac> {
     network.interfaces.iter().map(|it| it.host.mac)
 }
 
-fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
+fn lock(node: &SharedNode) -> MutexGuard<'_, NodeNetwork> {
     // Every change of it is one insertion or removal.
     node.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -633,7 +633,7 @@ mod tests {
 
         let route = Route::on_link(Table::MAIN, address);
         let entry = RouteEntry { route, leads: Leads::Over(LinkIndex(9)) };
-        let lost = Event::Route { entry, gone: true, by: None };
+        let lost = KernelEvent::Route { entry, gone: true, by: None };
         keeper.on_kernel_event(&lost, late);
         assert_eq!(keeper.take(late + SOON), routing());
         keeper.leaving(&lease.key);
@@ -686,7 +686,7 @@ mod tests {
             ..PodSettings::new(VethPrefix::default(), 9001)
         };
         let watch = Watch::open(&Namespace::current().unwrap()).unwrap();
-        let node = Node::new(HostConfig::default(), facts);
+        let node = NodeNetwork::new(HostConfig::default(), facts);
         NetworkKeeper::start(node, settings, watch, Rivals::default(), SOON, now)
     }
 

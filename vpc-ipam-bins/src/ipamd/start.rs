@@ -15,7 +15,7 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::host::egress;
 use vpc_ipam_linux::pod::PodSettings;
-use vpc_ipam_linux::{Family, HostConfig, Netlink as _, Node, Table, Watch, is_of_peer};
+use vpc_ipam_linux::{Family, HostConfig, Netlink as _, NodeNetwork, Table, Watch, is_of_aws_cni};
 
 use crate::error_chain::chain;
 use crate::ipamd::clock::Clock;
@@ -116,8 +116,8 @@ pub(super) async fn start(
         ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
     };
     let names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
-    let mut node = Node::new(options.host_config.clone(), facts);
-    node.beside = !options.adopt;
+    let mut node = NodeNetwork::new(options.host_config.clone(), facts);
+    node.beside_aws_cni = !options.adopt;
     node.adopted.links.clone_from(&known.adopted);
     let grace = GRACE_MIN.max(2 * config.cooldown);
     let mut keeper =
@@ -261,7 +261,7 @@ impl Traces {
         Ok(Self {
             is_new: !matches!(found, Found::Records(_)),
             is_lost: matches!(found, Found::Damaged { .. }),
-            rules: rules.iter().any(is_of_peer),
+            rules: rules.iter().any(is_of_aws_cni),
         })
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 use vpc_ipam_core::{Config, Metadata};
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::{Beside, Netlink, NetlinkError, Node};
+use vpc_ipam_linux::{BesideAwsCni, Netlink, NetlinkError, NodeNetwork};
 
 use crate::error_chain::chain;
 use crate::ipamd::error::HostThreadError;
@@ -54,7 +54,7 @@ impl Threads {
             let mut netlink = netns.netlink()?;
             let port = netlink.port().map_err(|source| NetlinkError::Open { source })?;
             ports.insert(port);
-            Ok(if options.adopt { Box::new(netlink) } else { Box::new(Beside(netlink)) })
+            Ok(if options.adopt { Box::new(netlink) } else { Box::new(BesideAwsCni(netlink)) })
         };
         let (host_config, pool) = (options.host_config.clone(), config.clone());
         Ok(Self {
@@ -85,7 +85,7 @@ impl Threads {
         }
         let (facts, mut changed) = self.host.set_up_now(metadata).await?;
         let mut took_over = took_over_before;
-        let node = Node::new(options.host_config.clone(), facts.clone());
+        let node = NodeNetwork::new(options.host_config.clone(), facts.clone());
         match self.translation.set_up_now(node).await? {
             SetUp::Done { changed: translated, took_over: done } => {
                 changed.in_words.extend(translated.in_words);

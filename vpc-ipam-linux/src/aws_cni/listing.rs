@@ -171,29 +171,29 @@ fn words(rule: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Whose a rule is in a chain that is not the peer's.
+    /// The program that made a rule in a chain that does not belong to amazon-vpc-cni-k8s.
     #[derive(Debug, PartialEq, Eq)]
-    enum Whose {
-        Peers,
-        /// Another program's that leads to a chain of the peer.
+    enum RuleOwner {
+        AwsCni,
+        /// Another program, whose rule leads to a chain of amazon-vpc-cni-k8s.
         Users,
         Others,
     }
 
     #[test]
     fn rules_of_the_peer_are_told_from_those_of_others() {
-        use Whose::{Others, Peers, Users};
+        use RuleOwner::{AwsCni, Others, Users};
         let cases = [
-            (r#"POSTROUTING -m comment --comment "AWS SNAT CHAIN" -j AWS-SNAT-CHAIN-0"#, Peers),
+            (r#"POSTROUTING -m comment --comment "AWS SNAT CHAIN" -j AWS-SNAT-CHAIN-0"#, AwsCni),
             (
                 r#"PREROUTING -i eni+ -m comment --comment "AWS, primary ENI" -j CONNMARK --restore-mark"#,
-                Peers,
+                AwsCni,
             ),
-            (r#"PREROUTING -m comment --comment "AWS, CONNMARK" -j CONNMARK"#, Peers),
+            (r#"PREROUTING -m comment --comment "AWS, CONNMARK" -j CONNMARK"#, AwsCni),
             // As versions made it that had no chains.
             (
                 r#"POSTROUTING ! -d 10.0.0.0/16 -m comment --comment "AWS, SNAT" -j SNAT --to-source 10.0.0.10"#,
-                Peers,
+                AwsCni,
             ),
             ("AWS-SNAT-CHAIN-0 -d 10.0.0.0/16 -j RETURN", Others),
             (
@@ -221,7 +221,7 @@ mod tests {
                 tables.iter().any(|table| list(table).contains(&rule.to_owned()))
             };
             let actual = match (has(|it| &it.rules), has(|it| &it.users)) {
-                (true, false) => Peers,
+                (true, false) => AwsCni,
                 (false, true) => Users,
                 (false, false) => Others,
                 (true, true) => panic!("both: {rule}"),

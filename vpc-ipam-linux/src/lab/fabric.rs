@@ -13,9 +13,9 @@ use super::{BuildFailure, ChangeError, Host, Layout, SourceCheckError, Subnet, s
 use crate::eni::GATEWAY_IPV6;
 use crate::pod::link_local;
 use crate::{
-    Address, ApplyError, Bridge, Change, Effect, KernelNetlink, LinkId, LinkIndex, Namespace,
-    Neighbour, Netlink as _, NetlinkError, Object, Protocol, Route, Scope, Sysctl, SysctlKey,
-    Table, Veth, VethPeer, child, state,
+    Address, ApplyError, Bridge, KernelChange, KernelEffect, KernelNetlink, LinkId, LinkIndex,
+    Namespace, Neighbour, Netlink as _, NetlinkError, Object, Protocol, Route, Scope, Sysctl,
+    SysctlKey, Table, Veth, VethPeer, child, state,
 };
 
 /// The address of the host that stands for the internet, from a range that is reserved for documentation (RFC 5737).
@@ -119,7 +119,7 @@ impl Fabric {
 
         // Before the bridge takes in anything.
         self.check(port)?;
-        let join = Change::Join { port: LinkId::new(index, &name), bridge: bridge.clone() };
+        let join = KernelChange::Join { port: LinkId::new(index, &name), bridge: bridge.clone() };
         state::carry_out(&mut self.router, &[join]).map_err(failed)?;
         if self.has_ipv6(port) {
             set(&mut self.router, [next_hop(bridge, port.mac)]).map_err(failed)?;
@@ -143,9 +143,9 @@ impl Fabric {
         let name = port_name(number);
         self.map(port, &BTreeSet::new())?;
         let failed = |source| ChangeError::Network { eni, source };
-        let mut changes = vec![Change::RemoveLink { name: name.clone() }];
+        let mut changes = vec![KernelChange::RemoveLink { name: name.clone() }];
         if self.has_ipv6(port) {
-            changes.push(Change::Remove(next_hop(self.bridge_of(port)?, port.mac)));
+            changes.push(KernelChange::Remove(next_hop(self.bridge_of(port)?, port.mac)));
         }
         state::carry_out(&mut self.router, &changes).map_err(failed)?;
         source_check::remove(self.router.namespace(), &name)
@@ -179,8 +179,9 @@ impl Fabric {
         let gained: Vec<_> = gained.copied().collect();
 
         let object = |delivery: &Delivery| delivery.object(bridge.clone(), port.mac);
-        let removals = lost.iter().map(object).map(Change::Remove);
-        let changes: Vec<_> = removals.chain(gained.iter().map(object).map(Change::Set)).collect();
+        let removals = lost.iter().map(object).map(KernelChange::Remove);
+        let changes: Vec<_> =
+            removals.chain(gained.iter().map(object).map(KernelChange::Set)).collect();
         state::carry_out(&mut self.router, &changes)
             .map_err(|source| ChangeError::Network { eni, source })?;
 
@@ -263,7 +264,7 @@ fn build_links(
     for (number, subnet) in (1..).zip(&layout.subnets) {
         let name = format!("subnet{number}");
         let bridge = Bridge { name: name.clone(), mac: bridge_mac(number), mtu: MTU };
-        state::carry_out(router, &[Change::AddBridge(bridge)])?;
+        state::carry_out(router, &[KernelChange::AddBridge(bridge)])?;
         let link = router.link(&name)?.ok_or(NetlinkError::Decode { what: "no bridge" })?.id;
         set(
             router,
@@ -380,11 +381,12 @@ fn make_veth(
     netlink: &mut KernelNetlink,
     veth: Veth,
 ) -> Result<(LinkIndex, LinkIndex), ApplyError> {
-    let changes = [Change::RemoveLink { name: veth.name.clone() }, Change::AddVeth(veth)];
+    let changes =
+        [KernelChange::RemoveLink { name: veth.name.clone() }, KernelChange::AddVeth(veth)];
     let results = netlink.change(&changes)?;
     let made = results.iter().rev().find_map(|result| match result {
-        Ok(Effect::Veth { link, peer }) => Some((*link, *peer)),
-        Ok(Effect::Done) | Err(_) => None,
+        Ok(KernelEffect::Veth { link, peer }) => Some((*link, *peer)),
+        Ok(KernelEffect::Done) | Err(_) => None,
     });
     let refused = state::refused(&changes, results);
     if !refused.is_empty() {

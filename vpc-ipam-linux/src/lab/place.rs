@@ -5,7 +5,7 @@ use core::str::FromStr;
 use std::io;
 
 use crate::{
-    ApplyError, Change, CreateNamespaceError, KernelNetlink, LinkId, LinkIndex, Namespace,
+    ApplyError, CreateNamespaceError, KernelChange, KernelNetlink, LinkId, LinkIndex, Namespace,
     NamespaceError, Object, RemoveNamespaceError, Sysctl, SysctlKey, state,
 };
 
@@ -234,7 +234,7 @@ pub(super) fn set(
     netlink: &mut KernelNetlink,
     objects: impl IntoIterator<Item = Object>,
 ) -> Result<(), ApplyError> {
-    let changes: Vec<_> = objects.into_iter().map(Change::Set).collect();
+    let changes: Vec<_> = objects.into_iter().map(KernelChange::Set).collect();
     state::carry_out(netlink, &changes)
 }
 

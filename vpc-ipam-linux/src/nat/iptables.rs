@@ -139,37 +139,39 @@ impl Listing {
         Ok(Self { set, tables })
     }
 
-    /// Returns the name of the empty chain that seals the rest.
-    fn seal(&self) -> Option<&str> {
+    /// Returns the name of the empty chain whose name holds the digests.
+    fn digest_chain(&self) -> Option<&str> {
         let lines = self.tables.iter().flat_map(|(_, _, lines)| lines);
-        lines.filter_map(|line| chain_of(line)).find(|chain| is_seal(self.set, chain))
+        lines.filter_map(|line| chain_of(line)).find(|chain| is_digest_chain(self.set, chain))
     }
 
     fn digest(&self) -> String {
         let mut text = String::new();
         for (family, name, lines) in &self.tables {
             text += &format!("{family:?} {name}\n");
-            let seal = |line: &&String| chain_of(line).is_some_and(|it| is_seal(self.set, it));
-            for line in lines.iter().filter(|line| !seal(line)) {
+            let digest_chain =
+                |line: &&String| chain_of(line).is_some_and(|it| is_digest_chain(self.set, it));
+            for line in lines.iter().filter(|line| !digest_chain(line)) {
                 text += line;
                 text.push('\n');
             }
         }
-        digest_of(&text)[..SEAL_DIGITS].to_owned()
+        digest_of(&text)[..DIGEST_DIGITS].to_owned()
     }
 }
 
 /// A chain has a name of at most 28 characters.
-const SEAL_DIGITS: usize = 8;
+const DIGEST_DIGITS: usize = 8;
 
-fn is_seal(set: Set, chain: &str) -> bool {
+fn is_digest_chain(set: Set, chain: &str) -> bool {
     digests(set, chain).is_some()
 }
 
 fn digests(set: Set, chain: &str) -> Option<(&str, &str)> {
     let (text, listed) = chain.strip_prefix(set.chains())?.split_once('-')?;
-    let digits =
-        |text: &str| text.len() == SEAL_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digits = |text: &str| {
+        text.len() == DIGEST_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
     (digits(text) && digits(listed)).then_some((text, listed))
 }
 
@@ -184,7 +186,7 @@ pub(super) fn list(programs: &Iptables, set: Set) -> io::Result<NatActual> {
     if listing.tables.is_empty() {
         return Ok(NatActual::Absent);
     }
-    let digests = listing.seal().and_then(|seal| digests(set, seal));
+    let digests = listing.digest_chain().and_then(|digest_chain| digests(set, digest_chain));
     Ok(match digests {
         Some((text, listed)) if listed == listing.digest() => {
             NatActual::Intact(NatDigest(text.to_owned()))
@@ -214,8 +216,9 @@ pub(super) fn replace(programs: &Iptables, rules: &RuleSet) -> io::Result<()> {
         return Ok(());
     };
     let listed = Listing::read(programs, *set, &families)?.digest();
-    let seal = format!("{}{}-{listed}", set.chains(), &rules.iptables_digest[..SEAL_DIGITS]);
-    let script = format!("*{}\n:{seal} - [0:0]\nCOMMIT\n", table.name);
+    let digest_chain =
+        format!("{}{}-{listed}", set.chains(), &rules.iptables_digest[..DIGEST_DIGITS]);
+    let script = format!("*{}\n:{digest_chain} - [0:0]\nCOMMIT\n", table.name);
     restore(&programs.restore(table.family), &script)
 }
 

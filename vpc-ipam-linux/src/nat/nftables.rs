@@ -22,7 +22,7 @@ const AFTER_SNAT: i32 = 110;
 
 const MANGLE: i32 = -150;
 
-/// Writes the tables; that of IPv4 is always there, since it bears the seal.
+/// Writes the tables; that of IPv4 is always there, since it has the chain with the digests.
 pub(super) fn render(plans: &[Plan<'_>]) -> String {
     let mut ipv4 = table(Set::Translation, Family::Ipv4, &[]);
     let mut ipv6 = String::new();
@@ -149,10 +149,10 @@ pub(super) fn script(set: Set, tables: Option<&str>, ipv6_too: bool) -> String {
 /// The name of an empty chain that is added last, to the table of IPv4. It tells from which text the tables were made, and how
 /// nft listed them then. Whoever alters them makes the two differ, and so does a new version of nft, which costs one
 /// replacement.
-const SEAL: &str = "sealed-";
+const DIGEST_CHAIN: &str = "sealed-";
 
 /// The same, where there is a table of IPv6 too.
-const SEAL_OF_BOTH: &str = "sealed6-";
+const DIGEST_CHAIN_BOTH: &str = "sealed6-";
 
 /// Lists tables of ours in the calling thread's namespace.
 pub(super) fn list(nft: &Path, set: Set) -> io::Result<NatActual> {
@@ -169,12 +169,16 @@ pub(super) fn list(nft: &Path, set: Set) -> io::Result<NatActual> {
             };
         }
     };
-    let ipv6 = match seal_in(&ipv4) {
-        Some(seal) if seal.starts_with(SEAL_OF_BOTH) => match list_table(nft, set, Family::Ipv6) {
-            Ok(listing) => listing,
-            Err(error) if families_there(nft, set)?.contains(&Family::Ipv6) => return Err(error),
-            Err(_) => return Ok(NatActual::Altered),
-        },
+    let ipv6 = match digest_chain_in(&ipv4) {
+        Some(digest_chain) if digest_chain.starts_with(DIGEST_CHAIN_BOTH) => {
+            match list_table(nft, set, Family::Ipv6) {
+                Ok(listing) => listing,
+                Err(error) if families_there(nft, set)?.contains(&Family::Ipv6) => {
+                    return Err(error);
+                }
+                Err(_) => return Ok(NatActual::Altered),
+            }
+        }
         _ => String::new(),
     };
     Ok(recognise(&(ipv4 + &ipv6)))
@@ -203,10 +207,11 @@ pub(super) fn replace(nft: &Path, rules: &RuleSet) -> io::Result<()> {
     if ipv6 {
         listing += &list_table(nft, *set, Family::Ipv6)?;
     }
-    let seal = if ipv6 { SEAL_OF_BOTH } else { SEAL };
-    let seal = format!("{seal}{}-{}", loaded.digest, digest_of(&without_seal(&listing).0));
-    let seal = format!("add chain ip {} {seal}\n", set.nft_table());
-    run(nft, &["--file", "-"], &seal).map(drop)
+    let digest_chain = if ipv6 { DIGEST_CHAIN_BOTH } else { DIGEST_CHAIN };
+    let digest_chain =
+        format!("{digest_chain}{}-{}", loaded.digest, digest_of(&without_digest(&listing).0));
+    let digest_chain = format!("add chain ip {} {digest_chain}\n", set.nft_table());
+    run(nft, &["--file", "-"], &digest_chain).map(drop)
 }
 
 /// Returns how many packets the counters of that name counted in tables of ours.
@@ -239,8 +244,10 @@ fn families_there(nft: &Path, set: Set) -> io::Result<Vec<Family>> {
 }
 
 fn recognise(listing: &str) -> NatActual {
-    let (listing, seal) = without_seal(listing);
-    let digests = seal.and_then(|seal| seal.split_once('-')).map(|(_, digests)| digests);
+    let (listing, digest_chain) = without_digest(listing);
+    let digests = digest_chain
+        .and_then(|digest_chain| digest_chain.split_once('-'))
+        .map(|(_, digests)| digests);
     match digests.and_then(|digests| digests.split_once('-')) {
         Some((text, listed)) if listed == digest_of(&listing) => {
             NatActual::Intact(NatDigest(text.to_owned()))
@@ -249,24 +256,24 @@ fn recognise(listing: &str) -> NatActual {
     }
 }
 
-fn seal_in(listing: &str) -> Option<&str> {
-    listing.lines().find_map(seal_of_line)
+fn digest_chain_in(listing: &str) -> Option<&str> {
+    listing.lines().find_map(digest_chain_of_line)
 }
 
-fn seal_of_line(line: &str) -> Option<&str> {
+fn digest_chain_of_line(line: &str) -> Option<&str> {
     let name = line.trim().strip_prefix("chain ")?.strip_suffix(" {")?;
-    (name.starts_with(SEAL) || name.starts_with(SEAL_OF_BOTH)).then_some(name)
+    (name.starts_with(DIGEST_CHAIN) || name.starts_with(DIGEST_CHAIN_BOTH)).then_some(name)
 }
 
-/// Returns a listing without the seal and without empty lines, and what the seal says.
-fn without_seal(listing: &str) -> (String, Option<&str>) {
-    let mut seal = None;
+/// Returns a listing without the chain of the digests and without empty lines, and the name of that chain.
+fn without_digest(listing: &str) -> (String, Option<&str>) {
+    let mut digest_chain = None;
     let mut rest = String::with_capacity(listing.len());
     let mut lines = listing.lines().filter(|line| !line.trim().is_empty());
     while let Some(line) = lines.next() {
-        match seal_of_line(line) {
+        match digest_chain_of_line(line) {
             Some(name) => {
-                seal = Some(name);
+                digest_chain = Some(name);
                 // An empty chain closes on the next line; a rule in it would be somebody else's, and is kept.
                 if let Some(next) = lines.next().filter(|next| next.trim() != "}") {
                     rest += next;
@@ -278,7 +285,7 @@ fn without_seal(listing: &str) -> (String, Option<&str>) {
             }
         }
     }
-    (rest, seal)
+    (rest, digest_chain)
 }
 
 #[cfg(test)]
@@ -286,19 +293,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn altered_listing_is_told_from_the_sealed_one() {
+    fn altered_listing_differs_from_its_digest() {
         let text = digest_of("the text");
         let listing = "table ip vpc-ipam {\n\tchain translate {\n\t\tsnat\n\t}\n}\n".to_owned();
         let close = listing.len() - "}\n".len();
-        for seal in [SEAL, SEAL_OF_BOTH] {
-            let seal = format!("{seal}{text}-{}", digest_of(&listing));
-            let sealed = format!("{}\n\tchain {seal} {{\n\t}}\n}}\n", &listing[..close]);
+        for digest_chain in [DIGEST_CHAIN, DIGEST_CHAIN_BOTH] {
+            let digest_chain = format!("{digest_chain}{text}-{}", digest_of(&listing));
+            let with_digest =
+                format!("{}\n\tchain {digest_chain} {{\n\t}}\n}}\n", &listing[..close]);
 
             let cases = [
-                ("as it was", &sealed, true),
-                ("no seal", &listing, false),
-                ("a rule less", &sealed.replace("\t\tsnat\n", ""), false),
-                ("a rule in the seal", &sealed.replace("{\n\t}\n}", "{\n\t\tdrop\n\t}\n}"), false),
+                ("as it was", &with_digest, true),
+                ("no digest", &listing, false),
+                ("a rule less", &with_digest.replace("\t\tsnat\n", ""), false),
+                (
+                    "a rule in the chain of the digests",
+                    &with_digest.replace("{\n\t}\n}", "{\n\t\tdrop\n\t}\n}"),
+                    false,
+                ),
             ];
             for (case, listing, expected) in cases {
                 let intact = recognise(listing) == NatActual::Intact(NatDigest(text.clone()));

@@ -12,29 +12,29 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
 use super::{exchange, wire};
-use crate::node::{Event, OfLinks};
+use crate::node::{KernelEvent, OfLinks};
 use crate::{
     Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table,
     aws_cni,
 };
 
 /// Reads a message of rtnetlink. What is about no kind of object that we have is left out.
-pub(crate) fn routing_event(message: &NetlinkMessage<Message>) -> Option<Event> {
+pub(crate) fn routing_event(message: &NetlinkMessage<Message>) -> Option<KernelEvent> {
     let by = Some(message.header.port_number).filter(|&port| port > 0);
     let message = match &message.payload {
         NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(Event::Lost),
+        NetlinkPayload::Overrun(_) => return Some(KernelEvent::Lost),
         _ => return None,
     };
     Some(match message {
-        Message::NewLink(it) => Event::Link { link: link(it)?, gone: false },
-        Message::DelLink(it) => Event::Link { link: link(it)?, gone: true },
+        Message::NewLink(it) => KernelEvent::Link { link: link(it)?, gone: false },
+        Message::DelLink(it) => KernelEvent::Link { link: link(it)?, gone: true },
         Message::NewAddress(it) => address(it, false)?,
         Message::DelAddress(it) => address(it, true)?,
-        Message::NewRoute(it) => Event::Route { entry: route(it)?, gone: false, by },
-        Message::DelRoute(it) => Event::Route { entry: route(it)?, gone: true, by },
-        Message::NewRule(it) => Event::Rule { rule: rule(it)?, gone: false, by },
-        Message::DelRule(it) => Event::Rule { rule: rule(it)?, gone: true, by },
+        Message::NewRoute(it) => KernelEvent::Route { entry: route(it)?, gone: false, by },
+        Message::DelRoute(it) => KernelEvent::Route { entry: route(it)?, gone: true, by },
+        Message::NewRule(it) => KernelEvent::Rule { rule: rule(it)?, gone: false, by },
+        Message::DelRule(it) => KernelEvent::Rule { rule: rule(it)?, gone: true, by },
         _ => return None,
     })
 }
@@ -67,7 +67,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
     Some(Link { id, mac, mtu, up, kind, lower, alias })
 }
 
-fn address(message: &AddressMessage, gone: bool) -> Option<Event> {
+fn address(message: &AddressMessage, gone: bool) -> Option<KernelEvent> {
     let family = family(message.header.family)?;
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
@@ -79,7 +79,7 @@ fn address(message: &AddressMessage, gone: bool) -> Option<Event> {
     }
     let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
     let address = Address { net, scope: wire::scope_of(message.header.scope.into()) };
-    Some(Event::Address { link: LinkIndex(message.header.index), address, gone })
+    Some(KernelEvent::Address { link: LinkIndex(message.header.index), address, gone })
 }
 
 fn route(message: &RouteMessage) -> Option<RouteEntry> {
@@ -170,7 +170,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// Reads a datagram of the NETCONF groups of rtnetlink: kernel variables of forwarding and of the check of sources.
-pub(crate) fn setting_events(datagram: &[u8]) -> Vec<Event> {
+pub(crate) fn setting_events(datagram: &[u8]) -> Vec<KernelEvent> {
     // From linux/rtnetlink.h and linux/netconf.h; a `netconfmsg` is the family and three bytes that align.
     const RTM_NEWNETCONF: u16 = 80;
     const NETCONFMSG_LEN: usize = 4;
@@ -201,13 +201,13 @@ pub(crate) fn setting_events(datagram: &[u8]) -> Vec<Event> {
                 _ => {}
             }
         }
-        Some(Event::Setting { family, links: links?, forwarding, rp_filter })
+        Some(KernelEvent::Setting { family, links: links?, forwarding, rp_filter })
     };
     exchange::messages(datagram).map_while(Result::ok).filter_map(event).collect()
 }
 
 /// Reads a datagram of nftables: whether it is about our table, or tells of something new of the peer's.
-pub(crate) fn nft_events(datagram: &[u8]) -> Vec<Event> {
+pub(crate) fn nft_events(datagram: &[u8]) -> Vec<KernelEvent> {
     let mut events = Vec::new();
     for message in exchange::messages(datagram).map_while(Result::ok) {
         events.extend(nft_event(&message).filter(|event| !events.contains(event)));
@@ -215,7 +215,7 @@ pub(crate) fn nft_events(datagram: &[u8]) -> Vec<Event> {
     events
 }
 
-fn nft_event(message: &exchange::Message<'_>) -> Option<Event> {
+fn nft_event(message: &exchange::Message<'_>) -> Option<KernelEvent> {
     // From linux/netfilter/nf_tables.h. Messages about tables, chains, rules, sets and their elements all begin with the name of
     // the table.
     const NFT_MSG_NEWTABLE: u16 = 0;
@@ -236,19 +236,19 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<Event> {
     let named = |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| wire::text(name));
     let table = named(NFTA_TABLE)?;
     if ["vpc-ipam", "vpc-ipam-sources"].contains(&table.as_str()) {
-        return Some(Event::Nat);
+        return Some(KernelEvent::Nat);
     }
     if message.payload.first() != Some(&AF_INET) {
         return None;
     }
-    let is_peers = |name: Option<String>| name.is_some_and(|name| aws_cni::is_chain(&name));
-    let is_new_of_peer = match kind {
+    let is_from_aws_cni = |name: Option<String>| name.is_some_and(|name| aws_cni::is_chain(&name));
+    let is_new_of_aws_cni = match kind {
         NFT_MSG_NEWTABLE | NFT_MSG_NEWCHAIN | NFT_MSG_NEWRULE if table == aws_cni::TABLE => true,
-        NFT_MSG_NEWCHAIN => is_peers(named(NFTA_CHAIN_NAME)),
+        NFT_MSG_NEWCHAIN => is_from_aws_cni(named(NFTA_CHAIN_NAME)),
         NFT_MSG_NEWRULE if aws_cni::TABLES.contains(&table.as_str()) => {
-            is_peers(named(NFTA_RULE_CHAIN)) || aws_cni::has_comment(message.payload)
+            is_from_aws_cni(named(NFTA_RULE_CHAIN)) || aws_cni::has_comment(message.payload)
         }
         _ => false,
     };
-    is_new_of_peer.then_some(Event::PeerNat)
+    is_new_of_aws_cni.then_some(KernelEvent::AwsCniNat)
 }

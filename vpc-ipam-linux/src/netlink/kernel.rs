@@ -16,9 +16,9 @@ use super::settings::LinkSettings;
 use super::{Netlink, NetlinkError, wire};
 use crate::nat::{Place, Set};
 use crate::{
-    Address, Change, Effect, Family, Leads, Link, LinkIndex, Namespace, NamespaceError, Nat,
-    NatActual, NatPrograms, Neighbour, Object, PeerNat, Refusal, Route, RouteEntry, Rule,
-    SourceCheck, Sysctl, SysctlKey, aws_cni, sysctl,
+    Address, AwsCniNat, Family, KernelChange, KernelEffect, Leads, Link, LinkIndex, Namespace,
+    NamespaceError, Nat, NatActual, NatPrograms, Neighbour, Object, Refusal, Route, RouteEntry,
+    Rule, SourceCheck, Sysctl, SysctlKey, aws_cni, sysctl,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -158,18 +158,18 @@ impl KernelNetlink {
     }
 
     /// Makes a change that takes other programs.
-    fn run_programs(&mut self, change: &Change) -> Result<io::Result<()>, NamespaceError> {
+    fn run_programs(&mut self, change: &KernelChange) -> Result<io::Result<()>, NamespaceError> {
         match change {
-            Change::Set(Object::Nat(Nat(rules)) | Object::SourceCheck(SourceCheck(rules))) => {
-                self.with_rules(rules.set(), |place| place.replace(rules))
-            }
-            Change::Remove(Object::Nat(_)) => {
+            KernelChange::Set(
+                Object::Nat(Nat(rules)) | Object::SourceCheck(SourceCheck(rules)),
+            ) => self.with_rules(rules.set(), |place| place.replace(rules)),
+            KernelChange::Remove(Object::Nat(_)) => {
                 self.with_rules(Set::Translation, |place| place.replace(&Nat::none().0))
             }
-            Change::Remove(Object::SourceCheck(_)) => {
+            KernelChange::Remove(Object::SourceCheck(_)) => {
                 self.with_rules(Set::Sources, |place| place.replace(&SourceCheck::none().0))
             }
-            Change::Remove(Object::PeerNat(peer)) => {
+            KernelChange::Remove(Object::AwsCniNat(peer)) => {
                 self.namespace.run(|| aws_cni::remove(&self.nat_programs.nft, peer))
             }
             // What has no absence, or no presence.
@@ -181,8 +181,8 @@ impl KernelNetlink {
     fn send(
         &mut self,
         gathered: &mut Vec<(Range<usize>, Request)>,
-        changes: &[Change],
-        results: &mut [Result<Effect, Refusal>],
+        changes: &[KernelChange],
+        results: &mut [Result<KernelEffect, Refusal>],
     ) -> Result<(), NetlinkError> {
         if gathered.is_empty() {
             return Ok(());
@@ -214,9 +214,12 @@ impl KernelNetlink {
     }
 
     /// Makes one of the settings that were refused together: which one that was for was not said, and variables have files too.
-    fn set_alone(&mut self, change: &Change) -> Result<Result<Effect, Refusal>, NetlinkError> {
+    fn set_alone(
+        &mut self,
+        change: &KernelChange,
+    ) -> Result<Result<KernelEffect, Refusal>, NetlinkError> {
         let done = match change {
-            Change::Set(Object::Sysctl(sysctl)) => {
+            KernelChange::Set(Object::Sysctl(sysctl)) => {
                 let written = self.inside(|| sysctl::write(&[sysctl]))?;
                 written.into_iter().collect::<io::Result<()>>().map_err(Refusal::from)
             }
@@ -225,13 +228,13 @@ impl KernelNetlink {
                 None => Ok(()),
             },
         };
-        Ok(done.map(|()| Effect::Done))
+        Ok(done.map(|()| KernelEffect::Done))
     }
 }
 
 /// Returns whether there is nothing else to be tried where a message is refused that makes these changes.
-fn is_alone(changes: &[Change]) -> bool {
-    matches!(changes, [change] if !matches!(change, Change::Set(Object::Sysctl(_))))
+fn is_alone(changes: &[KernelChange]) -> bool {
+    matches!(changes, [change] if !matches!(change, KernelChange::Set(Object::Sysctl(_))))
 }
 
 impl Netlink for KernelNetlink {
@@ -343,13 +346,16 @@ impl Netlink for KernelNetlink {
         counted.map_err(|source| NetlinkError::SourceCheck { source })
     }
 
-    fn peer_nat(&mut self) -> Result<PeerNat, NetlinkError> {
+    fn aws_cni_nat(&mut self) -> Result<AwsCniNat, NetlinkError> {
         let listed = self.namespace.run(|| aws_cni::list(&self.nat_programs))?;
-        listed.map_err(|source| NetlinkError::PeerNat { source })
+        listed.map_err(|source| NetlinkError::AwsCniNat { source })
     }
 
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
-        let mut results = vec![Ok(Effect::Done); changes.len()];
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
+        let mut results = vec![Ok(KernelEffect::Done); changes.len()];
         let mut gathered = Vec::new();
         let mut next = 0;
         while let Some(change) = changes.get(next) {
@@ -366,17 +372,17 @@ impl Netlink for KernelNetlink {
                 continue;
             }
             self.send(&mut gathered, changes, &mut results)?;
-            if let Change::Set(Object::Sysctl(_)) = change {
+            if let KernelChange::Set(Object::Sysctl(_)) = change {
                 // One visit to the namespace for all that follow each other.
                 let sysctls: Vec<_> = changes[first..].iter().map_while(by_file).collect();
                 next = first + sysctls.len();
                 let written = self.inside(|| sysctl::write(&sysctls))?;
                 for (result, written) in results[first..next].iter_mut().zip(written) {
-                    *result = written.map(|()| Effect::Done).map_err(Refusal::from);
+                    *result = written.map(|()| KernelEffect::Done).map_err(Refusal::from);
                 }
             } else {
                 let done = self.run_programs(change)?;
-                results[first] = done.map(|()| Effect::Done).map_err(Refusal::from);
+                results[first] = done.map(|()| KernelEffect::Done).map_err(Refusal::from);
             }
         }
         self.send(&mut gathered, changes, &mut results)?;
@@ -385,9 +391,9 @@ impl Netlink for KernelNetlink {
 }
 
 /// Returns the variable that a change sets, if that is done by its file.
-fn by_file(change: &Change) -> Option<&Sysctl> {
+fn by_file(change: &KernelChange) -> Option<&Sysctl> {
     match change {
-        Change::Set(Object::Sysctl(sysctl))
+        KernelChange::Set(Object::Sysctl(sysctl))
             if LinkSettings::of(core::slice::from_ref(change)).is_none() =>
         {
             Some(sysctl)
@@ -397,20 +403,22 @@ fn by_file(change: &Change) -> Option<&Sysctl> {
 }
 
 /// Returns the messages that make a change; none where it takes something else.
-fn requests(change: &Change) -> Vec<Request> {
+fn requests(change: &KernelChange) -> Vec<Request> {
     match change {
-        Change::AddVeth(veth) => vec![wire::add_veth(veth), wire::get_link(&veth.name)],
-        Change::AddVlan(vlan) => vec![wire::add_vlan(vlan)],
-        Change::AddRoute { link, route } => vec![wire::add_route(link.index, route)],
-        Change::Introduce { link, neighbour } => vec![wire::introduce(link.index, *neighbour)],
-        Change::AddBridge(bridge) => vec![wire::add_bridge(bridge)],
-        Change::Join { port, bridge } => {
+        KernelChange::AddVeth(veth) => vec![wire::add_veth(veth), wire::get_link(&veth.name)],
+        KernelChange::AddVlan(vlan) => vec![wire::add_vlan(vlan)],
+        KernelChange::AddRoute { link, route } => vec![wire::add_route(link.index, route)],
+        KernelChange::AddNeighbour { link, neighbour } => {
+            vec![wire::add_neighbour(link.index, *neighbour)]
+        }
+        KernelChange::AddBridge(bridge) => vec![wire::add_bridge(bridge)],
+        KernelChange::Join { port, bridge } => {
             vec![wire::join(port.index, bridge.index), wire::isolate(port.index)]
         }
-        Change::RemoveLink { name } => vec![wire::remove_link(name)],
-        Change::RemoveLinkByIndex(link) => vec![wire::remove_link_by_index(link.index)],
-        Change::Set(object) => set(object).into_iter().collect(),
-        Change::Remove(object) => remove(object).into_iter().collect(),
+        KernelChange::RemoveLink { name } => vec![wire::remove_link(name)],
+        KernelChange::RemoveLinkByIndex(link) => vec![wire::remove_link_by_index(link.index)],
+        KernelChange::Set(object) => set(object).into_iter().collect(),
+        KernelChange::Remove(object) => remove(object).into_iter().collect(),
     }
 }
 
@@ -426,7 +434,7 @@ fn set(object: &Object) -> Option<Request> {
         | Object::Sysctl(_)
         | Object::Nat(_)
         | Object::SourceCheck(_)
-        | Object::PeerNat(_) => None,
+        | Object::AwsCniNat(_) => None,
     }
 }
 
@@ -443,7 +451,7 @@ fn remove(object: &Object) -> Option<Request> {
         | Object::Sysctl(_)
         | Object::Nat(_)
         | Object::SourceCheck(_)
-        | Object::PeerNat(_) => None,
+        | Object::AwsCniNat(_) => None,
     }
 }
 
@@ -453,10 +461,10 @@ fn is_without_family(refusal: &Refusal) -> bool {
     refusal.is(&[Errno::AFNOSUPPORT, Errno::OPNOTSUPP])
 }
 
-fn veth_effect(payload: &[u8]) -> Result<Effect, NetlinkError> {
+fn veth_effect(payload: &[u8]) -> Result<KernelEffect, NetlinkError> {
     let link = wire::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
     let (link, peer) = link.ok_or(NetlinkError::Decode { what: "veth without a peer" })?;
-    Ok(Effect::Veth { link, peer })
+    Ok(KernelEffect::Veth { link, peer })
 }
 
 struct KernelSocket(Socket);
@@ -554,7 +562,7 @@ mod tests {
         let request = Request { message: Message::DelRule(rule), flags: 0 };
         let refusal = netlink.ask(request).unwrap().unwrap_err();
         let of_ipv6 = crate::Rule::new(Family::Ipv6, 512, crate::Table::MAIN);
-        let change = Change::Remove(Object::Rule(of_ipv6));
+        let change = KernelChange::Remove(Object::Rule(of_ipv6));
         assert!(crate::change::is_so_already(&change, &refusal), "{refusal:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::exchange::Request;
 use super::wire;
-use crate::{Change, LinkIndex, Object};
+use crate::{KernelChange, LinkIndex, Object};
 
 /// Settings of one link, so many as one message sets.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,27 +20,27 @@ pub(super) struct LinkSettings<'a> {
 impl<'a> LinkSettings<'a> {
     /// Returns the settings that the first of some changes make, one and the same link's, and how many changes those are; `None` if
     /// the first makes none.
-    pub(super) fn of(changes: &'a [Change]) -> Option<(Self, usize)> {
+    pub(super) fn of(changes: &'a [KernelChange]) -> Option<(Self, usize)> {
         let mut settings = Self::default();
         let taken = changes.iter().take_while(|change| settings.take(change)).count();
         (taken > 0).then_some((settings, taken))
     }
 
-    fn take(&mut self, change: &'a Change) -> bool {
+    fn take(&mut self, change: &'a KernelChange) -> bool {
         match change {
-            Change::Set(Object::Link { link, mtu, up }) if self.mtu_and_up.is_none() => {
+            KernelChange::Set(Object::Link { link, mtu, up }) if self.mtu_and_up.is_none() => {
                 self.is_of(&link.name, Some(link.index)) && {
                     self.mtu_and_up = Some((*mtu, *up));
                     true
                 }
             }
-            Change::Set(Object::Alias { link, alias }) if self.alias.is_none() => {
+            KernelChange::Set(Object::Alias { link, alias }) if self.alias.is_none() => {
                 self.is_of(&link.name, Some(link.index)) && {
                     self.alias = Some(alias);
                     true
                 }
             }
-            Change::Set(Object::Sysctl(sysctl)) => {
+            KernelChange::Set(Object::Sysctl(sysctl)) => {
                 let Some((link, name)) = sysctl.key.as_ipv4_of_link() else { return false };
                 let (Some(number), Ok(value)) = (number(name), sysctl.value.parse()) else {
                     return false;
@@ -95,10 +95,11 @@ mod tests {
         let link = |index| LinkId::new(LinkIndex(index), &format!("l{index}"));
         let ipv4 = |link: &str, name: &str| {
             let key = SysctlKey::ipv4_of_link(link, name);
-            Change::Set(Object::Sysctl(Sysctl { key, value: "0".to_owned(), optional: true }))
+            KernelChange::Set(Object::Sysctl(Sysctl { key, value: "0".to_owned(), optional: true }))
         };
-        let up = |index| Change::Set(Object::Link { link: link(index), mtu: 1500, up: true });
-        let alias = |index| Change::Set(Object::Alias { link: link(index), alias: "a".to_owned() });
+        let up = |index| KernelChange::Set(Object::Link { link: link(index), mtu: 1500, up: true });
+        let alias =
+            |index| KernelChange::Set(Object::Alias { link: link(index), alias: "a".to_owned() });
         // How many of the changes, and for which link.
         let cases = [
             (vec![], None),
@@ -114,7 +115,7 @@ mod tests {
             // By its file alone.
             (vec![ipv4("l1", "forwarding")], None),
             (vec![ipv4("all", "rp_filter")], None),
-            (vec![Change::Remove(Object::Link { link: link(1), mtu: 1500, up: true })], None),
+            (vec![KernelChange::Remove(Object::Link { link: link(1), mtu: 1500, up: true })], None),
         ];
         for (changes, expected) in cases {
             let settings = LinkSettings::of(&changes);

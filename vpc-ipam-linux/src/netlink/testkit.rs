@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::exchange::{self, Exchange, Request, Wire};
 use super::{event, nftables, wire};
-use crate::node::Event;
+use crate::node::KernelEvent;
 use crate::testkit::{datagrams, same};
 use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, RuleAction};
 
@@ -64,19 +64,19 @@ fn check_events(datagram: &[u8]) -> Result<(), String> {
     };
     let Some(Ok(frame)) = exchange::messages(datagram).next() else { return Ok(()) };
     match event::routing_event(&message) {
-        Some(Event::Route { entry, .. }) => same(
+        Some(KernelEvent::Route { entry, .. }) => same(
             "a route that is told of",
             &Some(entry),
             &wire::route(frame.payload).ok().flatten(),
         ),
-        Some(Event::Rule { rule, .. }) => {
+        Some(KernelEvent::Rule { rule, .. }) => {
             same("a rule that is told of", &Some(rule), &wire::rule(frame.payload).ok().flatten())
         }
-        Some(Event::Address { link, address, .. }) => {
+        Some(KernelEvent::Address { link, address, .. }) => {
             let listed = wire::address(frame.payload).ok().flatten();
             same("an address that is told of", &Some((link, address)), &listed)
         }
-        Some(Event::Link { link, .. }) => {
+        Some(KernelEvent::Link { link, .. }) => {
             same("a link that is told of", &Some(link), &wire::link(frame.payload).ok().flatten())
         }
         _ => Ok(()),

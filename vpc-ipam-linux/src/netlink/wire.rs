@@ -361,7 +361,7 @@ pub(super) fn set_neighbour(link: LinkIndex, neighbour: Neighbour) -> Request {
 }
 
 /// Sets a neighbour that may turn out to be another.
-pub(super) fn introduce(link: LinkIndex, neighbour: Neighbour) -> Request {
+pub(super) fn add_neighbour(link: LinkIndex, neighbour: Neighbour) -> Request {
     let mut message = neighbour_message(link, neighbour);
     message.header.state = NeighbourState::Reachable;
     Request { message: Message::NewNeighbour(message), flags: NLM_F_CREATE | NLM_F_REPLACE }

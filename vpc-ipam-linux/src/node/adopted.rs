@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
-use super::{Event, Node, SeenLink, is_host};
+use super::{KernelEvent, NodeNetwork, SeenLink, is_host};
 use crate::eni::{self, PRIORITY_ENI};
 use crate::host::{self, PRIORITY_BRANCH, PRIORITY_MARK};
 use crate::pod::branch::{VlanId, is_of_pod, vlan_of};
@@ -127,7 +127,7 @@ fn to_host(route: &Route) -> Option<IpAddr> {
 }
 
 /// Returns whether a rule is one of those that amazon-vpc-cni-k8s has for the node, for pods and for ENIs, by its place and form.
-pub fn is_of_peer(rule: &Rule) -> bool {
+pub fn is_of_aws_cni(rule: &Rule) -> bool {
     let is_host = |net: Option<IpNet>| net.is_some_and(is_host);
     let form = match rule.priority {
         PRIORITY_TO_POD => is_host(rule.destination) && rule.table == Table::MAIN,
@@ -170,7 +170,7 @@ impl Role {
 
 /// What an address of a pod can not be, and links that are known for something else.
 struct Surroundings<'a> {
-    node: &'a Node,
+    node: &'a NodeNetwork,
     actual: &'a Actual,
     /// The MAC addresses of ENIs, and of links of pods that are in the state file.
     known: BTreeSet<Mac>,
@@ -182,7 +182,7 @@ struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
-    fn of(node: &'a Node, actual: &'a Actual) -> Self {
+    fn of(node: &'a NodeNetwork, actual: &'a Actual) -> Self {
         let mut no_pods: BTreeSet<IpAddr> =
             actual.addresses.iter().map(|(_, address)| address.net.addr()).collect();
         no_pods.extend(actual.entries.iter().filter_map(|entry| entry.route.gateway));
@@ -276,7 +276,7 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-impl Node {
+impl NodeNetwork {
     /// Finds the pods that are in no state file.
     pub(super) fn find_adopted(
         &self,
@@ -339,11 +339,13 @@ impl Node {
     }
 
     /// Takes in what an event tells of pods that are in no state file; returns whether that changes what is known.
-    pub(super) fn learn_adopted(&mut self, event: &Event) -> bool {
+    pub(super) fn learn_adopted(&mut self, event: &KernelEvent) -> bool {
         match event {
-            Event::Link { link, gone: true } => self.adopted.links.remove(&link.id.index).is_some(),
-            Event::Route { entry, gone: false, .. } => self.learn_route(entry),
-            Event::Rule { rule, gone: false, .. } => {
+            KernelEvent::Link { link, gone: true } => {
+                self.adopted.links.remove(&link.id.index).is_some()
+            }
+            KernelEvent::Route { entry, gone: false, .. } => self.learn_route(entry),
+            KernelEvent::Rule { rule, gone: false, .. } => {
                 let mut links = self.adopted.links.values_mut();
                 let Some(of) = links.find(|it| it.claims(rule)) else { return false };
                 let known = of.rules.iter().any(|it| is_version_of(it, rule));
@@ -394,17 +396,17 @@ impl Node {
 
     /// Returns what an event shows that amazon-vpc-cni-k8s made, if it does: its rules for the node and for ENIs, which it makes when
     /// it starts, and its address translation. Its plugin's pods are told by [`learn`](Self::learn).
-    pub fn made_by_peer(&self, event: &Event) -> Option<String> {
+    pub fn made_by_aws_cni(&self, event: &KernelEvent) -> Option<String> {
         match event {
-            Event::PeerNat => Some("rules of address translation".to_owned()),
-            Event::Rule { rule, gone: false, .. } if self.is_of_peer(rule) => {
+            KernelEvent::AwsCniNat => Some("rules of address translation".to_owned()),
+            KernelEvent::Rule { rule, gone: false, .. } if self.is_of_aws_cni(rule) => {
                 Some(format!("rule {rule}"))
             }
             _ => None,
         }
     }
 
-    fn is_of_peer(&self, rule: &Rule) -> bool {
+    fn is_of_aws_cni(&self, rule: &Rule) -> bool {
         if rule.protocol != Protocol::UNSPECIFIED || !rule.is_plain() || rule.destination.is_some()
         {
             return false;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{Node, is_host};
+use super::{NodeNetwork, is_host};
 use crate::eni::PRIORITY_ENI;
 use crate::host::PRIORITY_MARK;
 use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD};
@@ -82,7 +82,7 @@ impl Found {
     }
 }
 
-impl Node {
+impl NodeNetwork {
     /// Returns what other programs have that diverts packets of pods and ENIs, once all differences are put right.
     pub(super) fn conflicts(&self, actual: &Actual, differences: &[Difference]) -> Vec<Conflict> {
         let view = View::new(self, actual, differences);
@@ -142,7 +142,7 @@ fn of_variables(actual: &Actual, found: &mut Found) {
 
 /// What there is, in the form in which the kernel looks at it.
 struct View<'a> {
-    node: &'a Node,
+    node: &'a NodeNetwork,
     actual: &'a Actual,
     /// Of each table and destination the entry that the kernel takes.
     tables: BTreeMap<Table, Vec<&'a RouteEntry>>,
@@ -157,7 +157,7 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(node: &'a Node, actual: &'a Actual, differences: &'a [Difference]) -> Self {
+    fn new(node: &'a NodeNetwork, actual: &'a Actual, differences: &'a [Difference]) -> Self {
         let mut tables: BTreeMap<Table, Vec<&RouteEntry>> = BTreeMap::new();
         for entry in &actual.entries {
             tables.entry(entry.route.table).or_default().push(entry);

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
-use super::{Extent, Node, Role, SeenLink, is_host};
+use super::{Extent, NodeNetwork, Role, SeenLink, is_host};
 use crate::eni::PRIORITY_ENI;
 use crate::host::PRIORITY_MARK;
 use crate::pod::variables::SourceFilter;
@@ -17,7 +17,7 @@ use crate::{
 
 /// Something that happened in the node's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum KernelEvent {
     /// A link was made, changed or removed.
     Link {
         /// As it is, or was.
@@ -66,7 +66,7 @@ pub enum Event {
     /// Our address translation was changed by another program.
     Nat,
     /// Address translation of the peer appeared.
-    PeerNat,
+    AwsCniNat,
     /// More happened than could be told.
     Lost,
 }
@@ -82,26 +82,26 @@ pub enum OfLinks {
     New,
 }
 
-impl Node {
+impl NodeNetwork {
     /// Returns how much has to be compared after something happened, if the node may differ now from what it should be.
     ///
     /// What this crate does itself for ENIs and pods that the node is known to have is no such thing.
     #[must_use]
-    pub fn concerns(&self, event: &Event) -> Option<Extent> {
+    pub fn concerns(&self, event: &KernelEvent) -> Option<Extent> {
         match event {
-            Event::Lost => Some(Extent::All),
-            Event::Nat | Event::PeerNat => Some(Extent::Translation),
-            Event::Link { link, gone } => self.concerns_link(link, *gone),
-            Event::Address { link, address, gone } => {
+            KernelEvent::Lost => Some(Extent::All),
+            KernelEvent::Nat | KernelEvent::AwsCniNat => Some(Extent::Translation),
+            KernelEvent::Link { link, gone } => self.concerns_link(link, *gone),
+            KernelEvent::Address { link, address, gone } => {
                 self.concerns_address(*link, *address, *gone).then_some(Extent::Routing)
             }
-            Event::Route { entry, gone, .. } => {
+            KernelEvent::Route { entry, gone, .. } => {
                 self.concerns_route(entry, *gone).then_some(Extent::Routing)
             }
-            Event::Rule { rule, gone, .. } => {
+            KernelEvent::Rule { rule, gone, .. } => {
                 self.concerns_rule(rule, *gone).then_some(Extent::Routing)
             }
-            Event::Setting { family, links, forwarding, rp_filter } => {
+            KernelEvent::Setting { family, links, forwarding, rp_filter } => {
                 self.concerns_setting(*family, *links, *forwarding, *rp_filter)
             }
         }
@@ -109,11 +109,11 @@ impl Node {
 
     /// Remembers which links there are, as an event tells of them; returns whether that changes what is known of pods that are in no
     /// state file.
-    pub fn learn(&mut self, event: &Event) -> bool {
+    pub fn learn(&mut self, event: &KernelEvent) -> bool {
         match event {
-            Event::Lost => self.seen.links.clear(),
-            Event::Link { link, gone: true } => drop(self.seen.links.remove(&link.id.index)),
-            Event::Link { link, gone: false } => {
+            KernelEvent::Lost => self.seen.links.clear(),
+            KernelEvent::Link { link, gone: true } => drop(self.seen.links.remove(&link.id.index)),
+            KernelEvent::Link { link, gone: false } => {
                 self.seen.links.insert(link.id.index, SeenLink::from(link));
             }
             _ => {}
@@ -122,12 +122,12 @@ impl Node {
     }
 
     /// Returns the object of ours that an event took away or replaced, if that was a route or a rule.
-    pub fn taken_by(&self, event: &Event) -> Option<Object> {
+    pub fn taken_by(&self, event: &KernelEvent) -> Option<Object> {
         match event {
-            Event::Rule { rule, gone: true, .. } if rule.protocol == Protocol::OURS => {
+            KernelEvent::Rule { rule, gone: true, .. } if rule.protocol == Protocol::OURS => {
                 Some(Object::Rule(rule.clone()))
             }
-            Event::Route { entry, gone, .. } if self.concerns_route(entry, *gone) => {
+            KernelEvent::Route { entry, gone, .. } if self.concerns_route(entry, *gone) => {
                 let RouteEntry { route, .. } = entry;
                 if let Some((index, link)) = self.adopted_at(route.destination, route.table) {
                     let place = |it: &&Route| {

@@ -14,8 +14,8 @@ use crate::eni::{GATEWAY_IPV6, link_by_mac};
 use crate::host::PRIORITY_BRANCH;
 use crate::state::{Claim, State};
 use crate::{
-    BranchMode, Change, Family, Link, LinkId, LinkIndex, LinkMissingError, Netlink, NetlinkError,
-    Object, Protocol, Route, Rule, Table, VethPrefix, Vlan,
+    BranchMode, Family, KernelChange, Link, LinkId, LinkIndex, LinkMissingError, Netlink,
+    NetlinkError, Object, Protocol, Route, Rule, Table, VethPrefix, Vlan,
 };
 
 /// A branch ENI and the pod's addresses on it.
@@ -206,16 +206,20 @@ impl Branch {
     }
 
     /// Returns the link of the VLAN, if it is there and is this ENI's.
-    pub(super) fn link(&self, host: &mut dyn Netlink) -> Result<Whose, NetlinkError> {
+    pub(super) fn link(&self, host: &mut dyn Netlink) -> Result<VlanOwner, NetlinkError> {
         Ok(match host.link(&self.vlan.link_name())? {
-            Some(link) if link.mac == Some(self.mac) => Whose::Ours(link),
-            Some(_) => Whose::Others,
-            None => Whose::Nobodys,
+            Some(link) if link.mac == Some(self.mac) => VlanOwner::ThisEni(link),
+            Some(_) => VlanOwner::LaterEni,
+            None => VlanOwner::NoLink,
         })
     }
 
     /// Returns the changes after which the VLAN has a link.
-    pub(super) fn make(&self, host: &mut dyn Netlink, mtu: u16) -> Result<Vec<Change>, MakeError> {
+    pub(super) fn make(
+        &self,
+        host: &mut dyn Netlink,
+        mtu: u16,
+    ) -> Result<Vec<KernelChange>, MakeError> {
         let links = host.links()?;
         let trunk = link_by_mac(&links, self.trunk)?.id.clone();
         let name = self.vlan.link_name();
@@ -223,21 +227,21 @@ impl Branch {
         if there.is_some_and(|link| link.mac == Some(self.mac)) {
             return Ok(Vec::new());
         }
-        let old = there.map(|link| Change::RemoveLinkByIndex(link.id.clone()));
+        let old = there.map(|link| KernelChange::RemoveLinkByIndex(link.id.clone()));
         let id = self.vlan.number();
-        let add = Change::AddVlan(Vlan { name, mac: self.mac, mtu: mtu.into(), id, trunk });
+        let add = KernelChange::AddVlan(Vlan { name, mac: self.mac, mtu: mtu.into(), id, trunk });
         Ok(old.into_iter().chain([add]).collect())
     }
 }
 
-/// Whose the link of a VLAN is.
-pub(super) enum Whose {
-    /// The branch ENI's.
-    Ours(Link),
-    /// A later branch ENI's, that got the same VLAN.
-    Others,
-    /// There is none.
-    Nobodys,
+/// VlanOwner the link of a VLAN is.
+pub(super) enum VlanOwner {
+    /// The branch ENI of this pod.
+    ThisEni(Link),
+    /// A later branch ENI that got the same VLAN.
+    LaterEni,
+    /// The VLAN has no link.
+    NoLink,
 }
 
 /// Why a VLAN cannot get a link.

@@ -11,7 +11,7 @@ use sha1::{Digest as _, Sha1};
 use crate::nat::{EGRESS_IPV4, EGRESS_IPV6};
 use crate::state::ApplyError;
 use crate::{
-    Change, Family, LinkId, LinkIndex, Netlink, NetlinkError, Protocol, Refused, Route, Table,
+    Family, KernelChange, LinkId, LinkIndex, Netlink, NetlinkError, Protocol, Refused, Route, Table,
 };
 
 use super::{PodAddress, PodInterface};
@@ -44,7 +44,7 @@ pub(super) fn with_address(
     }
     let mut last = None;
     for address in candidates(family, &interface.host.mac.0) {
-        let change = Change::AddRoute { link: link.clone(), route: route_to(address) };
+        let change = KernelChange::AddRoute { link: link.clone(), route: route_to(address) };
         match host.change(core::slice::from_ref(&change))?.pop() {
             Some(Ok(_)) => return Ok(with(interface, address)),
             Some(Err(refusal)) if refusal.is(&[rustix::io::Errno::EXIST]) => {

@@ -7,7 +7,7 @@ use vpc_ipam_core::PodKey;
 
 use super::{RemoveError, derived_mac, our_rules, remove_all_alike};
 use crate::state::{ApplyError, carry_out};
-use crate::{Change, Family, Leads, Netlink, NetlinkError, Object, RouteEntry, Table};
+use crate::{Family, KernelChange, Leads, Netlink, NetlinkError, Object, RouteEntry, Table};
 
 /// More interfaces than any instance has network cards.
 const INTERFACES_MAX: u8 = 16;
@@ -17,7 +17,7 @@ const INTERFACES_MAX: u8 = 16;
 ///
 /// This is for when nothing else tells which addresses the pod had: its links are told from others by their MAC addresses, which
 /// follow from its key, and the addresses by the routes over them. A pod whose links went along with its namespace has no
-/// routes any more; its rules are those of a pod that is gone, which [`Node::repair`](crate::Node::repair) finds.
+/// routes any more; its rules are those of a pod that is gone, which [`NodeNetwork::repair`](crate::NodeNetwork::repair) finds.
 pub fn remove_found(host: &mut dyn Netlink, key: &PodKey) -> Result<Vec<IpAddr>, RemoveError> {
     let mut try_remove = || {
         let mut addresses = Vec::new();
@@ -37,12 +37,12 @@ pub fn remove_found(host: &mut dyn Netlink, key: &PodKey) -> Result<Vec<IpAddr>,
                     continue;
                 }
                 let link = link.id.clone();
-                changes.push(Change::Remove(Object::Route { link, route }));
+                changes.push(KernelChange::Remove(Object::Route { link, route }));
                 let rules = our_rules(net.addr()).map(Object::Rule);
-                changes.extend(rules.map(Change::Remove));
+                changes.extend(rules.map(KernelChange::Remove));
                 addresses.push(net.addr());
             }
-            removals.push(Change::RemoveLinkByIndex(link.id.clone()));
+            removals.push(KernelChange::RemoveLinkByIndex(link.id.clone()));
         }
         remove_all_alike(host, changes)?;
         carry_out(host, &removals)?;

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 
 use super::{PRIORITY_IN_POD, PodAddress, PodInterface};
 use crate::{
-    Change, Family, Leads, LinkIndex, Netlink, NetlinkError, Object, Protocol, RouteEntry, Rule,
-    Table,
+    Family, KernelChange, Leads, LinkIndex, Netlink, NetlinkError, Object, Protocol, RouteEntry,
+    Rule, Table,
 };
 
 /// The first that is tried where a pod has a default route of another network. CNI's plugin `sbr` takes tables from 100 on.
@@ -89,7 +89,7 @@ impl Inside {
         &self,
         pod: &mut dyn Netlink,
         interfaces: &mut [PodInterface],
-    ) -> Result<Vec<Change>, NetlinkError> {
+    ) -> Result<Vec<KernelChange>, NetlinkError> {
         let is_plain = |address: &PodAddress| {
             let family = Family::of(address.address);
             match address.table {
@@ -119,7 +119,7 @@ impl Inside {
                 given.insert((address.table, Family::of(address.address)));
             }
         }
-        Ok(left.into_iter().map(|rule| Change::Remove(Object::Rule(rule))).collect())
+        Ok(left.into_iter().map(|rule| KernelChange::Remove(Object::Rule(rule))).collect())
     }
 
     /// Returns the table that has, or is to have, the default route of an address, if others of the pod are given already.

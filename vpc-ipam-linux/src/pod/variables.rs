@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | IPv4 `accept_redirects` of a link that forwards, `accept_source_route` | the lesser | the link's own 0 decides |
 //! | `send_redirects` | the greater | `all` has to be 0 too, and is 1 unless it was set: [`host`](crate::host) sets it |
-//! | `proxy_arp`, `proxy_ndp`, `accept_local` | the greater | where another program set `all`, that holds, and [`Node::diff`](crate::Node::diff) tells |
+//! | `proxy_arp`, `proxy_ndp`, `accept_local` | the greater | where another program set `all`, that holds, and [`NodeNetwork::diff`](crate::NodeNetwork::diff) tells |
 //! | `rp_filter` | the greater | 2 makes 1 loose, but for links without an address, as these; nft or iptables check besides |
 //! | IPv6 `accept_ra`, `accept_redirects`, `forwarding` | the link's own | |
 //!

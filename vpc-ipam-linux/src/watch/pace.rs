@@ -81,7 +81,7 @@ impl Pace {
     }
 
     /// Returns what a repair that begins now should leave as it is, in the words by which it was told of:
-    /// [`Node::spared`](crate::Node::spared).
+    /// [`NodeNetwork::spared`](crate::NodeNetwork::spared).
     pub fn spared(&mut self, now: Timestamp) -> BTreeSet<String> {
         self.objects.retain(|_, last| now.since(last.at) < PEACE.max(2 * last.distance));
         let early = self.objects.iter().filter(|(_, last)| last.at + last.distance > now);

@@ -7,7 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc;
 
-use vpc_ipam_linux::{Beside, Difference, Extent, HostConfig, NatPrograms, Node, eni as enis};
+use vpc_ipam_linux::{
+    BesideAwsCni, Difference, Extent, HostConfig, NatPrograms, NodeNetwork, eni as enis,
+};
 
 use crate::node::{key, repair};
 use crate::support::{Netns, Vpc, accept, add, eni, eni_mac, network, source_seen};
@@ -22,7 +24,7 @@ const BACKENDS: [(&str, bool); 3] =
 fn what_the_peer_made_is_replaced_without_a_gap() {
     for (iptables, native) in BACKENDS {
         let case = format!("{iptables}, nftables {native}");
-        let (vpc, pod) = node_of_the_peer(iptables, native);
+        let (vpc, pod) = node_of_aws_cni(iptables, native);
         vpc.node.exec(&format!("{iptables} -w -t nat -A POSTROUTING -d 192.0.2.0/24 -j RETURN"));
         let node = node(&vpc);
 
@@ -47,7 +49,7 @@ fn what_the_peer_made_is_replaced_without_a_gap() {
 #[test]
 fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
     for (iptables, native) in BACKENDS {
-        let (vpc, pod) = node_of_the_peer(iptables, native);
+        let (vpc, pod) = node_of_aws_cni(iptables, native);
         let before = vpc.node.exec(&format!("{iptables}-save -t nat"));
         let untagged = |vpc: &Vpc| {
             let rules = vpc.node.json("-d rule");
@@ -56,9 +58,9 @@ fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
         let rules = untagged(&vpc);
         let node = node(&vpc);
         let repair_beside = || {
-            let mut netlink = Beside(vpc.node.netlink());
+            let mut netlink = BesideAwsCni(vpc.node.netlink());
             enis::set_up(&mut netlink, &eni(1)).unwrap();
-            Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap().differences
+            NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap().differences
         };
 
         assert_ne!(repair_beside(), []);
@@ -78,7 +80,7 @@ fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
 
 #[test]
 fn pods_of_the_peer_that_nobody_knows_keep_their_rules_until_they_are_gone() {
-    let (vpc, pod) = node_of_the_peer("iptables-nft", true);
+    let (vpc, pod) = node_of_aws_cni("iptables-nft", true);
     let mut node = node(&vpc);
     node.pods = BTreeMap::new();
 
@@ -131,7 +133,7 @@ fn chain_that_another_program_uses_keeps_all_of_the_peer_where_it_is_until_that_
                 continue;
             }
             let case = format!("{iptables}, nftables {native}: {rule}");
-            let (vpc, pod) = node_of_the_peer(iptables, native);
+            let (vpc, pod) = node_of_aws_cni(iptables, native);
             vpc.node.shell(&format!("{iptables} -w -t nat -A {rule}"));
             let node = node(&vpc);
             let before = saved(&vpc, iptables);
@@ -145,9 +147,9 @@ fn chain_that_another_program_uses_keeps_all_of_the_peer_where_it_is_until_that_
                 let rule = if told.is_empty() { rule } else { told.as_str() };
                 assert_eq!(conflict.object, format!("rule of {iptables} in table nat: -A {rule}"));
                 assert!(conflict.likely_author.contains(author), "{case}: {conflict}");
-                let of_peer =
-                    |it: &Difference| matches!(it.object(), vpc_ipam_linux::Object::PeerNat(_));
-                assert!(!repaired.differences.iter().any(of_peer), "{case}: {repaired:?}");
+                let of_aws_cni =
+                    |it: &Difference| matches!(it.object(), vpc_ipam_linux::Object::AwsCniNat(_));
+                assert!(!repaired.differences.iter().any(of_aws_cni), "{case}: {repaired:?}");
                 assert_eq!(repaired.differences.is_empty(), round > 0, "{case}: {repaired:?}");
                 assert_eq!(saved(&vpc, iptables), before, "{case}");
                 assert_eq!(
@@ -195,7 +197,7 @@ fn what_cannot_be_listed_is_told_and_nothing_of_the_peer_is_removed() {
     ];
     for (iptables, native, nft, names, expected) in cases {
         let case = format!("{iptables}, nftables {native}; with {} {names:?}", nft.display());
-        let (vpc, _pod) = node_of_the_peer(iptables, native);
+        let (vpc, _pod) = node_of_aws_cni(iptables, native);
         let node = node(&vpc);
         let programs = NatPrograms { nft, iptables: only(names) };
         let mut netlink = vpc.node.netlink().with_nat_programs(programs);
@@ -203,7 +205,8 @@ fn what_cannot_be_listed_is_told_and_nothing_of_the_peer_is_removed() {
 
         for _ in 0..2 {
             let found = node.diff(&mut netlink, Extent::Translation).unwrap();
-            let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+            let repaired =
+                NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
 
             assert_eq!(found.not_told, repaired.not_told, "{case}");
             assert_eq!(found.not_told.len(), expected.len(), "{case}: {:?}", found.not_told);
@@ -242,9 +245,9 @@ fn rules_of_iptables_that_nft_shows_not_to_be_the_peers_need_no_iptables() {
     }
     let programs = NatPrograms { nft: "nft".into(), iptables: Vec::new() };
     let mut netlink = vpc.node.netlink().with_nat_programs(programs);
-    let node = Node::new(HostConfig::default(), vpc.host_facts());
+    let node = NodeNetwork::new(HostConfig::default(), vpc.host_facts());
 
-    let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+    let repaired = NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
 
     assert_eq!(repaired.not_told, [] as [&str; 0]);
     assert!(node.diff(&mut netlink, Extent::All).unwrap().is_empty());
@@ -253,7 +256,7 @@ fn rules_of_iptables_that_nft_shows_not_to_be_the_peers_need_no_iptables() {
 /// Then iptables-save says so, and exits as if all were well.
 #[test]
 fn table_that_only_nft_can_list_is_looked_at_by_nft() {
-    let (vpc, _pod) = node_of_the_peer("iptables-nft", false);
+    let (vpc, _pod) = node_of_aws_cni("iptables-nft", false);
     vpc.node.nft("add rule ip nat POSTROUTING meta l4proto tcp ct mark 7 jump AWS-SNAT-CHAIN-0");
     assert!(vpc.node.exec("iptables-nft-save").contains("# Table `nat' is incompatible"));
     let node = node(&vpc);
@@ -278,8 +281,8 @@ fn peers(saved: &str) -> Vec<&str> {
     saved.lines().filter(|line| line.contains("AWS")).collect()
 }
 
-fn node(vpc: &Vpc) -> Node {
-    let mut node = Node::new(HostConfig::default(), vpc.host_facts());
+fn node(vpc: &Vpc) -> NodeNetwork {
+    let mut node = NodeNetwork::new(HostConfig::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     node.pods.insert(key("b"), network("b", 1, "10.0.0.101"));
     node
@@ -316,7 +319,7 @@ fn sources_seen_during(vpc: &Vpc, pod: &Netns, what: impl FnOnce()) -> BTreeSet<
 }
 
 /// Builds a node as the peer leaves it, with a pod on device 1.
-fn node_of_the_peer(iptables: &str, native: bool) -> (Vpc, Netns) {
+fn node_of_aws_cni(iptables: &str, native: bool) -> (Vpc, Netns) {
     let vpc = Vpc::new();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);
     let node = &vpc.node;

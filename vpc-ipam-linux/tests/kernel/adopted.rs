@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use vpc_ipam_core::{EniLink, Families, Ipv4Kind};
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::{Event, Extent, HostConfig, Netlink as _, Node, eni as enis};
+use vpc_ipam_linux::{Extent, HostConfig, KernelEvent, Netlink as _, NodeNetwork, eni as enis};
 
 use crate::node::{repair, wait_until};
 use crate::old;
@@ -181,7 +181,7 @@ fn pod_is_kept_as_it_was_found_while_its_link_is_there() {
         drop(pod);
         for link in gone {
             wait_until(|| vpc.node.try_ip(&format!("link show {}", link.id)).is_err());
-            node.learn(&Event::Link { link, gone: true });
+            node.learn(&KernelEvent::Link { link, gone: true });
         }
         node.remember(&repair(&node, &vpc, Extent::Kernel));
         node.remember(&repair(&node, &vpc, Extent::Kernel));
@@ -365,14 +365,14 @@ fn vpc() -> Vpc {
 }
 
 /// Returns the node, repaired.
-fn node(vpc: &Vpc) -> Node {
+fn node(vpc: &Vpc) -> NodeNetwork {
     let node = bare_node(vpc);
     repair(&node, vpc, Extent::All);
     node
 }
 
 /// Returns the node with its second ENI set up.
-fn bare_node(vpc: &Vpc) -> Node {
+fn bare_node(vpc: &Vpc) -> NodeNetwork {
     let facts = HostFacts {
         families: Families::Dual(Ipv4Kind::Addresses),
         primary_ipv6: Some("2001:db8:a::10".parse().unwrap()),
@@ -383,7 +383,7 @@ fn bare_node(vpc: &Vpc) -> Node {
         subnet_ipv6: Some("2001:db8:a::/64".parse().unwrap()),
         ..eni(1)
     };
-    let mut node = Node::new(HostConfig::default(), facts);
+    let mut node = NodeNetwork::new(HostConfig::default(), facts);
     enis::set_up(&mut vpc.node.netlink(), &eni).unwrap();
     node.enis.insert(eni.eni, eni);
     node

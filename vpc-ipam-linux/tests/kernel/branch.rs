@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use vpc_ipam_core::{Config, Families, Ipv4Kind, Mac, Pod, PodKey};
 use vpc_ipam_linux::host;
 use vpc_ipam_linux::pod::{self, AddFailure, BranchEni, PodError, PodNetwork, VlanId};
-use vpc_ipam_linux::{BranchMode, Change, Effect, HostConfig, KernelNetlink, Netlink, Vlan};
+use vpc_ipam_linux::{
+    BranchMode, HostConfig, KernelChange, KernelEffect, KernelNetlink, Netlink, Vlan,
+};
 
 use crate::support::{
     Altered, INTERNET, Netns, Vpc, add, chain, eni_mac, metadata, network, really, settings,
@@ -339,7 +341,7 @@ fn kernel_makes_vlans_or_says_that_it_has_none() {
     vpc.plug("eth1", eni_mac(1), "subnet1", &[]);
     let mut netlink = vpc.node.netlink();
     let link = netlink.link("eth1").unwrap().unwrap();
-    let change = Change::AddVlan(Vlan {
+    let change = KernelChange::AddVlan(Vlan {
         name: "vlan.eth.7".to_owned(),
         mac: MAC,
         mtu: 9001,
@@ -474,13 +476,13 @@ fn wait_for_links(node: &Netns, expected: &[&str]) {
 
 /// Returns a kernel in which the link of a VLAN is a cable to the fabric.
 fn trunk(vpc: &Vpc) -> impl Netlink {
-    let change = |inner: &mut KernelNetlink, change: &Change| match change {
-        Change::AddVlan(vlan) if vlan.mtu > 1 => {
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| match change {
+        KernelChange::AddVlan(vlan) if vlan.mtu > 1 => {
             assert_eq!(&*vlan.trunk.name, "eth1");
             let table = vlan.name.replace('.', "_");
             let _ = vpc.fabric.try_exec(&format!("nft delete table netdev check_{table}"));
             vpc.plug(&vlan.name, vlan.mac, "subnet1", &[ADDRESS]);
-            Ok(Effect::Done)
+            Ok(KernelEffect::Done)
         }
         other => really(inner, other),
     };

@@ -1,5 +1,5 @@
 use vpc_ipam_core::Mac;
-use vpc_ipam_linux::{Bridge, Change, Link, Netlink as _, Veth, VethPeer};
+use vpc_ipam_linux::{Bridge, KernelChange, Link, Netlink as _, Veth, VethPeer};
 
 use crate::support::Netns;
 
@@ -20,11 +20,12 @@ fn bridge_keeps_its_address_and_isolates_its_ports() {
         },
     };
 
-    let made = netlink.change(&[Change::AddBridge(bridge), Change::AddVeth(veth)]).unwrap();
+    let made =
+        netlink.change(&[KernelChange::AddBridge(bridge), KernelChange::AddVeth(veth)]).unwrap();
     assert!(made.iter().all(Result::is_ok), "{made:?}");
     let mut id = |name| netlink.link(name).unwrap().map(|link: Link| link.id).unwrap();
     let (port, bridge) = (id("port1"), id("subnet1"));
-    let joined = netlink.change(&[Change::Join { port, bridge }]).unwrap();
+    let joined = netlink.change(&[KernelChange::Join { port, bridge }]).unwrap();
     assert!(joined.iter().all(Result::is_ok), "{joined:?}");
 
     let link = netlink.link("subnet1").unwrap().unwrap();
@@ -42,7 +43,7 @@ fn what_is_no_bridge_has_no_ports() {
     let mut netlink = fabric.netlink();
     let lo = netlink.link("lo").unwrap().unwrap().id;
 
-    let results = netlink.change(&[Change::Join { port: lo.clone(), bridge: lo }]).unwrap();
+    let results = netlink.change(&[KernelChange::Join { port: lo.clone(), bridge: lo }]).unwrap();
 
     assert!(matches!(&results[..], [Err(_)]), "{results:?}");
 }

@@ -1,6 +1,6 @@
 //! What other programs have that diverts packets of pods and ENIs: it is told, and left to them.
 
-use vpc_ipam_linux::{Conflict, Extent, Node};
+use vpc_ipam_linux::{Conflict, Extent, NodeNetwork};
 
 use crate::node::{node_with_pods, repair};
 use crate::support::{Netns, Vpc};
@@ -290,7 +290,7 @@ fn conflicts_of_ipv6_are_told_too() {
     }
 }
 
-fn conflicts(node: &Node, vpc: &Vpc) -> Vec<Conflict> {
+fn conflicts(node: &NodeNetwork, vpc: &Vpc) -> Vec<Conflict> {
     let found = node.diff(&mut vpc.node.netlink(), Extent::Routing).unwrap();
     assert_eq!(found.differences, []);
     found.conflicts

@@ -9,8 +9,8 @@ use vpc_ipam_core::{Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Difference, Event, Extent, Family, HostConfig, Leads, Netlink as _, Node, Object, Route,
-    RouteEntry, Table,
+    Difference, Extent, Family, HostConfig, KernelEvent, Leads, Netlink as _, NodeNetwork, Object,
+    Route, RouteEntry, Table,
 };
 
 use crate::node::{key, repair};
@@ -90,7 +90,7 @@ fn route_that_is_lost_is_reported_and_repaired() {
         let vpc = side.node();
         let network = side.network("a", 0);
         let pod = add(&vpc.node, &network);
-        let mut node = Node::new(Side::config(), side.facts(&vpc));
+        let mut node = NodeNetwork::new(Side::config(), side.facts(&vpc));
         node.pods.insert(key("a"), network.clone());
         let repaired = repair(&node, &vpc, Extent::Routing);
         assert_eq!(repaired.differences, [], "{side:?}");
@@ -101,7 +101,7 @@ fn route_that_is_lost_is_reported_and_repaired() {
         let route = Route::on_link(Table::MAIN, hidden);
         let link = vpc.node.netlink().link(&veth.name).unwrap().unwrap().id;
         let entry = RouteEntry { route, leads: Leads::Over(link.index) };
-        assert!(node.concerns(&Event::Route { entry, gone: true, by: None }).is_some());
+        assert!(node.concerns(&KernelEvent::Route { entry, gone: true, by: None }).is_some());
         let missing = Difference::Missing(Object::Route { link, route });
 
         for damage in [

@@ -3,8 +3,8 @@
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use vpc_ipam_linux::host::{self, HostError};
 use vpc_ipam_linux::{
-    Change, Difference, Extent, HostConfig, KernelNetlink, Netlink as _, Node, Object, Refusal,
-    eni as enis,
+    Difference, Extent, HostConfig, KernelChange, KernelNetlink, Netlink as _, NodeNetwork, Object,
+    Refusal, eni as enis,
 };
 
 use crate::support::{Altered, Netns, Vpc, chain, eni, eni_mac, really};
@@ -49,8 +49,8 @@ fn missing_capabilities_are_named() {
 fn kernel_variables_that_cannot_be_written_stop_nothing_else() {
     const EROFS: i32 = 30;
     let vpc = Vpc::new();
-    let change = |inner: &mut KernelNetlink, change: &Change| match change {
-        Change::Set(Object::Sysctl(_)) => Err(Refusal { errno: Some(EROFS), says: None }),
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| match change {
+        KernelChange::Set(Object::Sysctl(_)) => Err(Refusal { errno: Some(EROFS), says: None }),
         other => really(inner, other),
     };
     let mut netlink = Altered { inner: vpc.node.netlink(), change };
@@ -81,13 +81,13 @@ fn repair_tells_apart_what_it_put_right_and_what_it_could_not() {
     let (vpc, node, _pods) = crate::node::node_with_pods();
     vpc.node.ip("rule del pref 1024");
     vpc.node.exec("sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
-    let change = |inner: &mut KernelNetlink, change: &Change| match change {
-        Change::Set(Object::Sysctl(_)) => Err(Refusal { errno: Some(EROFS), says: None }),
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| match change {
+        KernelChange::Set(Object::Sysctl(_)) => Err(Refusal { errno: Some(EROFS), says: None }),
         other => really(inner, other),
     };
     let mut netlink = Altered { inner: vpc.node.netlink(), change };
 
-    let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+    let repaired = NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
 
     let [Difference::Missing(Object::Rule(rule))] = &repaired.differences[..] else {
         panic!("{:?}", repaired.differences);
@@ -102,7 +102,7 @@ fn other_refusals_are_no_matter_of_kernel_variables() {
     const ENOMEM: i32 = 12;
     let vpc = Vpc::new();
     let change =
-        |_: &mut KernelNetlink, _: &Change| Err(Refusal { errno: Some(ENOMEM), says: None });
+        |_: &mut KernelNetlink, _: &KernelChange| Err(Refusal { errno: Some(ENOMEM), says: None });
     let mut netlink = Altered { inner: vpc.node.netlink(), change };
 
     let error = host::set_up(&mut netlink, &HostConfig::default(), &vpc.host_facts());
@@ -117,7 +117,7 @@ fn other_refusals_are_no_matter_of_kernel_variables() {
 fn link_that_goes_meanwhile_is_named() {
     let vpc = Vpc::new();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20"]);
-    let gone = |inner: &mut KernelNetlink, change: &Change| {
+    let gone = |inner: &mut KernelNetlink, change: &KernelChange| {
         let _ = vpc.node.try_ip("link del eth1");
         really(inner, change)
     };

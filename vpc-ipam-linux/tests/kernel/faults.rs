@@ -5,8 +5,8 @@ use std::io;
 use vpc_ipam_core::{Card, Lease, LeasedInterface};
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Address, Change, Effect, Family, KernelNetlink, Link, LinkIndex, NatActual, Neighbour, Netlink,
-    NetlinkError, Refusal, Route, Rule, SysctlKey, pod,
+    Address, Family, KernelChange, KernelEffect, KernelNetlink, Link, LinkIndex, NatActual,
+    Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey, pod,
 };
 
 use crate::support::{Netns, lease, lease_with, leased, network_of, settings};
@@ -169,7 +169,10 @@ struct Faulty<'a> {
 }
 
 impl Netlink for Faulty<'_> {
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
         let lost = || NetlinkError::Send { source: io::ErrorKind::ConnectionReset.into() };
         let step = match (self.countdown.get(), self.fault) {
             (Some(step), _) if step >= changes.len() => {

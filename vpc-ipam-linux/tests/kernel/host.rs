@@ -1,5 +1,5 @@
 use serde_json::json;
-use vpc_ipam_linux::{Change, HostConfig, NatPrograms, SnatPorts, commands, host, remove};
+use vpc_ipam_linux::{HostConfig, KernelChange, NatPrograms, SnatPorts, commands, host, remove};
 
 use crate::support::{Netns, PRIMARY_MAC, Vpc, chain};
 
@@ -90,7 +90,7 @@ fn odd_name_of_the_primary_link_is_one_word_in_rules_and_commands() {
 
         // As a person would, by what is printed.
         let state = host::desired(&config, &vpc.host_facts()).unwrap();
-        let changes: Vec<Change> = state.wanted.into_iter().map(Change::Set).collect();
+        let changes: Vec<KernelChange> = state.wanted.into_iter().map(KernelChange::Set).collect();
         vpc.node.run("bash", &["-ec", &commands(&changes).join("\n")]);
         let printed = vpc.nat().unwrap();
         assert!(printed.contains(&rule), "{rule} is not in\n{printed}");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use vpc_ipam_core::{EniLink, Families, Ipv4Kind, Lease};
 use vpc_ipam_linux::host::{self, HostFacts};
-use vpc_ipam_linux::{Extent, HostConfig, Node, eni as enis, pod};
+use vpc_ipam_linux::{Extent, HostConfig, NodeNetwork, eni as enis, pod};
 
 use crate::support::{
     Netns, Vpc, add, add_to, chain, eni, eni_mac, lease_with, network_of, remove, source_seen,
@@ -322,12 +322,12 @@ fn ipv6_can_be_switched_off_for_pods_without_it() {
 }
 
 /// Returns a node with an ENI of both families and a pod of IPv6 alone.
-pub fn node_with_pod(vpc: &Vpc) -> (Node, Netns) {
+pub fn node_with_pod(vpc: &Vpc) -> (NodeNetwork, Netns) {
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "2001:db8:a::20"]);
     let primary_ipv6 = "2001:db8:a::10".parse().ok();
     let families = Families::Dual(Ipv4Kind::Addresses);
     let facts = HostFacts { families, primary_ipv6, ..vpc.host_facts() };
-    let mut node = Node::new(HostConfig::default(), facts);
+    let mut node = NodeNetwork::new(HostConfig::default(), facts);
     node.enis.insert(eni(1).eni, dual_eni());
     crate::node::repair(&node, vpc, Extent::All);
     let network = network_of(&lease_with("a", 0, None, Some("2001:db8:a:0:1::2")));

@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use vpc_ipam_linux::{Beside, Extent, HostConfig, Node, Repaired, eni as enis};
+use vpc_ipam_linux::{BesideAwsCni, Extent, HostConfig, NodeNetwork, Repaired, eni as enis};
 
 use crate::node::repair;
 use crate::old;
@@ -109,14 +109,15 @@ fn what_the_peer_made_is_as_it_was_too_where_nothing_is_to_be_adopted() {
         let found = FoundNode::load(name, iptables);
         let before = found.state();
         let mut node = found.node();
-        node.beside = true;
-        let mut netlink = Beside(found.vpc.node.netlink());
+        node.beside_aws_cni = true;
+        let mut netlink = BesideAwsCni(found.vpc.node.netlink());
         let seen = node.look(&mut netlink).unwrap();
         node.remember_seen(&seen);
         enis::set_up(&mut netlink, &eni(1)).unwrap();
 
         for _ in 0..2 {
-            let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+            let repaired =
+                NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
             node.remember(&repaired);
         }
 
@@ -179,14 +180,14 @@ impl FoundNode {
         Self { vpc, pods, iptables }
     }
 
-    fn node(&self) -> Node {
-        let mut node = Node::new(HostConfig::default(), self.vpc.host_facts());
+    fn node(&self) -> NodeNetwork {
+        let mut node = NodeNetwork::new(HostConfig::default(), self.vpc.host_facts());
         node.enis.insert(eni(1).eni, eni(1));
         node
     }
 
     /// Does what a daemon does when it starts.
-    fn take_over(&self) -> (Node, Repaired) {
+    fn take_over(&self) -> (NodeNetwork, Repaired) {
         let mut node = self.node();
         let seen = node.look(&mut self.vpc.node.netlink()).unwrap();
         node.remember_seen(&seen);

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use vpc_ipam_core::{Lease, Pod, PodKey};
 use vpc_ipam_linux::pod::{self, BranchEni, PodNetwork, VlanId, desired_on_branch, host_links};
 use vpc_ipam_linux::{
-    BranchMode, Change, Effect, Extent, KernelNetlink, Netlink, Object, VethPrefix,
+    BranchMode, Extent, KernelChange, KernelEffect, KernelNetlink, Netlink, Object, VethPrefix,
 };
 
 use crate::support::{
@@ -132,8 +132,8 @@ fn failed_add_does_not_take_back_what_another_has_by_then() {
     let next = network_of(&lease("web", "container-2", 0, 1, "10.0.0.102"));
     let (old, new) = (Netns::new(), Netns::new());
     let mut taken = false;
-    let change = |inner: &mut KernelNetlink, change: &Change| {
-        if matches!(change, Change::Set(Object::Rule(_))) && !taken {
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| {
+        if matches!(change, KernelChange::Set(Object::Rule(_))) && !taken {
             taken = true;
             add_to(&node, &new, &next);
         }
@@ -234,12 +234,12 @@ fn add_on(vpc: &Vpc, named: &Named) -> Netns {
 
 /// Returns a kernel in which the link of a VLAN is a cable to the fabric.
 fn trunk(vpc: &Vpc) -> impl Netlink {
-    let change = |inner: &mut KernelNetlink, change: &Change| match change {
-        Change::AddVlan(vlan) => {
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| match change {
+        KernelChange::AddVlan(vlan) => {
             let table = vlan.name.replace('.', "_");
             let _ = vpc.fabric.try_exec(&format!("nft delete table netdev check_{table}"));
             vpc.plug(&vlan.name, vlan.mac, "subnet1", &[]);
-            Ok(Effect::Done)
+            Ok(KernelEffect::Done)
         }
         other => really(inner, other),
     };

@@ -3,8 +3,8 @@ use core::cell::{Cell, RefCell};
 use vpc_ipam_core::PodKey;
 use vpc_ipam_linux::pod::PodNetwork;
 use vpc_ipam_linux::{
-    AbsentLink, ApplyError, Change, Extent, HostConfig, NatPrograms, Netlink as _, NetlinkError,
-    Node, commands,
+    AbsentLink, ApplyError, Extent, HostConfig, KernelChange, NatPrograms, Netlink as _,
+    NetlinkError, NodeNetwork, commands,
 };
 
 use crate::support::{Netns, Vpc, add, add_to, eni, eni_mac, network};
@@ -168,7 +168,7 @@ fn pods_that_come_and_go_meanwhile_are_left_alone() {
     let first = RefCell::new(Some(node));
     let latest = || first.take().unwrap_or_else(|| leaving.clone());
 
-    let repaired = Node::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
+    let repaired = NodeNetwork::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
 
     assert_eq!(repaired.differences, []);
     assert_eq!(vpc.node.rules(1536).len(), 1, "the plugin is at work on it");
@@ -229,7 +229,8 @@ fn rules_of_a_pod_that_a_plugin_is_at_work_on_are_left_alone() {
             if asked.get() == 1 { before.clone() } else { after.clone() }
         };
 
-        let repaired = Node::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
+        let repaired =
+            NodeNetwork::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
 
         assert_eq!(repaired.differences, [], "{case}");
         assert_eq!(vpc.node.snapshot(), snapshot, "{case}");
@@ -261,7 +262,7 @@ fn what_a_repair_made_of_a_pod_that_went_meanwhile_is_removed() {
         }
     };
 
-    Node::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
+    NodeNetwork::repair(&latest, &mut vpc.node.netlink(), Extent::Routing).unwrap();
 
     assert_eq!(vpc.node.rules(512), ["all 10.0.0.100 main"]);
     assert_eq!(vpc.node.rules(1536), [] as [&str; 0]);
@@ -351,8 +352,8 @@ fn repair_of_routing_starts_no_program_and_reads_no_list_twice() {
         .node
         .netlink()
         .with_nat_programs(NatPrograms { nft: "/nonexistent/nft".into(), iptables: Vec::new() });
-    Node::repair(&|| node.clone(), &mut netlink, Extent::Routing).unwrap();
-    Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap_err();
+    NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::Routing).unwrap();
+    NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap_err();
     assert!(netlink.link("eth1").unwrap().is_some());
 }
 
@@ -367,7 +368,7 @@ fn routing_is_repaired_although_address_translation_cannot_be_read() {
         .netlink()
         .with_nat_programs(NatPrograms { nft: "/nonexistent/nft".into(), iptables: Vec::new() });
 
-    let error = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap_err();
+    let error = NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap_err();
 
     assert!(matches!(error, ApplyError::Netlink(NetlinkError::Nat { .. })), "{error:?}");
     assert_eq!(vpc.node.snapshot(), before);
@@ -378,10 +379,10 @@ pub fn key(name: &str) -> PodKey {
 }
 
 /// Returns a node with an ENI, a pod on the primary ENI and one on the other.
-pub fn node_with_pods() -> (Vpc, Node, [Netns; 2]) {
+pub fn node_with_pods() -> (Vpc, NodeNetwork, [Netns; 2]) {
     let vpc = Vpc::new();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101", "10.0.0.103"]);
-    let mut node = Node::new(HostConfig::default(), vpc.host_facts());
+    let mut node = NodeNetwork::new(HostConfig::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     let pods: [(&str, PodNetwork); 2] =
         [("a", network("a", 0, "10.0.0.100")), ("b", network("b", 1, "10.0.0.101"))];
@@ -395,8 +396,8 @@ pub fn node_with_pods() -> (Vpc, Node, [Netns; 2]) {
     (vpc, node, namespaces)
 }
 
-pub fn repair(node: &Node, vpc: &Vpc, extent: Extent) -> vpc_ipam_linux::Repaired {
-    Node::repair(&|| node.clone(), &mut vpc.node.netlink(), extent)
+pub fn repair(node: &NodeNetwork, vpc: &Vpc, extent: Extent) -> vpc_ipam_linux::Repaired {
+    NodeNetwork::repair(&|| node.clone(), &mut vpc.node.netlink(), extent)
         .unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)))
 }
 
@@ -431,5 +432,5 @@ pub fn wait_until(condition: impl Fn() -> bool) {
 fn changes_are_none_where_nothing_differs() {
     let (vpc, node, _pods) = node_with_pods();
     let changes = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap().changes;
-    assert_eq!(changes, [] as [Change; 0]);
+    assert_eq!(changes, [] as [KernelChange; 0]);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use vpc_ipam_core::{Lease, Mac};
 use vpc_ipam_linux::pod::{self, AddFailure};
-use vpc_ipam_linux::{Change, Netlink as _, VethPeer};
+use vpc_ipam_linux::{KernelChange, Netlink as _, VethPeer};
 
 use crate::support::{
     Netns, add, add_to, chain, lease, leased, link_names, network, network_of, remove,
@@ -402,7 +402,7 @@ fn refusal_names_object_operation_and_cause() {
             namespace: pod.namespace.clone(),
         },
     };
-    let change = Change::AddVeth(veth);
+    let change = KernelChange::AddVeth(veth);
     let results = node.netlink().change(core::slice::from_ref(&change)).unwrap();
     let refusal = results[0].as_ref().unwrap_err();
     assert_eq!(refusal.errno, Some(17));

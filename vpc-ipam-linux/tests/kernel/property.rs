@@ -5,7 +5,7 @@ use core::net::Ipv4Addr;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use vpc_ipam_linux::{
-    Difference, Extent, HostConfig, Node, NodeDifferences, Object, SnatPorts, eni as enis,
+    Difference, Extent, HostConfig, NodeDifferences, NodeNetwork, Object, SnatPorts, eni as enis,
 };
 
 use crate::node::key;
@@ -105,7 +105,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let vpc = Vpc::new();
     let (node, _pods) = build(&vpc, case);
     let repair = || {
-        Node::repair(&|| node.clone(), &mut vpc.node.netlink(), Extent::All)
+        NodeNetwork::repair(&|| node.clone(), &mut vpc.node.netlink(), Extent::All)
             .map_err(|error| TestCaseError::fail(crate::support::chain(&error)))
     };
     repair()?;
@@ -127,7 +127,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
 
     // What the kernel tells by itself comes first in a repair.
     let of_kernel = |it: &Difference| {
-        !matches!(it.object(), Object::Nat(_) | Object::SourceCheck(_) | Object::PeerNat(_))
+        !matches!(it.object(), Object::Nat(_) | Object::SourceCheck(_) | Object::AwsCniNat(_))
     };
     let (mut expected, rest): (Vec<_>, Vec<_>) = found.differences.into_iter().partition(of_kernel);
     expected.extend(rest);
@@ -142,8 +142,8 @@ fn differs(found: &NodeDifferences) -> bool {
     !found.differences.is_empty() || !found.absent.is_empty()
 }
 
-fn build(vpc: &Vpc, case: &Case) -> (Node, Vec<Netns>) {
-    let mut node = Node::new(case.config.clone(), vpc.host_facts());
+fn build(vpc: &Vpc, case: &Case) -> (NodeNetwork, Vec<Netns>) {
+    let mut node = NodeNetwork::new(case.config.clone(), vpc.host_facts());
     for &device in &case.enis {
         let subnet = format!("subnet{device}");
         vpc.plug(&format!("eth{device}"), eni_mac(device), &subnet, &["10.0.0.20"]);

@@ -7,8 +7,8 @@ use std::io;
 
 use vpc_ipam_core::Lease;
 use vpc_ipam_linux::{
-    Address, Change, Effect, Extent, Family, KernelNetlink, Link, LinkIndex, NatActual, Neighbour,
-    Netlink, NetlinkError, Node, Refusal, Route, Rule, SysctlKey, pod,
+    Address, Extent, Family, KernelChange, KernelEffect, KernelNetlink, Link, LinkIndex, NatActual,
+    Neighbour, Netlink, NetlinkError, NodeNetwork, Refusal, Route, Rule, SysctlKey, pod,
 };
 
 use crate::node::{key, node_with_pods, repair, wait_until};
@@ -110,7 +110,7 @@ fn repair_that_ends_at_any_step_is_completed_by_the_next() {
         }
         let left = RefCell::new(step);
         let mut killed = Killed { inner: vpc.node.netlink(), left: &left };
-        let ended = Node::repair(&|| node.clone(), &mut killed, Extent::Routing).is_ok();
+        let ended = NodeNetwork::repair(&|| node.clone(), &mut killed, Extent::Routing).is_ok();
 
         repair(&node, &vpc, Extent::Routing);
 
@@ -178,8 +178,8 @@ fn list_that_changes_while_it_is_read_is_seldom_wrong_without_a_word() {
                 )
             };
             while !stop.load(Ordering::Relaxed) {
-                let set: Vec<_> = (0..50).map(|i| Change::Set(rule(i))).collect();
-                let remove: Vec<_> = (0..50).map(|i| Change::Remove(rule(i))).collect();
+                let set: Vec<_> = (0..50).map(|i| KernelChange::Set(rule(i))).collect();
+                let remove: Vec<_> = (0..50).map(|i| KernelChange::Remove(rule(i))).collect();
                 netlink.change(&set).unwrap();
                 netlink.change(&remove).unwrap();
             }
@@ -299,7 +299,10 @@ struct Killed<'a> {
 }
 
 impl<F: FnOnce()> Netlink for Meddled<'_, F> {
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
         let mut results = Vec::with_capacity(changes.len());
         for change in changes {
             let meddle = self.steps.borrow_mut().take_if(|(step, _)| *step == 0);
@@ -362,7 +365,10 @@ impl<F: FnOnce()> Netlink for Meddled<'_, F> {
 }
 
 impl Netlink for Killed<'_> {
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
         let mut left = self.left.borrow_mut();
         let heard = changes.len().min(*left);
         *left -= heard;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vpc_ipam_core::{Lease, PodKey};
 use vpc_ipam_linux::pod::{self, AddFailure, PodNetwork};
-use vpc_ipam_linux::{Change, KernelNetlink, Object, Refusal, Table};
+use vpc_ipam_linux::{KernelChange, KernelNetlink, Object, Refusal, Table};
 
 use crate::support::{
     Altered, Netns, Vpc, add_to, chain, lease, lease_with, leased, network_of, really, remove,
@@ -156,8 +156,8 @@ fn second_network_that_cannot_have_a_table_is_refused_and_leaves_nothing() {
     const EOPNOTSUPP: i32 = 95;
     let (node, pod, network) = (Netns::new(), pod_with_another_network(), net1("10.0.0.100", None));
     let before = (node.snapshot(), pod.snapshot());
-    let change = |inner: &mut KernelNetlink, change: &Change| match change {
-        Change::Set(Object::Rule(_)) => Err(Refusal { errno: Some(EOPNOTSUPP), says: None }),
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| match change {
+        KernelChange::Set(Object::Rule(_)) => Err(Refusal { errno: Some(EOPNOTSUPP), says: None }),
         other => really(inner, other),
     };
     let mut inside = Altered { inner: pod.netlink(), change };

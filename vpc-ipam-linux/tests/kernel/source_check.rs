@@ -254,19 +254,19 @@ fn filtered(netstat: &str) -> u64 {
 /// A kernel that cannot do it has the rest set up all the same, and says so.
 #[test]
 fn node_goes_on_without_a_check_that_the_kernel_cannot_do() {
-    use vpc_ipam_linux::{Change, Node, Object, Refusal};
+    use vpc_ipam_linux::{KernelChange, NodeNetwork, Object, Refusal};
 
     let vpc = Vpc::new();
-    let change = |inner: &mut KernelNetlink, change: &Change| match change {
-        Change::Set(Object::SourceCheck(_)) => {
+    let change = |inner: &mut KernelNetlink, change: &KernelChange| match change {
+        KernelChange::Set(Object::SourceCheck(_)) => {
             Err(Refusal { errno: Some(2), says: Some("no fib".to_owned()) })
         }
         other => crate::support::really(inner, other),
     };
     let mut netlink = crate::support::Altered { inner: vpc.node.netlink(), change };
-    let node = Node::new(HostConfig::default(), vpc.host_facts());
+    let node = NodeNetwork::new(HostConfig::default(), vpc.host_facts());
 
-    let repaired = Node::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
+    let repaired = NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
 
     let words: Vec<_> = repaired.unwritable.iter().map(|it| chain(it)).collect();
     assert!(words.len() == 1 && words[0].contains("ENABLE_POD_SOURCE_CHECK=false"), "{words:?}");

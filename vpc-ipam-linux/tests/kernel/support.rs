@@ -15,9 +15,9 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Address, Change, Effect, Family, HostConfig, KernelNetlink, Link, LinkIndex, Namespace,
-    NatActual, Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey, VethPrefix,
-    eni as enis, host, pod,
+    Address, Family, HostConfig, KernelChange, KernelEffect, KernelNetlink, Link, LinkIndex,
+    Namespace, NatActual, Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey,
+    VethPrefix, eni as enis, host, pod,
 };
 
 /// A network namespace that goes with this value.
@@ -507,9 +507,12 @@ pub struct Altered<F> {
 
 impl<F> Netlink for Altered<F>
 where
-    F: FnMut(&mut KernelNetlink, &Change) -> Result<Effect, Refusal>,
+    F: FnMut(&mut KernelNetlink, &KernelChange) -> Result<KernelEffect, Refusal>,
 {
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
         Ok(changes.iter().map(|change| (self.change)(&mut self.inner, change)).collect())
     }
 
@@ -559,7 +562,7 @@ where
 }
 
 /// Makes one change as the kernel does.
-pub fn really(netlink: &mut KernelNetlink, change: &Change) -> Result<Effect, Refusal> {
+pub fn really(netlink: &mut KernelNetlink, change: &KernelChange) -> Result<KernelEffect, Refusal> {
     netlink.change(core::slice::from_ref(change)).unwrap().remove(0)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use tokio::time::timeout;
 use vpc_ipam_core::Lease;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
-use vpc_ipam_linux::{Event, Extent, Netlink as _, Node, SeenLink, Table, Watch};
+use vpc_ipam_linux::{Extent, KernelEvent, Netlink as _, NodeNetwork, SeenLink, Table, Watch};
 
 use crate::cards::on_card;
 use crate::node::{key, node_with_pods, repair};
@@ -234,12 +234,12 @@ fn pod_whose_eni_is_not_set_up_yet_keeps_its_table() {
 }
 
 /// Returns a node whose system made the table of an ENI, and the network of a pod on that.
-fn node_with_system_table() -> (Vpc, Node, PodNetwork) {
+fn node_with_system_table() -> (Vpc, NodeNetwork, PodNetwork) {
     let vpc = Vpc::new();
     vpc.plug("eth2", eni_mac(2), "subnet2", &["10.0.32.20", "10.0.32.102"]);
     vpc.node.ip("rule add from 10.0.32.20 lookup 10777 pref 10777");
     let (eni, table) = (on_card(1, 1), Table(10777));
-    let mut node = Node::new(Default::default(), vpc.host_facts());
+    let mut node = NodeNetwork::new(Default::default(), vpc.host_facts());
     node.enis.insert(eni.eni, eni.clone());
     node.tables.insert(eni.eni, table);
     repair(&node, &vpc, Extent::All);
@@ -256,7 +256,7 @@ fn on_other_card() -> Lease {
 #[tokio::test]
 async fn new_link_of_an_eni_is_heard_of() {
     let vpc = Vpc::new();
-    let mut node = Node::new(Default::default(), vpc.host_facts());
+    let mut node = NodeNetwork::new(Default::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     repair(&node, &vpc, Extent::All);
     let mut watch = Watch::open(&vpc.node.namespace).unwrap();
@@ -280,13 +280,13 @@ async fn more_than_the_kernel_can_tell_is_told_as_such() {
 
     let events = drain(&mut watch).await;
 
-    assert!(events.contains(&Event::Lost), "{} events", events.len());
-    let node = Node::new(Default::default(), vpc.host_facts());
-    assert_eq!(node.concerns(&Event::Lost), Some(Extent::All));
+    assert!(events.contains(&KernelEvent::Lost), "{} events", events.len());
+    let node = NodeNetwork::new(Default::default(), vpc.host_facts());
+    assert_eq!(node.concerns(&KernelEvent::Lost), Some(Extent::All));
     // It goes on.
     vpc.node.ip("rule add from 10.9.9.9 lookup 77 pref 30200");
     let heard = timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
-    assert!(matches!(heard, Event::Rule { gone: false, .. }), "{heard:?}");
+    assert!(matches!(heard, KernelEvent::Rule { gone: false, .. }), "{heard:?}");
 }
 
 #[tokio::test]
@@ -305,7 +305,7 @@ async fn rules_of_a_pod_whose_namespace_dies_are_heard_of() {
     assert!(!vpc.node.rules(512).contains(&"all 10.0.0.103 main".to_owned()));
 }
 
-pub async fn wait_for_concern(watch: &mut Watch, node: &mut Node, damage: &str) -> Extent {
+pub async fn wait_for_concern(watch: &mut Watch, node: &mut NodeNetwork, damage: &str) -> Extent {
     let heard = async {
         loop {
             let event = watch.next().await.unwrap();
@@ -320,7 +320,7 @@ pub async fn wait_for_concern(watch: &mut Watch, node: &mut Node, damage: &str) 
 }
 
 /// Returns what was told so far: the kernel tells before the system call that changed something returns.
-pub async fn drain(watch: &mut Watch) -> Vec<Event> {
+pub async fn drain(watch: &mut Watch) -> Vec<KernelEvent> {
     let mut events = Vec::new();
     // tokio lets a task receive so much before it has to step back once.
     for _ in 0..2 {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use vpc_ipam_core::{EniLink, Families, Ipv4Kind};
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::{Event, Extent, HostConfig, Node, Watch, eni as enis};
+use vpc_ipam_linux::{Extent, HostConfig, KernelEvent, NodeNetwork, Watch, eni as enis};
 
 use crate::node::repair;
 use crate::old;
@@ -123,7 +123,7 @@ async fn route_under_another_protocol_is_as_good() {
     for event in drain(&mut watch).await {
         assert_eq!(node.concerns(&event), None, "{event:?}");
         node.learn(&event);
-        if let Event::Route { entry, .. } = &event {
+        if let KernelEvent::Route { entry, .. } = &event {
             assert_eq!(node.pod_led_to(entry), Some("10.0.0.100".parse().unwrap()));
         }
     }
@@ -152,19 +152,19 @@ async fn address_translation_of_the_peer_is_heard_of_and_that_of_others_is_not()
         "iptables-nft -w -t filter -A FORWARD -m comment --comment 'AWS, CONNMARK' -j ACCEPT",
         "iptables-nft -w -t nat -N AWS-SNAT-CHAIN-MINE",
     ];
-    for (command, is_peers) in
+    for (command, is_from_aws_cni) in
         peers.map(|it| (it, true)).into_iter().chain(others.map(|it| (it, false)))
     {
         vpc.node.shell(command);
         let told = drain(&mut watch).await;
-        assert_eq!(told.contains(&Event::PeerNat), is_peers, "{command}: {told:?}");
+        assert_eq!(told.contains(&KernelEvent::AwsCniNat), is_from_aws_cni, "{command}: {told:?}");
     }
 
     // What we remove of it is no news.
     assert_ne!(repair(&node, &vpc, Extent::Translation).differences, []);
 
     let told = drain(&mut watch).await;
-    assert!(!told.contains(&Event::PeerNat), "{told:?}");
+    assert!(!told.contains(&KernelEvent::AwsCniNat), "{told:?}");
     let left = vpc.node.exec("iptables-nft-save");
     assert_eq!(left.matches("AWS").count(), 4, "{left}");
 }
@@ -177,7 +177,7 @@ fn gateway(vpc: &Vpc) -> Netns {
     Netns::new()
 }
 
-fn node() -> (Vpc, Node) {
+fn node() -> (Vpc, NodeNetwork) {
     let vpc = Vpc::with_ipv6();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);
     let facts = HostFacts {
@@ -186,7 +186,7 @@ fn node() -> (Vpc, Node) {
         ..vpc.host_facts()
     };
     let eni: EniLink = eni(1);
-    let mut node = Node::new(HostConfig::default(), facts);
+    let mut node = NodeNetwork::new(HostConfig::default(), facts);
     enis::set_up(&mut vpc.node.netlink(), &eni).unwrap();
     node.enis.insert(eni.eni, eni);
     node.remember(&repair(&node, &vpc, Extent::All));

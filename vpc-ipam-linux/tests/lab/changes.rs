@@ -112,14 +112,16 @@ fn failed_change_can_be_applied_again() {
         mac: vpc_ipam_core::Mac([2, 0, 0, 0, 0, 0xaa]),
         mtu: 1500,
     };
-    netlink.change(&[vpc_ipam_linux::Change::AddBridge(squatter)]).unwrap()[0].clone().unwrap();
+    netlink.change(&[vpc_ipam_linux::KernelChange::AddBridge(squatter)]).unwrap()[0]
+        .clone()
+        .unwrap();
     world.attach(1, 0, Ipv4Amount::Addresses(0));
     let attached = world.cloud.poll_change().unwrap();
 
     let refused = world.lab.apply(&attached).unwrap_err();
 
     assert!(matches!(refused, ChangeError::Network { .. }), "{refused}");
-    let removal = vpc_ipam_linux::Change::RemoveLink { name: "eth1".to_owned() };
+    let removal = vpc_ipam_linux::KernelChange::RemoveLink { name: "eth1".to_owned() };
     netlink.change(&[removal]).unwrap()[0].clone().unwrap();
     world.lab.apply(&attached).unwrap();
     assert_eq!(world.node_links().len(), 2);

@@ -5,7 +5,7 @@ use std::process::Command;
 use vpc_ipam_core::sim::Ipv6Request;
 use vpc_ipam_core::{Families, Ipv4Amount, Ipv4Kind, UnassignIpv6Addresses};
 use vpc_ipam_linux::lab::{self, INTERNET, INTERNET_IPV6, output};
-use vpc_ipam_linux::{Address, Change, Namespace, Netlink as _, Object, Scope};
+use vpc_ipam_linux::{Address, KernelChange, Namespace, Netlink as _, Object, Scope};
 
 use crate::support::{NOW, World, ask, chain, respond};
 
@@ -94,7 +94,9 @@ fn source_that_is_not_the_enis_is_dropped_and_counted() {
     let mut netlink = world.lab.node().netlink().unwrap();
     let link = netlink.link("eth0").unwrap().unwrap().id;
     let address = Address { net: IpAddr::from(not_assigned).into(), scope: Scope::Global };
-    netlink.change(&[Change::Set(Object::Address { link, address })]).unwrap()[0].clone().unwrap();
+    netlink.change(&[KernelChange::Set(Object::Address { link, address })]).unwrap()[0]
+        .clone()
+        .unwrap();
 
     // The question for the router's MAC address has the source of the packet that waits for it.
     let own = eni.ipv6_addresses().next().unwrap();

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::process::Command;
 
 use vpc_ipam_linux::lab::{Echo, EchoError, RunError, add_pod, ask_from, echo, output};
-use vpc_ipam_linux::{Address, Change, Netlink as _, Object, Scope};
+use vpc_ipam_linux::{Address, KernelChange, Netlink as _, Object, Scope};
 
 use crate::support::{PORT, World, respond};
 
@@ -63,7 +63,9 @@ fn question_is_asked_from_the_address_that_is_named() {
     let link = netlink.link("lo").unwrap().unwrap().id;
     let second = Ipv4Addr::new(127, 0, 0, 7);
     let address = Address { net: IpAddr::from(second).into(), scope: Scope::Host };
-    netlink.change(&[Change::Set(Object::Address { link, address })]).unwrap()[0].clone().unwrap();
+    netlink.change(&[KernelChange::Set(Object::Address { link, address })]).unwrap()[0]
+        .clone()
+        .unwrap();
     let to: SocketAddr = (Ipv4Addr::LOCALHOST, PORT).into();
 
     let seen = ask_from(lab.node(), second.into(), to, PATIENCE).unwrap();

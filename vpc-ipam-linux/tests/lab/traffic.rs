@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use vpc_ipam_core::sim::Ipv4Request;
 use vpc_ipam_core::{Ipv4Amount, UnassignPrivateIpAddresses};
 use vpc_ipam_linux::lab::INTERNET;
-use vpc_ipam_linux::{Address, Change, Namespace, Netlink as _, Object, Scope};
+use vpc_ipam_linux::{Address, KernelChange, Namespace, Netlink as _, Object, Scope};
 
 use crate::support::{NOW, World, ask, chain, respond};
 
@@ -81,7 +81,9 @@ fn source_that_is_not_the_enis_is_dropped_and_counted() {
     let mut netlink = lab.node().netlink().unwrap();
     let link = netlink.link("eth0").unwrap().unwrap().id;
     let address = Address { net: IpAddr::from(not_assigned).into(), scope: Scope::Global };
-    netlink.change(&[Change::Set(Object::Address { link, address })]).unwrap()[0].clone().unwrap();
+    netlink.change(&[KernelChange::Set(Object::Address { link, address })]).unwrap()[0]
+        .clone()
+        .unwrap();
 
     let socket = lab.node().run(|| UdpSocket::bind((not_assigned, 0))).unwrap().unwrap();
     for _ in 0..3 {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpc_ipam_core::Timestamp;
-use vpc_ipam_linux::{Event, Node, Protocol, port_owner};
+use vpc_ipam_linux::{KernelEvent, NodeNetwork, Protocol, port_owner};
 
 /// What is known of other programs that change what this daemon keeps.
 #[derive(Debug, Default)]
@@ -52,11 +52,12 @@ impl Rivals {
     /// faster than it each time would be at it for ever; a route under its protocol it leaves alone.
     pub(crate) fn on_kernel_event(
         &mut self,
-        event: &Event,
-        node: &Node,
+        event: &KernelEvent,
+        node: &NodeNetwork,
         now: Timestamp,
     ) -> Option<Yield> {
-        let (Event::Route { by: Some(port), .. } | Event::Rule { by: Some(port), .. }) = event
+        let (KernelEvent::Route { by: Some(port), .. } | KernelEvent::Rule { by: Some(port), .. }) =
+            event
         else {
             return None;
         };
@@ -69,7 +70,7 @@ impl Rivals {
             }
             self.changed_by.insert(object.to_string(), *port);
         }
-        let Event::Route { entry, gone, .. } = event else { return None };
+        let KernelEvent::Route { entry, gone, .. } = event else { return None };
         let pod = node.pod_led_to(entry)?;
         let protocol = entry.route.protocol;
         if !gone {
@@ -85,7 +86,7 @@ impl Rivals {
     }
 
     /// Returns whether something was done by this daemon.
-    pub(crate) fn is_own(&self, event: &Event) -> bool {
+    pub(crate) fn is_own(&self, event: &KernelEvent) -> bool {
         port_of(event).is_some_and(|port| self.own_ports.contains(&port))
     }
 
@@ -101,13 +102,13 @@ impl Rivals {
 }
 
 /// Names the program that did something, as far as that is known.
-pub(crate) fn who(event: &Event) -> String {
+pub(crate) fn who(event: &KernelEvent) -> String {
     port_of(event).map_or_else(|| "not known".to_owned(), name)
 }
 
-fn port_of(event: &Event) -> Option<u32> {
+fn port_of(event: &KernelEvent) -> Option<u32> {
     match event {
-        Event::Route { by, .. } | Event::Rule { by, .. } => *by,
+        KernelEvent::Route { by, .. } | KernelEvent::Rule { by, .. } => *by,
         _ => None,
     }
 }

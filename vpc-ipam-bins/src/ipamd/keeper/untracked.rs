@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpc_ipam_core::Timestamp;
-use vpc_ipam_linux::Node;
+use vpc_ipam_linux::NodeNetwork;
 
 /// The addresses of such pods, as core knows them.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Untracked {
     }
 
     /// Returns what changed since the last time.
-    pub(crate) fn update(&mut self, node: &Node) -> Changes {
+    pub(crate) fn update(&mut self, node: &NodeNetwork) -> Changes {
         let present = node.untracked();
         let came = present.difference(&self.addresses).copied().collect();
         let gone = self.addresses.difference(&present).copied().collect();

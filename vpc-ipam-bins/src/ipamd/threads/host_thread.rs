@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use vpc_ipam_core::{ActionId, Config, HostAction, Metadata};
 use vpc_ipam_linux::host::{HostError, HostFacts, facts, set_up_routing};
 use vpc_ipam_linux::{
-    ApplyError, Difference, Extent, HostConfig, Namespace, Netlink, Node, Repaired, eni, execute,
-    flush_conntrack,
+    ApplyError, Difference, Extent, HostConfig, Namespace, Netlink, NodeNetwork, Repaired, eni,
+    execute, flush_conntrack,
 };
 
 use crate::ipamd::error::HostThreadError;
@@ -42,7 +42,7 @@ pub(crate) struct Changed {
 
 impl From<&[Difference]> for Changed {
     fn from(differences: &[Difference]) -> Self {
-        let of_aws_cni = differences.iter().any(Difference::is_of_peer);
+        let of_aws_cni = differences.iter().any(Difference::is_of_aws_cni);
         Self { in_words: in_words(differences), of_aws_cni }
     }
 }
@@ -165,7 +165,7 @@ impl Work {
                     None
                 }
                 Job::RepairNow(node, caller) => {
-                    let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
+                    let asked = || NodeNetwork { spared: BTreeSet::new(), ..latest(&node) };
                     let repaired = self.repair(&asked, Extent::Kernel);
                     let _ = caller.send(repaired.map(repaired_part).map_err(PartError::from));
                     None
@@ -189,8 +189,12 @@ impl Work {
         Ok((facts, changed))
     }
 
-    fn repair(&mut self, node: &dyn Fn() -> Node, extent: Extent) -> Result<Repaired, ApplyError> {
-        let repaired = Node::repair(node, &mut *self.netlink, extent)?;
+    fn repair(
+        &mut self,
+        node: &dyn Fn() -> NodeNetwork,
+        extent: Extent,
+    ) -> Result<Repaired, ApplyError> {
+        let repaired = NodeNetwork::repair(node, &mut *self.netlink, extent)?;
         warn_once(&repaired.unwritable, &mut self.reported);
         Ok(repaired)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::{mpsc, oneshot};
-use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, Node, Repaired};
+use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, NodeNetwork, Repaired};
 
 use crate::error_chain::chain;
 use crate::ipamd::input::Input;
@@ -34,7 +34,7 @@ pub(crate) enum SetUp {
 
 enum Job {
     Look(oneshot::Sender<Result<Vec<String>, ApplyError>>),
-    SetUp(Box<Node>, oneshot::Sender<SetUp>),
+    SetUp(Box<NodeNetwork>, oneshot::Sender<SetUp>),
     Repair(SharedNode),
     Diff(SharedNode, oneshot::Sender<Part>),
     RepairNow(SharedNode, oneshot::Sender<Part>),
@@ -52,7 +52,7 @@ impl Translation {
             while let Ok(job) = queue.recv() {
                 let input = match job {
                     Job::Look(caller) => {
-                        let left = netlink.peer_nat().map_err(ApplyError::from);
+                        let left = netlink.aws_cni_nat().map_err(ApplyError::from);
                         let _ = caller.send(left.map(|left| left.not_told().to_vec()));
                         None
                     }
@@ -72,7 +72,7 @@ impl Translation {
                         None
                     }
                     Job::RepairNow(node, caller) => {
-                        let asked = || Node { spared: BTreeSet::new(), ..latest(&node) };
+                        let asked = || NodeNetwork { spared: BTreeSet::new(), ..latest(&node) };
                         let repaired = repair(&mut *netlink, &asked, &mut reported);
                         let part = repaired.map(repaired_part).map_err(PartError::from);
                         let _ = caller.send(part.map(|part| counted(&mut *netlink, part)));
@@ -99,7 +99,7 @@ impl Translation {
     }
 
     /// Sets address translation up.
-    pub(crate) async fn set_up_now(&self, node: Node) -> Result<SetUp, Gone> {
+    pub(crate) async fn set_up_now(&self, node: NodeNetwork) -> Result<SetUp, Gone> {
         let (caller, done) = oneshot::channel();
         self.0.send(Job::SetUp(Box::new(node), caller))?;
         done.await.map_err(|_| Gone)
@@ -126,7 +126,7 @@ impl Translation {
     }
 }
 
-fn set_up(netlink: &mut dyn Netlink, node: &Node, reported: &mut BTreeSet<String>) -> SetUp {
+fn set_up(netlink: &mut dyn Netlink, node: &NodeNetwork, reported: &mut BTreeSet<String>) -> SetUp {
     match repair(netlink, &|| node.clone(), reported) {
         Ok(repaired) => SetUp::Done {
             changed: Changed::from(&*repaired.differences),
@@ -139,10 +139,10 @@ fn set_up(netlink: &mut dyn Netlink, node: &Node, reported: &mut BTreeSet<String
 
 fn repair(
     netlink: &mut dyn Netlink,
-    node: &dyn Fn() -> Node,
+    node: &dyn Fn() -> NodeNetwork,
     reported: &mut BTreeSet<String>,
 ) -> Result<Repaired, ApplyError> {
-    let repaired = Node::repair(node, netlink, Extent::Translation)?;
+    let repaired = NodeNetwork::repair(node, netlink, Extent::Translation)?;
     warn_once(&repaired.unwritable, reported);
     Ok(repaired)
 }

@@ -3,20 +3,20 @@
 use core::net::IpAddr;
 
 use crate::{
-    Address, Change, Effect, Family, Link, LinkIndex, NatActual, Neighbour, Netlink, NetlinkError,
-    Protocol, Refusal, Route, RouteEntry, Rule, SysctlKey,
+    Address, Family, KernelChange, KernelEffect, Link, LinkIndex, NatActual, Neighbour, Netlink,
+    NetlinkError, Protocol, Refusal, Route, RouteEntry, Rule, SysctlKey,
 };
 
 /// A namespace in which what amazon-vpc-cni-k8s made is somebody else's, where it would be taken over otherwise.
 ///
 /// Rules that say of nobody that he made them, as all of the peer's, are shown as such that nobody claims; its address
 /// translation is not shown.
-pub struct Beside<N>(
+pub struct BesideAwsCni<N>(
     /// The namespace.
     pub N,
 );
 
-impl<N: Netlink> Netlink for Beside<N> {
+impl<N: Netlink> Netlink for BesideAwsCni<N> {
     fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
         let mut rules = self.0.rules(family)?;
         for rule in &mut rules {
@@ -77,7 +77,10 @@ impl<N: Netlink> Netlink for Beside<N> {
         self.0.spoofed_packets()
     }
 
-    fn change(&mut self, changes: &[Change]) -> Result<Vec<Result<Effect, Refusal>>, NetlinkError> {
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
         self.0.change(changes)
     }
 }
