@@ -98,7 +98,7 @@ pub use conntrack::{ConntrackError, flush_conntrack};
 pub use eni::{EniError, EniTable, LinkMissingError, TableReason, link_by_mac};
 pub use execute::execute;
 pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
-pub use netlink::{KernelNetlink, Netlink, NetlinkError, PortOwner, port_owner};
+pub use netlink::{KernelNetlink, Netlink, NetlinkError, NetlinkLayer, PortOwner, port_owner};
 pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
 pub use node::{
     AbsentLink, Adopted, AdoptedLink, Conflict, Extent, KernelEvent, NodeDifferences, NodeNetwork,

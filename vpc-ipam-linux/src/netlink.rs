@@ -105,6 +105,99 @@ pub trait Netlink {
     ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError>;
 }
 
+/// A [`Netlink`] over another one. It overrides a few of the calls; the inner one answers the others.
+pub trait NetlinkLayer {
+    /// Returns the [`Netlink`] beneath.
+    fn inner(&mut self) -> &mut dyn Netlink;
+
+    /// See [`Netlink::rules`].
+    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
+        self.inner().rules(family)
+    }
+
+    /// See [`Netlink::aws_cni_nat`].
+    fn aws_cni_nat(&mut self) -> Result<AwsCniNat, NetlinkError> {
+        self.inner().aws_cni_nat()
+    }
+
+    /// See [`Netlink::change`].
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
+        self.inner().change(changes)
+    }
+}
+
+impl<L: NetlinkLayer> Netlink for L {
+    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.inner().links()
+    }
+
+    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        self.inner().link(name)
+    }
+
+    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        self.inner().addresses(link)
+    }
+
+    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
+        self.inner().routes(link)
+    }
+
+    fn all_addresses(&mut self) -> Result<Vec<(LinkIndex, Address)>, NetlinkError> {
+        self.inner().all_addresses()
+    }
+
+    fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
+        self.inner().addresses_of_other_end(link)
+    }
+
+    fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
+        self.inner().all_routes(family)
+    }
+
+    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
+        self.inner().route_to(address)
+    }
+
+    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
+        NetlinkLayer::rules(self, family)
+    }
+
+    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.inner().neighbours(link)
+    }
+
+    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
+        self.inner().sysctls(keys)
+    }
+
+    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner().nat()
+    }
+
+    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
+        self.inner().source_check()
+    }
+
+    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
+        self.inner().spoofed_packets()
+    }
+
+    fn aws_cni_nat(&mut self) -> Result<AwsCniNat, NetlinkError> {
+        NetlinkLayer::aws_cni_nat(self)
+    }
+
+    fn change(
+        &mut self,
+        changes: &[KernelChange],
+    ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
+        NetlinkLayer::change(self, changes)
+    }
+}
+
 /// A failure to talk to the kernel, or its refusal to answer a question.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,12 +1,11 @@
 use core::cell::Cell;
-use core::net::IpAddr;
 use std::io;
 
 use vpc_ipam_core::{Card, Lease, LeasedInterface};
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Address, Family, KernelChange, KernelEffect, KernelNetlink, Link, LinkIndex, NatActual,
-    Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey, pod,
+    Family, KernelChange, KernelEffect, KernelNetlink, Netlink, NetlinkError, NetlinkLayer,
+    Refusal, pod,
 };
 
 use crate::support::{Netns, lease, lease_with, leased, network_of, settings};
@@ -168,7 +167,11 @@ struct Faulty<'a> {
     countdown: &'a Cell<Option<usize>>,
 }
 
-impl Netlink for Faulty<'_> {
+impl NetlinkLayer for Faulty<'_> {
+    fn inner(&mut self) -> &mut dyn Netlink {
+        &mut self.inner
+    }
+
     fn change(
         &mut self,
         changes: &[KernelChange],
@@ -193,49 +196,5 @@ impl Netlink for Faulty<'_> {
             }
             Fault::LoseConnection | Fault::LoseConnectionForGood => Err(lost()),
         }
-    }
-
-    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.inner.links()
-    }
-
-    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.inner.link(name)
-    }
-
-    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.inner.addresses(link)
-    }
-
-    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
-        self.inner.routes(link)
-    }
-
-    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-        self.inner.route_to(address)
-    }
-
-    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.inner.rules(family)
-    }
-
-    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.inner.neighbours(link)
-    }
-
-    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
-        self.inner.sysctls(keys)
-    }
-
-    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.nat()
-    }
-
-    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.source_check()
-    }
-
-    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
-        self.inner.spoofed_packets()
     }
 }

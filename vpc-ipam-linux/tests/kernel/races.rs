@@ -7,8 +7,8 @@ use std::io;
 
 use vpc_ipam_core::Lease;
 use vpc_ipam_linux::{
-    Address, Extent, Family, KernelChange, KernelEffect, KernelNetlink, Link, LinkIndex, NatActual,
-    Neighbour, Netlink, NetlinkError, NodeNetwork, Refusal, Route, Rule, SysctlKey, pod,
+    Extent, Family, KernelChange, KernelEffect, KernelNetlink, Netlink, NetlinkError, NetlinkLayer,
+    NodeNetwork, Refusal, Rule, pod,
 };
 
 use crate::node::{key, node_with_pods, repair, wait_until};
@@ -298,7 +298,11 @@ struct Killed<'a> {
     left: &'a RefCell<usize>,
 }
 
-impl<F: FnOnce()> Netlink for Meddled<'_, F> {
+impl<F: FnOnce()> NetlinkLayer for Meddled<'_, F> {
+    fn inner(&mut self) -> &mut dyn Netlink {
+        &mut self.inner
+    }
+
     fn change(
         &mut self,
         changes: &[KernelChange],
@@ -318,53 +322,13 @@ impl<F: FnOnce()> Netlink for Meddled<'_, F> {
         }
         Ok(results)
     }
-
-    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.inner.links()
-    }
-
-    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.inner.link(name)
-    }
-
-    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.inner.addresses(link)
-    }
-
-    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
-        self.inner.routes(link)
-    }
-
-    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-        self.inner.route_to(address)
-    }
-
-    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.inner.rules(family)
-    }
-
-    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.inner.neighbours(link)
-    }
-
-    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
-        self.inner.sysctls(keys)
-    }
-
-    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.nat()
-    }
-
-    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.source_check()
-    }
-
-    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
-        self.inner.spoofed_packets()
-    }
 }
 
-impl Netlink for Killed<'_> {
+impl NetlinkLayer for Killed<'_> {
+    fn inner(&mut self) -> &mut dyn Netlink {
+        &mut self.inner
+    }
+
     fn change(
         &mut self,
         changes: &[KernelChange],
@@ -377,49 +341,5 @@ impl Netlink for Killed<'_> {
             return Err(NetlinkError::Send { source: io::ErrorKind::ConnectionReset.into() });
         }
         Ok(results)
-    }
-
-    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.inner.links()
-    }
-
-    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.inner.link(name)
-    }
-
-    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.inner.addresses(link)
-    }
-
-    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
-        self.inner.routes(link)
-    }
-
-    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-        self.inner.route_to(address)
-    }
-
-    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.inner.rules(family)
-    }
-
-    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.inner.neighbours(link)
-    }
-
-    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
-        self.inner.sysctls(keys)
-    }
-
-    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.nat()
-    }
-
-    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.source_check()
-    }
-
-    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
-        self.inner.spoofed_packets()
     }
 }

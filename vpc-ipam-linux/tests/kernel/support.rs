@@ -15,9 +15,8 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Address, Family, HostConfig, KernelChange, KernelEffect, KernelNetlink, Link, LinkIndex,
-    Namespace, NatActual, Neighbour, Netlink, NetlinkError, Refusal, Route, Rule, SysctlKey,
-    VethPrefix, eni as enis, host, pod,
+    HostConfig, KernelChange, KernelEffect, KernelNetlink, Namespace, Netlink, NetlinkError,
+    NetlinkLayer, Refusal, VethPrefix, eni as enis, host, pod,
 };
 
 /// A network namespace that goes with this value.
@@ -505,59 +504,19 @@ pub struct Altered<F> {
     pub change: F,
 }
 
-impl<F> Netlink for Altered<F>
+impl<F> NetlinkLayer for Altered<F>
 where
     F: FnMut(&mut KernelNetlink, &KernelChange) -> Result<KernelEffect, Refusal>,
 {
+    fn inner(&mut self) -> &mut dyn Netlink {
+        &mut self.inner
+    }
+
     fn change(
         &mut self,
         changes: &[KernelChange],
     ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError> {
         Ok(changes.iter().map(|change| (self.change)(&mut self.inner, change)).collect())
-    }
-
-    fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.inner.links()
-    }
-
-    fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.inner.link(name)
-    }
-
-    fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.inner.addresses(link)
-    }
-
-    fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
-        self.inner.routes(link)
-    }
-
-    fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
-        self.inner.route_to(address)
-    }
-
-    fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.inner.rules(family)
-    }
-
-    fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.inner.neighbours(link)
-    }
-
-    fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
-        self.inner.sysctls(keys)
-    }
-
-    fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.nat()
-    }
-
-    fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
-        self.inner.source_check()
-    }
-
-    fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
-        self.inner.spoofed_packets()
     }
 }
 
