@@ -61,55 +61,44 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod beside_aws_cni;
-mod change;
-mod child;
-mod commands;
 mod config;
-mod conntrack;
-pub mod eni;
-mod execute;
-pub mod host;
+mod datapath;
+mod kernel;
 #[cfg(feature = "lab")]
 pub mod lab;
-mod nat;
-mod netlink;
-mod netns;
-
-mod aws_cni;
 mod node;
-mod object;
-pub mod pod;
-mod quote;
-mod source_check;
 mod state;
-mod sysctl;
 #[cfg(feature = "testkit")]
 pub mod testkit;
-#[cfg(feature = "watch")]
-mod watch;
 
-pub use aws_cni::AwsCniNat;
-pub use beside_aws_cni::BesideAwsCni;
-pub use change::{Bridge, KernelChange, KernelEffect, Refusal, Refused, Veth, VethPeer, Vlan};
-pub use commands::commands;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
-pub use conntrack::{ConntrackError, flush_conntrack};
-pub use eni::{EniError, EniTable, LinkMissingError, TableReason, link_by_mac};
-pub use execute::execute;
-pub use nat::{Nat, NatActual, NatDigest, NatPrograms};
-pub use netlink::{KernelNetlink, Netlink, NetlinkError, NetlinkLayer, PortOwner, port_owner};
-pub use netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
+pub use datapath::aws_cni::AwsCniNat;
+pub use datapath::beside_aws_cni::BesideAwsCni;
+pub use datapath::eni::{EniError, EniTable, LinkMissingError, TableReason, link_by_mac};
+pub use datapath::execute::execute;
+pub use datapath::nat::{Nat, NatActual, NatDigest, NatPrograms};
+pub use datapath::source_check::SourceCheck;
+pub use datapath::{eni, host, pod};
+pub use kernel::conntrack::{ConntrackError, flush_conntrack};
+pub use kernel::netlink::{
+    KernelNetlink, Netlink, NetlinkError, NetlinkLayer, PortOwner, port_owner,
+};
+pub use kernel::netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
+pub use kernel::sysctl::{Sysctl, SysctlKey};
+#[cfg(feature = "watch")]
+pub use node::watch::{Pace, Watch, WatchError};
 pub use node::{
     AbsentLink, Adopted, AdoptedLink, Conflict, Extent, KernelEvent, NodeDifferences, NodeNetwork,
     OfLinks, Repaired, Seen, SeenLink, is_of_aws_cni,
 };
-pub use object::{
+pub use state::apply::{
+    Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove,
+};
+pub use state::change::{
+    Bridge, KernelChange, KernelEffect, Refusal, Refused, Veth, VethPeer, Vlan,
+};
+pub use state::commands::commands;
+pub use state::object::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,
     RouteEntry, Rule, RuleAction, Scope, Table,
 };
-pub use source_check::SourceCheck;
-pub use state::{Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove};
-pub use sysctl::{Sysctl, SysctlKey};
-#[cfg(feature = "watch")]
-pub use watch::{Pace, Watch, WatchError};

@@ -4,6 +4,8 @@
 mod adopted;
 mod conflict;
 mod event;
+#[cfg(feature = "watch")]
+pub(crate) mod watch;
 
 use core::fmt;
 use core::net::IpAddr;
@@ -13,10 +15,12 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv6Net};
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
-use crate::eni::{EniTable, PRIORITY_ENI, TableReason};
-use crate::host::{DesiredError, HostFacts, PRIORITY_BRANCH};
-use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress};
-use crate::state::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
+use crate::datapath::eni::{EniTable, PRIORITY_ENI, TableReason};
+use crate::datapath::host::{DesiredError, HostFacts, PRIORITY_BRANCH};
+use crate::datapath::pod::{
+    PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress,
+};
+use crate::state::apply::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
     BranchMode, Family, HostConfig, KernelChange, Link, LinkIndex, Netlink, NetlinkError, Object,
     Protocol, Refused, Rule, SysctlKey, Table, eni, host, link_by_mac, pod,

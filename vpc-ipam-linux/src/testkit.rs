@@ -3,14 +3,14 @@
 //! Each function reads bytes as one of them would, and checks what holds for any bytes; none of them panics or goes on for ever.
 //! The error says which rule does not hold.
 
-pub use crate::conntrack::testkit::conntrack_answer;
-pub use crate::netlink::testkit::netlink_dump;
+pub use crate::kernel::conntrack::testkit::conntrack_answer;
+pub use crate::kernel::netlink::testkit::netlink_dump;
 
 /// Reads a listing of nft or iptables-save: what is ours in it, and what amazon-vpc-cni-k8s's.
 pub fn nft_listing(bytes: &[u8]) -> Result<(), String> {
     let listing = String::from_utf8_lossy(bytes);
-    crate::nat::check_listing(&listing)?;
-    crate::aws_cni::check_listing(&listing)
+    crate::datapath::nat::check_listing(&listing)?;
+    crate::datapath::aws_cni::check_listing(&listing)
 }
 
 /// Returns the datagrams that bytes stand for: each is two bytes of its length, little-endian, and what there is of it.

@@ -10,12 +10,14 @@ use vpc_ipam_core::{EniId, Mac, SubnetId};
 
 use super::place::{set, variable};
 use super::{BuildFailure, ChangeError, Host, Layout, SourceCheckError, Subnet, source_check};
-use crate::eni::GATEWAY_IPV6;
-use crate::pod::link_local;
+use crate::datapath::eni::GATEWAY_IPV6;
+use crate::datapath::pod::link_local;
+use crate::kernel::process;
+use crate::state::apply;
 use crate::{
     Address, ApplyError, Bridge, KernelChange, KernelEffect, KernelNetlink, LinkId, LinkIndex,
     Namespace, Neighbour, Netlink as _, NetlinkError, Object, Protocol, Route, Scope, Sysctl,
-    SysctlKey, Table, Veth, VethPeer, child, state,
+    SysctlKey, Table, Veth, VethPeer,
 };
 
 /// The address of the host that stands for the internet, from a range that is reserved for documentation (RFC 5737).
@@ -120,7 +122,7 @@ impl Fabric {
         // Before the bridge takes in anything.
         self.check(port)?;
         let join = KernelChange::Join { port: LinkId::new(index, &name), bridge: bridge.clone() };
-        state::carry_out(&mut self.router, &[join]).map_err(failed)?;
+        apply::carry_out(&mut self.router, &[join]).map_err(failed)?;
         if self.has_ipv6(port) {
             set(&mut self.router, [next_hop(bridge, port.mac)]).map_err(failed)?;
         }
@@ -147,7 +149,7 @@ impl Fabric {
         if self.has_ipv6(port) {
             changes.push(KernelChange::Remove(next_hop(self.bridge_of(port)?, port.mac)));
         }
-        state::carry_out(&mut self.router, &changes).map_err(failed)?;
+        apply::carry_out(&mut self.router, &changes).map_err(failed)?;
         source_check::remove(self.router.namespace(), &name)
             .map_err(|source| ChangeError::SourceCheck { eni, source })
     }
@@ -182,7 +184,7 @@ impl Fabric {
         let removals = lost.iter().map(object).map(KernelChange::Remove);
         let changes: Vec<_> =
             removals.chain(gained.iter().map(object).map(KernelChange::Set)).collect();
-        state::carry_out(&mut self.router, &changes)
+        apply::carry_out(&mut self.router, &changes)
             .map_err(|source| ChangeError::Network { eni, source })?;
 
         for delivery in &lost {
@@ -250,7 +252,7 @@ fn prepare_ipv6(router: &mut KernelNetlink) -> Result<(), BuildFailure> {
     let silence = "add table ip6 router\n\
                    add chain ip6 router redirects { type filter hook output priority 0; }\n\
                    add rule ip6 router redirects icmpv6 type nd-redirect drop\n";
-    let run = || child::run(source_check::nft_of_system(), &["--file", "-"], silence);
+    let run = || process::run(source_check::nft_of_system(), &["--file", "-"], silence);
     let silenced = router.namespace().run(run).map_err(SourceCheckError::Namespace)?;
     silenced.map(drop).map_err(|source| SourceCheckError::Nft { source }.into())
 }
@@ -264,7 +266,7 @@ fn build_links(
     for (number, subnet) in (1..).zip(&layout.subnets) {
         let name = format!("subnet{number}");
         let bridge = Bridge { name: name.clone(), mac: bridge_mac(number), mtu: MTU };
-        state::carry_out(router, &[KernelChange::AddBridge(bridge)])?;
+        apply::carry_out(router, &[KernelChange::AddBridge(bridge)])?;
         let link = router.link(&name)?.ok_or(NetlinkError::Decode { what: "no bridge" })?.id;
         set(
             router,
@@ -388,7 +390,7 @@ fn make_veth(
         Ok(KernelEffect::Veth { link, peer }) => Some((*link, *peer)),
         Ok(KernelEffect::Done) | Err(_) => None,
     });
-    let refused = state::refused(&changes, results);
+    let refused = apply::refused(&changes, results);
     if !refused.is_empty() {
         return Err(ApplyError::Refused { refused });
     }

@@ -4,9 +4,10 @@ use core::fmt;
 use core::str::FromStr;
 use std::io;
 
+use crate::state::apply;
 use crate::{
     ApplyError, CreateNamespaceError, KernelChange, KernelNetlink, LinkId, LinkIndex, Namespace,
-    NamespaceError, Object, RemoveNamespaceError, Sysctl, SysctlKey, state,
+    NamespaceError, Object, RemoveNamespaceError, Sysctl, SysctlKey,
 };
 
 /// The name of a lab, by which other processes find it.
@@ -235,7 +236,7 @@ pub(super) fn set(
     objects: impl IntoIterator<Item = Object>,
 ) -> Result<(), ApplyError> {
     let changes: Vec<_> = objects.into_iter().map(KernelChange::Set).collect();
-    state::carry_out(netlink, &changes)
+    apply::carry_out(netlink, &changes)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::child;
+use crate::kernel::process;
 
 /// A lab cannot be built, and why.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +88,7 @@ fn requirements_with(program: &Path) -> Result<(), UnmetError> {
         missing.push(Missing::SysAdmin);
     }
     missing.extend(unwritable().map(|(path, source)| Missing::Directory { path, source }));
-    if let Err(source) = child::run(program, &["--version"], "") {
+    if let Err(source) = process::run(program, &["--version"], "") {
         missing.push(Missing::Nft { source });
     }
     if missing.is_empty() { Ok(()) } else { Err(UnmetError { missing }) }

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 use vpc_ipam_core::Mac;
 
-use crate::{Namespace, NamespaceError, child};
+use crate::kernel::process;
+use crate::{Namespace, NamespaceError};
 
 /// A failure to set or to read the source/destination checks of a lab.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +129,7 @@ pub(super) fn nft_of_system() -> &'static Path {
 }
 
 fn nft(router: &Namespace, arguments: &[&str], input: &str) -> Result<String, SourceCheckError> {
-    let run = || child::run(nft_of_system(), arguments, input);
+    let run = || process::run(nft_of_system(), arguments, input);
     router.run(run)?.map_err(|source| SourceCheckError::Nft { source })
 }
 

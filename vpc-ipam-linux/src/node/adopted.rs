@@ -11,11 +11,11 @@ use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
 use super::{KernelEvent, NodeNetwork, SeenLink, is_host};
-use crate::eni::{self, PRIORITY_ENI};
-use crate::host::{self, PRIORITY_BRANCH, PRIORITY_MARK};
-use crate::pod::branch::{VlanId, is_of_pod, vlan_of};
-use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, egress};
-use crate::state::{Actual, State};
+use crate::datapath::eni::{self, PRIORITY_ENI};
+use crate::datapath::host::{self, PRIORITY_BRANCH, PRIORITY_MARK};
+use crate::datapath::pod::branch::{VlanId, is_of_pod, vlan_of};
+use crate::datapath::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, egress};
+use crate::state::apply::{Actual, State};
 use crate::{
     Address, Leads, Link, LinkIndex, Mark, Netlink, NetlinkError, Object, Protocol, Route,
     RouteEntry, Rule, Table,

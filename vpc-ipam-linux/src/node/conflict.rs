@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::{NodeNetwork, is_host};
-use crate::eni::PRIORITY_ENI;
-use crate::host::PRIORITY_MARK;
-use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD};
-use crate::state::{Actual, Difference};
+use crate::datapath::eni::PRIORITY_ENI;
+use crate::datapath::host::PRIORITY_MARK;
+use crate::datapath::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD};
+use crate::state::apply::{Actual, Difference};
 use crate::{
     Family, Leads, LinkIndex, Object, Protocol, RouteEntry, Rule, RuleAction, SysctlKey, Table,
     eni, link_by_mac,

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
 use super::{Extent, NodeNetwork, Role, SeenLink, is_host};
-use crate::eni::PRIORITY_ENI;
-use crate::host::PRIORITY_MARK;
-use crate::pod::variables::SourceFilter;
-use crate::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface};
+use crate::datapath::eni::PRIORITY_ENI;
+use crate::datapath::host::PRIORITY_MARK;
+use crate::datapath::pod::variables::SourceFilter;
+use crate::datapath::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface};
 use crate::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Object, Protocol, Route, RouteEntry, Rule,
     Scope, Table, eni,

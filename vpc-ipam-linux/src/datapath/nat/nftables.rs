@@ -10,8 +10,9 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::{NatActual, NatDigest, Plan, RuleSet, Set, digest_of, run_with_known_ports};
-use crate::child::run;
-use crate::{Family, SnatPorts, quote};
+use crate::kernel::process::run;
+use crate::kernel::quote;
+use crate::{Family, SnatPorts};
 
 /// Marks a connection after kube-proxy chose a destination (-100). Not a chain of type nat: the kernel passes a connection to
 /// none of those any more once one has chosen.

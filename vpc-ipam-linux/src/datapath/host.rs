@@ -5,8 +5,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Config, Families, Ipv4Kind, Mac, Metadata};
 
-use crate::eni::GATEWAY_IPV6;
-use crate::state::{Applied, ApplyError, Claim, State, apply};
+use crate::datapath::eni::GATEWAY_IPV6;
+use crate::state::apply::{Applied, ApplyError, Claim, State, apply};
 use crate::{
     BranchMode, Family, HostConfig, Link, LinkMissingError, Mark, Nat, Netlink, NetlinkError,
     Object, Protocol, Rule, SourceCheck, Sysctl, SysctlKey, Table, VethPrefix, link_by_mac,
@@ -140,7 +140,7 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredE
         return Err(DesiredError::NoVpcCidr);
     }
     let name = &*facts.primary.id.name;
-    if !crate::quote::rules_can_name(name) {
+    if !crate::kernel::quote::rules_can_name(name) {
         return Err(DesiredError::LinkName { name: name.to_owned() });
     }
     let mut state = routing(config, facts);
@@ -344,7 +344,9 @@ fn other_prefixes(
 ) -> Result<Vec<VethPrefix>, NetlinkError> {
     let mut found = Vec::new();
     for link in links.iter().filter(|link| link.kind.as_deref() == Some("veth")) {
-        let Some((prefix, _)) = crate::pod::parts_of_host_name(&link.id.name) else { continue };
+        let Some((prefix, _)) = crate::datapath::pod::parts_of_host_name(&link.id.name) else {
+            continue;
+        };
         let Ok(prefix) = prefix.parse::<VethPrefix>() else { continue };
         if prefix == *configured || found.contains(&prefix) {
             continue;

@@ -5,9 +5,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
 
-use crate::host::PRIORITY_BRANCH;
-use crate::pod::{PRIORITY_FROM_POD, link_local};
-use crate::state::{Actual, Applied, ApplyError, Claim, State, apply};
+use crate::datapath::host::PRIORITY_BRANCH;
+use crate::datapath::pod::{PRIORITY_FROM_POD, link_local};
+use crate::state::apply::{Actual, Applied, ApplyError, Claim, State, apply};
 use crate::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol,
     Route, RouteEntry, Rule, Scope, Sysctl, SysctlKey, Table,

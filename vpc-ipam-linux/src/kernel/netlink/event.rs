@@ -12,10 +12,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
 use super::{exchange, wire};
+use crate::datapath::aws_cni;
 use crate::node::{KernelEvent, OfLinks};
 use crate::{
     Address, Family, Link, LinkId, LinkIndex, Mark, Protocol, Route, RouteEntry, Rule, Table,
-    aws_cni,
 };
 
 /// Reads a message of rtnetlink. What is about no kind of object that we have is left out.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use netlink_packet_core::NlasIterator;
 
 use super::{CTA_ID, CTA_TUPLE_ORIG, CTA_ZONE, Entry, IpAddr, entry, source};
-use crate::netlink::{Framed, frames};
+use crate::kernel::netlink::{Framed, frames};
 use crate::testkit::{datagrams, same};
 
 /// Reads datagrams as the connections that the kernel lists, of an IPv4 and an IPv6 address that the first bytes are.

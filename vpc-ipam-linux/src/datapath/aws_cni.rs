@@ -9,9 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::child::{WAIT_FOR_LOCK, run};
-use crate::nat::{Iptables, Kind, NatPrograms};
-use crate::netlink::nft_tables;
+use crate::datapath::nat::{Iptables, Kind, NatPrograms};
+use crate::kernel::netlink::nft_tables;
+use crate::kernel::process::{WAIT_FOR_LOCK, run};
 use crate::{Conflict, Family};
 
 pub(crate) use self::listing::TABLES;

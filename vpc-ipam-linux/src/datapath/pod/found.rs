@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use vpc_ipam_core::PodKey;
 
 use super::{RemoveError, derived_mac, our_rules, remove_all_alike};
-use crate::state::{ApplyError, carry_out};
+use crate::state::apply::{ApplyError, carry_out};
 use crate::{Family, KernelChange, Leads, Netlink, NetlinkError, Object, RouteEntry, Table};
 
 /// More interfaces than any instance has network cards.

@@ -14,11 +14,13 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::exchange::{Answer, Exchange, Request, Wire};
 use super::settings::LinkSettings;
 use super::{Netlink, NetlinkError, wire};
-use crate::nat::{Place, Set};
+use crate::datapath::aws_cni;
+use crate::datapath::nat::{Place, Set};
+use crate::kernel::sysctl;
 use crate::{
     Address, AwsCniNat, Family, KernelChange, KernelEffect, Leads, Link, LinkIndex, Namespace,
     NamespaceError, Nat, NatActual, NatPrograms, Neighbour, Object, Refusal, Route, RouteEntry,
-    Rule, SourceCheck, Sysctl, SysctlKey, aws_cni, sysctl,
+    Rule, SourceCheck, Sysctl, SysctlKey,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -563,6 +565,6 @@ mod tests {
         let refusal = netlink.ask(request).unwrap().unwrap_err();
         let of_ipv6 = crate::Rule::new(Family::Ipv6, 512, crate::Table::MAIN);
         let change = KernelChange::Remove(Object::Rule(of_ipv6));
-        assert!(crate::change::is_so_already(&change, &refusal), "{refusal:?}");
+        assert!(crate::state::change::is_so_already(&change, &refusal), "{refusal:?}");
     }
 }

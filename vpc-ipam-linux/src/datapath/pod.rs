@@ -18,7 +18,7 @@ use vpc_ipam_core::{EniId, Lease, LeasedInterface, Mac, Pod, PodKey};
 use self::branch::{MakeError, VlanOwner};
 use self::tables::Inside;
 use self::variables::SourceFilter;
-use crate::state::{
+use crate::state::apply::{
     Actual, ApplyError, Claim, Difference, State, apply, carry_out, changes, diff, in_words,
     refused,
 };
@@ -42,7 +42,7 @@ pub struct PodSettings {
     pub mtu: u16,
     /// The family that they have no address of in the VPC and reach through the node: [`HostFacts::egress`].
     ///
-    /// [`HostFacts::egress`]: crate::host::HostFacts::egress
+    /// [`HostFacts::egress`]: crate::datapath::host::HostFacts::egress
     pub egress: Option<Family>,
     /// Whether those without an IPv6 address may not have link-local ones either.
     pub ipv6_disabled: bool,
@@ -1109,7 +1109,7 @@ mod tests {
     use vpc_ipam_core::{Card, DeviceIndex, Timestamp};
 
     use super::*;
-    use crate::netlink::MockNetlink;
+    use crate::kernel::netlink::MockNetlink;
 
     #[test]
     fn pod_is_added_in_four_sends_and_one_look_at_its_routes() {

@@ -10,9 +10,9 @@ use super::{
     PodAddress, PodError, PodInterface, PodNetwork, PodSettings, gateway, parts_of_host_name,
     veth_ends,
 };
-use crate::eni::{GATEWAY_IPV6, link_by_mac};
-use crate::host::PRIORITY_BRANCH;
-use crate::state::{Claim, State};
+use crate::datapath::eni::{GATEWAY_IPV6, link_by_mac};
+use crate::datapath::host::PRIORITY_BRANCH;
+use crate::state::apply::{Claim, State};
 use crate::{
     BranchMode, Family, KernelChange, Link, LinkId, LinkIndex, LinkMissingError, Netlink,
     NetlinkError, Object, Protocol, Route, Rule, Table, VethPrefix, Vlan,
@@ -135,7 +135,7 @@ pub fn desired_on_branch(
         BranchMode::Standard => settings.veth_prefix.clone(),
     };
     let (host, container) = veth_ends(key, pod, 0, &prefix);
-    let router = |net: Ipv4Net| IpAddr::V4(crate::eni::gateway(net));
+    let router = |net: Ipv4Net| IpAddr::V4(crate::datapath::eni::gateway(net));
     let gateways = branch.ipv4.map(|(_, subnet)| router(subnet)).into_iter();
     let gateways = gateways.chain(branch.ipv6.map(|_| GATEWAY_IPV6.into())).collect();
     let address = |address| PodAddress {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use crate::quote::shell;
+use crate::kernel::quote::shell;
 use crate::{
     Address, Family, KernelChange, LinkId, Mark, Nat, Neighbour, Object, Protocol, Route, Rule,
     Scope, SourceCheck, Table,

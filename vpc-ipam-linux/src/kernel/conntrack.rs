@@ -17,7 +17,7 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::netlink::{Framed, frames};
+use crate::kernel::netlink::{Framed, frames};
 use crate::{Namespace, NamespaceError};
 
 /// A failure to make the kernel forget connections.

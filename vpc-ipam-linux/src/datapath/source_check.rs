@@ -6,8 +6,8 @@
 
 use core::fmt;
 
-use crate::host::HostFacts;
-use crate::nat::{NatActual, RuleSet, Set, iptables, nftables};
+use crate::datapath::host::HostFacts;
+use crate::datapath::nat::{NatActual, RuleSet, Set, iptables, nftables};
 use crate::{BranchMode, Family, HostConfig, VethPrefix};
 
 /// The rules that check the sources of what pods send, or that there should be none.

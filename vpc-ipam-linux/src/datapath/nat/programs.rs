@@ -5,8 +5,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{NatActual, RuleSet, Set, iptables, nftables};
-use crate::child::run;
-use crate::{Family, source_check};
+use crate::Family;
+use crate::datapath::source_check;
+use crate::kernel::process::run;
 
 /// The programs that can write the rules of address translation.
 #[derive(Clone, Debug, PartialEq, Eq)]

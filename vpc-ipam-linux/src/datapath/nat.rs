@@ -18,8 +18,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha1::{Digest as _, Sha1};
 
-use crate::child::run;
-use crate::host::HostFacts;
+use crate::datapath::host::HostFacts;
+use crate::kernel::process::run;
 use crate::{Family, HostConfig, SnatPorts, VethPrefix};
 
 #[cfg(feature = "testkit")]

@@ -8,8 +8,8 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use sha1::{Digest as _, Sha1};
 
-use crate::nat::{EGRESS_IPV4, EGRESS_IPV6};
-use crate::state::ApplyError;
+use crate::datapath::nat::{EGRESS_IPV4, EGRESS_IPV6};
+use crate::state::apply::ApplyError;
 use crate::{
     Family, KernelChange, LinkId, LinkIndex, Netlink, NetlinkError, Protocol, Refused, Route, Table,
 };

@@ -19,8 +19,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use tokio::runtime::Handle;
 
+use crate::kernel::netlink;
 use crate::node::KernelEvent;
-use crate::{Namespace, NamespaceError, netlink};
+use crate::{Namespace, NamespaceError};
 
 pub use pace::Pace;
 

@@ -9,8 +9,9 @@ use std::path::Path;
 
 use super::programs::Iptables;
 use super::{NatActual, NatDigest, Plan, RuleSet, Set, digest_of, run_with_known_ports};
-use crate::child::{WAIT_FOR_LOCK, run};
-use crate::{Family, SnatPorts, quote};
+use crate::kernel::process::{WAIT_FOR_LOCK, run};
+use crate::kernel::quote;
+use crate::{Family, SnatPorts};
 
 /// One of the tables that iptables has, with what is ours in it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,10 @@
+//! The network of a node as desired state: the host, ENIs, pods, address translation.
+
+pub(crate) mod aws_cni;
+pub(crate) mod beside_aws_cni;
+pub mod eni;
+pub(crate) mod execute;
+pub mod host;
+pub(crate) mod nat;
+pub mod pod;
+pub(crate) mod source_check;
