@@ -43,7 +43,7 @@ use vpc_ipam_linux::{
     Veth, VethPeer, VethPrefix, eni,
 };
 
-/// Of the peer's release 1.5.5, as docs/design.md has it.
+/// Of amazon-vpc-cni-k8s' release 1.5.5, as docs/design.md has it.
 const PEER_PLUGIN: &str = "peer 1.5.5: 12.6 MB";
 const ADDRESSES: u32 = 735;
 const MANY: usize = 700;

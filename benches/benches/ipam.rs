@@ -12,7 +12,7 @@ use criterion::{Criterion, criterion_group};
 use vpc_ipam_benches::{BusyNode, ScannedNode, Table, node};
 use vpc_ipam_core::Ec2Operation;
 
-// Of the peer, as docs/design.md has them: of its release 1.5.5 in memory, and of its newest version.
+// Of amazon-vpc-cni-k8s, as docs/design.md has them: of its release 1.5.5 in memory, and of its newest version.
 const PEER_ADDRESSES: &str = "peer 1.5.5: 2,100 ns; newest: 70 us";
 const PEER_PREFIXES: &str = "peer 1.5.5: 2,300 ns";
 const PEER_PLAN: &str = "peer: 140 us to find an ENI to free";

@@ -90,7 +90,7 @@ pub struct CreateNetworkInterface {
     pub security_groups: Vec<SecurityGroupId>,
     /// Its description, by which people find it in the console.
     pub description: String,
-    /// Its tags, set in the same call, so that no crash leaves an ENI that nobody owns.
+    /// Its tags, set in the same call, so that no crash leaves an ENI without an owner.
     pub tags: BTreeMap<String, String>,
     /// Secondary IPv4 addresses or prefixes, besides the ENI's own address.
     pub ipv4: Ipv4Amount,
@@ -158,7 +158,7 @@ pub struct AssignIpv6Addresses {
 pub struct UnassignPrivateIpAddresses {
     /// The ENI.
     pub eni: EniId,
-    /// What to give back: /32 for an address, /28 for a prefix.
+    /// What to release: /32 for an address, /28 for a prefix.
     pub blocks: Vec<Ipv4Net>,
 }
 
@@ -168,7 +168,7 @@ pub struct UnassignPrivateIpAddresses {
 pub struct UnassignIpv6Addresses {
     /// The ENI.
     pub eni: EniId,
-    /// What to give back: /80 prefixes.
+    /// What to release: /80 prefixes.
     pub prefixes: Vec<Ipv6Net>,
 }
 

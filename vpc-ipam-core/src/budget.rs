@@ -129,7 +129,7 @@ pub struct Budget {
 
 impl Default for Budget {
     /// A fifth of what EC2 gives an account by default for changes (50 at once, then 5 a second): enough to bring the
-    /// largest node up without waiting, too little to starve others.
+    /// largest node up without waiting, too little to starve other nodes.
     fn default() -> Self {
         let default = Rate { burst: 20, interval: Duration::from_secs(1) };
         Self { default, rates: BTreeMap::new() }

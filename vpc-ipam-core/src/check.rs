@@ -91,7 +91,7 @@ pub enum Violation {
         /// How many pods.
         pods: u32,
     },
-    /// A block that a pod uses is being given back.
+    /// A block that a pod uses is being released.
     ReleasingWithPods {
         /// Which.
         block: IpNet,
@@ -124,10 +124,10 @@ impl fmt::Display for Violation {
                 write!(f, "{card} has two ENIs at {device}")
             }
             Self::RemovingWithPods { eni, pods } => {
-                write!(f, "{eni} is being given back and carries {pods} pods")
+                write!(f, "{eni} is being removed and carries {pods} pods")
             }
             Self::ReleasingWithPods { block, pods } => {
-                write!(f, "{block} is being given back and carries {pods} pods")
+                write!(f, "{block} is being released and carries {pods} pods")
             }
         }
     }
@@ -145,7 +145,7 @@ impl Ipam {
 
     fn check_leases(&self, violations: &mut Vec<Violation>) {
         let own = |address: IpAddr| {
-            // That of one that EC2 is deleting may be somebody else's already.
+            // That of one that EC2 is deleting may be taken already.
             self.pool().enis().iter().filter(|eni| eni.occupies_slot()).any(|eni| {
                 eni.primary_ipv4.map(IpAddr::V4) == Some(address)
                     || eni.primary_ipv6.map(IpAddr::V6) == Some(address)
@@ -224,7 +224,7 @@ impl Ipam {
         self.check_places(violations);
     }
 
-    /// Checks the places of ENIs. Somebody else may attach theirs where ours was about to go: that is no breach, as EC2
+    /// Checks the places of ENIs. Another program may attach an ENI where ours was about to go: that is no breach, as EC2
     /// refuses the second.
     fn check_places(&self, violations: &mut Vec<Violation>) {
         let place = |eni: &Eni| (eni.card, eni.device);

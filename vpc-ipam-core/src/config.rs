@@ -34,7 +34,7 @@ pub struct Config {
     pub cooling: Cooling,
     /// The MTU of the ENIs' links in bytes, 576 to 9001: `AWS_VPC_ENI_MTU`.
     pub eni_mtu: u16,
-    /// Whether ENIs and addresses may be asked for and given back at all: not
+    /// Whether ENIs and addresses may be asked for and released at all: not
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING`, not `ENABLE_IMDS_ONLY_MODE`.
     pub provisioning: bool,
     /// Whether EC2 may be asked what there is: not `ENABLE_IMDS_ONLY_MODE`.
@@ -119,7 +119,7 @@ pub enum WarmTarget {
     /// `batch * ceil(buffer + demand / batch)` addresses, as Azure's CNS sizes its pools: free addresses stay between
     /// the buffer and the buffer and one batch.
     Batch {
-        /// Addresses asked for and given back at a time, at least 1.
+        /// Addresses asked for and released at a time, at least 1.
         batch: u32,
         /// Free addresses to keep, in percent of a batch.
         buffer_percent: u32,
@@ -161,13 +161,13 @@ impl WarmTarget {
 }
 
 /// Which addresses in cooldown count as free when the pool is compared with its target. None of them is ever assigned or
-/// given back.
+/// released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Cooling {
     /// Those that are ready before a new address could be: within this time.
     ReadyWithin(Duration),
-    /// All, as the peer counts.
+    /// All, as amazon-vpc-cni-k8s counts.
     All,
 }
 
@@ -199,7 +199,7 @@ impl EniConfigKeys {
     const EXTERNAL_LABEL: &'static str = "vpc.amazonaws.com/externalEniConfig";
 
     /// Returns the name of a node's ENIConfig: what the label `vpc.amazonaws.com/externalEniConfig` says, else the
-    /// annotation, else the label, else `default`. One that is there and empty counts, as for the peer.
+    /// annotation, else the label, else `default`. One that is there and empty counts, as for amazon-vpc-cni-k8s.
     ///
     /// ```
     /// use std::collections::BTreeMap;
@@ -231,10 +231,10 @@ impl EniConfigKeys {
 pub struct Timing {
     /// How long an ADD may wait for an address. Default 30 s: EC2 takes about 10 s to create and attach an ENI.
     pub add_wait: Duration,
-    /// Between two decreases, so that a rolling update does not give back what it needs a moment later. Default 30 s, as
-    /// the peer.
+    /// Between two decreases, so that a rolling update does not release what it needs a moment later. Default 30 s, as
+    /// amazon-vpc-cni-k8s.
     pub shrink_spacing: Duration,
-    /// How long an ENI is kept at least. Default 60 s, as the peer.
+    /// How long an ENI is kept at least. Default 60 s, as amazon-vpc-cni-k8s.
     pub eni_life_min: Duration,
     /// How long attaching or setting up an ENI may fail before the ENI is replaced. Default 3 min: links were seen to appear
     /// 150 s after the attachment.
@@ -242,15 +242,15 @@ pub struct Timing {
     /// How long an action may take before it counts as unanswered, at least 10 s. Default 5 min. Keep it above the longest
     /// that an executor waits for EC2.
     pub answer_max: Duration,
-    /// How long EC2 may go on showing what was before a change. Default 60 s, as the peer.
+    /// How long EC2 may go on showing what was before a change. Default 60 s, as amazon-vpc-cni-k8s.
     pub settle: Duration,
-    /// After a subnet ran out of addresses, at least 1 s. Default 120 s, as the peer.
+    /// After a subnet ran out of addresses, at least 1 s. Default 120 s, as amazon-vpc-cni-k8s.
     pub subnet_backoff: Duration,
-    /// Between detaching an ENI and deleting it. Default 2 s, as the peer.
+    /// Between detaching an ENI and deleting it. Default 2 s, as amazon-vpc-cni-k8s.
     pub detach_settle: Duration,
     /// Between two questions to EC2 about an ENI on which sources disagree, at least 1 s. Default 5 s.
     pub describe_spacing: Duration,
-    /// Between two readings of the metadata, at least 1 s. Default 60 s, as the peer.
+    /// Between two readings of the metadata, at least 1 s. Default 60 s, as amazon-vpc-cni-k8s.
     pub imds_every: Duration,
     /// Between two unprompted readings of EC2, at least 1 s. Default 30 min.
     pub ec2_every: Duration,
@@ -325,7 +325,7 @@ impl Config {
         Self { timing: self.timing.usable(), cooldown, cooling, ..self }
     }
 
-    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as the peer. What is
+    /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as amazon-vpc-cni-k8s. What is
     /// beyond all that ENIs of the type can hold counts as that.
     pub(crate) fn target_of(&self, card: Card, limits: &Limits) -> WarmTarget {
         match card {
@@ -334,7 +334,7 @@ impl Config {
         }
     }
 
-    /// Reads the peer's variables. Others are left alone; what cannot be used, or has no effect, is noted.
+    /// Reads amazon-vpc-cni-k8s' variables. Others are left alone; what cannot be used, or has no effect, is noted.
     ///
     /// ```
     /// use vpc_ipam_core::{Config, WarmTarget};
@@ -507,7 +507,7 @@ fn overridden(vars: &mut Vars, name: &'static str, by: &'static str) {
 
 fn families(vars: &mut Vars) -> Families {
     let ipv6 = vars.boolean("ENABLE_IPv6", false);
-    // The peer's code says false; its manifest, and everybody, says true.
+    // amazon-vpc-cni-k8s' code says false; its manifest, and everybody, says true.
     let ipv4 = vars.boolean("ENABLE_IPv4", !ipv6);
     let prefixes = vars.boolean("ENABLE_PREFIX_DELEGATION", false);
     let kind = if prefixes { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };
@@ -586,7 +586,7 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
             vars.warn(
                 "WARM_PREFIX_TARGET",
                 ConfigProblem::Advice(
-                    "only one free address is held ready; the peer's manifest sets 1, which holds a whole prefix ready",
+                    "only one free address is held ready; amazon-vpc-cni-k8s' manifest sets 1, which holds a whole prefix ready",
                 ),
             );
         }
@@ -812,7 +812,7 @@ mod tests {
         Duration::from_secs(secs)
     }
 
-    /// Settings that are each usable, and what an operator is told of them together, word for word.
+    /// Settings that are each usable, and what an operator reads of them together, word for word.
     #[test]
     fn contradictory_settings_are_noted_with_advice() {
         let cases: [(&[(&str, &str)], &[&str]); 16] = [
@@ -846,7 +846,7 @@ mod tests {
             (
                 &[("ENABLE_PREFIX_DELEGATION", "true")],
                 &[
-                    "WARM_PREFIX_TARGET unset: only one free address is held ready; the peer's manifest sets 1, which \
+                    "WARM_PREFIX_TARGET unset: only one free address is held ready; amazon-vpc-cni-k8s' manifest sets 1, which \
                      holds a whole prefix ready",
                 ],
             ),

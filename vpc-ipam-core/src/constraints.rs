@@ -35,7 +35,7 @@ pub struct Constraints {
     pub(crate) security_groups: Vec<SecurityGroupId>,
     pub(crate) spent: Spent,
     pub(crate) backoff: Backoff,
-    /// When addresses were last given back.
+    /// When addresses were last released.
     pub(crate) shrunk_at: Option<Timestamp>,
     pub(crate) reads: Reads,
     /// What EC2 refused that the limits of the type promise.

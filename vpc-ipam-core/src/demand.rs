@@ -6,13 +6,13 @@ use crate::{Ipv4Kind, WarmTarget};
 
 /// What a node holds of IPv4 on one network card, in the units of its mode.
 ///
-/// Addresses that are on their way are counted as held; ENIs that are excluded or being given back are not.
+/// Addresses that are on their way are counted as held; ENIs that are excluded or being released are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stock {
     /// Addresses held.
     pub total: u32,
-    /// Of these, addresses that pods hold, or somebody we do not know.
+    /// Of these, addresses that pods hold or an untracked owner uses.
     pub assigned: u32,
     /// Of these, addresses that cool too long to help.
     pub cooling: u32,
@@ -98,7 +98,7 @@ struct Units {
 }
 
 impl Units {
-    /// Keeping at least one address free is what makes a target of 0 settle: the peer, which keeps none, asks for a unit
+    /// Keeping at least one address free is what makes a target of 0 settle: amazon-vpc-cni-k8s, which keeps none, asks for a unit
     /// when nothing is free and gives it back when it is.
     fn free_min(self) -> i64 {
         (i64::from(self.size) * i64::from(self.keep)).max(1)
@@ -126,7 +126,7 @@ fn units_of_prefixes(units: Units, stock: Stock) -> Demand {
         return short(missing.div_ceil_by(size));
     }
     let free_over = i64::from(stock.prefixes_free) - i64::from(units.keep);
-    // Only as many as leave the target met: what is given back must not be asked for again.
+    // Only as many as leave the target met: what is released must not be asked for again.
     over(free_over.min(-missing / size))
 }
 
@@ -251,7 +251,7 @@ mod tests {
             (WarmTarget::Prefixes(1), &[8, 8], 0, Met),
             (WarmTarget::Prefixes(1), &[0, 0, 3], 0, Over(1)),
             (WarmTarget::Prefixes(2), &[4, 0], 0, Short(1)),
-            // With a target of 0 one free address is kept, and nothing is given back only to be asked for again.
+            // With a target of 0 one free address is kept, and nothing is released only to be asked for again.
             (WarmTarget::Prefixes(0), &[16, 0], 0, Met),
             (WarmTarget::Prefixes(0), &[16], 0, Short(1)),
             (WarmTarget::Prefixes(0), &[], 0, Short(1)),
@@ -278,7 +278,7 @@ mod tests {
         }
     }
 
-    /// What is given back is not asked for again, and what is asked for is not given back.
+    /// What is released is not asked for again, and what is asked for is not released.
     #[test]
     fn meeting_a_demand_leaves_none_of_the_other_kind() {
         let targets = [

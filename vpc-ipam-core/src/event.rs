@@ -15,7 +15,7 @@ use crate::{
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
-    /// An ENI became known: made by us, attached by somebody else, or there from before a restart.
+    /// An ENI became known: made by us, attached by another program, or there from before a restart.
     EniAppeared {
         /// Which.
         eni: EniId,
@@ -29,12 +29,12 @@ pub enum Event {
         /// Which.
         eni: EniId,
     },
-    /// An ENI was given back and deleted.
+    /// An ENI was removed and deleted.
     EniRemoved {
         /// Which.
         eni: EniId,
     },
-    /// EC2 no longer shows an ENI that was not given back by us.
+    /// EC2 no longer shows an ENI that we did not remove.
     EniVanished {
         /// Which.
         eni: EniId,
@@ -70,7 +70,7 @@ pub enum Event {
         /// Which.
         address: IpAddr,
     },
-    /// A source contradicts what is known of an ENI; until EC2 settles it, nothing is given back.
+    /// A source contradicts what is known of an ENI; until EC2 settles it, nothing is released.
     SourcesDisagree {
         /// Which.
         eni: EniId,
@@ -116,7 +116,7 @@ pub enum Event {
         /// Whose.
         key: PodKey,
     },
-    /// Events were dropped because nobody read them.
+    /// Events were dropped because they were not polled.
     Dropped {
         /// How many.
         count: u64,

@@ -83,9 +83,9 @@ pub struct AddressCount {
     pub assigned: u32,
     /// Of these, addresses that cool.
     pub cooling: u32,
-    /// Of these, addresses that somebody uses whom we do not know.
+    /// Of these, addresses that an untracked owner uses.
     pub quarantined: u32,
-    /// Of these, addresses that nobody gets because a source did not show them, or because they are being given back.
+    /// Of these, addresses that no pod gets, because a source did not show them or because they are being released.
     pub withheld: u32,
 }
 
@@ -262,7 +262,7 @@ impl fmt::Display for EniAccount {
             }
             let besides = [
                 (count.cooling, "cooling"),
-                (count.quarantined, "used by somebody unknown"),
+                (count.quarantined, "used by an untracked owner"),
                 (count.withheld, "withheld"),
             ];
             for (count, what) in besides.into_iter().filter(|(count, _)| *count > 0) {

@@ -24,7 +24,7 @@ use crate::{
     PodKey, Pool, Question, Record, Scope, Source, Stage, Timestamp, Uncommitted, WaitingOn, plan,
 };
 
-/// The address management of one node, as a value that is told things.
+/// The address management of one node, as a value that is fed events.
 ///
 /// It asks for nothing and knows no clock. The world tells it what happened, with the time; it tells the world what to do:
 ///
@@ -55,7 +55,7 @@ pub struct Ipam {
     changed_at: Option<Timestamp>,
     /// When something that was held back at the last planning may go.
     due: Option<(Timestamp, Wake)>,
-    /// Keeps what is told, if somebody wants to know.
+    /// The journal recorder, if enabled.
     pub(crate) recorder: Option<Box<Recorder>>,
 }
 
@@ -84,7 +84,7 @@ const GIVEN_UP_MAX: usize = 256;
 
 /// An action to carry out, and why.
 ///
-/// Hand each back once, with [`Ipam::handle_outcome`], also if it failed or nobody knows. One that is not answered within
+/// Hand each back once, with [`Ipam::handle_outcome`], also if it failed or that is not known. One that is not answered within
 /// [`Timing::answer_max`](crate::Timing::answer_max) counts as unanswered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -121,7 +121,7 @@ pub struct Grant {
     pub result: Result<Uncommitted, AssignError>,
 }
 
-/// A [`Grant`] before it is polled; clonable, since nobody can commit it.
+/// A [`Grant`] before it is polled; clonable, since it cannot be committed.
 #[derive(Clone, Debug, PartialEq)]
 struct Granted {
     key: PodKey,
@@ -185,7 +185,7 @@ impl Ipam {
     /// Makes the address management of a node of which nothing is known yet.
     ///
     /// `seed` decides the jitter of waits and, with the instance, the client tokens of ENIs: give every start another one,
-    /// the time for example. Whoever knows the node has just read its metadata, so they are read again only later.
+    /// the time for example. The caller has just read its metadata, so they are read again only later.
     pub fn new(
         node: Node,
         limits: Limits,
@@ -301,8 +301,8 @@ impl Ipam {
         self.record(tape, Some(now));
     }
 
-    /// Takes in that somebody we do not know uses an address of ours, or no longer does. Such an address is neither
-    /// handed out nor given back, also if its ENI is seen only later.
+    /// Takes in that an untracked owner uses an address of ours, or no longer does. Such an address is neither
+    /// handed out nor released, also if its ENI is seen only later.
     pub fn handle_untracked(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
         let tape = self.tape(|| Input::Untracked { address, in_use });
         self.pool.on_untracked(address, in_use, now);
@@ -581,7 +581,7 @@ impl Ipam {
         }
     }
 
-    /// Counts the pods that wait for an address that nobody has yet; those that wait for their own are no demand.
+    /// Counts the pods that wait for a free address; those that wait for their own are no demand.
     fn count_waiting(&mut self) {
         let (mut any, mut every) = (0, 0);
         for Waiting { request, .. } in &self.waiting {

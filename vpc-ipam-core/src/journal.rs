@@ -2,7 +2,7 @@
 //! differs.
 //!
 //! [`Start::begin`] makes an [`Ipam`] that records. After every input there is one [`Step`]; write each to a file, and hand
-//! the file to whoever has to find out what happened.
+//! the file for the one who has to find out what happened.
 //!
 //! ```
 //! use vpc_ipam_core::journal::{Start, replay};
@@ -122,7 +122,7 @@ impl Start {
     }
 }
 
-/// Anything that an [`Ipam`] is told, as data; the method of the same name takes it in.
+/// Every input of an [`Ipam`], as data; the method of the same name takes it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Input {
@@ -143,7 +143,7 @@ pub enum Input {
     Untracked {
         /// Which address.
         address: IpAddr,
-        /// Whether somebody uses it.
+        /// Whether it is in use.
         in_use: bool,
     },
     /// [`Ipam::assign`].
@@ -184,7 +184,7 @@ pub struct Step {
 /// What an [`Ipam`] knows and is about to do, as one number: equal states have equal hashes, on every machine.
 ///
 /// It is FNV-1a over the state's debug text, so it is the same for every build of one version of this crate, and another
-/// one for the next. Actions, grants and events that nobody has polled yet are no part of it.
+/// one for the next. Actions, grants and events that were not polled yet are no part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(transparent))]
@@ -373,7 +373,7 @@ impl Ipam {
 #[derive(Debug)]
 pub(crate) struct Tape {
     input: Input,
-    /// How many actions nobody had polled before.
+    /// How many actions were not polled before.
     issued: usize,
 }
 

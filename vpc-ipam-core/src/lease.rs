@@ -128,11 +128,11 @@ pub enum CardChoice {
     /// On one, whichever has an address; the lowest first.
     #[default]
     Any,
-    /// On each that is in use: the peer's annotation `k8s.amazonaws.com/nicConfig: multi-nic-attachment`.
+    /// On each that is in use: amazon-vpc-cni-k8s' annotation `k8s.amazonaws.com/nicConfig: multi-nic-attachment`.
     Every,
 }
 
-/// A lease that is not durable yet, so that a crash would give its address to somebody else.
+/// A lease that is not durable yet, so that a crash would give its address to another pod.
 ///
 /// Write [`Uncommitted::record`] to stable storage, many at once if you like, then hand this to
 /// [`Ipam::commit`](crate::Ipam::commit), or to [`Ipam::abandon`](crate::Ipam::abandon) if the write failed or may have

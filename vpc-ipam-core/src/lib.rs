@@ -1,9 +1,9 @@
-//! The address management of an AWS node, as a value that is told things.
+//! The address management of an AWS node, as a value that is fed events.
 //!
 //! An instance in a VPC has network interfaces (ENIs), each with a few addresses besides its own that pods can use. This
 //! crate decides how many ENIs and addresses a node should hold, asks for them, gives each pod one and takes it back, and
-//! gives to EC2 what is too much; and it stays safe when what it is told is late, partial or wrong. It reads no clock,
-//! file or variable and calls nobody: you feed [`Ipam`] what happened and carry out the [`Action`]s that it hands out.
+//! gives to EC2 what is too much; and it stays safe when its inputs are late, partial or wrong. It reads no clock,
+//! file or variable and makes no call: you feed [`Ipam`] what happened and carry out the [`Action`]s that it hands out.
 //! Executors for EC2 and for the Linux kernel are in the crates `vpc-ipam-aws` and `vpc-ipam-linux`; use them or your own.
 //!
 //! # The nouns

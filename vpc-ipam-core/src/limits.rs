@@ -78,7 +78,7 @@ pub enum Hypervisor {
 /// let (limits, source) = known.find(m5_large)?;
 /// assert_eq!((limits.ipv4_per_eni, source), (6, LimitsSource::Override));
 ///
-/// // The table knows m4.large, so EC2 need not be asked; nobody knows m99.large.
+/// // The table knows m4.large, so EC2 need not be asked; no source knows m99.large.
 /// assert!(!known.needs_ec2("m4.large".parse()?));
 /// assert!(known.needs_ec2("m99.large".parse()?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -91,7 +91,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The key of the tag whose value is the id of the instance for which an ENI was made; the peer's, too.
+    /// The key of the tag whose value is the id of the instance for which an ENI was made; amazon-vpc-cni-k8s', too.
     pub const INSTANCE_TAG: &'static str = "node.k8s.amazonaws.com/instance_id";
 }
 

@@ -15,7 +15,7 @@ use crate::{AttachmentId, Metadata, Observation, ObservedEni, ObservedSubnet};
 pub enum Outcome {
     /// It was done.
     Done(Effect),
-    /// It was not done, or nobody knows.
+    /// It was not done, or that is not known.
     Failed(Failure),
 }
 
@@ -81,7 +81,7 @@ pub enum FailureKind {
     Denied,
     /// The call can never succeed as it is.
     Rejected,
-    /// No answer came, or the server failed: whether it was done, nobody knows.
+    /// No answer came, or the server failed: whether it was done is not known.
     Unanswered,
     /// The answer cannot be whole: it lacks the primary ENI.
     Incomplete,

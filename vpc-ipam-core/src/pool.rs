@@ -34,7 +34,7 @@ pub(crate) use self::reconcile::{Background, Finding, is_whole};
 ///
 /// Leases are the truth; the counts of blocks and ENIs follow from them. A lease may name an address that no block
 /// covers: after a restart, before its ENI is seen, or when the address was taken from the instance behind our back. It
-/// stays until the pod gives it up, and nobody else gets the address meanwhile.
+/// stays until the pod gives it up, and no other pod gets the address meanwhile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
     /// Sorted by card, device index, id.
@@ -47,7 +47,7 @@ pub struct Pool {
     shared: BTreeSet<IpAddr>,
     /// When addresses were last released that no block covers: from before a restart, or of blocks that went.
     released_before: BTreeMap<IpAddr, Timestamp>,
-    /// Addresses that somebody we do not know uses, covered by a block or not.
+    /// Addresses that an untracked owner uses, covered by a block or not.
     unknown: BTreeSet<IpAddr>,
     /// ENIs that are being made, by the action that makes them.
     creations: BTreeMap<ActionId, Creation>,
@@ -135,7 +135,7 @@ impl Eligibility {
 }
 
 impl Pool {
-    /// Returns the ENIs, ours and others', by network card and device index.
+    /// Returns all ENIs, ours or not, by network card and device index.
     pub fn enis(&self) -> &[Eni] {
         &self.enis
     }
@@ -189,7 +189,7 @@ impl Pool {
         self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
     }
 
-    /// Takes the places of ENIs that wait to be attached, where somebody else's is there meanwhile: they get others.
+    /// Takes the places of ENIs that wait to be attached, where another program's is there meanwhile: they get others.
     pub(crate) fn yield_places(&mut self) {
         let attached: Vec<(Card, DeviceIndex)> = self
             .enis
@@ -256,7 +256,7 @@ impl Pool {
     }
 
     /// Settles that a block is on one ENI alone, as EC2 just said, or as an answer of some age shows. Returns false if
-    /// another ENI was shown to have it too short a while ago for the answer to know; otherwise others lose it.
+    /// another ENI was shown to have it too short a while ago for the answer to know; otherwise the other ENIs lose it.
     fn take_over(&mut self, by: EniId, net: IpNet, shown: Option<(Timestamp, Duration)>) -> bool {
         let overlap = |block: &&Block| block.net().contains(&net) || net.contains(&block.net());
         let enis = self.enis.iter();
@@ -302,7 +302,7 @@ impl Pool {
         self.adopt_leases();
     }
 
-    /// Records that somebody we do not know uses an address, or no longer does.
+    /// Records that an untracked owner uses an address, or no longer does.
     pub(crate) fn on_untracked(&mut self, address: IpAddr, in_use: bool, now: Timestamp) {
         if in_use {
             self.unknown.insert(address);
@@ -331,7 +331,7 @@ impl Pool {
                     };
                     eni.on_assigned(address);
                     if !eni.is_placed() {
-                        // Somebody detached it with its pods: it goes back to the card that they are on.
+                        // Another program detached it with its pods: it goes back to the card that they are on.
                         eni.card = interface.card;
                         continue;
                     }

@@ -2,7 +2,7 @@
 //!
 //! [`Cloud`] holds VPCs, subnets, instances and ENIs, and answers the operations that the executors of
 //! [`Ec2Action`](crate::Ec2Action) call, under the limits that EC2 enforces and with EC2's error codes. It is a value
-//! like the rest of this crate: it reads no clock, draws its random choices from a seed, and two clouds that are told
+//! like the rest of this crate: it reads no clock, draws its random choices from a seed, and two clouds that are given
 //! the same answer the same.
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! The tags by which ENIs and subnets are told apart.
+//! The tags that tell ENIs and subnets apart.
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
@@ -9,7 +9,7 @@ use crate::{Config, Node, Scope, Timestamp};
 pub(crate) const INSTANCE: &str = Scope::INSTANCE_TAG;
 /// Set on every ENI we make: when, in RFC 3339.
 pub(crate) const CREATED_AT: &str = "node.k8s.amazonaws.com/createdAt";
-/// Set by others on an ENI that is not ours to touch.
+/// Set by other programs on an ENI that is not ours to touch.
 pub(crate) const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 /// Set on every ENI we manage, where the cluster's name is known.
 const CLUSTER: &str = "cluster.k8s.amazonaws.com/name";
@@ -41,7 +41,7 @@ pub(crate) fn wanted(config: &Config) -> BTreeMap<String, String> {
 pub(crate) fn of_new_eni(node: &Node, config: &Config, now: Timestamp) -> BTreeMap<String, String> {
     let mut tags = wanted(config);
     tags.insert(INSTANCE.to_string(), node.instance.to_string());
-    // The peer's leaked-ENI sweep reads whole seconds.
+    // amazon-vpc-cni-k8s' leaked-ENI sweep reads whole seconds.
     let whole_seconds = Timestamp::from_secs(now.as_nanos() / 1_000_000_000);
     tags.insert(CREATED_AT.to_string(), whole_seconds.to_string());
     tags

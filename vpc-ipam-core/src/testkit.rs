@@ -2,7 +2,7 @@
 //!
 //! * [`conformance`]: whether your executor does what core asks of one. Implement [`Executor`] for it, and read the report.
 //! * [`Scenario`]: any bytes, decoded into a node, its cloud and what happens to them: pods come and go, EC2 answers
-//!   partly, late, wrongly or not at all, the process dies, the clock is set back, others meddle. [`Scenario::run`] checks
+//!   partly, late, wrongly or not at all, the process dies, the clock is set back, other programs meddle. [`Scenario::run`] checks
 //!   every [`Rule`] after every step, then lets everything heal and checks that the node converges at its target.
 //!   Hand it a fuzzer's bytes, or those of a corpus.
 //!

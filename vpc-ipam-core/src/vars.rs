@@ -1,4 +1,4 @@
-//! Settings from variables, read as the peer reads them: with Go's rules for numbers and truth values.
+//! Settings from variables, read as amazon-vpc-cni-k8s reads them: with Go's rules for numbers and truth values.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! What a caller sees of the modes that few nodes run in: IPv6, both families, several network cards, custom networking,
-//! ENIs that are somebody else's, blocks of both kinds.
+//! ENIs that are another program's, blocks of both kinds.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 mod node;
@@ -86,7 +86,7 @@ fn both_families_or_neither() {
     node.refuse("AssignIpv6Addresses", "UnauthorizedOperation", u32::MAX);
     node.run_for(5);
     assert_eq!(node.at(0).ipv4.len(), 1);
-    // An IPv4 address is free, and nobody gets it without its companion.
+    // An IPv4 address is free, and no pod gets it without its companion.
     let error = node.ask("pod").unwrap_err();
     assert!(error.to_string().contains("not allowed by IAM"), "{error}");
     assert_eq!(node.held().1, 0);
@@ -136,7 +136,7 @@ fn pods_of_one_family_keep_their_addresses_when_the_other_is_switched_on() {
     node.add(["new"]);
     assert_eq!(node.address("old"), old);
     assert!(node.stored[&Node::key("new")].first.ipv6.is_some());
-    // And off again: the prefix goes once nobody uses it.
+    // And off again: the prefix goes once it is not in use.
     node.set(&[("WARM_IP_TARGET", "1")]);
     node.run_for(300);
     assert_eq!(prefixes_80(&node, 0), 1);
@@ -319,7 +319,7 @@ fn a_subnet_that_is_out_of_use_comes_back_with_its_tag() {
 
 // Blocks of both kinds.
 
-/// vector V275: the peer refuses; an address that is there is better than none.
+/// vector V275: amazon-vpc-cni-k8s refuses; an address that is there is better than none.
 #[test]
 fn addresses_of_the_other_kind_are_the_last_resort() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "3")]);
@@ -362,7 +362,7 @@ fn a_subnet_without_prefixes_is_asked_again_and_does_not_flap() {
     assert_eq!(released, 0, "what stands in stays");
 }
 
-// What is somebody else's.
+// What is another program's.
 
 #[test]
 fn unmanaged_enis_take_places_and_nothing_else() {
@@ -433,7 +433,7 @@ fn a_cordoned_node_goes_on_serving_from_what_it_holds_and_gives_back_addresses()
 #[test]
 fn what_was_begun_before_the_end_is_finished() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
-    // An ENI is being given back when the node is told that it goes away.
+    // An ENI is being released when the node is told that it goes away.
     node.add(names("pod", 0..10));
     for name in names("pod", 0..10) {
         let _ = node.del(&name);
@@ -452,7 +452,7 @@ fn what_was_begun_before_the_end_is_finished() {
 
 // Permissions.
 
-/// The peer does not start without CreateTags, and frees an ENI that it may not mark.
+/// amazon-vpc-cni-k8s does not start without CreateTags, and frees an ENI that it may not mark.
 #[test]
 fn a_permission_that_is_missing_stops_what_needs_it_and_nothing_else() {
     for call in ["CreateTags", "ModifyNetworkInterfaceAttribute", "DeleteNetworkInterface"] {

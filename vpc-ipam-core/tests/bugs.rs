@@ -1,7 +1,7 @@
-//! Every bug of the peer that is known, and every case that its history says must hold, each as a fact about us that
-//! the peer's behaviour contradicts or once contradicted.
+//! Every bug of amazon-vpc-cni-k8s that is known, and every case that its history says must hold, each as a fact about us that
+//! amazon-vpc-cni-k8s' behaviour contradicts or once contradicted.
 //!
-//! In brackets: `bug N`, visible in the peer's newest version; `#N`, of its tracker or changelog.
+//! In brackets: `bug N`, visible in amazon-vpc-cni-k8s' newest version; `#N`, of its tracker or changelog.
 //!
 //! What is not decided in this crate is held elsewhere. In the daemon and its store: a store that cannot be read stops
 //! nothing (bug 9's file, #972, #1123, #1140), rows of pods that are gone go with their rules (#2110, #2307), a client of
@@ -33,7 +33,7 @@ fn changes_in_an_hour(node: &mut Node) -> usize {
     node.changes() - before
 }
 
-// Bugs that are visible in the peer's newest version.
+// Bugs that are visible in amazon-vpc-cni-k8s' newest version.
 
 /// bug 1, #587
 #[test]
@@ -487,7 +487,7 @@ fn an_empty_subnet_does_not_stop_growth_in_another() {
     assert_eq!(node.at(1).subnet, other);
 }
 
-// Cases of the peer's history that must hold.
+// Cases of amazon-vpc-cni-k8s' history that must hold.
 
 /// #127
 #[test]
@@ -569,7 +569,7 @@ fn del_of_an_unknown_pod_succeeds_and_changes_nothing() {
     let mut node = Node::settled("m5.large", &[]);
     node.add(["pod"]);
     let state = node.ipam.state();
-    assert_eq!(node.ipam.release(&Node::key("nobody"), node.now), Released::Unknown);
+    assert_eq!(node.ipam.release(&Node::key("no-pod"), node.now), Released::Unknown);
     assert_eq!(node.ipam.state(), state);
 }
 
@@ -647,7 +647,7 @@ fn stale_imds_neither_adds_nor_drops_addresses() {
     let before = node.shown(Source::Imds);
     node.set(&[("WARM_IP_TARGET", "1")]);
     assert_eq!(node.held().0, 1);
-    // Late by less than a minute: what was given back does not come back, and EC2 is not even asked.
+    // Late by less than a minute: what was released does not come back, and EC2 is not even asked.
     let asked = node.count("DescribeNetworkInterfaces");
     node.now = node.now + Duration::from_secs(30);
     node.observe(&Observation { as_of: node.now, ..before.clone() });
@@ -885,7 +885,7 @@ fn a_configuration_that_a_type_cannot_follow_is_refused() {
         ("m4.4xlarge", &[ipv6, prefixes], false),
         ("m4.4xlarge", &[prefixes], true),
         ("m5.large", &[ipv6, prefixes, custom], false),
-        // We give both families, and take prefixes for meant where IPv6 is: the peer refuses these.
+        // We give both families, and take prefixes for meant where IPv6 is: amazon-vpc-cni-k8s refuses these.
         ("m5.large", &[ipv6, dual], true),
         ("m5.large", &[ipv6], true),
     ];
@@ -917,7 +917,7 @@ fn a_cordoned_node_changes_no_eni_unless_told_to() {
 fn limit_exceeded_makes_us_look_and_not_repeat() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
     let eni = node.at(0).id;
-    // Somebody filled the ENI behind our back.
+    // Another program filled the ENI behind our back.
     let some = Ipv4Request::Count(Ipv4Amount::Addresses(8));
     node.cloud.assign_private_ip_addresses(eni, &some, node.now).unwrap();
     node.add(names("pod", 0..3));
@@ -1248,7 +1248,7 @@ fn an_eni_is_tagged_in_the_call_that_makes_it() {
     assert_eq!(node.count("CreateTags"), 1, "the primary alone is tagged afterwards");
 }
 
-/// aws#3824: neither is a block of an untracked owner given back, after a restart included.
+/// aws#3824: neither is a block of an untracked owner released, after a restart included.
 #[test]
 fn leases_from_before_a_restart_are_never_given_back_however_little_is_seen() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "9")]);

@@ -61,7 +61,7 @@ fn executors_that_do_not_conform_are_told_why() {
         ("what was assigned is shown, single addresses as /32", |_, outcome| {
             observed(outcome, |seen| seen.enis.iter_mut().for_each(|eni| eni.blocks.clear()))
         }),
-        ("single addresses are given back", |action, outcome| match action {
+        ("single addresses are released", |action, outcome| match action {
             Ec2Action::UnassignPrivateIpAddresses(_) => Outcome::Done(Effect::Assigned(Vec::new())),
             _ => outcome,
         }),

@@ -209,7 +209,7 @@ fn an_eni_that_the_metadata_service_lists_incompletely_stays_and_is_not_asked_ab
     }
 }
 
-/// aws#277: groups that an ENIConfig gains. (The peer does not either.)
+/// aws#277: groups that an ENIConfig gains. (amazon-vpc-cni-k8s does not either.)
 #[test]
 fn enis_follow_the_groups_of_their_eni_config() {
     let mut setup = Setup::new("m5.large", &[CUSTOM_NETWORKING]);
@@ -224,7 +224,7 @@ fn enis_follow_the_groups_of_their_eni_config() {
     assert_eq!(node.at(1).security_groups, [one, two]);
 }
 
-/// aws#725: an ENI that another program made. (The peer deletes it.)
+/// aws#725: an ENI that another program made. (amazon-vpc-cni-k8s deletes it.)
 #[test]
 fn an_eni_that_was_not_made_by_us_is_not_deleted() {
     let mut node = Node::settled("m5.4xlarge", &[("WARM_IP_TARGET", "2")]);

@@ -82,13 +82,13 @@ fn a_journal_survives_json() {
 #[test]
 fn a_difference_is_found_at_the_step_where_it_begins() {
     let (start, mut steps, _) = recorded(1);
-    // Somebody changes one input that had an effect: the state differs from there on.
+    // Another program changes one input that had an effect: the state differs from there on.
     let index = steps.windows(2).rposition(|pair| {
         matches!(pair[1].input, Input::Assign(_)) && pair[0].state != pair[1].state
     });
     let index = index.unwrap() + 1;
     let Input::Assign(request) = &mut steps[index].input else { unreachable!() };
-    request.key = World::key("somebody-else");
+    request.key = World::key("another-pod");
     let number = steps[index].number;
     let recorded = steps[index].state;
 
@@ -97,7 +97,7 @@ fn a_difference_is_found_at_the_step_where_it_begins() {
     assert_eq!((divergence.recorded.number, divergence.recorded.state), (number, recorded));
     assert_ne!(divergence.state, recorded);
     assert!(error.to_string().starts_with(&format!("step {number} at ")), "{error}");
-    assert!(error.to_string().contains("somebody-else"), "{error}");
+    assert!(error.to_string().contains("another-pod"), "{error}");
 }
 
 #[test]

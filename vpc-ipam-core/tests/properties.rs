@@ -67,7 +67,7 @@ proptest! {
         let plan = world.ipam.plan(world.now);
         for on_card in &plan.demand {
             let said = plan.blocked.iter().any(|held| says_why(held, on_card));
-            // What pods share a prefix with cannot be given back, nor anything by a node that may change nothing.
+            // What pods share a prefix with cannot be released, nor anything by a node that may change nothing.
             let stays = !setup.config.provisioning || !has_idle(&world, on_card);
             let in_use = matches!(on_card.demand, Demand::Over(_)) && stays;
             prop_assert!(
@@ -410,7 +410,7 @@ fn says_why(held: &Blocked, on: &CardDemand) -> bool {
     }
 }
 
-/// Returns whether a card has a block of the kind that counts, on an ENI that serves pods, of which nobody uses an address.
+/// Returns whether a card has a block of the kind that counts, on an ENI that serves pods, of which no address is in use.
 fn has_idle(world: &World, on: &CardDemand) -> bool {
     let config = world.ipam.config();
     let serves = |eni: &&Eni| {

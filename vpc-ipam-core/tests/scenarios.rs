@@ -200,7 +200,7 @@ impl Session {
                     node.cloud.delete_network_interface(eni, node.now).unwrap();
                 }
             }
-            ["somebody", "attaches", kind, "at", device, tags @ ..] => {
+            ["another", "program", "attaches", kind, "at", device, tags @ ..] => {
                 let kind = match *kind {
                     "efa" => InterfaceType::Efa,
                     "efa-only" => InterfaceType::EfaOnly,
@@ -212,14 +212,14 @@ impl Session {
                 let eni: CreateInterface = node.foreign(&tags, kind);
                 node.plug(eni, 0, device.parse().unwrap());
             }
-            ["somebody", "detaches", eni] => {
+            ["another", "program", "detaches", eni] => {
                 let id = self.id(eni).parse().unwrap();
                 let node = self.node();
                 let attachment = node.cloud.interface(&id).unwrap().attachment.as_ref().unwrap().id;
                 node.cloud.detach_network_interface(attachment, node.now).unwrap();
                 node.cloud.delete_network_interface(id, node.now).unwrap();
             }
-            ["somebody", "unassigns", "the", "address", "of", name] => {
+            ["another", "program", "unassigns", "the", "address", "of", name] => {
                 let node = self.node();
                 let lease = node.stored[&Node::key(name)].clone();
                 let address: Ipv4Addr = lease.first.ipv4.unwrap();
@@ -229,7 +229,7 @@ impl Session {
                 };
                 node.cloud.unassign_private_ip_addresses(&call, node.now).unwrap();
             }
-            ["somebody", "unknown", "uses", "the", "address", "of", name] => {
+            ["an", "untracked", "owner", "uses", "the", "address", "of", name] => {
                 let node = self.node();
                 let address = node.address(name).unwrap();
                 let _ = node.del(name);

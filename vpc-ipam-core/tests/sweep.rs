@@ -193,7 +193,7 @@ impl Case {
                 Ec2Operation::CreateNetworkInterface | Ec2Operation::AttachNetworkInterface,
             )
             | Call::SetUpEni => self.mode.of_primary(),
-            // Nobody says which ENIs there are, so that none is made; IMDS shows the primary one.
+            // No source says which ENIs there are, so that none is made; IMDS shows the primary one.
             Call::Ec2(Ec2Operation::DescribeNetworkInterfaces) if !self.settled => {
                 self.mode.of_primary()
             }

@@ -1,4 +1,4 @@
-//! The decision vectors: what the peer, its documents and its tests say should happen, held against what we do.
+//! The decision vectors: what amazon-vpc-cni-k8s, its documents and its tests say should happen, held against what we do.
 //!
 //! Every `*.csv` in the folder named by `VPC_IPAM_VECTORS` is read (default: `tests/vectors`); the comment lines in the
 //! file explain the columns. Where we do otherwise on purpose, [`Deviation`] says so, by a rule that looks at what the
@@ -64,7 +64,7 @@ fn every_other_row_is_named_by_the_test_that_holds_it() {
         ("V241 to V245", "the sweep of other nodes' leftovers is not a decision about one node"),
         ("V267", "a release that cannot be written is the daemon's to repeat"),
         ("V478 to V481", "nothing is polled every few seconds: a timeout names what is due"),
-        ("V498", "what the peer of 2020 did not consider yet"),
+        ("V498", "what amazon-vpc-cni-k8s of 2020 did not consider yet"),
     ];
     let crate_folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let mut named = BTreeSet::new();
@@ -120,26 +120,26 @@ fn ids(text: &str) -> BTreeSet<String> {
     ids
 }
 
-/// What we do otherwise than the peer, on purpose.
+/// What we do otherwise than amazon-vpc-cni-k8s, on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Deviation {
-    /// A cooling address is never given back; the peer gives it back, and another node may get it at once.
+    /// A cooling address is never released; amazon-vpc-cni-k8s gives it back, and another node may get it at once.
     CoolingIsKept,
-    /// Where the peer asks for a unit and gives it back for ever, we keep it: what would have to be asked for again is
-    /// not given back.
+    /// Where amazon-vpc-cni-k8s asks for a unit and gives it back for ever, we keep it: what would have to be asked for again is
+    /// not released.
     Settles,
-    /// The whole shortage, and the whole surplus, is planned at once; the peer does one thing a tick.
+    /// The whole shortage, and the whole surplus, is planned at once; amazon-vpc-cni-k8s does one thing a tick.
     WholeShortage,
-    /// No more addresses are held than the node may run pods, rounded up to whole prefixes; the peer overshoots by up to
+    /// No more addresses are held than the node may run pods, rounded up to whole prefixes; amazon-vpc-cni-k8s overshoots by up to
     /// one allocation.
     MaxPods,
-    /// A pod that waits is demand, also beyond MINIMUM_IP_TARGET; in the peer it waits for ever.
+    /// A pod that waits is demand, also beyond MINIMUM_IP_TARGET; in amazon-vpc-cni-k8s it waits for ever.
     WaitingIsDemand,
-    /// After EC2 refused, that subnet or operation is left alone for a while; the peer calls again at once for one address.
+    /// After EC2 refused, that subnet or operation is left alone for a while; amazon-vpc-cni-k8s calls again at once for one address.
     BacksOff,
-    /// WARM_PREFIX_TARGET has no effect beside WARM_IP_TARGET; in the peer it goes on blocking the freeing of ENIs.
+    /// WARM_PREFIX_TARGET has no effect beside WARM_IP_TARGET; in amazon-vpc-cni-k8s it goes on blocking the freeing of ENIs.
     OverriddenTarget,
-    /// Prefixes of ENIs that are out of use are no surplus; in the peer they are (its bug 4).
+    /// Prefixes of ENIs that are out of use are no surplus; in amazon-vpc-cni-k8s they are (its bug 4).
     ExcludedIsNoSurplus,
     /// An idle ENI that is out of use goes, whatever the target says.
     ExcludedIsFreed,
@@ -226,7 +226,7 @@ impl Row {
             return Vec::new();
         }
         let mut enis: Vec<EniIn> = self.enis_in.split_whitespace().map(EniIn::parse).collect();
-        // Some rows, from the peer's tests, call every ENI a primary one; a node has one.
+        // Some rows, from amazon-vpc-cni-k8s' tests, call every ENI a primary one; a node has one.
         for eni in enis.iter_mut().filter(|eni| eni.primary).skip(1) {
             eni.primary = false;
         }
@@ -801,7 +801,7 @@ fn target_state(row: &Row) -> Checked {
     let (low, high) = (row.exp_low == "1", row.exp_high == "1");
     let by_addresses = config.families.ipv4() == Some(Ipv4Kind::Addresses);
     let in_enis = matches!(config.target, WarmTarget::Enis(_)) && by_addresses;
-    // The peer also tells how many whole prefixes are missing where the free addresses suffice; that leads to nothing.
+    // amazon-vpc-cni-k8s also tells how many whole prefixes are missing where the free addresses suffice; that leads to nothing.
     let same = match demand {
         // Where it keeps no prefix, nothing is missing by its count, and it asks for one all the same.
         Demand::Short(1) if row.prefixes() && row.exp_short == "0" => low,
@@ -846,7 +846,7 @@ fn converge(row: &Row) -> Checked {
         && calls > allowed
     {
         return Err(format!(
-            "{calls} EC2 calls, the peer needs {allowed}:\n{}",
+            "{calls} EC2 calls, amazon-vpc-cni-k8s needs {allowed}:\n{}",
             world.transcript()
         ));
     }

@@ -15,7 +15,7 @@ pub(crate) const PASSING: Pace = Pace::secs(1, 5 * 60);
 const LASTING: Pace = Pace::secs(5, 15 * 60);
 /// After a call that IAM forbids: an operator has to act, which takes minutes.
 const DENIED: Pace = Pace::secs(60, 15 * 60);
-/// After the account's quota of ENIs was reached: others have to delete theirs first.
+/// After the account's quota of ENIs was reached: other nodes have to delete theirs first.
 const QUOTA: Pace = DENIED;
 
 /// Returns what a failed EC2 call says something about, and how long that is left alone. `subnet` is that of the ENI, or

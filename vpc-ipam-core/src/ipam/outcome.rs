@@ -65,7 +65,7 @@ impl Ipam {
         self.replan(now);
     }
 
-    /// Gives up the actions that were not answered in time. Whether they took effect, nobody knows.
+    /// Gives up the actions that were not answered in time. Whether they took effect is not known.
     pub(super) fn give_up_unanswered(&mut self, now: Timestamp) {
         let answer_max = self.config.timing.answer_max;
         let overdue = |in_flight: &InFlight| in_flight.issued_at + answer_max <= now;

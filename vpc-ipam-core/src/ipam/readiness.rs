@@ -124,9 +124,9 @@ impl fmt::Display for Readiness {
 }
 
 impl Ipam {
-    /// Returns what the next ADD of a pod that nobody knows yet would be told. Changes nothing.
+    /// Returns what the next ADD of a pod that is not known yet would be answered. Changes nothing.
     pub fn readiness(&self, now: Timestamp) -> Readiness {
-        // Whoever comes next is treated as everybody: by asking, on a copy.
+        // The next pod is treated as every other: it asks, on a copy.
         let key = PodKey::new("\0", "\0", "\0").expect("no part is empty");
         let pod = Arc::new(Pod { namespace: "\0".into(), name: "\0".into() });
         let request = AddressRequest { key, pod, cards: CardChoice::Any };
@@ -161,7 +161,7 @@ impl Ipam {
         if outlook.serves(request) { Ok(()) } else { Err(self.refusal(request, &plan, now)) }
     }
 
-    /// Returns what a pod is told that gets no address.
+    /// Returns the answer to a pod that gets no address.
     pub(super) fn refusal(
         &self,
         request: &AddressRequest,

@@ -309,7 +309,7 @@ impl Planner<'_> {
             client_token: self.client_token(),
             subnet,
             security_groups: groups.to_vec(),
-            // The peer's tools find its ENIs by this prefix.
+            // amazon-vpc-cni-k8s' tools find its ENIs by this prefix.
             description: alloc::format!("aws-K8S-{}", node.instance),
             tags: tags::of_new_eni(node, self.config, self.now),
             ipv4,

@@ -130,7 +130,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Addresses are about to be asked for. Tags may have taken a subnet out of use, and others may have taken its addresses:
+    /// Addresses are about to be asked for. Tags may have taken a subnet out of use, and other nodes may have taken its addresses:
     /// returns what has to be waited for where the list is too old for that. Where EC2 does not list subnets, it goes
     /// without.
     pub(super) fn subnets_first(&mut self) -> Option<WaitingOn> {

@@ -71,7 +71,7 @@ pub enum Because {
     Vanished,
     /// The ENI's subnet was taken out of use, and no pod is left on it.
     Excluded,
-    /// The blocks are of the kind that is not asked for any more, and nobody uses them.
+    /// The blocks are of the kind that is not asked for any more, and they are not in use.
     OtherKind,
     /// The ENI lacks tags, or has other values of them.
     TagsDiffer,
@@ -298,10 +298,10 @@ pub enum WaitingOn {
         /// When the subnets are listed again at the latest.
         until: Timestamp,
     },
-    /// Somebody we do not know uses an address of the ENI.
+    /// An untracked owner uses an address of the ENI.
     #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
     Untracked(EniId),
-    /// The sources do not agree on an ENI; nothing is given back meanwhile.
+    /// The sources do not agree on an ENI; nothing is released meanwhile.
     Disagreement(EniId),
     /// The node is cordoned.
     Unschedulable,
@@ -390,10 +390,10 @@ impl fmt::Display for WaitingOn {
                 write!(f, "{subnet} has {free} free address{}, listed again by {until}", es(*free))
             }
             Self::Untracked(eni) => {
-                write!(f, "somebody we do not know uses an address of {eni}")
+                write!(f, "an untracked owner uses an address of {eni}")
             }
             Self::Disagreement(eni) => {
-                write!(f, "sources disagree on {eni}; nothing is given back until EC2 settles it")
+                write!(f, "sources disagree on {eni}; nothing is released until EC2 settles it")
             }
             Self::Unschedulable => f.write_str("the node is cordoned"),
             Self::Terminating => f.write_str("the node is going away"),

@@ -1,4 +1,4 @@
-//! Giving back what is too much, and what serves nobody.
+//! Releasing what is too much, and what serves no pod.
 
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Planner<'_> {
-    /// Gives back what a card has too much, whole ENIs before single blocks, and in any case what serves nobody: ENIs and
+    /// Releases what a card has too much, whole ENIs before single blocks, and in any case what serves no pod: ENIs and
     /// blocks of a subnet that was taken out of use, blocks of the mode that was left.
     pub(super) fn shrink(&mut self, on: CardDemand) {
         if !self.config.provisioning {
@@ -48,7 +48,7 @@ impl Planner<'_> {
         self.release_blocks(on, stay, surplus.blocks);
     }
 
-    /// Notes until when addresses cool that will be too much then, so that somebody looks again.
+    /// Notes until when addresses cool that will be too much then, so that the plan is made again then.
     fn await_cooldown(&mut self, on: CardDemand, enis: &[&Eni]) {
         let cooled = Stock { cooling: 0, ..on.stock };
         let later = demand(on.target, on.kind, cooled, self.slots);
@@ -63,7 +63,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Frees ENIs that nobody uses, the highest device index first. Returns them, and those that go once they are old
+    /// Frees ENIs that are not in use, the highest device index first. Returns them, and those that go once they are old
     /// enough and nothing of them cools.
     fn free_enis(&mut self, on: CardDemand, enis: &[&Eni], surplus: &mut Surplus) -> Vec<EniId> {
         let mut freed = Vec::new();
@@ -82,7 +82,7 @@ impl Planner<'_> {
             let wanted = Wanted::FreeEni(eni.id);
             if let Some(waiting_on) = self.keeps_from_freeing(on.card, eni) {
                 if let WaitingOn::Time { .. } | WaitingOn::Cooling { .. } = waiting_on {
-                    // It goes soon, unless others give back first what it is to be spared for.
+                    // Freed once it is old enough, unless releasing blocks elsewhere reaches the target first.
                     freed.push(eni.id);
                     *surplus = after;
                 }
@@ -178,7 +178,7 @@ impl Planner<'_> {
     }
 
     /// Releases single blocks: `over` of the kind that counts, from the emptiest secondary ENI first and the primary
-    /// last, and all that serve nobody.
+    /// last, and all that serve no pod.
     fn release_blocks(&mut self, on: CardDemand, mut enis: Vec<&Eni>, mut over: u32) {
         if over == 0 && !enis.iter().any(|eni| self.may_be_useless(eni)) {
             return;
@@ -227,7 +227,7 @@ impl Planner<'_> {
             self.block(wanted, WaitingOn::Disagreement(eni));
             return;
         }
-        // Strictly more than the spacing, as the peer.
+        // Strictly more than the spacing, as amazon-vpc-cni-k8s.
         let spacing = self.timing.shrink_spacing + Duration::from_nanos(1);
         let until = self.constraints.shrunk_at.map(|at| at + spacing);
         if let Some(until) = until.filter(|until| *until > self.now) {

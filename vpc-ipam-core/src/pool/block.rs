@@ -54,7 +54,7 @@ struct Next {
 pub enum BlockState {
     /// EC2 confirmed it: its addresses may be handed out.
     Confirmed,
-    /// A source did not show it. Pods keep their addresses; no further one is handed out, nothing is given back.
+    /// A source did not show it. Pods keep their addresses; no further one is handed out, nothing is released.
     Suspect {
         /// Since when.
         since: Timestamp,
@@ -71,11 +71,11 @@ pub enum BlockState {
 /// One address of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
-    /// Nobody's; cooling if it was released a short while ago.
+    /// Free; cooling if it was released a short while ago.
     Free { released_at: Option<Timestamp> },
     /// A pod's.
     Assigned,
-    /// In use by somebody we do not know.
+    /// In use by an untracked owner.
     Quarantined,
 }
 
@@ -110,7 +110,7 @@ impl Block {
         self.net.addr()
     }
 
-    /// Returns its lowest address if it is of IPv4; whoever looks for one among many need not see the others.
+    /// Returns its lowest address if it is of IPv4; a search for one among many need not see the others.
     pub(crate) fn base_ipv4(&self) -> Option<Ipv4Addr> {
         match &self.net {
             IpNet::V4(net) => Some(net.addr()),
@@ -133,7 +133,7 @@ impl Block {
         matches!(self.state, BlockState::Suspect { .. })
     }
 
-    /// Returns whether a release that nobody knows the outcome of has failed, since an answer of this age shows the block:
+    /// Returns whether a release whose outcome is not known has failed, since an answer of this age shows the block:
     /// one that took effect would show by then.
     pub(crate) fn has_outlived_release(&self, as_of: Timestamp, settle: Duration) -> bool {
         matches!(self.state, BlockState::Releasing { since } if as_of > since + settle)
@@ -154,7 +154,7 @@ impl Block {
         self.assigned
     }
 
-    /// Returns how many of its addresses are in use by somebody we do not know.
+    /// Returns how many of its addresses are in use by an untracked owner.
     pub fn quarantined(&self) -> u32 {
         self.quarantined
     }
@@ -297,7 +297,7 @@ impl Block {
         }
     }
 
-    /// Records that somebody we do not know uses an address.
+    /// Records that an untracked owner uses an address.
     pub(crate) fn on_quarantined(&mut self, address: IpAddr) {
         if let Some(slot @ Slot::Free { .. }) = self.slot_mut(address) {
             *slot = Slot::Quarantined;
@@ -306,7 +306,7 @@ impl Block {
         }
     }
 
-    /// Records that whoever used an address no longer does; it cools.
+    /// Records that the untracked owner of an address no longer uses it; it cools.
     pub(crate) fn on_unquarantined(&mut self, address: IpAddr, now: Timestamp) {
         if let Some(slot @ Slot::Quarantined) = self.slot_mut(address) {
             *slot = Slot::Free { released_at: Some(now) };

@@ -144,7 +144,7 @@ pub struct Unconfirmed {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum UnconfirmedCause {
-    /// A call got no answer, so nobody knows whether it took effect.
+    /// A call got no answer, so whether it took effect is not known.
     Unanswered,
     /// EC2's refusal does not fit what we know of it.
     Contradicted,
@@ -268,7 +268,7 @@ impl Eni {
         !matches!(self.stage, Stage::Removing(Removing::Delete { .. } | Removing::Vanished))
     }
 
-    /// Returns whether it is being given back.
+    /// Returns whether it is being removed.
     pub fn is_removing(&self) -> bool {
         matches!(self.stage, Stage::Removing(_))
     }
@@ -443,7 +443,7 @@ impl Eni {
                 Stage::Removing(Removing::Delete { .. }),
                 AttachmentStatus::Attaching | AttachmentStatus::Attached,
             ) => Stage::Removing(Removing::Detach),
-            // Somebody else detaches it, or we did before a restart.
+            // Another program detaches it, or we did before a restart.
             (
                 Stage::Available | Stage::Attached | Stage::Ready,
                 AttachmentStatus::Detaching | AttachmentStatus::Detached,
@@ -469,7 +469,7 @@ impl Eni {
         };
     }
 
-    /// Records that somebody uses it after all, so that it stays if nothing was done in EC2 yet.
+    /// Records that it is used after all, so that it stays if nothing was done in EC2 yet.
     pub(crate) fn on_stay(&mut self) {
         let untouched = matches!(self.stage, Stage::Removing(Removing::Host | Removing::Detach));
         if untouched && !self.is_being_detached() {

@@ -71,7 +71,7 @@ fn enis() -> String {
         }),
         ("the node set its link up", Eni::on_set_up),
         ("it is to go", Eni::on_leave),
-        ("somebody uses it after all", Eni::on_stay),
+        ("it is used after all", Eni::on_stay),
         ("it could not leave", Eni::on_return),
         ("the node removed its rules", |e| {
             if e.on_host_removed() {
@@ -121,7 +121,7 @@ fn addresses() -> String {
             block.cooling(at(9), COOLDOWN, Duration::ZERO),
         ) {
             (1, 0, 0) => "assigned".into(),
-            (0, 1, 0) => "in use by somebody unknown".into(),
+            (0, 1, 0) => "in use by an untracked owner".into(),
             (0, 0, 1) => "cooling".into(),
             (0, 0, 0) => "free".into(),
             counts => format!("{counts:?}"),
@@ -150,8 +150,8 @@ fn addresses() -> String {
         ("its pod gives it up", |b| b.on_released(address(), Some(at(5)))),
         ("it was never handed out", |b| b.on_released(address(), None)),
         ("a restart finds it cooling", |b| b.on_cooling_restored(address(), at(5))),
-        ("somebody unknown uses it", |b| b.on_quarantined(address())),
-        ("somebody unknown is done", |b| b.on_unquarantined(address(), at(5))),
+        ("an untracked owner uses it", |b| b.on_quarantined(address())),
+        ("the untracked owner is done", |b| b.on_unquarantined(address(), at(5))),
     ];
     table("Address", &states, &events, show)
 }

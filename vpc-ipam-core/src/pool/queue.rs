@@ -1,4 +1,4 @@
-//! In which order the blocks of an ENI hand out their addresses, kept up to date so that nobody has to look for the next.
+//! In which order the blocks of an ENI hand out their addresses, kept up to date so that the next is found without a search.
 
 use alloc::collections::VecDeque;
 use core::cmp::Reverse;

@@ -1,7 +1,7 @@
 //! Holding what a source showed against what is known.
 //!
 //! EC2 is the authority, IMDS a hint. What a source shows may be added once EC2 shows it. What a source does not show is
-//! taken away only if the answer can be whole, is younger than what we know, EC2 itself says so, and, where somebody would
+//! taken away only if the answer can be whole, is younger than what we know, EC2 itself says so, and, where a pod would
 //! lose an address, says so twice or agrees with IMDS.
 
 use alloc::borrow::Cow;
@@ -232,7 +232,7 @@ impl Pool {
         let (node, settle) = (background.node(), background.settle());
         match &observed.attachment {
             Some(attachment) if attachment.instance != node.instance => {
-                // Somebody attached it there.
+                // Another program attached it there.
                 let knows =
                     |eni: &Eni| as_of >= eni.confirmed_at && eni.knows_attachment(as_of, settle);
                 if self.eni(observed.id).is_some_and(knows) {
@@ -241,7 +241,7 @@ impl Pool {
                 return;
             }
             Some(_) => {}
-            // Ours, left by a crash between two calls; or somebody else's, in which case it is not ours to attach.
+            // Ours, left by a crash between two calls; or another program's, in which case it is not ours to attach.
             None => {
                 let known = self.eni(observed.id).is_some();
                 let tag = observed.tags.as_ref().and_then(|tags| tags.get(tags::INSTANCE));
@@ -321,7 +321,7 @@ impl Pool {
             && matches!(eni.stage, Stage::Attached | Stage::Ready)
             && eni.ec2_call.is_none()
         {
-            // It is there, but no longer attached: somebody detached it.
+            // It is there, but no longer attached: another program detached it.
             self.on_eni_gone(observed.id, now, finding);
             return;
         }
@@ -612,7 +612,7 @@ impl Pool {
         self.blocks_gone.insert(net, now);
     }
 
-    /// Returns whether what is known contradicts what a source showed, so that nothing may be given back.
+    /// Returns whether what is known contradicts what a source showed, so that nothing may be released.
     pub(crate) fn unconfirmed(&self) -> Option<EniId> {
         let unconfirmed = |eni: &&Eni| {
             eni.is_managed()

@@ -1,4 +1,4 @@
-//! What the blocks of an ENI amount to, kept up to date so that nobody has to count them.
+//! What the blocks of an ENI amount to, kept up to date so that they need not be counted.
 
 use crate::Timestamp;
 use crate::pool::Block;
@@ -29,7 +29,7 @@ pub(crate) struct Tally {
     pub(crate) blocks_free: u32,
     /// Their addresses, and those of suspect blocks that are in use.
     pub(crate) addresses: u32,
-    /// Of these, addresses that pods hold, or somebody we do not know.
+    /// Of these, addresses that pods hold or an untracked owner uses.
     pub(crate) used: u32,
 }
 

@@ -422,7 +422,7 @@ impl Subnet {
     }
 }
 
-/// The set-up: what somebody else than the address management of a node does.
+/// The set-up: what other programs than the address management of a node do.
 impl Cloud {
     /// Makes a cloud with nothing in it; ids and addresses are drawn from `seed`.
     pub fn new(seed: u64) -> Self {
@@ -976,7 +976,7 @@ impl Cloud {
     }
 }
 
-/// The view of whoever runs the cloud: true, free of charge, and never refused.
+/// The view of EC2 itself: true, free of charge, and never refused.
 impl Cloud {
     /// Returns a VPC.
     pub fn vpc(&self, id: &VpcId) -> Option<&Vpc> {
@@ -1019,7 +1019,7 @@ impl Cloud {
 
     /// Returns what became different in the fabric since the last call, one change at a time, until it returns `None`.
     ///
-    /// What goes is told before what comes. A change that was undone before anybody asked is not told.
+    /// What goes is listed before what comes. A change that was undone before the call is left out.
     pub fn poll_change(&mut self) -> Option<Change> {
         self.told.next(&self.enis)
     }

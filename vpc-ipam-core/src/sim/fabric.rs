@@ -52,13 +52,13 @@ pub enum Change {
 
 /// What was told of the fabric so far.
 ///
-/// Differences are found by comparison when somebody asks, so that nothing grows while nobody does: what came and went
+/// Differences are found by comparison on demand, so that nothing grows meanwhile: what came and went
 /// in between is not told.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told(BTreeMap<EniId, Port>);
 
 impl Told {
-    /// Returns one difference, and counts it as told. What goes is told before what comes, so that a block that moved
+    /// Returns one difference, and counts it as told. What goes is listed before what comes, so that a block that moved
     /// is never at two ports; among equals the lowest ENI id is first.
     pub(super) fn next(&mut self, enis: &BTreeMap<EniId, NetworkInterface>) -> Option<Change> {
         let port = |eni: &EniId| enis.get(eni).and_then(port);

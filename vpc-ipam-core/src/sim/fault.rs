@@ -140,7 +140,7 @@ impl Faults {
     }
 }
 
-/// What the ENIs were before each change, as far back as somebody wants to look.
+/// What the ENIs were before each change, as far back as is looked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Past {
     reach: Duration,

@@ -17,7 +17,7 @@ use crate::{
     UnassignPrivateIpAddresses,
 };
 
-/// Somebody's executor of [`Ec2Action`]s, and of [`HostAction`]s if it has one, on an instance that the suite may attach ENIs to.
+/// An executor of [`Ec2Action`]s, and of [`HostAction`]s if it has one, on an instance that the suite may attach ENIs to.
 ///
 /// An asynchronous one blocks on its runtime here.
 pub trait Executor {
@@ -75,7 +75,7 @@ impl fmt::Display for Check {
 /// Runs an executor through everything that core asks of one, and reports check by check.
 ///
 /// The suite makes ENIs in the primary ENI's subnet, attaches, changes, detaches and deletes them, and leaves the instance
-/// as it found it, also where a check fails. It needs an instance with room for one more ENI on card 0, which nobody else
+/// as it found it, also where a check fails. It needs an instance with room for one more ENI on card 0, which no other program
 /// changes meanwhile, and takes about thirty calls. What EC2 shows late is asked for again, for up to a minute.
 ///
 /// ```
@@ -382,7 +382,7 @@ impl Suite<'_> {
         self.host_twice(REMOVED, &HostAction::RemoveEni(link), &twice);
     }
 
-    /// Carries out a host action twice; returns false if nobody does.
+    /// Carries out a host action twice; returns false if there is no executor of them.
     fn host_twice(
         &mut self,
         name: &'static str,
@@ -400,7 +400,7 @@ impl Suite<'_> {
     }
 
     fn ipv6(&mut self, eni: &ObservedEni) {
-        const NAME: &str = "an IPv6 prefix is assigned, named as a /80, and given back";
+        const NAME: &str = "an IPv6 prefix is assigned, named as a /80, and released";
         let node = self.executor.node();
         let limits = self.executor.limits();
         let has_range = match self.done(&Ec2Action::DescribeSubnets) {
@@ -448,8 +448,8 @@ impl Suite<'_> {
                 !blocks.iter().any(|net| eni.blocks.contains(&IpNet::V4(*net)))
             });
             let name = match length {
-                32 => "single addresses are given back",
-                _ => "a prefix is given back",
+                32 => "single addresses are released",
+                _ => "a prefix is released",
             };
             self.check(name, || done.and(shown.map(drop)));
             if length == 32 {

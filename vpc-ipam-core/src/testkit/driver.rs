@@ -40,7 +40,7 @@ pub(super) struct Driver {
     pub(super) now: Timestamp,
     /// The latest time ever told.
     latest: Timestamp,
-    /// The time as it would be if nobody had set the clock back.
+    /// The time as it would be if the clock had not been set back.
     real: Timestamp,
     /// When the process started, by that time.
     started: Timestamp,
@@ -72,7 +72,7 @@ pub(super) struct Driver {
     misled: bool,
     /// Actions that were carried out, and their answers, which are on their way.
     posted: Vec<(Issued, Outcome)>,
-    /// Answers to questions of others.
+    /// Answers to questions of other programs.
     photographs: Vec<Observation>,
     crowds: Vec<EniId>,
     /// How many changes in EC2 and on the node were tried, and succeeded.
@@ -216,7 +216,7 @@ impl Driver {
                 for since in self.model.known_since.values_mut() {
                     *since = (*since).min(self.now);
                 }
-                // The cloud's past is told by the same clock.
+                // The cloud's past goes by the same clock.
                 self.cloud.remember(Setup::REACH);
                 // What was shown before has no age by this clock: it is void.
                 self.photographs.clear();
@@ -414,13 +414,13 @@ impl Driver {
         self.refusals.refuse(Refusal { call, about, kind, lasts });
     }
 
-    /// Others took addresses of a subnet, which no list told core yet.
+    /// Other nodes took addresses of a subnet, which no list showed core yet.
     fn on_space_taken(&mut self) {
         self.unseen_shortage = true;
         self.unseen_fragments = true;
     }
 
-    /// Others take all but so many addresses of the primary subnet, unless it is too large for that.
+    /// Other nodes take all but so many addresses of the primary subnet, unless it is too large for that.
     fn fill(&mut self, leave: u8) {
         for _ in 0..8 {
             let free = self.cloud.subnet(&self.node.subnet).map_or(0, |it| it.ipv4_addresses_free);
@@ -571,7 +571,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns an IPv4 address that a pod could have had, as far as somebody sees who does not plan.
+    /// Returns an IPv4 address that a pod could have had, as far as can be seen without a plan.
     fn free_address(&self) -> Option<IpAddr> {
         let usable = |eni: &&Eni| {
             eni.stage == Stage::Ready
@@ -878,7 +878,7 @@ impl Driver {
 
     fn untracked(&mut self, which: u8, in_use: bool) {
         let address = if in_use {
-            // Nobody has an address of an ENI that is not attached, nor of one that a call under way detaches.
+            // No pod has an address of an ENI that is not attached, nor of one that a call under way detaches.
             let attached = self.attached();
             let going = |id: EniId| {
                 self.issued.iter().any(|issued| {
@@ -1168,7 +1168,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Checks that an ENI that was given up for gone carried nobody's address, or that enough spoke against it.
+    /// Checks that an ENI that was given up for gone carried no address in use, or that enough spoke against it.
     fn check_vanished(&self, id: EniId) -> Result<(), Breach> {
         let blocks = || self.ipam.pool().eni(id).into_iter().flat_map(Eni::blocks);
         let cooling = |address: &&IpAddr| {
@@ -1183,7 +1183,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns whether a lease's address is on an ENI: where it was granted, or, if others moved it or took it away, where
+    /// Returns whether a lease's address is on an ENI: where it was granted, or, if another program moved it or took it away, where
     /// core has it.
     fn is_on(&self, eni: EniId, address: IpAddr, lease: &Lease) -> bool {
         if self.model.meddled {
@@ -1195,7 +1195,7 @@ impl Driver {
             .any(|interface| interface.eni == eni && interface.addresses().any(|a| a == address))
     }
 
-    /// Returns whether a pod or somebody unknown uses an address of an ENI.
+    /// Returns whether a pod or an untracked owner uses an address of an ENI.
     fn is_used(&self, eni: EniId) -> bool {
         let blocks = || self.ipam.pool().eni(eni).into_iter().flat_map(Eni::blocks);
         self.model.held().any(|(address, lease)| self.is_on(eni, address, lease))
@@ -1208,13 +1208,17 @@ impl Driver {
         self.model.leases.values().flat_map(Lease::interfaces).any(|on| on.eni == eni)
     }
 
-    /// Checks that nobody uses an address of a block, and that none cools.
+    /// Checks that no address of a block is in use, and that none cools.
     fn check_nobody_in(&self, eni: EniId, net: IpNet) -> Result<(), Breach> {
         for (address, lease) in self.model.held().filter(|(address, _)| net.contains(address)) {
             hold!(false, InUseStays, "{net} of {eni} goes with {address} of {}", lease.key);
         }
         for address in self.model.unknown.iter().filter(|address| net.contains(*address)) {
-            hold!(false, InUseStays, "{net} of {eni} goes with {address}, in use by somebody");
+            hold!(
+                false,
+                InUseStays,
+                "{net} of {eni} goes with {address}, in use by an untracked owner"
+            );
         }
         for address in self.model.released.keys().filter(|address| net.contains(*address)) {
             let cooling = self.model.is_cooling(*address, self.config.cooldown, self.real);
@@ -1346,7 +1350,7 @@ impl Driver {
     /// Checks what must hold of every state.
     fn check(&self) -> Result<(), Breach> {
         for violation in self.ipam.check() {
-            // What others took away, or what was given up before the restart, may still be counted when what came instead is counted already.
+            // What another program took away, or what was given up before the restart, may still be counted when what came instead is counted already.
             let stale = (self.model.meddled || !self.model.lost.is_empty())
                 && matches!(
                     violation,
@@ -1374,7 +1378,7 @@ impl Driver {
         for lease in pool.leases() {
             let known = self.model.leases.contains_key(&lease.key)
                 || self.model.granted.contains_key(&lease.key);
-            hold!(known, LeasesLast, "nobody was told of {lease:?}");
+            hold!(known, LeasesLast, "{lease:?} was never granted");
         }
         Ok(())
     }

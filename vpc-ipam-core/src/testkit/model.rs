@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Model {
     /// The durable store: what a restart finds.
     pub(super) leases: BTreeMap<PodKey, Lease>,
-    /// When addresses were released, by the clock that core is told and by one that is never set back.
+    /// When addresses were released, by the clock that core gets and by one that is never set back.
     pub(super) released: BTreeMap<IpAddr, (PodKey, Timestamp, Timestamp)>,
     /// Leases that were granted and are not durable.
     pub(super) granted: BTreeMap<PodKey, Lease>,
@@ -23,7 +23,7 @@ pub(super) struct Model {
     pub(super) undead: BTreeMap<PodKey, Lease>,
     /// Leases of these whose address EC2 had taken back already when the node crashed: no pod has it.
     pub(super) lost: BTreeSet<PodKey>,
-    /// Addresses that somebody unknown uses.
+    /// Addresses that an untracked owner uses.
     pub(super) unknown: BTreeSet<IpAddr>,
     /// Every block that EC2 ever showed on an ENI.
     shown: BTreeSet<(EniId, IpNet)>,
@@ -31,9 +31,9 @@ pub(super) struct Model {
     denied: BTreeMap<EniId, BTreeSet<(Source, Timestamp)>>,
     /// ENIs whose links the kernel has set up.
     pub(super) links: BTreeSet<EniId>,
-    /// ENIs that are nobody's business.
+    /// ENIs of other programs.
     pub(super) foreign: BTreeSet<EniId>,
-    /// Whether somebody took something away, so that what EC2 confirmed need not be true any more.
+    /// Whether another program took something away, so that what EC2 confirmed need not be true any more.
     pub(super) meddled: bool,
     calls: BTreeMap<Ec2Operation, Vec<Timestamp>>,
     pub(super) tokens: BTreeSet<alloc::string::String>,
@@ -53,7 +53,7 @@ impl Model {
         self.released.get(&address).is_some_and(|(_, _, at)| real.since(*at) <= cooldown)
     }
 
-    /// Returns whether an address cools, by the clock that core is told.
+    /// Returns whether an address cools, by the clock that core gets.
     pub(super) fn seems_to_cool(
         &self,
         address: IpAddr,

@@ -7,13 +7,13 @@ use core::fmt;
 pub enum Rule {
     /// An address has one owner, a key one address a card, and asking again gives the same.
     OneOwner,
-    /// What is in use is not given back, nor the ENI that carries it.
+    /// What is in use is not released, nor the ENI that carries it.
     InUseStays,
     /// An ENI's own address is neither assigned nor released.
     PrimaryAddress,
     /// Limits of ENIs, slots and indexes hold, calls under way included.
     Limits,
-    /// Nobody touches what is not theirs to touch.
+    /// Core leaves alone what is not ours.
     HandsOff,
     /// An address that cools is neither assigned nor released.
     Cooldown,

@@ -53,7 +53,7 @@ pub enum Terrain {
 /// An ENI that is attached at launch besides the primary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resident {
-    /// With the tag `no_manage`, somebody else's.
+    /// With the tag `no_manage`, another program's.
     NoManage,
     /// A trunk.
     Trunk,
@@ -204,7 +204,7 @@ pub(super) struct Launched {
     pub(super) instance: InstanceId,
     pub(super) primary: SubnetId,
     pub(super) other: Option<SubnetId>,
-    /// ENIs that are nobody's business but their owner's.
+    /// ENIs of other programs.
     pub(super) foreign: Vec<EniId>,
 }
 
@@ -237,7 +237,7 @@ impl Launched {
             ipv6: Ipv6Request::default(),
             ..CreateInterface::new(self.other.filter(|_| ours).unwrap_or(self.primary))
         };
-        // A narrow terrain may have no room: then nobody lives there.
+        // A narrow terrain may have no room: then no ENI is there.
         let Ok(eni) = self.cloud.create_network_interface(&request, Setup::START) else {
             return;
         };

@@ -53,21 +53,21 @@ pub enum Step {
     },
     /// All that was asked for is carried out, and what follows from it.
     Cooperate,
-    /// A source is asked by somebody; the answer arrives at once.
+    /// A source is asked by another program; the answer arrives at once.
     Observe {
         /// Which.
         source: Source,
         /// What goes wrong.
         fault: Option<Fault>,
     },
-    /// A source is asked by somebody; the answer is on its way.
+    /// A source is asked by another program; the answer is on its way.
     Photograph {
         /// Which.
         source: Source,
         /// What goes wrong.
         fault: Option<Fault>,
     },
-    /// An answer that somebody asked for arrives.
+    /// An answer that another program asked for arrives.
     Show {
         /// Which of those on their way.
         which: u8,
@@ -85,26 +85,26 @@ pub enum Step {
     Cordon(bool),
     /// The node is going away.
     Terminate,
-    /// Somebody unknown uses an address of ours, or no longer does.
+    /// An untracked owner uses an address of ours, or no longer does.
     Untracked {
         /// Which.
         which: u8,
         /// Whether it is in use.
         in_use: bool,
     },
-    /// Somebody else changes the node's ENIs.
+    /// Another program changes the node's ENIs.
     Meddle {
         /// How.
         how: Meddling,
         /// Which ENI or block.
         which: u8,
     },
-    /// Others take addresses of the primary subnet.
+    /// Other nodes take addresses of the primary subnet.
     Crowd {
         /// How many.
         addresses: u8,
     },
-    /// Others give back what they took last.
+    /// Other nodes release what they took last.
     Disperse,
     /// The kernel refuses what it is asked for until further notice, or no longer.
     Kernel {
@@ -124,7 +124,7 @@ pub enum Step {
     },
     /// Nothing is refused any more.
     Heal,
-    /// Others take all but so many addresses of the primary subnet.
+    /// Other nodes take all but so many addresses of the primary subnet.
     Fill {
         /// How many they leave.
         leave: u8,
@@ -182,7 +182,7 @@ pub enum Store {
     Lying,
 }
 
-/// What somebody else may do to a node's ENIs.
+/// What another program may do to a node's ENIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meddling {
     /// Detaches a secondary ENI.

@@ -25,7 +25,7 @@ pub fn limits() -> impl Strategy<Value = Limits> {
 /// They shrink to one warm address.
 pub fn config(limits: &Limits) -> impl Strategy<Value = Config> + use<> {
     let limits = limits.clone();
-    // Most choices are the simplest one, so that a few others meet.
+    // Most choices are the simplest one, so that a few other choices meet.
     let choice = || prop_oneof![2 => Just(0u8), 1 => any::<u8>()];
     proptest::collection::vec(choice(), 7).prop_map(move |bytes| config_of(&limits, &bytes))
 }

@@ -305,7 +305,7 @@ fn the_fabric_tells_what_went_before_what_came() {
         other => panic!("expected the same ENI twice, got {other:?}"),
     }
 
-    // What nobody saw is not told.
+    // What was undone unseen is left out.
     lab.detach(lab.spare).unwrap();
     lab.attach(lab.elsewhere, 0, 2).unwrap_err();
     let gone = lab.changes();
