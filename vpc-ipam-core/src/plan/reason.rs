@@ -66,6 +66,7 @@ pub enum Because {
     /// The ENI is attached, but the node has not set its link up.
     NotSetUp,
     /// The ENI is on its way out: the step that follows the last.
+    #[cfg_attr(feature = "serde", serde(rename = "Leaving"))]
     Removing,
     /// EC2 no longer has the ENI; what the node set up for it goes.
     Vanished,
@@ -80,6 +81,7 @@ pub enum Because {
     /// A call got no answer; it is repeated with the same token.
     Unanswered,
     /// What is known of an ENI needs EC2's word.
+    #[cfg_attr(feature = "serde", serde(rename = "Doubt"))]
     Unconfirmed {
         /// Which.
         eni: EniId,
