@@ -44,25 +44,25 @@ fn link(message: &LinkMessage) -> Option<Link> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
     }
-    let (mut name, mut mac, mut mtu, mut kind, mut lower) = ("", None, 0, None, None);
+    let (mut name, mut mac, mut mtu, mut kind, mut lower) = (String::new(), None, 0, None, None);
     let mut alias = None;
     for attribute in &message.attributes {
         match attribute {
-            LinkAttribute::IfName(it) => name = it,
-            LinkAttribute::IfAlias(it) => alias = Some(it.clone()),
+            LinkAttribute::IfName(it) => name = wire::text(it.as_bytes()),
+            LinkAttribute::IfAlias(it) => alias = Some(wire::text(it.as_bytes())),
             LinkAttribute::Address(it) => mac = it.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(it) => mtu = *it,
             LinkAttribute::Link(it) => lower = Some(LinkIndex(*it)).filter(|it| it.0 > 0),
             LinkAttribute::LinkInfo(infos) => {
                 kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    LinkInfo::Kind(kind) => Some(wire::text(kind.to_string().as_bytes())),
                     _ => None,
                 });
             }
             _ => {}
         }
     }
-    let id = LinkId::new(LinkIndex(message.header.index), name);
+    let id = LinkId::new(LinkIndex(message.header.index), &name);
     let up = message.header.flags.contains(LinkFlags::Up);
     Some(Link { id, mac, mtu, up, kind, lower, alias })
 }
@@ -126,7 +126,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
         match attribute {
             RuleAttribute::Destination(it) => rule.destination = net(*it, header.dst_len),
             RuleAttribute::Source(it) => rule.source = net(*it, header.src_len),
-            RuleAttribute::Iifname(it) => rule.input = Some(it.clone()),
+            RuleAttribute::Iifname(it) => rule.input = Some(wire::text(it.as_bytes())),
             RuleAttribute::Priority(it) => rule.priority = *it,
             RuleAttribute::FwMark(it) => mark = Some(*it),
             RuleAttribute::FwMask(it) => mask = Some(*it),
