@@ -67,6 +67,22 @@ pub enum Command {
     Version,
 }
 
+impl Command {
+    fn parse(text: Option<&str>) -> Result<Self, Error> {
+        match text {
+            Some("ADD") => Ok(Self::Add),
+            Some("CHECK") => Ok(Self::Check),
+            Some("DEL") => Ok(Self::Del),
+            Some("VERSION") => Ok(Self::Version),
+            Some(other) => Err(Error::new(
+                Code::InvalidEnvironment,
+                format!("CNI_COMMAND={other:?} is not supported; ADD, CHECK, DEL and VERSION are"),
+            )),
+            None => Err(Error::missing("CNI_COMMAND")),
+        }
+    }
+}
+
 /// A call of the plugin: the environment and the configuration, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -170,23 +186,8 @@ impl Call {
         stdin: &mut impl Read,
     ) -> Result<Self, (CniVersion, Error)> {
         let text = |name: &str| env(name).filter(|value| !value.is_empty());
-        let latest = |error| (CniVersion::default(), error);
-
-        let command = match text("CNI_COMMAND").as_deref() {
-            Some("ADD") => Command::Add,
-            Some("CHECK") => Command::Check,
-            Some("DEL") => Command::Del,
-            Some("VERSION") => Command::Version,
-            Some(other) => {
-                return Err(latest(Error::new(
-                    Code::InvalidEnvironment,
-                    format!(
-                        "CNI_COMMAND={other:?} is not supported; ADD, CHECK, DEL and VERSION are"
-                    ),
-                )));
-            }
-            None => return Err(latest(Error::missing("CNI_COMMAND"))),
-        };
+        let command = Command::parse(text("CNI_COMMAND").as_deref())
+            .map_err(|error| (CniVersion::default(), error))?;
         let config = match command {
             Command::Version => NetConfig::parse_version(stdin)?,
             Command::Add => NetConfig::parse::<IgnoredAny>(stdin)?.0,
@@ -222,26 +223,26 @@ impl Call {
                 format!("there is no CHECK in CNI {version}: it came with 0.4.0"),
             )));
         }
-        if !is_name(&container) {
-            return Err(refuse(Error::new(
-                Code::InvalidEnvironment,
-                format!("CNI_CONTAINERID={container:?}: {NAME_RULE}"),
-            )));
-        }
-        if !is_ifname(&ifname) {
-            return Err(refuse(Error::new(
-                Code::InvalidEnvironment,
-                format!(
-                    "CNI_IFNAME={ifname:?}: expected 1 to 15 characters without blanks, '/' and ':', other than '.' and '..'"
-                ),
-            )));
-        }
+        check_names(&container, &ifname).map_err(refuse)?;
         let args = match command {
             Command::Del => BTreeMap::new(),
             _ => parse_args(&text("CNI_ARGS").unwrap_or_default()).map_err(refuse)?,
         };
         Ok(Self { command, container, netns, ifname, args, config })
     }
+}
+
+fn check_names(container: &str, ifname: &str) -> Result<(), Error> {
+    let wrong = |what: String| Err(Error::new(Code::InvalidEnvironment, what));
+    if !is_name(container) {
+        return wrong(format!("CNI_CONTAINERID={container:?}: {NAME_RULE}"));
+    }
+    if !is_ifname(ifname) {
+        return wrong(format!(
+            "CNI_IFNAME={ifname:?}: expected 1 to 15 characters without blanks, '/' and ':', other than '.' and '..'"
+        ));
+    }
+    Ok(())
 }
 
 impl NetConfig {

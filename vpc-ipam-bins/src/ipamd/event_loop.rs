@@ -15,16 +15,17 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::Ec2Api;
 use vpc_ipam_core::{
-    Action, Effect, EniLink, Event, Grant, HostAction, Ipam, Issued, Metadata, Node, Outcome,
-    PodKey, Timestamp,
+    Action, ActionId, Effect, EniLink, Event, Grant, HostAction, Ipam, Issued, Metadata, Node,
+    Outcome, PodKey, Timestamp,
 };
-use vpc_ipam_linux::{EniTable, TableReason, eni};
+use vpc_ipam_linux::host::HostFacts;
+use vpc_ipam_linux::{ConntrackError, EniTable, TableReason, eni};
 
 use self::answers::{answer, refused};
 use self::commit::{PendingCommit, Write};
 use super::clock::Clock;
 use super::conntrack::Flush;
-use super::error::DaemonError;
+use super::error::{DaemonError, HostThreadError};
 use super::input::Input;
 use super::keeper::NetworkKeeper;
 use super::link_names::LinkNames;
@@ -276,30 +277,7 @@ impl Loop {
         let now = self.clock.now();
         match input {
             Input::Request(request, caller) => self.on_request(request, caller, now),
-            Input::Outcome(id, outcome) => {
-                if let (Outcome::Done(_), Some(link)) = (&outcome, self.pending_links.link(id)) {
-                    self.keeper.eni_set_up(link.clone(), now);
-                }
-                let outcome = match self.pending_links.end(id, outcome, now) {
-                    Verdict::Report(outcome) => outcome,
-                    Verdict::Wait => return,
-                    Verdict::Retry(action) => {
-                        if self.host.execute(id, action).is_err() {
-                            error!("the host thread is not there");
-                        }
-                        return;
-                    }
-                };
-                if let Outcome::Done(Effect::Metadata(metadata)) = &outcome {
-                    self.on_metadata(metadata);
-                }
-                if let Outcome::Done(Effect::Observed(shown)) = &outcome {
-                    self.cool(shown, now);
-                }
-                self.sources.on_outcome(&outcome, &self.ipam.constraints().node);
-                self.notice(Notice::Ended(now, id, outcome.clone()));
-                self.ipam.handle_outcome(id, outcome, now);
-            }
+            Input::Outcome(id, outcome) => self.on_outcome(id, outcome, now),
             Input::Written(result) => self.on_written(result, now),
             Input::Table(link, table) => self.on_table(&link, &table),
             Input::Metadata(Ok(metadata)) => self.on_first_metadata(*metadata, now),
@@ -320,26 +298,61 @@ impl Loop {
                 self.keeper.departed(&key, now);
             }
             Input::Flushed(Ok(())) => self.flush.done(),
-            Input::Flushed(Err(error)) => {
-                if self.flush.failed() {
-                    debug!(
-                        error = chain(&error),
-                        "trying again to have connections of released addresses forgotten"
-                    );
-                } else {
-                    warn!(
-                        error = chain(&error),
-                        "connections of released addresses are not forgotten"
-                    );
+            Input::Flushed(Err(error)) => self.on_flush_failed(&error),
+            Input::HostSetUp(result) => self.on_host_set_up(result, now),
+        }
+    }
+
+    /// An action ended; one that sets up an ENI whose link is missing waits for the link instead.
+    fn on_outcome(&mut self, id: ActionId, outcome: Outcome, now: Timestamp) {
+        if let (Outcome::Done(_), Some(link)) = (&outcome, self.pending_links.link(id)) {
+            self.keeper.eni_set_up(link.clone(), now);
+        }
+        let outcome = match self.pending_links.end(id, outcome, now) {
+            Verdict::Report(outcome) => outcome,
+            Verdict::Wait => return,
+            Verdict::Retry(action) => {
+                if self.host.execute(id, action).is_err() {
+                    error!("the host thread is not there");
                 }
+                return;
             }
-            Input::HostSetUp(Ok((facts, changed))) => {
+        };
+        if let Outcome::Done(Effect::Metadata(metadata)) = &outcome {
+            self.on_metadata(metadata);
+        }
+        if let Outcome::Done(Effect::Observed(shown)) = &outcome {
+            self.cool(shown, now);
+        }
+        self.sources.on_outcome(&outcome, &self.ipam.constraints().node);
+        self.notice(Notice::Ended(now, id, outcome.clone()));
+        self.ipam.handle_outcome(id, outcome, now);
+    }
+
+    fn on_flush_failed(&mut self, error: &ConntrackError) {
+        if self.flush.failed() {
+            debug!(
+                error = chain(error),
+                "trying again to have connections of released addresses forgotten"
+            );
+        } else {
+            warn!(error = chain(error), "connections of released addresses are not forgotten");
+        }
+    }
+
+    fn on_host_set_up(
+        &mut self,
+        result: Result<(HostFacts, Vec<String>), HostThreadError>,
+        now: Timestamp,
+    ) {
+        match result {
+            Ok((facts, changed)) => {
                 self.keeper.learned(facts, now);
                 if !changed.is_empty() {
                     info!(?changed, "node network was put right");
                 }
             }
-            Input::HostSetUp(Err(error)) => {
+            Err(error) => {
                 error!(
                     error = chain(&error),
                     "cannot set up the node's network; trying again with the next reading"

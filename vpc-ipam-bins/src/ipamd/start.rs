@@ -72,6 +72,7 @@ struct Prepared {
 /// Metadata that the state file keeps of this boot stand in for those that are still to be read, so that pods of before are
 /// served at once, whether or not the metadata service answers. They tell what the node is and not what its ENIs hold:
 /// nothing is granted by them.
+// One long function: each step takes what several earlier ones found, and their order is what it is about.
 pub(super) async fn start(
     mut options: Options,
     api: Arc<dyn Ec2Api>,

@@ -184,73 +184,62 @@ impl Loop {
 
     pub(super) fn on_written(&mut self, result: Result<(), WriteError>, now: Timestamp) {
         let written = core::mem::take(&mut self.being_written);
-        let error = match result {
-            Ok(()) => {
-                for write in written {
-                    match write {
-                        Write::Grant(uncommitted, callers)
-                            if self.keeper.is_untracked(uncommitted.addresses()) =>
-                        {
-                            self.withdraw(uncommitted, callers, now);
-                        }
-                        Write::Grant(uncommitted, callers) => {
-                            let said = match self.ipam.commit(uncommitted) {
-                                Some(lease) => {
-                                    self.keeper.leased(&lease, now);
-                                    self.lease(lease)
-                                }
-                                None => gone(),
-                            };
-                            for caller in callers {
-                                answer(caller, said.clone());
-                            }
-                        }
-                        Write::Release(_, said, callers) => {
-                            for caller in callers {
-                                answer(caller, said.clone());
-                            }
-                        }
-                        Write::Undo(_) => {}
-                    }
-                }
-                return;
+        match result {
+            Ok(()) => written.into_iter().for_each(|write| self.committed(write, now)),
+            Err(error) => self.not_committed(written, &chain(&error), now),
+        }
+    }
+
+    /// A write is durable: its callers are answered.
+    fn committed(&mut self, write: Write, now: Timestamp) {
+        let (said, callers) = match write {
+            Write::Grant(uncommitted, callers)
+                if self.keeper.is_untracked(uncommitted.addresses()) =>
+            {
+                return self.withdraw(uncommitted, callers, now);
             }
-            Err(error) => chain(&error),
+            Write::Grant(uncommitted, callers) => match self.ipam.commit(uncommitted) {
+                Some(lease) => {
+                    self.keeper.leased(&lease, now);
+                    (self.lease(lease), callers)
+                }
+                None => (gone(), callers),
+            },
+            Write::Release(_, said, callers) => (said, callers),
+            Write::Undo(_) => return,
         };
+        for caller in callers {
+            answer(caller, said.clone());
+        }
+    }
+
+    /// A write failed: its callers are refused, grants are taken back, and what has to be in the file is written again.
+    fn not_committed(&mut self, written: Vec<Write>, error: &str, now: Timestamp) {
         error!(error, records = written.len(), "cannot make grants and releases durable");
-        let refused = |message: &str| {
-            Answer::Refused(Refusal {
-                kind: RefusalKind::StateFile,
-                message: message.to_string(),
-                details: format!(
-                    "{error}; is the file system of the state file full or read-only?"
-                ),
-            })
+        let refuse = |callers: Vec<oneshot::Sender<Answer>>, attempted: &str| {
+            for caller in callers {
+                answer(
+                    caller,
+                    Answer::Refused(Refusal {
+                        kind: RefusalKind::StateFile,
+                        message: attempted.to_string(),
+                        details: format!(
+                            "{error}; is the file system of the state file full or read-only?"
+                        ),
+                    }),
+                );
+            }
         };
         let mut again = Vec::new();
         for write in written {
             match write {
                 Write::Grant(uncommitted, callers) => {
-                    let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
-                    let addresses: Vec<_> = addresses.collect();
-                    let record = uncommitted.record();
-                    again.extend(self.ipam.abandon(uncommitted, now).map(Write::Undo));
-                    // A running pod that was added again keeps its own.
-                    if self.ipam.pool().lease(&key).is_none() {
-                        self.flush.released(addresses, now);
-                        if let Record::Leased(lease) = record {
-                            self.names.remove(&lease);
-                        }
-                    }
-                    for caller in callers {
-                        answer(caller, refused("make the pod's address durable"));
-                    }
+                    again.extend(self.take_back(uncommitted, now).map(Write::Undo));
+                    refuse(callers, "make the pod's address durable");
                 }
                 // The pod is gone whatever the file says; it is written with the next that can be.
                 Write::Release(record, said, callers) => {
-                    for caller in callers {
-                        answer(caller, refused("make the release of the pod's address durable"));
-                    }
+                    refuse(callers, "make the release of the pod's address durable");
                     again.push(Write::Release(record, said, Vec::new()));
                 }
                 Write::Undo(record) => again.push(Write::Undo(record)),
@@ -258,5 +247,22 @@ impl Loop {
         }
         self.commit_first(again);
         self.write_at = Some(self.clock.instant(now + WRITE_PAUSE));
+    }
+
+    /// Takes a grant back that could not be made durable; returns what has to be written, since it may be in the file all the
+    /// same.
+    fn take_back(&mut self, uncommitted: Uncommitted, now: Timestamp) -> Option<Record> {
+        let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
+        let addresses: Vec<_> = addresses.collect();
+        let record = uncommitted.record();
+        let undone = self.ipam.abandon(uncommitted, now);
+        // A running pod that was added again keeps its own.
+        if self.ipam.pool().lease(&key).is_none() {
+            self.flush.released(addresses, now);
+            if let Record::Leased(lease) = record {
+                self.names.remove(&lease);
+            }
+        }
+        undone
     }
 }

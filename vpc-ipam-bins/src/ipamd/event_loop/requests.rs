@@ -19,42 +19,7 @@ impl Loop {
         now: Timestamp,
     ) {
         match request {
-            // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
-            // that the sources may take long to say.
-            Request::Assign(Assign { request, .. })
-                if !self.sources.answered() && self.ipam.pool().lease(&request.key).is_some() =>
-            {
-                let said = match self.ipam.pool().lease(&request.key).cloned() {
-                    Some(lease) => {
-                        self.keeper.leased(&lease, now);
-                        self.lease(lease)
-                    }
-                    None => gone(),
-                };
-                answer(caller, said);
-            }
-            Request::Assign(Assign { request, .. })
-                if let Some(taken) = self.names.taken(&request.pod, 1) =>
-            {
-                let refused = taken.answer(&request.pod);
-                warn!(pod = %request.key, ?taken, "no address");
-                answer(caller, refused);
-            }
-            Request::Assign(Assign { request, sandbox }) => {
-                if let Some(sandbox) = sandbox {
-                    self.sandboxes.insert(request.key.clone(), sandbox);
-                }
-                match self.ipam.assign(&request, now) {
-                    Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
-                    Ok(Assigned::Later { .. }) => {
-                        self.callers.entry(request.key).or_default().push(caller);
-                    }
-                    Err(error) => {
-                        warn!(pod = %request.key, error = %error, "no address");
-                        answer(caller, refused(&error));
-                    }
-                }
-            }
+            Request::Assign(assign) => self.on_assign(assign, caller, now),
             Request::Find(key) => {
                 let found = self.ipam.pool().lease(&key).cloned();
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
@@ -82,6 +47,45 @@ impl Loop {
                 let translation = self.translation.repair_now(self.keeper.node());
                 let told = net_report::answer("put the node's network right", kernel, translation);
                 tokio::spawn(async move { answer(caller, told.await) });
+            }
+        }
+    }
+
+    fn on_assign(&mut self, assign: Assign, caller: oneshot::Sender<Answer>, now: Timestamp) {
+        match assign {
+            // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
+            // that the sources may take long to say.
+            Assign { request, .. }
+                if !self.sources.answered() && self.ipam.pool().lease(&request.key).is_some() =>
+            {
+                let said = match self.ipam.pool().lease(&request.key).cloned() {
+                    Some(lease) => {
+                        self.keeper.leased(&lease, now);
+                        self.lease(lease)
+                    }
+                    None => gone(),
+                };
+                answer(caller, said);
+            }
+            Assign { request, .. } if let Some(taken) = self.names.taken(&request.pod, 1) => {
+                let refused = taken.answer(&request.pod);
+                warn!(pod = %request.key, ?taken, "no address");
+                answer(caller, refused);
+            }
+            Assign { request, sandbox } => {
+                if let Some(sandbox) = sandbox {
+                    self.sandboxes.insert(request.key.clone(), sandbox);
+                }
+                match self.ipam.assign(&request, now) {
+                    Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
+                    Ok(Assigned::Later { .. }) => {
+                        self.callers.entry(request.key).or_default().push(caller);
+                    }
+                    Err(error) => {
+                        warn!(pod = %request.key, error = %error, "no address");
+                        answer(caller, refused(&error));
+                    }
+                }
             }
         }
     }
