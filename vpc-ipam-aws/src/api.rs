@@ -76,7 +76,7 @@ pub trait Ec2Api: Send + Sync {
     async fn create_tags(&self, request: &CreateTags) -> Result<(), Ec2Error>;
 
     /// Returns the ENIs of a scope, as seen from an instance. A named one that does not exist is missing from the
-    /// answer, and the others are there.
+    /// answer, and the rest are there.
     async fn describe_network_interfaces(
         &self,
         instance: InstanceId,

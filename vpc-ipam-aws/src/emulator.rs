@@ -60,7 +60,7 @@ impl SharedCloud {
     }
 
     /// Lets the metadata service on HTTP refuse every request with this status (429, 503), until this is set to `None`. With 401
-    /// it gives out tokens and takes none.
+    /// it issues tokens and takes none.
     pub fn refuse_metadata(&self, status: Option<u16>) {
         self.0.metadata_refusal.store(status.unwrap_or(0), Ordering::Relaxed);
     }

@@ -160,7 +160,7 @@ struct RuntimeConfig {
     pod_annotations: Option<Annotations>,
 }
 
-/// The pod's annotations; of others than this one nothing is kept.
+/// The pod's annotations; only this one is kept.
 #[derive(Deserialize)]
 struct Annotations {
     #[serde(rename = "k8s.amazonaws.com/nicConfig")]
@@ -433,7 +433,7 @@ pub struct Route {
     pub destination: IpNet,
     /// The next hop; `None` for what is on the link.
     pub gateway: Option<IpAddr>,
-    /// The route table; `None` for main. Results before 1.1.0 cannot tell of another, and leave its routes out.
+    /// The route table; `None` for main. Results before 1.1.0 cannot name another table, and leave its routes out.
     pub table: Option<u32>,
 }
 

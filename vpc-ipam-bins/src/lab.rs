@@ -203,9 +203,9 @@ pub enum StartError {
     /// A folder or file could not be made.
     #[error("write {path}")]
     Write {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The node's namespace could not be opened.

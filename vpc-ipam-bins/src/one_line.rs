@@ -5,7 +5,7 @@ use core::fmt::{self, Display, Write};
 /// Shows a value on one line: a character that ends a line, moves the cursor or turns the direction of writing is shown as it
 /// would be written in Rust.
 ///
-/// Messages of endpoints, names of links and of pods are chosen by others, who could otherwise write lines of our log.
+/// Messages of endpoints, names of links and of pods come from outside, and could otherwise forge lines of our log.
 #[derive(Clone, Copy, Debug)]
 pub struct OneLine<T>(pub T);
 

@@ -19,7 +19,7 @@ pub enum OperatorFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// It is no regular file, or too long.

@@ -1,7 +1,7 @@
 //! What the plugin and the command line say to the daemon, and hear: one JSON document each way over a unix socket.
 //!
 //! The caller writes a request and closes its side; the daemon answers and closes. Only root and the daemon's own user are
-//! heard.
+//! served.
 
 pub mod pending_release;
 mod refusal;
@@ -180,7 +180,7 @@ pub enum AskError {
     Connect {
         /// The socket.
         path: String,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// Another user listens there, who may not speak for the daemon.
@@ -188,7 +188,7 @@ pub enum AskError {
     Untrusted {
         /// The socket.
         path: String,
-        /// Who.
+        /// The user who listens.
         uid: u32,
     },
     /// The connection broke, or no answer came in time.

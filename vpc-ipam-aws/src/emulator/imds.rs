@@ -158,7 +158,7 @@ fn tree(cloud: &mut Cloud, instance: InstanceId, now: Timestamp) -> Option<Tree>
     Some(tree)
 }
 
-/// Returns what the metadata service tells of an ENI. A name for which there is nothing is missing.
+/// Returns what the metadata service shows of an ENI. A name for which there is nothing is missing.
 fn interface(
     eni: &NetworkInterface,
     subnet: &ObservedSubnet,

@@ -34,7 +34,7 @@ impl From<CloudError> for Refusal {
 }
 
 /// The parameters that were not read yet. An operation takes what it heeds; what is left at the end is refused, so that
-/// no client believes to have been heard.
+/// no client takes for accepted.
 #[derive(Clone, Debug)]
 pub(super) struct Query(BTreeMap<String, String>);
 

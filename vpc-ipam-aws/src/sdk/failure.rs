@@ -57,7 +57,7 @@ fn no_credentials(operation: &str, error: &(dyn core::error::Error + 'static)) -
     let mut causes = core::iter::successors(Some(error), |error| error.source());
     let error: &CredentialsError = causes.find_map(|error| error.downcast_ref())?;
     let why = chain(error);
-    // The metadata service would give them, and does not answer: that passes.
+    // The metadata service would issue them, and does not answer: that passes.
     let away = why.contains("could not communicate with IMDS");
     let (kind, message) = match error {
         CredentialsError::CredentialsNotLoaded(_) if !away => {

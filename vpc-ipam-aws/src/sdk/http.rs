@@ -34,7 +34,7 @@ pub(super) enum Proxy {
     None,
 }
 
-/// Makes a client for EC2 and what gives out credentials.
+/// Makes a client for EC2 and for the services that issue credentials.
 pub(super) fn client(proxy: Proxy) -> SharedHttpClient {
     SharedHttpClient::new(Client { proxy, renewed: None, connectors: Mutex::default() })
 }
@@ -121,7 +121,7 @@ impl HttpConnector for Bounded {
     }
 }
 
-/// Tells whether a URL names a link-local address: that of the metadata service, or of what gives containers credentials.
+/// Tells whether a URL names a link-local address: that of the metadata service, or of the service that issues credentials to containers.
 fn is_on_link(url: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -189,7 +189,7 @@ fn with_token(mut request: HttpRequest, token: Option<String>) -> HttpRequest {
     request
 }
 
-/// Fetches a token from the service at which `url` is; `None` if it gives none.
+/// Fetches a token from the service at which `url` is; `None` if it issues none.
 async fn new_token(inner: &SharedHttpConnector, url: &str) -> Option<String> {
     let url: http::Uri = url.parse().ok()?;
     let url = format!("{}://{}/latest/api/token", url.scheme_str()?, url.authority()?);

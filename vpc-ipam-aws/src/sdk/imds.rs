@@ -48,7 +48,7 @@ impl Imds {
     }
 
     /// Reads what is known of the instance and its ENIs. It takes about ten requests an ENI, which is why what comes or
-    /// goes in between may be seen by half; an ENI that is not told whole does not keep the others from being read.
+    /// goes in between may be seen by half; an ENI that is shown only in part does not keep the rest from being read.
     pub(super) async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
         super::within(self.timeout, "metadata", self.all(now)).await
     }
@@ -273,7 +273,7 @@ fn answer(error: &ImdsError) -> Option<&HttpResponse> {
     }
 }
 
-/// Returns what is wrong, in one line: the SDK prints an answer with all its headers, which are others at each try.
+/// Returns what is wrong, in one line: the SDK prints an answer with all its headers, which differ at each try.
 fn why(error: &ImdsError) -> String {
     match (answer(error), error) {
         (Some(answer), ImdsError::ErrorResponse(_)) => format!("answered {}", answer.status()),

@@ -26,7 +26,7 @@ where
     })
 }
 
-/// Reads a value that EC2 always gives.
+/// Reads a value that every answer of EC2 has.
 pub(super) fn required<T>(operation: &str, name: &str, text: Option<&str>) -> Result<T, Ec2Error>
 where
     T: FromStr<Err: fmt::Display>,

@@ -12,7 +12,7 @@ use crate::protocol::{self, Answer, NetReport, Refusal, Request, SOCKET};
 /// Compare this node's network with what it should be, and put it right.
 ///
 /// The daemon compares: links, addresses, routes and rules of the node, its ENIs and its pods, kernel variables and address
-/// translation. It does so by itself whenever the kernel tells of a change; this is for looking on. It also shows what other
+/// translation. It does so by itself whenever the kernel reports a change; this command shows it. It also shows what other
 /// programs have in the kernel that diverts packets of pods or ENIs, which is theirs to remove, and how many packets of pods were
 /// dropped because they came from addresses that are not the pod's.
 ///

@@ -53,7 +53,7 @@ impl Flush {
         }
     }
 
-    /// Returns the addresses to be flushed, unless others are under way.
+    /// Returns the addresses to be flushed, unless a flush is under way.
     pub(super) fn begin(&mut self, now: Timestamp) -> Option<BTreeSet<IpAddr>> {
         if !self.under_way.is_empty() {
             return None;

@@ -13,8 +13,8 @@ use super::store::OpenError;
 pub enum DaemonError {
     /// The instance's metadata could not be read.
     #[error(
-        "read the instance's metadata (in a container: give it the host's network and leave the hop limit of IMDSv2 at 1, \
-         since a larger one gives pods the role of the node; --imds-endpoint names another service)"
+        "read the instance's metadata (in a container: run it in the host's network and leave the hop limit of IMDSv2 at 1, \
+         since with a larger one pods get the role of the node; --imds-endpoint names another service)"
     )]
     Metadata(#[source] Ec2Error),
     /// The metadata are of another node than those that the state file keeps of this boot.
@@ -48,7 +48,7 @@ pub enum DaemonError {
     /// The node's network could not be read.
     #[error("read which pods the node has")]
     Netlink(#[from] NetlinkError),
-    /// The kernel does not tell of changes.
+    /// The kernel sends no events of changes.
     #[error("watch the node's network")]
     Watch(#[from] WatchError),
     /// The state file could not be opened.
@@ -59,7 +59,7 @@ pub enum DaemonError {
     Listen {
         /// The socket.
         path: String,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A thread of the daemon ended, which it never should.

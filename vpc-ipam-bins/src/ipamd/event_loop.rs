@@ -379,7 +379,7 @@ impl Loop {
         self.remember(Known { tables: self.links.tables.clone(), ..self.known.clone() });
     }
 
-    /// Takes in the metadata of this start, where those that the state file keeps were gone by.
+    /// Takes in the metadata of this start, after those of the state file served meanwhile.
     fn on_first_metadata(&mut self, metadata: Metadata, now: Timestamp) {
         self.sources.metadata_read(&metadata);
         let before = &self.ipam.constraints().node;

@@ -1,4 +1,4 @@
-//! What keeps the node's network right: what it should hold, what the kernel tells of it, and when damage is repaired.
+//! What keeps the node's network right: what it should hold, which events the kernel sends, and when damage is repaired.
 
 pub(crate) mod aws_cni;
 pub(crate) mod lost;
@@ -40,7 +40,7 @@ pub(super) struct NetworkKeeper {
     kernel: Side,
     /// Of address translation, for which programs are run that may hang.
     translation: Side,
-    /// When everything is compared that the kernel does not tell of.
+    /// When everything is compared for which the kernel sends no events.
     compare_at: Timestamp,
     /// Other programs that change what is kept.
     rivals: Rivals,
@@ -74,7 +74,7 @@ struct Side {
     pace: Pace,
     /// What its thread is at.
     repairing: Option<Extent>,
-    /// The objects of other programs that stand in the way, as they were told.
+    /// The objects of other programs that stand in the way, as the log named them.
     conflicts: BTreeSet<String>,
     /// What cannot be found out, as the log said it.
     not_told: Vec<String>,
@@ -89,7 +89,7 @@ struct Departing {
 
 struct Coming {
     network: PodNetwork,
-    /// When it should be there, whatever was heard of it.
+    /// When it should be there, with or without events.
     until: Timestamp,
 }
 
@@ -150,7 +150,7 @@ impl NetworkKeeper {
         Arc::clone(&self.node)
     }
 
-    /// Waits for the kernel to tell of something.
+    /// Waits for the kernel's next event.
     pub(super) async fn next(&mut self) -> KernelEvent {
         loop {
             if let Some(at) = self.watch_at {
@@ -189,7 +189,7 @@ impl NetworkKeeper {
             self.damaged(extent, now);
         }
         if *event == KernelEvent::Lost {
-            warn!("not all changes of the node's network were heard of; all of it is compared");
+            warn!("the kernel dropped events of the node's network; all of it is compared");
         }
         let mut node = lock(&self.node);
         if let Some(Yield { pod, protocol, port }) = self.rivals.on_kernel_event(event, &node, now)
@@ -617,7 +617,7 @@ mod tests {
         keeper.translated(Ok(Repaired::default()), now);
         let lease = lease();
         keeper.leased(&lease, now);
-        // No rule was heard of, but it should be there by now.
+        // No event named a rule, but it should be there by now.
         let late = now + SET_UP_MAX;
         let routing = || Due { kernel: Some(Extent::Routing), translation: false };
         assert_eq!(keeper.take(late), Due::default());

@@ -74,8 +74,7 @@ impl Taken {
                 pod.namespace, pod.name, by.namespace, by.name
             ),
             details: format!(
-                "both names give the link {link}, which has room for 44 bits of their SHA-1; delete one of the pods, or give it \
-                 another name"
+                "both names lead to the link {link}, which has room for 44 bits of their SHA-1; delete one of the pods, or rename it"
             ),
         })
     }

@@ -18,7 +18,7 @@ use crate::ipamd::{store, telemetry};
 use crate::operator_file::{self, OperatorFileError};
 use crate::protocol::SOCKET;
 
-/// Manages the ENIs and addresses of this node, and gives addresses to pods.
+/// Manages the ENIs and addresses of this node, and assigns addresses to pods.
 ///
 /// Settings are the environment variables of amazon-vpc-cni-k8s; docs/operator.md names them.
 #[derive(Debug, Parser)]

@@ -8,9 +8,9 @@ use vpc_ipam_core::{Effect, IncompleteEni, Metadata, Node, Outcome, Scope, Sourc
 /// What the sources said since the start.
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// Whether any of them has told of the node's ENIs.
+    /// Whether any of them has shown the node's ENIs.
     answered: bool,
-    /// Why the metadata were not read, while those of before are gone by.
+    /// Why the metadata were not read; those of an earlier start serve meanwhile.
     metadata_unread: Option<String>,
     /// Whether EC2's list of the instance's ENIs lacks the primary one.
     primary_unlisted: bool,
@@ -30,7 +30,7 @@ impl Sources {
         }
     }
 
-    /// Returns whether any source has told of the node's ENIs since the start.
+    /// Returns whether any source has shown the node's ENIs since the start.
     pub(super) fn answered(&self) -> bool {
         self.answered
     }
@@ -96,7 +96,7 @@ impl Sources {
         }
         if !self.answered {
             problems.push(
-                "neither EC2 nor the metadata service has told of this node's ENIs since the daemon started: pods that have \
+                "neither EC2 nor the metadata service has shown this node's ENIs since the daemon started: pods that have \
                  addresses keep and get them, new ones wait"
                     .to_string(),
             );

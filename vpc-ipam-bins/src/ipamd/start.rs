@@ -46,7 +46,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How far apart the metadata are asked for where those of before do meanwhile: twice as far each time, up to this.
 const LATER_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a pod may be without a link, or without the route that alone tells of it, before its address is released. Twice the
+/// How long a pod may be without a link, or without the route that alone shows it, before its address is released. Twice the
 /// cooldown, in which the runtime calls DEL for a pod that died; at least so long.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
@@ -206,7 +206,7 @@ pub(super) async fn start(
     Ok(Started { daemon, server })
 }
 
-/// Makes the state machine of the node, with what the state file and the kernel tell of its pods.
+/// Makes the state machine of the node, with the pods that the state file and the kernel show.
 fn restore(
     options: &Options,
     prepared: &Prepared,
@@ -348,7 +348,7 @@ async fn tries<T, F: Future<Output = Result<T, Ec2Error>>>(
     }
 }
 
-/// Asks for the metadata until they are read, ever more seldom, and tells the loop of every answer.
+/// Asks for the metadata until they are read, with growing pauses, and sends every answer to the loop.
 async fn read_metadata_later(api: Arc<dyn Ec2Api>, clock: Clock, inputs: mpsc::Sender<Input>) {
     let mut pause = PAUSE;
     loop {
@@ -375,7 +375,7 @@ async fn limits(
     if known.needs_ec2(instance_type) {
         let types = [instance_type];
         let ask = || api.describe_instance_types(&types);
-        // Where others are believed too, one answer more is not worth a wait.
+        // Where another source suffices, one more answer is not worth a wait.
         let told = match known.find(instance_type) {
             Ok(_) => ask().await,
             Err(_) => tries("the limits of the instance type", ask).await,

@@ -45,7 +45,7 @@ const RELEASED_KEPT: Duration = Duration::from_secs(86_400);
 /// Something to be made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What.
+    /// The lease or the release.
     pub record: Record,
     /// Of a lease, the file of the pod's network namespace, as far as it is known.
     pub sandbox: Option<PathBuf>,
@@ -103,7 +103,7 @@ pub enum Found {
 /// What a daemon knows of its node in this boot, for a start at which the instance metadata service or EC2 does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
-    /// The metadata, with the primary ENI alone: what other ENIs hold may have changed since.
+    /// The metadata, with the primary ENI alone: what the secondary ENIs hold may have changed since.
     pub metadata: Metadata,
     /// What EC2 said of the limits of instance types.
     #[serde(default)]
@@ -178,7 +178,7 @@ pub enum OpenError {
     Move {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Another version of vpc-ipamd wrote it, in a form that this one does not know. It is left as it is.
@@ -196,7 +196,7 @@ pub enum OpenError {
     Use {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: Box<redb::Error>,
     },
 }

@@ -57,7 +57,7 @@ pub enum PluginError {
     Run {
         /// Where it is.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The plugin failed.

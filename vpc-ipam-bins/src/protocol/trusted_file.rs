@@ -19,7 +19,7 @@ pub enum UntrustedError {
     /// It is something else.
     #[error("{} is {found}, where {expected} is expected", path.display())]
     Kind {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// What it is.
         found: &'static str,
@@ -29,7 +29,7 @@ pub enum UntrustedError {
     /// It is another user's.
     #[error("{} belongs to user {uid}, who is neither root nor the user of this program", path.display())]
     Owner {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Whose it is.
         uid: u32,
@@ -37,13 +37,13 @@ pub enum UntrustedError {
     /// Any user may put something else in its place.
     #[error("every user may write to the folder {}: take that right away with chmod o-w", path.display())]
     Writable {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// It is too long.
     #[error("{} is longer than the {bytes_max} bytes that are read", path.display())]
     Size {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// The most that is read.
         bytes_max: u64,
@@ -51,9 +51,9 @@ pub enum UntrustedError {
     /// It could not be opened, read or made.
     #[error("open {}", path.display())]
     Open {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -222,7 +222,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Returns the range in which custom networking gives pods their IPv4 addresses.
+    /// Returns the range from which pods get their IPv4 addresses with custom networking.
     fn subnet_of_pods(&self) -> Option<Ipv4Net> {
         let named = self.mode.eni_config.as_ref().filter(|_| self.mode.config.custom_networking)?;
         let subnet = self.node.address.subnets.all().find(|subnet| subnet.id == named.subnet)?;
@@ -285,10 +285,10 @@ impl Demo {
         match protocol::ask(&self.node.address.socket, &Request::Status) {
             Ok(Answer::Status(status)) => {
                 for held in status.held {
-                    self.watch.line("FAIL", &format!("held back: {held}"));
+                    self.watch.line("FAIL", &format!("blocked: {held}"));
                 }
             }
-            other => self.watch.line("FAIL", &format!("the daemon does not tell why: {other:?}")),
+            other => self.watch.line("FAIL", &format!("the daemon does not say why: {other:?}")),
         }
     }
 

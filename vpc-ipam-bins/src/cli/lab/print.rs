@@ -110,7 +110,7 @@ fn describe(event: &Event) -> Option<String> {
         Event::EniRemoved { eni } => format!("{eni} is gone"),
         Event::BlocksAdded { eni, blocks } => format!("{eni} has {} more blocks", blocks.len()),
         Event::BlocksRemoved { eni, blocks } => {
-            format!("{eni} gave {} blocks back", blocks.len())
+            format!("{eni} released {} blocks", blocks.len())
         }
         Event::EniVanished { eni, pods } => {
             format!("{eni} vanished, and with it the addresses of {} pods", pods.len())

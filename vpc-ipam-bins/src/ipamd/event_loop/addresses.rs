@@ -45,8 +45,7 @@ impl Loop {
         }
     }
 
-    /// Keeps addresses that a pod gave up for those which have them and are in no state file: the pool could not take note of them
-    /// before.
+    /// Keeps released addresses that untracked pods have too: the pool could not learn of that while the lease held them.
     pub(super) fn keep_untracked(
         &mut self,
         addresses: impl Iterator<Item = IpAddr>,

@@ -17,7 +17,7 @@ use crate::ipamd::input::Input;
 use crate::protocol::trusted_file;
 use crate::protocol::{Answer, DOCUMENT_MAX, Refusal, RefusalKind, Request};
 
-/// How many callers are heard at once, those who wait for an address aside, whom core bounds; further ones wait in the
+/// How many callers are served at once, those who wait for an address aside, whom core bounds; further ones wait in the
 /// kernel's queue.
 const CALLERS_MAX: usize = 256;
 /// How long a caller may take to say what it wants.
@@ -34,7 +34,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Stops listening, removes the socket, and lets those who were heard read their answers.
+    /// Stops listening, removes the socket, and lets the callers that it serves read their answers.
     pub(crate) async fn stop(mut self) {
         self.task.abort();
         // A newer daemon may have replaced it already.
@@ -112,7 +112,7 @@ async fn converse(
     tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
     let answer = match serde_json::from_slice::<Request>(&document) {
         Ok(request @ Request::Assign(_)) => {
-            // It may wait, and those who give addresses back must not wait for it.
+            // It may wait for an address, and callers that release one must not wait for it.
             drop(place);
             ask(request, inputs).await
         }

@@ -24,13 +24,13 @@ struct Sign {
     times: u64,
 }
 
-/// How long the status tells of it. Between two starts of its own it changes little but for its pods.
+/// How long the status names it. Between two starts of its own it changes little but for its pods.
 const MEMORY: Duration = Duration::from_secs(3600);
 
 /// How often the same is said again.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// When address translation is looked at after something else of it was heard of. When it starts it makes its rules first, and its
+/// When address translation is looked at after an event showed something else of it. When it starts it makes its rules first, and its
 /// chains in the seconds that follow; of those of iptables-legacy the kernel sends no event.
 const LOOKS: [Duration; 6] = [
     Duration::from_millis(200),

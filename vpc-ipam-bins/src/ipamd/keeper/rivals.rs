@@ -12,7 +12,7 @@ use vpc_ipam_linux::{KernelEvent, NodeNetwork, Protocol, port_owner};
 pub(crate) struct Rivals {
     /// The netlink ports of this daemon's own sockets.
     own_ports: BTreeSet<u32>,
-    /// By which port each object was changed last, in the words by which a repair tells of it.
+    /// By which port each object was changed last, in the words of a repair's report.
     changed_by: BTreeMap<String, u32>,
     /// How often routes to pods were lost.
     lost: BTreeMap<IpAddr, Lost>,

@@ -31,7 +31,7 @@ pub(crate) struct Departed {
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Departed {
-    /// Starts the thread in the node's namespace. The loop hears of what it is done with.
+    /// Starts the thread in the node's namespace. Each pod that it is done with comes to the loop as an input.
     pub(crate) fn start(
         netns: &Namespace,
         mut netlink: Box<dyn Netlink + Send>,

@@ -80,17 +80,17 @@ impl HostThread {
         result.await.map_err(|_| HostThreadError::Thread)?
     }
 
-    /// Sets the node up again; the loop hears of it.
+    /// Sets the node up again; the result comes to the loop as an input.
     pub(crate) fn set_up(&self, metadata: Metadata) -> Result<(), Gone> {
         self.0.send(Job::SetUp(Box::new(metadata), None))
     }
 
-    /// Carries out an action; the loop hears of its outcome.
+    /// Carries out an action; its outcome comes to the loop as an input.
     pub(crate) fn execute(&self, id: ActionId, action: HostAction) -> Result<(), Gone> {
         self.0.send(Job::Execute(id, action))
     }
 
-    /// Makes the node as it should be; the loop hears of what that took.
+    /// Makes the node as it should be; what that took comes to the loop as an input.
     pub(crate) fn repair(&self, node: SharedNode, extent: Extent) -> Result<(), Gone> {
         self.0.send(Job::Repair(node, extent))
     }
@@ -110,7 +110,7 @@ impl HostThread {
         part
     }
 
-    /// Makes the kernel forget the connections of addresses; the loop hears when it did.
+    /// Makes the kernel forget the connections of addresses; the result comes to the loop as an input.
     pub(crate) fn flush_conntrack(&self, addresses: BTreeSet<IpAddr>) -> Result<(), Gone> {
         self.0.send(Job::FlushConntrack(addresses))
     }

@@ -105,7 +105,7 @@ impl Translation {
         done.await.map_err(|_| Gone)
     }
 
-    /// Makes address translation as it should be; the loop hears of what that took.
+    /// Makes address translation as it should be; what that took comes to the loop as an input.
     pub(crate) fn repair(&self, node: SharedNode) -> Result<(), Gone> {
         self.0.send(Job::Repair(node))
     }

@@ -56,7 +56,7 @@ impl Writer {
         }
     }
 
-    /// Makes records durable, all or none; the loop hears of it.
+    /// Makes records durable, all or none; the result comes to the loop as an input.
     pub(crate) fn write(&self, entries: Vec<Entry>) -> Result<(), SendError<Job>> {
         self.jobs.send(Job::Write(entries))
     }

@@ -49,7 +49,7 @@ impl Interface {
 }
 
 impl DemoPod {
-    /// Makes a pod and lets the plugin give it its network, on every network card or on any.
+    /// Makes a pod and lets the plugin set its network up, on every network card or on any.
     pub(super) fn add(
         node: &LabNode,
         lab: &LabName,
