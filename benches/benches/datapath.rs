@@ -380,7 +380,7 @@ impl Daemon {
                 // The sender dropped is as good as the word sent.
                 let _ = stopped.await;
             };
-            Ok(runtime.block_on(daemon::run(options, api, None, shutdown))?)
+            Ok(runtime.block_on(ipamd::run(options, api, None, shutdown))?)
         });
         Ok(Self { stop, thread })
     }
