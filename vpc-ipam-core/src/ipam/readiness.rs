@@ -421,7 +421,10 @@ impl Outlook<'_> {
                 .filter(|_| eni.stage == Stage::Available);
             let scopes = attach.chain([BackoffScope::SetUp(eni.id)]);
             let attached = eni.stage != Stage::Available || self.attaches();
-            eni.stage == Stage::Ready || attached && self.is_trusted(scopes)
+            // Its subnet may be out of use.
+            let listed = self.trust == Trust::Any
+                || self.ipam.constraints().reads.subnets.answered.is_some();
+            eni.stage == Stage::Ready || attached && listed && self.is_trusted(scopes)
         };
         let enis = self.ipam.pool().enis().iter();
         enis.filter(move |eni| {

@@ -58,6 +58,8 @@ pub(super) struct Driver {
     unseen_shortage: bool,
     /// Whether this process never asked for a prefix: no list says whether a subnet has one.
     unseen_fragments: bool,
+    /// Whether another program attached an ENI since EC2 last said what is attached.
+    unseen_eni: bool,
     /// Actions that the executor lost.
     lost: Vec<ActionId>,
     /// Actions that were issued before the clock was set back: what they show is void.
@@ -125,6 +127,7 @@ impl Driver {
             refusals: Refusals::default(),
             unseen_shortage: false,
             unseen_fragments: true,
+            unseen_eni: false,
             lost: Vec::new(),
             void: BTreeSet::new(),
             given_up: BTreeSet::new(),
@@ -354,6 +357,7 @@ impl Driver {
         // What core cannot know yet, it need not tell.
         let unknown = self.refusals.are_unmet()
             || self.unseen_shortage
+            || self.unseen_eni
             || self.unseen_fragments && self.config.families.ipv4() == Some(Ipv4Kind::Prefixes)
             || self.now < self.latest
             || self.model.meddled
@@ -455,6 +459,7 @@ impl Driver {
         let subnet = self.cloud.create_subnet(request).expect("the VPC is empty");
         let two = Ipv4Request::Count(Ipv4Amount::Addresses(2));
         let Some(device) = self.free_device() else { return };
+        self.unseen_eni = true;
         let request = CreateInterface { ipv4: two, ..CreateInterface::new(subnet) };
         let Ok(made) = self.cloud.create_network_interface(&request, self.now) else { return };
         self.on_space_taken();
@@ -737,7 +742,7 @@ impl Driver {
         let listed = matches!(&outcome, Outcome::Done(crate::Effect::Subnets(_)));
         let short = matches!(&outcome, Outcome::Failed(failure)
             if matches!(failure.kind, FailureKind::SubnetFull | FailureKind::NoFreePrefix));
-        self.unseen_shortage &= !listed && !short;
+        self.unseen_shortage &= late || !listed && !short;
         let no_prefix = matches!(&outcome, Outcome::Failed(failure)
             if failure.kind == FailureKind::NoFreePrefix);
         self.unseen_fragments &= !no_prefix && !has_prefix(&outcome);
@@ -825,6 +830,8 @@ impl Driver {
     }
 
     fn on_observation(&mut self, observation: &Observation) {
+        let all = observation.source == self.authority() && observation.scope == Scope::Attached;
+        self.unseen_eni &= !all;
         // Too old to count.
         if !self.ipam.pool().remembers(observation.as_of, self.config.timing.settle) {
             return;
@@ -943,6 +950,7 @@ impl Driver {
                 let tags = [(tags::NO_MANAGE.to_string(), "true".to_string())].into();
                 let request = CreateInterface { tags, ..CreateInterface::new(self.node.subnet) };
                 self.on_space_taken();
+                self.unseen_eni = true;
                 let free = self.free_device();
                 let Some(device) = free else { return };
                 let Ok(made) = self.cloud.create_network_interface(&request, now) else { return };
