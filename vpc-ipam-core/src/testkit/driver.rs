@@ -854,6 +854,8 @@ impl Driver {
         self.unwritten.clear();
         self.photographs.clear();
         self.started = self.real;
+        // This process has no list of subnets yet.
+        self.unseen_shortage = true;
         self.unseen_fragments = true;
         let has = |address: IpAddr| {
             let net = |eni: &crate::sim::NetworkInterface| {
