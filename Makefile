@@ -41,6 +41,7 @@ test-deps:
 	@scripts/venv.sh $(VENV)
 
 lint:
+	scripts/words.sh
 	cargo fmt --all --check
 	cargo clippy $(ALL) --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(ALL) --no-deps

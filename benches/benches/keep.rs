@@ -90,7 +90,7 @@ impl Node {
         let mut last = self.netlink.links()?.len();
         while since.elapsed() < Duration::from_millis(500) {
             if begun.elapsed() > PATIENCE {
-                return Err("the node does not come to rest".into());
+                return Err("the node does not converge".into());
             }
             thread::sleep(Duration::from_millis(20));
             let links = self.netlink.links()?.len();

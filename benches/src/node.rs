@@ -63,7 +63,7 @@ impl BusyNode {
     }
 }
 
-/// Makes a node, and lets it come to rest.
+/// Makes a node, and lets it converge.
 ///
 /// # Panics
 /// Panics if there is no such type.

@@ -1,4 +1,4 @@
-//! Times, and what is told of them.
+//! Times, and what is printed of them.
 
 use core::time::Duration;
 use std::time::Instant;

@@ -433,7 +433,7 @@ fn a_cordoned_node_goes_on_serving_from_what_it_holds_and_gives_back_addresses()
 #[test]
 fn what_was_begun_before_the_end_is_finished() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
-    // An ENI is being released when the node is told that it goes away.
+    // An ENI is being released when the node begins to terminate.
     node.add(names("pod", 0..10));
     for name in names("pod", 0..10) {
         let _ = node.del(&name);

@@ -205,7 +205,7 @@ fn an_eni_that_the_metadata_service_lists_incompletely_stays_and_is_not_asked_ab
         assert_eq!(node.eni(eni).map(|eni| eni.blocks().len()), before, "{vars:?}");
         assert_eq!(doubts(&node), doubted, "{vars:?}");
         let asked = node.count("DescribeNetworkInterfaces") - asked;
-        assert!(asked <= 4, "{vars:?}: {asked} in an hour, 4 where all is told");
+        assert!(asked <= 4, "{vars:?}: {asked} in an hour, 4 where nothing is left out");
     }
 }
 

@@ -268,7 +268,7 @@ fn an_eni_that_cannot_leave_stays_on_its_way_out_while_the_node_is_terminating()
     assert_eq!(node.insist(&pods, 60), 12);
     del_all(&mut node, &pods);
     let second = node.at(1).id;
-    // Its link is taken off, and the node is told before EC2 refuses the rest.
+    // Its link is taken off, and the node hears of it before EC2 refuses the rest.
     node.trouble("DetachNetworkInterface", Trouble::Late(secs(5)), u32::MAX);
     node.refuse_about(Call::Ec2(Ec2Operation::DetachNetworkInterface), None, FailureKind::Denied);
     while !node.eni(second).unwrap().is_removing() {

@@ -190,13 +190,13 @@ impl Session {
             ["others", "leave", subnet] => {
                 let subnet = self.id(subnet).parse().unwrap();
                 let node = self.node();
-                let strangers: Vec<_> = node
+                let unmanaged: Vec<_> = node
                     .cloud
                     .interfaces()
                     .filter(|eni| eni.subnet == subnet && eni.attachment.is_none())
                     .map(|eni| eni.id)
                     .collect();
-                for eni in strangers {
+                for eni in unmanaged {
                     node.cloud.delete_network_interface(eni, node.now).unwrap();
                 }
             }

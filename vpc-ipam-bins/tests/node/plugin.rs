@@ -158,7 +158,7 @@ fn del_of_an_unknown_container_succeeds() {
     let before = kernel_state(&node);
 
     let gone = Path::new("/run/netns/vil-there-never-was");
-    assert_eq!(Call::new(&node, "DEL", "nobody", gone).succeed(&node), Value::Null);
+    assert_eq!(Call::new(&node, "DEL", "no-pod", gone).succeed(&node), Value::Null);
 
     assert_eq!(kernel_state(&node), before);
     node.stop().unwrap();

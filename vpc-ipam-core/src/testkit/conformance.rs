@@ -177,13 +177,13 @@ impl Suite<'_> {
                 effect => Err(format!("{effect:?}")),
             }
         });
-        let nobody: EniId = "eni-00000000000000000".parse().expect("an id");
-        let absent = self.observe(Scope::Only(vec![nobody]));
+        let missing_eni: EniId = "eni-00000000000000000".parse().expect("an id");
+        let absent = self.observe(Scope::Only(vec![missing_eni]));
         self.check("an ENI that does not exist is missing from the answer, and no failure", || {
             let absent = absent?;
             expect(absent.enis.is_empty(), || format!("{:?}", absent.enis))
         });
-        let delete = Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: nobody });
+        let delete = Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: missing_eni });
         let refused = self.failed(&delete);
         self.check("what is to be done to an ENI that does not exist fails as NotFound", || {
             is_kind(&refused?, FailureKind::NotFound)
@@ -364,7 +364,7 @@ impl Suite<'_> {
             subnet_ipv6: subnet.ipv6_cidr,
             mtu: 9001,
         };
-        let nobody = EniLink { mac: Mac([0x02, 0, 0, 0, 0, 0xfe]), ..link };
+        let absent = EniLink { mac: Mac([0x02, 0, 0, 0, 0, 0xfe]), ..link };
         let done = Outcome::Done(Effect::Done);
         let twice = [done.clone(), done];
         let set_up = HostAction::SetUpEni(link.clone());
@@ -374,7 +374,7 @@ impl Suite<'_> {
             }
             return;
         }
-        let missing = self.executor.execute_host(&HostAction::SetUpEni(nobody));
+        let missing = self.executor.execute_host(&HostAction::SetUpEni(absent));
         self.check(MISSING, || match missing {
             Some(Outcome::Failed(failure)) => is_kind(&failure.kind, FailureKind::LinkMissing),
             outcome => Err(format!("{outcome:?}")),

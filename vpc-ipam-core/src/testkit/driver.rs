@@ -912,8 +912,8 @@ impl Driver {
             self.model.unknown.insert(address);
         } else {
             self.model.unknown.remove(&address);
-            let nobody = PodKey::new("unknown", "owner", "x").expect("no part is empty");
-            self.model.released.insert(address, (nobody, self.now, self.real));
+            let untracked = PodKey::new("unknown", "owner", "x").expect("no part is empty");
+            self.model.released.insert(address, (untracked, self.now, self.real));
         }
     }
 

@@ -10,7 +10,7 @@ use vpc_ipam_core::PodKey;
 use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{Pod, call, succeeded, wait_for_no_pods};
 
-/// The user `nobody` of most systems; any but root would do.
+/// An ordinary user of most systems; any but root would do.
 const ANOTHER_USER: u32 = 65534;
 
 #[test]
