@@ -3,6 +3,7 @@
 pub(crate) mod conntrack;
 pub(crate) mod netlink;
 pub(crate) mod netns;
+pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod quote;
 pub(crate) mod sysctl;

@@ -74,8 +74,10 @@ pub mod testkit;
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
 pub use datapath::aws_cni::AwsCniNat;
 pub use datapath::beside_aws_cni::BesideAwsCni;
-pub use datapath::eni::{EniError, EniTable, LinkMissingError, TableReason, link_by_mac};
+pub use datapath::conflict::Conflict;
+pub use datapath::eni::{EniError, EniTable, TableReason};
 pub use datapath::execute::execute;
+pub use datapath::link::{LinkMissingError, link_by_mac};
 pub use datapath::nat::{Nat, NatActual, NatDigest, NatPrograms};
 pub use datapath::source_check::SourceCheck;
 pub use datapath::{eni, host, pod};
@@ -84,12 +86,16 @@ pub use kernel::netlink::{
     KernelNetlink, Netlink, NetlinkError, NetlinkLayer, PortOwner, port_owner,
 };
 pub use kernel::netns::{CreateNamespaceError, Namespace, NamespaceError, RemoveNamespaceError};
+pub use kernel::network::{
+    Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Protocol, Route, RouteEntry,
+    Rule, RuleAction, Scope, Table,
+};
 pub use kernel::sysctl::{Sysctl, SysctlKey};
 #[cfg(feature = "watch")]
 pub use node::watch::{Pace, Watch, WatchError};
 pub use node::{
-    AbsentLink, Adopted, AdoptedLink, Conflict, Extent, KernelEvent, NodeDifferences, NodeNetwork,
-    OfLinks, Repaired, Seen, SeenLink, is_of_aws_cni,
+    AbsentLink, Adopted, AdoptedLink, Extent, KernelEvent, NodeDifferences, NodeNetwork, OfLinks,
+    Repaired, Seen, SeenLink, is_of_aws_cni,
 };
 pub use state::apply::{
     Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove,
@@ -98,7 +104,4 @@ pub use state::change::{
     Bridge, KernelChange, KernelEffect, Refusal, Refused, Veth, VethPeer, Vlan,
 };
 pub use state::commands::commands;
-pub use state::object::{
-    Address, Family, Leads, Link, LinkId, LinkIndex, Mark, Neighbour, Object, Protocol, Route,
-    RouteEntry, Rule, RuleAction, Scope, Table,
-};
+pub use state::object::Object;

@@ -15,11 +15,14 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv6Net};
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
 
-use crate::datapath::eni::{EniTable, PRIORITY_ENI, TableReason};
-use crate::datapath::host::{DesiredError, HostFacts, PRIORITY_BRANCH};
-use crate::datapath::pod::{
-    PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface, PodNetwork, branch, egress,
+use crate::datapath::conflict::Conflict;
+use crate::datapath::eni::{EniTable, TableReason};
+use crate::datapath::facts::HostFacts;
+use crate::datapath::host::DesiredError;
+use crate::datapath::numbering::{
+    PRIORITY_BRANCH, PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_TO_POD,
 };
+use crate::datapath::pod::{PodInterface, PodNetwork, branch, egress};
 use crate::state::apply::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
 use crate::{
     BranchMode, Family, HostConfig, KernelChange, Link, LinkIndex, Netlink, NetlinkError, Object,
@@ -28,7 +31,6 @@ use crate::{
 
 use adopted::Role;
 pub use adopted::{Adopted, AdoptedLink, is_of_aws_cni};
-pub use conflict::Conflict;
 pub use event::{KernelEvent, OfLinks};
 
 /// All that a node should hold, as its daemon knows it.

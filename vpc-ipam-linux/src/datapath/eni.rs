@@ -1,55 +1,19 @@
 //! Secondary ENIs: each has a route table of its own.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use vpc_ipam_core::{Card, DeviceIndex, EniLink, Mac};
+use vpc_ipam_core::{Card, EniLink};
 
-use crate::datapath::host::PRIORITY_BRANCH;
-use crate::datapath::pod::{PRIORITY_FROM_POD, link_local};
+use crate::datapath::link::{LinkMissingError, link_by_mac, link_local};
+use crate::datapath::numbering::subnet_gateway;
+pub use crate::datapath::numbering::table;
+use crate::datapath::numbering::{GATEWAY_IPV6, PRIORITY_BRANCH, PRIORITY_ENI, PRIORITY_FROM_POD};
 use crate::state::apply::{Actual, Applied, ApplyError, Claim, State, apply};
 use crate::{
-    Address, Family, Leads, Link, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol,
-    Route, RouteEntry, Rule, Scope, Sysctl, SysctlKey, Table,
+    Address, Family, Leads, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol, Route,
+    RouteEntry, Rule, Scope, Sysctl, SysctlKey, Table,
 };
-
-/// The place of the rule that leads what an ENI's own address sends to the ENI's table.
-pub(crate) const PRIORITY_ENI: u32 = 32765;
-
-/// Returns the route table of a secondary ENI: the device's number and one on the first network card, and the numbers that
-/// Amazon Linux gives (ec2-net-utils) on others.
-///
-/// The primary ENI has the main table, whatever its place: [`LeasedInterface::on_primary`] tells.
-///
-/// [`LeasedInterface::on_primary`]: vpc_ipam_core::LeasedInterface::on_primary
-pub fn table(card: Card, device: DeviceIndex) -> Table {
-    match (card.0, device.0) {
-        (0, device) => Table(u32::from(device) + 1),
-        (card, device) => Table(10_000 + 100 * u32::from(card) + u32::from(device)),
-    }
-}
-
-/// No link has the MAC address of the ENI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no link has the MAC address {mac}: not attached yet, or in another namespace?")]
-pub struct LinkMissingError {
-    /// The MAC address.
-    pub mac: Mac,
-}
-
-/// Finds the link of an ENI among all.
-///
-/// A link that lies on top of the ENI's may bear its MAC address: hardware comes first, then what lies on nothing, and
-/// of several the oldest.
-pub fn link_by_mac(links: &[Link], mac: Mac) -> Result<&Link, LinkMissingError> {
-    let is_veth = |link: &Link| link.kind.as_deref() == Some("veth");
-    let order = |link: &&Link| {
-        let lies_on_another = link.lower.is_some() && !is_veth(link);
-        (link.kind.is_some(), lies_on_another, link.id.index)
-    };
-    let bearers = links.iter().filter(|link| link.mac == Some(mac));
-    bearers.min_by_key(order).ok_or(LinkMissingError { mac })
-}
 
 /// The route table that an ENI has on a node, and why it is that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,7 +220,7 @@ pub(crate) fn own_nets(eni: &EniLink) -> Vec<IpNet> {
 /// Returns the routes that an ENI has in a table of its own: they lead everything to the subnet's router.
 pub(crate) fn routes_of(eni: &EniLink, table: Table) -> Vec<Route> {
     let ipv4 = eni.subnet_ipv4.filter(|_| eni.primary_ipv4.is_some());
-    let ipv4 = ipv4.map(|subnet| IpAddr::V4(gateway(subnet)));
+    let ipv4 = ipv4.map(|subnet| IpAddr::V4(subnet_gateway(subnet)));
     let gateways = ipv4.into_iter().chain(eni.subnet_ipv6.map(|_| GATEWAY_IPV6.into()));
     gateways
         .flat_map(|gateway| [Route::on_link(table, gateway), Route::default_by(table, gateway)])
@@ -271,14 +235,6 @@ pub fn absent(eni: &EniLink) -> State {
 
 fn rule(address: IpAddr, table: Table) -> Rule {
     Rule::new(Family::of(address), PRIORITY_ENI, table).from(address)
-}
-
-/// The router of every subnet, to IPv6.
-pub(crate) const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0xec2, 0, 0, 0, 0, 0, 1);
-
-/// The router of a subnet is the first address after its base, whatever octet that carries into.
-pub(crate) fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
-    Ipv4Addr::from_bits(subnet.network().to_bits().wrapping_add(1))
 }
 
 /// A failure to set up an ENI, or to remove what is left of it.
@@ -329,62 +285,4 @@ fn read_for_table(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Actual, Ne
 pub fn remove(netlink: &mut dyn Netlink, eni: &EniLink) -> Result<Applied, EniError> {
     let applied = apply(netlink, &absent(eni));
     applied.map_err(|source| EniError::Apply { eni: eni.eni, source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::LinkIndex;
-
-    #[test]
-    fn tables_are_numbered_as_the_peer_numbers_them() {
-        let cases = [
-            ((0, 0), "1"),
-            ((0, 1), "2"),
-            ((0, 2), "3"),
-            ((1, 0), "10100"),
-            ((1, 1), "10101"),
-            ((2, 3), "10203"),
-        ];
-        for ((card, device), expected) in cases {
-            let actual = table(Card(card), DeviceIndex(device)).to_string();
-            assert_eq!(actual, expected, "card {card} device {device}");
-        }
-    }
-
-    #[test]
-    fn gateway_carries_into_the_next_octet() {
-        let cases = [
-            ("10.0.0.0/19", "10.0.0.1"),
-            ("10.0.255.255/32", "10.1.0.0"),
-            ("172.31.16.7/20", "172.31.16.1"),
-        ];
-        for (subnet, expected) in cases {
-            assert_eq!(gateway(subnet.parse().unwrap()).to_string(), expected, "{subnet}");
-        }
-    }
-
-    #[test]
-    fn link_of_an_eni_is_told_from_links_on_top_of_it() {
-        let mac = Mac([2, 0, 10, 0, 0, 20]);
-        let link = |index, kind: Option<&str>, lower| Link {
-            id: LinkId::new(LinkIndex(index), &format!("l{index}")),
-            mac: Some(mac),
-            mtu: 9001,
-            up: true,
-            kind: kind.map(str::to_owned),
-            lower: Some(LinkIndex(lower)).filter(|lower| lower.0 > 0),
-            alias: None,
-        };
-        let cases = [
-            ("hardware", vec![link(3, Some("vlan"), 9), link(9, None, 0)], Some(9)),
-            ("stand-in", vec![link(3, Some("macvlan"), 4), link(4, Some("veth"), 7)], Some(4)),
-            ("oldest", vec![link(5, None, 0), link(4, None, 0)], Some(4)),
-            ("none", vec![], None),
-        ];
-        for (case, links, expected) in cases {
-            let actual = link_by_mac(&links, mac).map(|link| link.id.index.0);
-            assert_eq!(actual.ok(), expected, "{case}");
-        }
-    }
 }

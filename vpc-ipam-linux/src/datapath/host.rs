@@ -1,107 +1,19 @@
 //! The node itself: its primary ENI, kernel variables, the mark that leads to the main table, address translation.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
-use vpc_ipam_core::{Config, Families, Ipv4Kind, Mac, Metadata};
+use vpc_ipam_core::{Config, Mac, Metadata};
 
-use crate::datapath::eni::GATEWAY_IPV6;
+use crate::datapath::facts::own_addresses;
+pub use crate::datapath::facts::{HostFacts, egress};
+use crate::datapath::numbering::{
+    GATEWAY_IPV6, PRIORITY_BRANCH, PRIORITY_LOCAL, PRIORITY_MARK, PRIORITY_SERVICE,
+};
 use crate::state::apply::{Applied, ApplyError, Claim, State, apply};
 use crate::{
     BranchMode, Family, HostConfig, Link, LinkMissingError, Mark, Nat, Netlink, NetlinkError,
     Object, Protocol, Rule, SourceCheck, Sysctl, SysctlKey, Table, VethPrefix, link_by_mac,
 };
-
-/// What has to be known about a node to set it up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostFacts {
-    /// The link of the primary ENI.
-    pub primary: Link,
-    /// Its own IPv4 address, to which the pods' addresses are translated.
-    pub primary_ipv4: Option<Ipv4Addr>,
-    /// Its own IPv6 address, to which those of pods without one in the VPC are.
-    pub primary_ipv6: Option<Ipv6Addr>,
-    /// The IPv4 ranges of the VPC.
-    pub vpc_ipv4_cidrs: Vec<Ipv4Net>,
-    /// Its IPv6 ranges.
-    pub vpc_ipv6_cidrs: Vec<Ipv6Net>,
-    /// The MTU of the ENIs in bytes, as the configuration of the pool has it.
-    pub mtu: u16,
-    /// Which addresses pods get, as the configuration of the pool has it.
-    pub families: Families,
-    /// Whether there are pods on branch ENIs, as the configuration of the pool has it.
-    pub branch_enis: bool,
-    /// Whether the kernel has IPv6.
-    pub ipv6: bool,
-    /// How the links of pods begin that were made when another prefix was configured.
-    pub other_prefixes: Vec<VethPrefix>,
-    /// For which families the rule of the host's own addresses still stands where [`BranchMode::Strict`] wants it, although
-    /// no pod is left that needs it there.
-    pub local_rule_left: Vec<Family>,
-}
-
-impl HostFacts {
-    /// Describes a node whose pods get IPv4 addresses, and where nothing else is to be known.
-    pub fn ipv4(primary: Link, address: Ipv4Addr, vpc_cidrs: Vec<Ipv4Net>, mtu: u16) -> Self {
-        Self {
-            primary,
-            primary_ipv4: Some(address),
-            primary_ipv6: None,
-            vpc_ipv4_cidrs: vpc_cidrs,
-            vpc_ipv6_cidrs: Vec::new(),
-            mtu,
-            families: Families::Ipv4(Ipv4Kind::Addresses),
-            branch_enis: false,
-            ipv6: true,
-            other_prefixes: Vec::new(),
-            local_rule_left: Vec::new(),
-        }
-    }
-
-    /// Returns the family that pods have no address of in the VPC and reach through the node.
-    pub fn egress(&self, config: &HostConfig) -> Option<Family> {
-        egress_by(config, self.families, self.primary_ipv4, self.primary_ipv6)
-    }
-
-    /// Returns whether the node passes packets of IPv6 on.
-    pub(crate) fn routes_ipv6(&self, config: &HostConfig) -> bool {
-        self.families.ipv6() || self.egress(config) == Some(Family::Ipv6)
-    }
-
-    /// Returns the families of which pods have addresses in the VPC.
-    fn of_pods(&self) -> impl Iterator<Item = Family> {
-        let ipv4 = self.families.ipv4().map(|_| Family::Ipv4);
-        let ipv6 = self.families.ipv6().then_some(Family::Ipv6);
-        ipv4.into_iter().chain(ipv6)
-    }
-}
-
-/// Returns the family that pods of a node have no address of in the VPC and reach through the node.
-pub fn egress(config: &HostConfig, pool: &Config, metadata: &Metadata) -> Option<Family> {
-    let (ipv4, ipv6) = own_addresses(metadata);
-    egress_by(config, pool.families, ipv4, ipv6)
-}
-
-fn egress_by(
-    config: &HostConfig,
-    families: Families,
-    ipv4: Option<Ipv4Addr>,
-    ipv6: Option<Ipv6Addr>,
-) -> Option<Family> {
-    match families {
-        Families::Ipv4(_) if config.ipv6_egress => ipv6.and(Some(Family::Ipv6)),
-        Families::Ipv6 if config.ipv4_egress => ipv4.and(Some(Family::Ipv4)),
-        Families::Ipv4(_) | Families::Ipv6 | Families::Dual(_) => None,
-    }
-}
-
-/// Returns the primary ENI's own addresses.
-fn own_addresses(metadata: &Metadata) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
-    let mut enis = metadata.observation.enis.iter();
-    let primary = enis.find(|eni| eni.id == metadata.node.primary);
-    let ipv4 = metadata.primary_ipv4.or_else(|| primary?.primary_ipv4);
-    (ipv4, primary.and_then(|primary| primary.primary_ipv6))
-}
 
 /// Why it cannot be said what a node should hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,18 +32,6 @@ pub enum DesiredError {
         name: String,
     },
 }
-
-/// The place of the rule that leads marked packets to the main table.
-pub(crate) const PRIORITY_MARK: u32 = 1024;
-
-/// The place of the rules that lead to Services outside of the VPC by the main table.
-pub(crate) const PRIORITY_SERVICE: u32 = 1535;
-
-/// The place of the rules that lead what comes in by the links of a pod on a branch ENI to the ENI's table.
-pub(crate) const PRIORITY_BRANCH: u32 = 10;
-
-/// Where the rule of the host's own addresses makes way for those.
-const PRIORITY_LOCAL: u32 = 20;
 
 /// Returns what the node should hold whatever ENIs and pods there are.
 pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredError> {

@@ -3,6 +3,7 @@
 //! A set of rules has two forms: an nftables table of ours, replaced as a whole or not at all; and where there is no nft, chains of
 //! iptables. There are two such sets, this one and the [check of sources](crate::SourceCheck).
 
+mod backend;
 pub(crate) mod iptables;
 pub(crate) mod nftables;
 mod programs;
@@ -18,14 +19,16 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha1::{Digest as _, Sha1};
 
-use crate::datapath::host::HostFacts;
+use crate::datapath::facts::HostFacts;
+use crate::datapath::numbering::{EGRESS_IPV4, EGRESS_IPV6};
 use crate::kernel::process::run;
 use crate::{Family, HostConfig, SnatPorts, VethPrefix};
 
+pub(crate) use backend::RuleSetBackend;
 #[cfg(feature = "testkit")]
 pub(crate) use nftables::testkit::check_listing;
 pub use programs::NatPrograms;
-pub(crate) use programs::{Iptables, Kind, Place};
+pub(crate) use programs::{Iptables, Kind};
 
 /// The rules that translate and mark, or that there should be none.
 ///
@@ -200,14 +203,6 @@ struct Hidden {
     to: IpAddr,
     multicast: IpNet,
 }
-
-/// Where pods of an IPv6 cluster get an IPv4 address that only their node knows; the peer's.
-pub(crate) const EGRESS_IPV4: Ipv4Net =
-    Ipv4Net::new_assert(core::net::Ipv4Addr::new(169, 254, 172, 0), 22);
-
-/// Where pods of an IPv4 cluster get an IPv6 address that only their node knows; the peer's.
-pub(crate) const EGRESS_IPV6: Ipv6Net =
-    Ipv6Net::new_assert(core::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xac, 0), 118);
 
 impl Nat {
     /// Returns what is left of the rules when there should be none.

@@ -8,16 +8,19 @@ mod tables;
 pub(crate) mod variables;
 
 use core::borrow::Borrow;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use sha1::{Digest as _, Sha1};
 use vpc_ipam_core::{EniId, Lease, LeasedInterface, Mac, Pod, PodKey};
 
 use self::branch::{MakeError, VlanOwner};
 use self::tables::Inside;
 use self::variables::SourceFilter;
+use crate::datapath::link::link_local;
+use crate::datapath::numbering::pod_gateway;
+use crate::datapath::numbering::{PRIORITY_FROM_POD, PRIORITY_IN_POD, PRIORITY_TO_POD};
 use crate::state::apply::{
     Actual, ApplyError, Claim, Difference, State, apply, carry_out, changes, diff, in_words,
     refused,
@@ -159,15 +162,6 @@ pub enum PodError {
     },
 }
 
-/// The place of the rule by which the node reaches the pod.
-pub(crate) const PRIORITY_TO_POD: u32 = 512;
-
-/// The place of the rule that leads what the pod sends to the table of its ENI.
-pub(crate) const PRIORITY_FROM_POD: u32 = 1536;
-
-/// The place, inside the pod, of the rule that leads what an address sends to the table of its interface.
-const PRIORITY_IN_POD: u32 = 1;
-
 /// Returns the network of a pod.
 pub fn desired(lease: &Lease, settings: &PodSettings) -> Result<PodNetwork, PodError> {
     let count = lease.interfaces().count();
@@ -189,7 +183,7 @@ impl PodInterface {
     ) -> Result<Self, PodError> {
         let address = |address| PodAddress {
             address,
-            gateway: gateway(Family::of(address), number),
+            gateway: pod_gateway(Family::of(address), number),
             only_on_node: false,
             table: match number {
                 0 => Table::MAIN,
@@ -233,7 +227,7 @@ impl PodInterface {
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
         if self.has(Family::Ipv6) {
             // From an address of the link the host asks for the pod's MAC address.
-            let net = gateway(Family::Ipv6, self.number).into();
+            let net = pod_gateway(Family::Ipv6, self.number).into();
             let address = Address { net, scope: Scope::Link };
             wanted.push(Object::Address { link: link.clone(), address });
         }
@@ -383,14 +377,6 @@ fn veth_ends(key: &PodKey, pod: &Pod, number: u8, prefix: &VethPrefix) -> (VethE
     )
 }
 
-/// Returns the next hop of an interface: on no network, the same in every pod.
-fn gateway(family: Family, number: u8) -> IpAddr {
-    match family {
-        Family::Ipv4 => Ipv4Addr::new(169, 254, 1, number + 1).into(),
-        Family::Ipv6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(number) + 1).into(),
-    }
-}
-
 /// Keeps the kernel from giving a link a link-local address, which it would some time after the link is up, and let be used
 /// some time after that. (Linux before 4.11 cannot be kept from it.)
 fn no_own_address(link: &str) -> Sysctl {
@@ -399,13 +385,6 @@ fn no_own_address(link: &str) -> Sysctl {
         value: "1".to_owned(),
         optional: true,
     }
-}
-
-/// Returns the link-local address that follows from a MAC address, as the kernel would make it (EUI-64).
-pub(crate) fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Address {
-    let [ab, cx, xd, ef] = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
-    let address = Ipv6Addr::new(0xfe80, 0, 0, 0, ab, cx, xd, ef);
-    Address { net: Ipv6Net::new_assert(address, 64).into(), scope: Scope::Link }
 }
 
 /// Returns patterns of our rules of an address, whatever their tables.
@@ -1106,6 +1085,8 @@ fn with_mac_by_any_name(
 
 #[cfg(test)]
 mod tests {
+    use core::net::Ipv4Addr;
+
     use vpc_ipam_core::{Card, DeviceIndex, Timestamp};
 
     use super::*;

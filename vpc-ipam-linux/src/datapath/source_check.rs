@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use crate::datapath::host::HostFacts;
+use crate::datapath::facts::HostFacts;
 use crate::datapath::nat::{NatActual, RuleSet, Set, iptables, nftables};
 use crate::{BranchMode, Family, HostConfig, VethPrefix};
 

@@ -1,5 +1,6 @@
 //! How this crate reads and changes a network namespace.
 
+mod codec;
 #[cfg(feature = "watch")]
 mod event;
 mod exchange;
@@ -9,7 +10,6 @@ mod port;
 mod settings;
 #[cfg(feature = "testkit")]
 pub(crate) mod testkit;
-mod wire;
 
 use core::net::IpAddr;
 use std::io;

@@ -12,8 +12,6 @@ use std::thread;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
-use crate::{KernelNetlink, NetlinkError};
-
 pub use named::{CreateNamespaceError, RemoveNamespaceError};
 
 /// A network namespace, kept alive for as long as this value lives.
@@ -184,11 +182,6 @@ impl Namespace {
     fn enter(&self) -> rustix::io::Result<()> {
         let network = Some(LinkNameSpaceType::Network);
         rustix::thread::move_into_link_name_space(self.file.as_fd(), network)
-    }
-
-    /// Opens a netlink socket inside the namespace, usable from any thread.
-    pub fn netlink(&self) -> Result<KernelNetlink, NetlinkError> {
-        KernelNetlink::open(self)
     }
 }
 

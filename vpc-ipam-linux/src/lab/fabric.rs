@@ -10,8 +10,8 @@ use vpc_ipam_core::{EniId, Mac, SubnetId};
 
 use super::place::{set, variable};
 use super::{BuildFailure, ChangeError, Host, Layout, SourceCheckError, Subnet, source_check};
-use crate::datapath::eni::GATEWAY_IPV6;
-use crate::datapath::pod::link_local;
+use crate::datapath::link::link_local;
+use crate::datapath::numbering::GATEWAY_IPV6;
 use crate::kernel::process;
 use crate::state::apply;
 use crate::{

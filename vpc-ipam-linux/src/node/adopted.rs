@@ -11,10 +11,13 @@ use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
 use super::{KernelEvent, NodeNetwork, SeenLink, is_host};
-use crate::datapath::eni::{self, PRIORITY_ENI};
-use crate::datapath::host::{self, PRIORITY_BRANCH, PRIORITY_MARK};
+use crate::datapath::eni::{self};
+use crate::datapath::host::{self};
+use crate::datapath::numbering::{
+    PRIORITY_BRANCH, PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_MARK, PRIORITY_TO_POD,
+};
 use crate::datapath::pod::branch::{VlanId, is_of_pod, vlan_of};
-use crate::datapath::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, egress};
+use crate::datapath::pod::egress;
 use crate::state::apply::{Actual, State};
 use crate::{
     Address, Leads, Link, LinkIndex, Mark, Netlink, NetlinkError, Object, Protocol, Route,

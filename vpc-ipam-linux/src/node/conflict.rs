@@ -5,39 +5,19 @@
 //! leads the same way is none, nor is what concerns networks of another program's own.
 
 use core::cmp::Ordering;
-use core::fmt;
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
 use super::{NodeNetwork, is_host};
-use crate::datapath::eni::PRIORITY_ENI;
-use crate::datapath::host::PRIORITY_MARK;
-use crate::datapath::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD};
+use crate::datapath::conflict::Conflict;
+use crate::datapath::numbering::{PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_MARK, PRIORITY_TO_POD};
 use crate::state::apply::{Actual, Difference};
 use crate::{
     Family, Leads, LinkIndex, Object, Protocol, RouteEntry, Rule, RuleAction, SysctlKey, Table,
     eni, link_by_mac,
 };
-
-/// An object of another program that stands in the way of what the node should be, and is not this crate's to remove.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Conflict {
-    /// The object, in the words of iproute2 as far as they go.
-    pub object: String,
-    /// What it does, in words: as a rule it diverts packets of pods or ENIs.
-    pub effect: String,
-    /// Who makes such objects.
-    pub likely_author: String,
-}
-
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { object, effect, likely_author } = self;
-        write!(f, "conflict: {object} {effect}; likely author: {likely_author}")
-    }
-}
 
 /// More than anyone reads.
 const CONFLICTS_MAX: usize = 100;

@@ -6,10 +6,9 @@ use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
 use super::{Extent, NodeNetwork, Role, SeenLink, is_host};
-use crate::datapath::eni::PRIORITY_ENI;
-use crate::datapath::host::PRIORITY_MARK;
+use crate::datapath::numbering::{PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_MARK, PRIORITY_TO_POD};
+use crate::datapath::pod::PodInterface;
 use crate::datapath::pod::variables::SourceFilter;
-use crate::datapath::pod::{PRIORITY_FROM_POD, PRIORITY_TO_POD, PodInterface};
 use crate::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Object, Protocol, Route, RouteEntry, Rule,
     Scope, Table, eni,

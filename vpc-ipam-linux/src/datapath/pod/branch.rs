@@ -7,11 +7,11 @@ use vpc_ipam_core::{EniId, Mac, Pod, PodKey};
 
 use super::variables::{self, SourceFilter};
 use super::{
-    PodAddress, PodError, PodInterface, PodNetwork, PodSettings, gateway, parts_of_host_name,
-    veth_ends,
+    PodAddress, PodError, PodInterface, PodNetwork, PodSettings, parts_of_host_name, veth_ends,
 };
-use crate::datapath::eni::{GATEWAY_IPV6, link_by_mac};
-use crate::datapath::host::PRIORITY_BRANCH;
+use crate::datapath::link::link_by_mac;
+use crate::datapath::numbering::{GATEWAY_IPV6, PRIORITY_BRANCH};
+use crate::datapath::numbering::{pod_gateway, subnet_gateway};
 use crate::state::apply::{Claim, State};
 use crate::{
     BranchMode, Family, KernelChange, Link, LinkId, LinkIndex, LinkMissingError, Netlink,
@@ -135,12 +135,12 @@ pub fn desired_on_branch(
         BranchMode::Standard => settings.veth_prefix.clone(),
     };
     let (host, container) = veth_ends(key, pod, 0, &prefix);
-    let router = |net: Ipv4Net| IpAddr::V4(crate::datapath::eni::gateway(net));
+    let router = |net: Ipv4Net| IpAddr::V4(subnet_gateway(net));
     let gateways = branch.ipv4.map(|(_, subnet)| router(subnet)).into_iter();
     let gateways = gateways.chain(branch.ipv6.map(|_| GATEWAY_IPV6.into())).collect();
     let address = |address| PodAddress {
         address,
-        gateway: gateway(Family::of(address), 0),
+        gateway: pod_gateway(Family::of(address), 0),
         only_on_node: false,
         table: Table::MAIN,
     };

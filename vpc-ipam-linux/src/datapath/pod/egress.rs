@@ -8,7 +8,8 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use sha1::{Digest as _, Sha1};
 
-use crate::datapath::nat::{EGRESS_IPV4, EGRESS_IPV6};
+use crate::datapath::numbering::pod_gateway;
+use crate::datapath::numbering::{EGRESS_IPV4, EGRESS_IPV6};
 use crate::state::apply::ApplyError;
 use crate::{
     Family, KernelChange, LinkId, LinkIndex, Netlink, NetlinkError, Protocol, Refused, Route, Table,
@@ -104,7 +105,7 @@ pub(crate) fn among<'a>(
 pub(crate) fn with(interface: &PodInterface, address: IpAddr) -> PodInterface {
     let mut interface = interface.clone();
     interface.egress = None;
-    let gateway = super::gateway(Family::of(address), 0);
+    let gateway = pod_gateway(Family::of(address), 0);
     let table = Table::MAIN;
     interface.addresses.push(PodAddress { address, gateway, only_on_node: true, table });
     interface

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{PRIORITY_IN_POD, PodAddress, PodInterface};
+use super::{PodAddress, PodInterface};
+use crate::datapath::numbering::PRIORITY_IN_POD;
 use crate::{
     Family, KernelChange, Leads, LinkIndex, Netlink, NetlinkError, Object, Protocol, RouteEntry,
     Rule, Table,

@@ -11,7 +11,7 @@ use netlink_packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
-use super::{exchange, wire};
+use super::{codec, exchange};
 use crate::datapath::aws_cni;
 use crate::node::{KernelEvent, OfLinks};
 use crate::{
@@ -48,14 +48,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
     let mut alias = None;
     for attribute in &message.attributes {
         match attribute {
-            LinkAttribute::IfName(it) => name = wire::text(it.as_bytes()),
-            LinkAttribute::IfAlias(it) => alias = Some(wire::text(it.as_bytes())),
+            LinkAttribute::IfName(it) => name = codec::text(it.as_bytes()),
+            LinkAttribute::IfAlias(it) => alias = Some(codec::text(it.as_bytes())),
             LinkAttribute::Address(it) => mac = it.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(it) => mtu = *it,
             LinkAttribute::Link(it) => lower = Some(LinkIndex(*it)).filter(|it| it.0 > 0),
             LinkAttribute::LinkInfo(infos) => {
                 kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(wire::text(kind.to_string().as_bytes())),
+                    LinkInfo::Kind(kind) => Some(codec::text(kind.to_string().as_bytes())),
                     _ => None,
                 });
             }
@@ -78,7 +78,7 @@ fn address(message: &AddressMessage, gone: bool) -> Option<KernelEvent> {
         }
     }
     let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
-    let address = Address { net, scope: wire::scope_of(message.header.scope.into()) };
+    let address = Address { net, scope: codec::scope_of(message.header.scope.into()) };
     Some(KernelEvent::Address { link: LinkIndex(message.header.index), address, gone })
 }
 
@@ -107,9 +107,10 @@ fn route(message: &RouteMessage) -> Option<RouteEntry> {
         }
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    let (scope, protocol) = (wire::scope_of(header.scope.into()), Protocol(header.protocol.into()));
+    let (scope, protocol) =
+        (codec::scope_of(header.scope.into()), Protocol(header.protocol.into()));
     let route = Route { table, destination, gateway, source, scope, metric, protocol };
-    Some(RouteEntry { route, leads: wire::leads(header.kind.into(), link.filter(|_| plain)) })
+    Some(RouteEntry { route, leads: codec::leads(header.kind.into(), link.filter(|_| plain)) })
 }
 
 fn rule(message: &RuleMessage) -> Option<Rule> {
@@ -118,7 +119,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
     let net = |address, len| of(family, address).and_then(|it| IpNet::new(it, len).ok());
     let mut rule = Rule::new(family, 0, Table(header.table.into()));
     rule.protocol = Protocol::UNSPECIFIED;
-    rule.action = wire::rule_action(header.action.into());
+    rule.action = codec::rule_action(header.action.into());
     rule.inverted = header.flags.contains(RuleFlags::Invert);
     rule.more = header.tos != 0;
     let (mut mark, mut mask) = (None, None);
@@ -126,7 +127,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
         match attribute {
             RuleAttribute::Destination(it) => rule.destination = net(*it, header.dst_len),
             RuleAttribute::Source(it) => rule.source = net(*it, header.src_len),
-            RuleAttribute::Iifname(it) => rule.input = Some(wire::text(it.as_bytes())),
+            RuleAttribute::Iifname(it) => rule.input = Some(codec::text(it.as_bytes())),
             RuleAttribute::Priority(it) => rule.priority = *it,
             RuleAttribute::FwMark(it) => mark = Some(*it),
             RuleAttribute::FwMask(it) => mask = Some(*it),
@@ -137,7 +138,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
             }
             // All ones: the route of any prefix length will do.
             RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
-            RuleAttribute::Other(it) if it.kind() == wire::FRA_PAD => {}
+            RuleAttribute::Other(it) if it.kind() == codec::FRA_PAD => {}
             _ => rule.more = true,
         }
     }
@@ -186,7 +187,7 @@ pub(crate) fn setting_events(datagram: &[u8]) -> Vec<KernelEvent> {
         }
         let family = family(AddressFamily::from(*message.payload.first()?))?;
         let (mut links, mut forwarding, mut rp_filter) = (None, None, None);
-        for (attribute, value) in wire::attributes(message.payload.get(NETCONFMSG_LEN..)?) {
+        for (attribute, value) in codec::attributes(message.payload.get(NETCONFMSG_LEN..)?) {
             let value = i32::from_ne_bytes(value.try_into().ok()?);
             match attribute {
                 NETCONFA_IFINDEX => {
@@ -232,8 +233,8 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<KernelEvent> {
     if kind == NFT_MSG_NEWGEN {
         return None;
     }
-    let attributes = || wire::attributes(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
-    let named = |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| wire::text(name));
+    let attributes = || codec::attributes(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
+    let named = |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| codec::text(name));
     let table = named(NFTA_TABLE)?;
     if ["vpc-ipam", "vpc-ipam-sources"].contains(&table.as_str()) {
         return Some(KernelEvent::Nat);

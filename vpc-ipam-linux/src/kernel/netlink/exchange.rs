@@ -8,11 +8,11 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::wire;
+use super::codec;
 use crate::{NetlinkError, Refusal};
 
 /// What carries datagrams to the kernel and back.
-pub(super) trait Wire {
+pub(super) trait Transport {
     fn send(&mut self, requests: &[u8]) -> io::Result<()>;
 
     /// Replaces what is in `answer` by the next datagram.
@@ -52,7 +52,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
-impl<W: Wire> Exchange<W> {
+impl<W: Transport> Exchange<W> {
     pub(super) fn new(wire: W) -> Self {
         let answer = Vec::with_capacity(ANSWER_LEN);
         Self { wire, sequence: 0, requests: Vec::new(), answer }
@@ -216,7 +216,7 @@ impl Message<'_> {
         };
         let says = attributes
             .filter(|_| self.flags & NLM_F_ACK_TLVS != 0)
-            .and_then(wire::text_of_extended_acknowledgement);
+            .and_then(codec::text_of_extended_acknowledgement);
         // The smallest number has no counterpart; no kernel says it.
         Ok(Some(Refusal { errno: code.checked_neg(), says }))
     }
@@ -353,7 +353,7 @@ mod tests {
         sequence: u32,
     }
 
-    impl Wire for Script {
+    impl Transport for Script {
         fn send(&mut self, requests: &[u8]) -> io::Result<()> {
             self.sent += 1;
             self.sequence = messages(requests).last().unwrap().unwrap().sequence;

@@ -11,11 +11,11 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::exchange::{Answer, Exchange, Request, Wire};
+use super::exchange::{Answer, Exchange, Request, Transport};
 use super::settings::LinkSettings;
-use super::{Netlink, NetlinkError, wire};
+use super::{Netlink, NetlinkError, codec};
 use crate::datapath::aws_cni;
-use crate::datapath::nat::{Place, Set};
+use crate::datapath::nat::{RuleSetBackend, Set};
 use crate::kernel::sysctl;
 use crate::{
     Address, AwsCniNat, Family, KernelChange, KernelEffect, Leads, Link, LinkIndex, Namespace,
@@ -33,9 +33,9 @@ pub struct KernelNetlink {
     visits: bool,
     nat_programs: NatPrograms,
     /// Where the rules of address translation are, once it is known.
-    nat_place: Option<Place>,
+    nat_place: Option<RuleSetBackend>,
     /// Where those are that check sources.
-    source_place: Option<Place>,
+    source_place: Option<RuleSetBackend>,
 }
 
 impl KernelNetlink {
@@ -121,7 +121,7 @@ impl KernelNetlink {
         decode: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
     ) -> Result<Vec<T>, NetlinkError> {
         // Asked for routes of a family that it does not have, the kernel lists those of all others.
-        let family = wire::family_of(request);
+        let family = codec::family_of(request);
         let decode = |payload: &[u8]| match payload.first() {
             Some(&other) if other != family => Ok(None),
             _ => decode(payload),
@@ -138,7 +138,7 @@ impl KernelNetlink {
     fn with_rules<R: Send>(
         &mut self,
         set: Set,
-        act: impl FnOnce(&mut Place) -> io::Result<R> + Send,
+        act: impl FnOnce(&mut RuleSetBackend) -> io::Result<R> + Send,
     ) -> Result<io::Result<R>, NamespaceError> {
         let Self { namespace, nat_programs: programs, .. } = self;
         let known = match set {
@@ -147,7 +147,7 @@ impl KernelNetlink {
         };
         let place = known.take();
         let (place, result) = namespace.run(|| {
-            let mut place = match place.map_or_else(|| Place::find(set, programs), Ok) {
+            let mut place = match place.map_or_else(|| RuleSetBackend::find(set, programs), Ok) {
                 Ok(place) => place,
                 Err(error) => return (None, Err(error)),
             };
@@ -239,35 +239,42 @@ fn is_alone(changes: &[KernelChange]) -> bool {
     matches!(changes, [change] if !matches!(change, KernelChange::Set(Object::Sysctl(_))))
 }
 
+impl Namespace {
+    /// Opens a netlink socket inside the namespace, usable from any thread.
+    pub fn netlink(&self) -> Result<KernelNetlink, NetlinkError> {
+        KernelNetlink::open(self)
+    }
+}
+
 impl Netlink for KernelNetlink {
     fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.exchange.dump("links", &wire::list_links(), wire::link)
+        self.exchange.dump("links", &codec::list_links(), codec::link)
     }
 
     fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        match self.ask(wire::get_link(name))? {
-            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| wire::link(payload)),
+        match self.ask(codec::get_link(name))? {
+            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| codec::link(payload)),
             Err(refusal) if refusal.is(&[Errno::NODEV]) => Ok(None),
             Err(refusal) => Err(NetlinkError::Refused { what: "link", refusal }),
         }
     }
 
     fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.list_of_link("addresses", &wire::list_addresses(Some(link)), link, wire::address)
+        self.list_of_link("addresses", &codec::list_addresses(Some(link)), link, codec::address)
     }
 
     fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        let Ok(payloads) = self.ask(wire::get_link_by_index(link))? else { return Ok(Vec::new()) };
+        let Ok(payloads) = self.ask(codec::get_link_by_index(link))? else { return Ok(Vec::new()) };
         let Some(payload) = payloads.first() else { return Ok(Vec::new()) };
-        let Some(other) = wire::link(payload)?.and_then(|link| link.lower) else {
+        let Some(other) = codec::link(payload)?.and_then(|link| link.lower) else {
             return Ok(Vec::new());
         };
-        let Some(namespace) = wire::namespace_of_other_end(payload) else {
+        let Some(namespace) = codec::namespace_of_other_end(payload) else {
             return self.addresses(other);
         };
-        let request = wire::list_addresses_in(namespace, other);
+        let request = codec::list_addresses_in(namespace, other);
         let decode = |payload: &[u8]| {
-            let found = wire::address(payload)?.filter(|(index, _)| *index == other);
+            let found = codec::address(payload)?.filter(|(index, _)| *index == other);
             Ok(found.map(|(_, address)| address))
         };
         match self.exchange.dump("addresses", &request, decode) {
@@ -280,9 +287,9 @@ impl Netlink for KernelNetlink {
     fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
-            let request = wire::list_routes(family, Some(link));
+            let request = codec::list_routes(family, Some(link));
             let decode = |payload: &[u8]| {
-                Ok(match wire::route(payload)? {
+                Ok(match codec::route(payload)? {
                     Some(RouteEntry { route, leads: Leads::Over(link) }) => Some((link, route)),
                     _ => None,
                 })
@@ -293,20 +300,20 @@ impl Netlink for KernelNetlink {
     }
 
     fn all_addresses(&mut self) -> Result<Vec<(LinkIndex, Address)>, NetlinkError> {
-        self.exchange.dump("addresses", &wire::list_addresses(None), wire::address)
+        self.exchange.dump("addresses", &codec::list_addresses(None), codec::address)
     }
 
     fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
-        self.list_of_family("routes", &wire::list_routes(family, None), wire::route)
+        self.list_of_family("routes", &codec::list_routes(family, None), codec::route)
     }
 
     fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
         // No route, and what `unreachable`, `prohibit`, a missing table and `blackhole` are answered with.
         const NONE: [Errno; 5] =
             [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::SRCH, Errno::INVAL];
-        match self.ask(wire::get_route(address))? {
+        match self.ask(codec::get_route(address))? {
             Ok(payloads) => {
-                let entry = payloads.first().map(|payload| wire::route(payload)).transpose()?;
+                let entry = payloads.first().map(|payload| codec::route(payload)).transpose()?;
                 Ok(match entry.flatten() {
                     Some(RouteEntry { route, leads: Leads::Over(link) }) => Some((link, route)),
                     _ => None,
@@ -318,11 +325,11 @@ impl Netlink for KernelNetlink {
     }
 
     fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.list_of_family("rules", &wire::list_rules(family), wire::rule)
+        self.list_of_family("rules", &codec::list_rules(family), codec::rule)
     }
 
     fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.list_of_link("neighbours", &wire::list_neighbours(link), link, wire::neighbour)
+        self.list_of_link("neighbours", &codec::list_neighbours(link), link, codec::neighbour)
     }
 
     fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
@@ -407,18 +414,18 @@ fn by_file(change: &KernelChange) -> Option<&Sysctl> {
 /// Returns the messages that make a change; none where it takes something else.
 fn requests(change: &KernelChange) -> Vec<Request> {
     match change {
-        KernelChange::AddVeth(veth) => vec![wire::add_veth(veth), wire::get_link(&veth.name)],
-        KernelChange::AddVlan(vlan) => vec![wire::add_vlan(vlan)],
-        KernelChange::AddRoute { link, route } => vec![wire::add_route(link.index, route)],
+        KernelChange::AddVeth(veth) => vec![codec::add_veth(veth), codec::get_link(&veth.name)],
+        KernelChange::AddVlan(vlan) => vec![codec::add_vlan(vlan)],
+        KernelChange::AddRoute { link, route } => vec![codec::add_route(link.index, route)],
         KernelChange::AddNeighbour { link, neighbour } => {
-            vec![wire::add_neighbour(link.index, *neighbour)]
+            vec![codec::add_neighbour(link.index, *neighbour)]
         }
-        KernelChange::AddBridge(bridge) => vec![wire::add_bridge(bridge)],
+        KernelChange::AddBridge(bridge) => vec![codec::add_bridge(bridge)],
         KernelChange::Join { port, bridge } => {
-            vec![wire::join(port.index, bridge.index), wire::isolate(port.index)]
+            vec![codec::join(port.index, bridge.index), codec::isolate(port.index)]
         }
-        KernelChange::RemoveLink { name } => vec![wire::remove_link(name)],
-        KernelChange::RemoveLinkByIndex(link) => vec![wire::remove_link_by_index(link.index)],
+        KernelChange::RemoveLink { name } => vec![codec::remove_link(name)],
+        KernelChange::RemoveLinkByIndex(link) => vec![codec::remove_link_by_index(link.index)],
         KernelChange::Set(object) => set(object).into_iter().collect(),
         KernelChange::Remove(object) => remove(object).into_iter().collect(),
     }
@@ -426,10 +433,10 @@ fn requests(change: &KernelChange) -> Vec<Request> {
 
 fn set(object: &Object) -> Option<Request> {
     match object {
-        Object::Address { link, address } => Some(wire::set_address(link.index, *address)),
-        Object::Route { link, route } => Some(wire::set_route(link.index, route)),
-        Object::Neighbour { link, neighbour } => Some(wire::set_neighbour(link.index, *neighbour)),
-        Object::Rule(rule) => Some(wire::set_rule(rule)),
+        Object::Address { link, address } => Some(codec::set_address(link.index, *address)),
+        Object::Route { link, route } => Some(codec::set_route(link.index, route)),
+        Object::Neighbour { link, neighbour } => Some(codec::set_neighbour(link.index, *neighbour)),
+        Object::Rule(rule) => Some(codec::set_rule(rule)),
         // The first two by the settings of their links.
         Object::Link { .. }
         | Object::Alias { .. }
@@ -442,12 +449,12 @@ fn set(object: &Object) -> Option<Request> {
 
 fn remove(object: &Object) -> Option<Request> {
     match object {
-        Object::Address { link, address } => Some(wire::remove_address(link.index, *address)),
-        Object::Route { link, route } => Some(wire::remove_route(link.index, route)),
+        Object::Address { link, address } => Some(codec::remove_address(link.index, *address)),
+        Object::Route { link, route } => Some(codec::remove_route(link.index, route)),
         Object::Neighbour { link, neighbour } => {
-            Some(wire::remove_neighbour(link.index, *neighbour))
+            Some(codec::remove_neighbour(link.index, *neighbour))
         }
-        Object::Rule(rule) => Some(wire::remove_rule(rule)),
+        Object::Rule(rule) => Some(codec::remove_rule(rule)),
         Object::Link { .. }
         | Object::Alias { .. }
         | Object::Sysctl(_)
@@ -464,7 +471,7 @@ fn is_without_family(refusal: &Refusal) -> bool {
 }
 
 fn veth_effect(payload: &[u8]) -> Result<KernelEffect, NetlinkError> {
-    let link = wire::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
+    let link = codec::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
     let (link, peer) = link.ok_or(NetlinkError::Decode { what: "veth without a peer" })?;
     Ok(KernelEffect::Veth { link, peer })
 }
@@ -500,7 +507,7 @@ impl KernelSocket {
     }
 }
 
-impl Wire for KernelSocket {
+impl Transport for KernelSocket {
     fn send(&mut self, requests: &[u8]) -> io::Result<()> {
         let sent = self.0.send_to(requests, &SocketAddr::new(0, 0), 0)?;
         if sent == requests.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }

@@ -1,7 +1,7 @@
 //! Settings of one link that travel in one message.
 
+use super::codec;
 use super::exchange::Request;
-use super::wire;
 use crate::{KernelChange, LinkIndex, Object};
 
 /// Settings of one link, so many as one message sets.
@@ -66,7 +66,7 @@ impl<'a> LinkSettings<'a> {
     }
 
     pub(super) fn request(&self) -> Request {
-        wire::set_link(self)
+        codec::set_link(self)
     }
 }
 

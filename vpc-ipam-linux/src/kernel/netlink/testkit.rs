@@ -6,8 +6,8 @@ use std::io;
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::exchange::{self, Exchange, Request, Wire};
-use super::{event, nftables, wire};
+use super::exchange::{self, Exchange, Request, Transport};
+use super::{codec, event, nftables};
 use crate::node::KernelEvent;
 use crate::testkit::{datagrams, same};
 use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, RuleAction};
@@ -18,30 +18,30 @@ use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, Rul
 /// of events, read the same.
 pub fn netlink_dump(bytes: &[u8]) -> Result<(), String> {
     let datagrams = datagrams(bytes);
-    let _ = list(&datagrams, wire::link);
-    for (link, address) in list(&datagrams, wire::address) {
-        let again = wire::address(&payload(wire::set_address(link, address)));
+    let _ = list(&datagrams, codec::link);
+    for (link, address) in list(&datagrams, codec::address) {
+        let again = codec::address(&payload(codec::set_address(link, address)));
         same("an address", &again.ok().flatten(), &Some((link, address)))?;
     }
-    for entry in list(&datagrams, wire::route) {
+    for entry in list(&datagrams, codec::route) {
         if let RouteEntry { route, leads: Leads::Over(link) } = entry {
             check_route(link, route)?;
         }
     }
-    for rule in list(&datagrams, wire::rule) {
+    for rule in list(&datagrams, codec::rule) {
         check_rule(&rule)?;
     }
-    for (link, neighbour) in list(&datagrams, wire::neighbour) {
-        let again = wire::neighbour(&payload(wire::set_neighbour(link, neighbour)));
+    for (link, neighbour) in list(&datagrams, codec::neighbour) {
+        let again = codec::neighbour(&payload(codec::set_neighbour(link, neighbour)));
         same("a neighbour", &again.ok().flatten(), &Some((link, neighbour)))?;
     }
     let _ = list(&datagrams, |payload| Ok(nftables::name(payload)));
-    let _ = exchange_with(&datagrams).batch(vec![wire::get_link("a"), wire::get_link("b")]);
+    let _ = exchange_with(&datagrams).batch(vec![codec::get_link("a"), codec::get_link("b")]);
     datagrams.iter().try_for_each(|datagram| check_events(datagram))
 }
 
 fn check_route(link: LinkIndex, route: Route) -> Result<(), String> {
-    let again = wire::route(&payload(wire::set_route(link, &route))).ok().flatten();
+    let again = codec::route(&payload(codec::set_route(link, &route))).ok().flatten();
     // The kernel tells of networks alone.
     let route = Route { destination: route.destination.trunc(), ..route };
     same("a route", &again, &Some(RouteEntry { route, leads: Leads::Over(link) }))
@@ -52,7 +52,7 @@ fn check_rule(rule: &Rule) -> Result<(), String> {
     if rule.more || rule.inverted || rule.action != RuleAction::Lookup {
         return Ok(());
     }
-    let again = wire::rule(&payload(wire::set_rule(rule))).ok().flatten();
+    let again = codec::rule(&payload(codec::set_rule(rule))).ok().flatten();
     same("a rule", &again.as_ref(), &Some(rule))
 }
 
@@ -67,17 +67,17 @@ fn check_events(datagram: &[u8]) -> Result<(), String> {
         Some(KernelEvent::Route { entry, .. }) => same(
             "a route that is told of",
             &Some(entry),
-            &wire::route(frame.payload).ok().flatten(),
+            &codec::route(frame.payload).ok().flatten(),
         ),
         Some(KernelEvent::Rule { rule, .. }) => {
-            same("a rule that is told of", &Some(rule), &wire::rule(frame.payload).ok().flatten())
+            same("a rule that is told of", &Some(rule), &codec::rule(frame.payload).ok().flatten())
         }
         Some(KernelEvent::Address { link, address, .. }) => {
-            let listed = wire::address(frame.payload).ok().flatten();
+            let listed = codec::address(frame.payload).ok().flatten();
             same("an address that is told of", &Some((link, address)), &listed)
         }
         Some(KernelEvent::Link { link, .. }) => {
-            same("a link that is told of", &Some(link), &wire::link(frame.payload).ok().flatten())
+            same("a link that is told of", &Some(link), &codec::link(frame.payload).ok().flatten())
         }
         _ => Ok(()),
     }
@@ -88,7 +88,7 @@ fn list<T>(
     datagrams: &[&[u8]],
     decode: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
 ) -> Vec<T> {
-    let list = exchange_with(datagrams).dump("objects", &wire::list_rules(Family::Ipv4), decode);
+    let list = exchange_with(datagrams).dump("objects", &codec::list_rules(Family::Ipv4), decode);
     list.unwrap_or_default()
 }
 
@@ -109,7 +109,7 @@ fn payload(request: Request) -> Vec<u8> {
 /// Answers with datagrams, whatever is asked. The first request has the number 1.
 struct Script<'a>(VecDeque<&'a [u8]>);
 
-impl Wire for Script<'_> {
+impl Transport for Script<'_> {
     fn send(&mut self, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
