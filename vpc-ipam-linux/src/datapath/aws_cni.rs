@@ -10,7 +10,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::datapath::nat::{Iptables, Kind, NatPrograms};
-use crate::kernel::netlink::nft_tables;
 use crate::kernel::process::{WAIT_FOR_LOCK, run};
 use crate::{Conflict, Family};
 
@@ -123,14 +122,13 @@ fn likely_author(rule: &str) -> &'static str {
     found.map_or("an administrator, or another network program", |(_, author)| author)
 }
 
-/// Lists what there is in the calling thread's namespace. What is there and cannot be listed is told so.
-pub(crate) fn list(programs: &NatPrograms) -> io::Result<AwsCniNat> {
-    let nftables = nft_tables()?;
+/// Lists what there is in the calling thread's namespace, where nftables has these tables. The answer names what cannot be listed.
+pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<AwsCniNat> {
     let of_iptables = |names: &[String]| -> Vec<&'static str> {
         TABLES.into_iter().filter(|table| names.iter().any(|name| name == table)).collect()
     };
     let there = [
-        (Kind::Nftables, of_iptables(&nftables)),
+        (Kind::Nftables, of_iptables(nftables)),
         // To list tables of this kind makes the kernel make them, so it is asked first which there are.
         (Kind::Legacy, of_iptables(&legacy_tables()?)),
     ];
@@ -185,7 +183,7 @@ fn legacy_tables() -> io::Result<Vec<String>> {
 }
 
 /// Looks at tables of iptables by way of nft, which shows the names of chains and no comments, and returns why it cannot be told
-/// what of them is the peer's.
+/// what of them belongs to amazon-vpc-cni-k8s.
 fn seen_by_nft(nft: &Path, tables: &[&str], why: &str) -> Vec<String> {
     let not_told = |table: &&str| {
         let arguments = ["--stateless", "--numeric", "list", "table", "ip", table];

@@ -1,5 +1,6 @@
 //! How this crate reads and changes a network namespace.
 
+mod attribute;
 mod codec;
 #[cfg(feature = "watch")]
 mod event;
@@ -23,7 +24,6 @@ use crate::{
 pub(crate) use event::{nft_events, routing_event, setting_events};
 pub(crate) use exchange::{Framed, frames};
 pub use kernel::KernelNetlink;
-pub(crate) use nftables::nft_tables;
 pub use port::{PortOwner, port_owner};
 
 /// One network namespace, to be read and changed.
@@ -266,7 +266,7 @@ pub enum NetlinkError {
         /// Why.
         source: io::Error,
     },
-    /// What the peer left could not be listed.
+    /// What amazon-vpc-cni-k8s left could not be listed.
     #[error("list the rules that amazon-vpc-cni-k8s left")]
     AwsCniNat {
         /// Why.

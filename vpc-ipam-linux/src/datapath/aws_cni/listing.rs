@@ -1,13 +1,13 @@
-//! What is the peer's in the listings of iptables-save and nft.
+//! What belongs to amazon-vpc-cni-k8s in the listings of iptables-save and nft.
 
-/// The tables of iptables that have rules of the peer. Others may have what looks like it.
+/// The tables of iptables that have rules of amazon-vpc-cni-k8s. Other tables may have what looks like it.
 pub(crate) const TABLES: [&str; 2] = ["nat", "mangle"];
 
 /// What there is in one table of iptables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SavedTable {
     pub(super) name: String,
-    /// The peer's rules in chains that are not its own, as `iptables-save` prints them behind `-A `.
+    /// The rules of amazon-vpc-cni-k8s in chains that are not its own, as `iptables-save` prints them behind `-A `.
     pub(super) rules: Vec<String>,
     /// Its chains.
     pub(super) chains: Vec<String>,
@@ -15,10 +15,10 @@ pub(super) struct SavedTable {
     pub(super) users: Vec<String>,
 }
 
-/// What the names of the peer's chains begin with; a number follows.
+/// What the names of the chains of amazon-vpc-cni-k8s begin with; a number follows.
 const CHAINS: [&str; 2] = ["AWS-SNAT-CHAIN-", "AWS-CONNMARK-CHAIN-"];
 
-/// The comments of the peer's rules in chains that are not its own; the last is that of versions that had no chains.
+/// The comments of the rules of amazon-vpc-cni-k8s in chains that are not its own; the last is that of versions that had no chains.
 const COMMENTS: [&str; 5] = [
     "AWS SNAT CHAIN",
     "AWS, primary ENI",
@@ -87,7 +87,7 @@ fn incompatible_table(line: &str) -> Option<&str> {
     rest.contains("incompatible").then_some(name)
 }
 
-/// Returns what in a listing of nft may be the peer's, in words; nft shows no comments of iptables.
+/// Returns what in a listing of nft may belong to amazon-vpc-cni-k8s, in words; nft shows no comments of iptables.
 pub(super) fn signs_in_nft(listing: &str) -> Option<String> {
     let chain = |line: &str| -> Option<String> {
         let name = line.trim().strip_prefix("chain ")?.strip_suffix(" {")?.trim_matches('"');
@@ -103,13 +103,13 @@ pub(super) fn signs_in_nft(listing: &str) -> Option<String> {
     Some(format!("has a rule that may be its own ({})", rule.trim()))
 }
 
-/// Returns whether a chain is the peer's.
+/// Returns whether a chain belongs to amazon-vpc-cni-k8s.
 pub(crate) fn is_chain(name: &str) -> bool {
     let number = |prefix| name.strip_prefix(prefix).map(|rest: &str| rest.parse::<u32>());
     CHAINS.into_iter().filter_map(number).any(|number| number.is_ok())
 }
 
-/// Returns whether bytes hold the comment of a rule of the peer as iptables-nft hands it to the kernel.
+/// Returns whether bytes hold the comment of a rule of amazon-vpc-cni-k8s as iptables-nft hands it to the kernel.
 #[cfg(feature = "watch")]
 pub(crate) fn has_comment(rule: &[u8]) -> bool {
     let ends = |text: &[u8], len: usize| text.get(len).is_none_or(|byte| *byte == 0);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_the_peer_are_told_from_those_of_others() {
+    fn rules_of_amazon_vpc_cni_k8s_are_told_from_those_of_other_programs() {
         use RuleOwner::{AwsCni, Others, Users};
         let cases = [
             (r#"POSTROUTING -m comment --comment "AWS SNAT CHAIN" -j AWS-SNAT-CHAIN-0"#, AwsCni),

@@ -6,7 +6,7 @@ use netlink_packet_core::NlasIterator;
 
 use super::{CTA_ID, CTA_TUPLE_ORIG, CTA_ZONE, Entry, IpAddr, entry, source};
 use crate::kernel::netlink::{Framed, frames};
-use crate::testkit::{datagrams, same};
+use crate::testkit::check::{datagrams, same};
 
 /// Reads datagrams as the connections that the kernel lists, of an IPv4 and an IPv6 address that the first bytes are.
 ///

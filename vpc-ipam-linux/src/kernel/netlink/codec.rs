@@ -7,7 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
@@ -24,6 +24,7 @@ use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleMessag
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
+use super::attribute::{attributes, text};
 use super::exchange::Request;
 use super::settings::LinkSettings;
 use crate::{
@@ -40,7 +41,7 @@ pub(super) fn add_veth(veth: &Veth) -> Request {
         LinkAttribute::NetNsFd(veth.peer.namespace.as_fd().as_raw_fd()),
     ];
     let mut message = LinkMessage::default();
-    // Up from birth; the peer cannot be, the kernel answers ENOTCONN. Until it is there is no carrier, so nothing is sent
+    // Up from birth; the other end cannot be, the kernel answers ENOTCONN. Until it is there is no carrier, so nothing is sent
     // or received before the sysctls of this end are set.
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
@@ -225,7 +226,7 @@ fn address_message(link: LinkIndex, Address { net, scope }: Address) -> AddressM
             message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
         }
         IpNet::V4(_) => {}
-        // EC2 gave the address to nobody else, and until the kernel had asked around nothing could use it.
+        // EC2 assigned the address to no other host, and until the kernel had asked around nothing could use it.
         IpNet::V6(_) => flags |= AddressFlags::Nodad,
     }
     if !flags.is_empty() {
@@ -638,12 +639,6 @@ pub(super) fn neighbour(payload: &[u8]) -> Result<Option<(LinkIndex, Neighbour)>
     Ok(Some((index, Neighbour { address, mac })))
 }
 
-/// Reads the words that the kernel attached to an error.
-pub(super) fn text_of_extended_acknowledgement(bytes: &[u8]) -> Option<String> {
-    const NLMSGERR_ATTR_MSG: u16 = 1;
-    attributes(bytes).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, value)| text(value))
-}
-
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -654,23 +649,8 @@ fn header<'a, const N: usize>(
     payload.first_chunk().ok_or(NetlinkError::Decode { what })
 }
 
-/// Returns the attributes up to the first that is cut short.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    const HEADER_LEN: usize = 4;
-    NlasIterator::new(bytes).map_while(|attribute| {
-        let attribute = attribute.ok()?;
-        let (kind, len) = (attribute.kind(), usize::from(attribute.length()));
-        Some((kind, attribute.into_inner().get(HEADER_LEN..len)?))
-    })
-}
-
 fn number(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_ne_bytes)
-}
-
-pub(super) fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {

@@ -11,7 +11,7 @@ use netlink_packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
-use super::{codec, exchange};
+use super::{attribute, codec, exchange};
 use crate::datapath::aws_cni;
 use crate::node::{KernelEvent, OfLinks};
 use crate::{
@@ -48,14 +48,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
     let mut alias = None;
     for attribute in &message.attributes {
         match attribute {
-            LinkAttribute::IfName(it) => name = codec::text(it.as_bytes()),
-            LinkAttribute::IfAlias(it) => alias = Some(codec::text(it.as_bytes())),
+            LinkAttribute::IfName(it) => name = attribute::text(it.as_bytes()),
+            LinkAttribute::IfAlias(it) => alias = Some(attribute::text(it.as_bytes())),
             LinkAttribute::Address(it) => mac = it.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(it) => mtu = *it,
             LinkAttribute::Link(it) => lower = Some(LinkIndex(*it)).filter(|it| it.0 > 0),
             LinkAttribute::LinkInfo(infos) => {
                 kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(codec::text(kind.to_string().as_bytes())),
+                    LinkInfo::Kind(kind) => Some(attribute::text(kind.to_string().as_bytes())),
                     _ => None,
                 });
             }
@@ -127,7 +127,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
         match attribute {
             RuleAttribute::Destination(it) => rule.destination = net(*it, header.dst_len),
             RuleAttribute::Source(it) => rule.source = net(*it, header.src_len),
-            RuleAttribute::Iifname(it) => rule.input = Some(codec::text(it.as_bytes())),
+            RuleAttribute::Iifname(it) => rule.input = Some(attribute::text(it.as_bytes())),
             RuleAttribute::Priority(it) => rule.priority = *it,
             RuleAttribute::FwMark(it) => mark = Some(*it),
             RuleAttribute::FwMask(it) => mask = Some(*it),
@@ -187,7 +187,7 @@ pub(crate) fn setting_events(datagram: &[u8]) -> Vec<KernelEvent> {
         }
         let family = family(AddressFamily::from(*message.payload.first()?))?;
         let (mut links, mut forwarding, mut rp_filter) = (None, None, None);
-        for (attribute, value) in codec::attributes(message.payload.get(NETCONFMSG_LEN..)?) {
+        for (attribute, value) in attribute::attributes(message.payload.get(NETCONFMSG_LEN..)?) {
             let value = i32::from_ne_bytes(value.try_into().ok()?);
             match attribute {
                 NETCONFA_IFINDEX => {
@@ -207,7 +207,7 @@ pub(crate) fn setting_events(datagram: &[u8]) -> Vec<KernelEvent> {
     exchange::messages(datagram).map_while(Result::ok).filter_map(event).collect()
 }
 
-/// Reads a datagram of nftables: whether it is about our table, or tells of something new of the peer's.
+/// Reads a datagram of nftables: whether it is about our table, or of something new of amazon-vpc-cni-k8s.
 pub(crate) fn nft_events(datagram: &[u8]) -> Vec<KernelEvent> {
     let mut events = Vec::new();
     for message in exchange::messages(datagram).map_while(Result::ok) {
@@ -233,8 +233,9 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<KernelEvent> {
     if kind == NFT_MSG_NEWGEN {
         return None;
     }
-    let attributes = || codec::attributes(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
-    let named = |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| codec::text(name));
+    let attributes = || attribute::attributes(message.payload.get(NFGENMSG_LEN..).unwrap_or(&[]));
+    let named =
+        |kind| attributes().find(|(it, _)| *it == kind).map(|(_, name)| attribute::text(name));
     let table = named(NFTA_TABLE)?;
     if ["vpc-ipam", "vpc-ipam-sources"].contains(&table.as_str()) {
         return Some(KernelEvent::Nat);

@@ -8,7 +8,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::codec;
+use super::attribute;
 use crate::{NetlinkError, Refusal};
 
 /// What carries datagrams to the kernel and back.
@@ -41,7 +41,7 @@ pub(super) type Answer = Result<Vec<Vec<u8>>, Refusal>;
 /// first is read, and a socket's queue takes 208 kB unless the administrator changed it.
 const BATCH_MAX: usize = 64;
 
-/// How often a list is read again that changed while it was read. The peer found 5 enough.
+/// How often a list is read again that changed while it was read. amazon-vpc-cni-k8s finds 5 enough.
 const DUMP_TRIES: usize = 5;
 
 /// The kernel makes datagrams of at most 32 kB unless a single message needs more.
@@ -216,7 +216,7 @@ impl Message<'_> {
         };
         let says = attributes
             .filter(|_| self.flags & NLM_F_ACK_TLVS != 0)
-            .and_then(codec::text_of_extended_acknowledgement);
+            .and_then(attribute::text_of_extended_acknowledgement);
         // The smallest number has no counterpart; no kernel says it.
         Ok(Some(Refusal { errno: code.checked_neg(), says }))
     }

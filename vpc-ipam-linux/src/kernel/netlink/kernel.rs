@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::exchange::{Answer, Exchange, Request, Transport};
+use super::nftables::nft_tables;
 use super::settings::LinkSettings;
 use super::{Netlink, NetlinkError, codec};
 use crate::datapath::aws_cni;
@@ -226,7 +227,7 @@ impl KernelNetlink {
                 written.into_iter().collect::<io::Result<()>>().map_err(Refusal::from)
             }
             _ => match LinkSettings::of(core::slice::from_ref(change)) {
-                Some((settings, _)) => self.ask(settings.request())?.map(drop),
+                Some((settings, _)) => self.ask(codec::set_link(&settings))?.map(drop),
                 None => Ok(()),
             },
         };
@@ -356,7 +357,7 @@ impl Netlink for KernelNetlink {
     }
 
     fn aws_cni_nat(&mut self) -> Result<AwsCniNat, NetlinkError> {
-        let listed = self.namespace.run(|| aws_cni::list(&self.nat_programs))?;
+        let listed = self.namespace.run(|| aws_cni::list(&self.nat_programs, &nft_tables()?))?;
         listed.map_err(|source| NetlinkError::AwsCniNat { source })
     }
 
@@ -371,7 +372,7 @@ impl Netlink for KernelNetlink {
             let first = next;
             if let Some((settings, count)) = LinkSettings::of(&changes[first..]) {
                 next += count;
-                gathered.push((first..next, settings.request()));
+                gathered.push((first..next, codec::set_link(&settings)));
                 continue;
             }
             next += 1;

@@ -9,7 +9,7 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::codec;
+use super::attribute;
 use super::exchange::{Framed, frames};
 
 // From linux/netfilter/nfnetlink.h and nf_tables.h.
@@ -66,9 +66,9 @@ fn list() -> io::Result<Vec<String>> {
 
 /// Reads the message about a table.
 pub(super) fn name(payload: &[u8]) -> Option<String> {
-    let mut attributes = codec::attributes(payload.get(NFGENMSG_LEN..)?);
+    let mut attributes = attribute::attributes(payload.get(NFGENMSG_LEN..)?);
     let (_, name) = attributes.find(|(kind, _)| *kind == NFTA_TABLE_NAME)?;
-    Some(codec::text(name))
+    Some(attribute::text(name))
 }
 
 fn is(error: &io::Error, errnos: &[Errno]) -> bool {

@@ -1,7 +1,5 @@
 //! Settings of one link that travel in one message.
 
-use super::codec;
-use super::exchange::Request;
 use crate::{KernelChange, LinkIndex, Object};
 
 /// Settings of one link, so many as one message sets.
@@ -63,10 +61,6 @@ impl<'a> LinkSettings<'a> {
             self.index = self.index.or(index);
         }
         first || same
-    }
-
-    pub(super) fn request(&self) -> Request {
-        codec::set_link(self)
     }
 }
 

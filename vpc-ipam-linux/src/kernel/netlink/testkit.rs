@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::exchange::{self, Exchange, Request, Transport};
 use super::{codec, event, nftables};
 use crate::node::KernelEvent;
-use crate::testkit::{datagrams, same};
+use crate::testkit::check::{datagrams, same};
 use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, RuleAction};
 
 /// Reads datagrams as the answer to every list that this crate asks for, and as what the kernel tells unasked.
@@ -64,20 +64,18 @@ fn check_events(datagram: &[u8]) -> Result<(), String> {
     };
     let Some(Ok(frame)) = exchange::messages(datagram).next() else { return Ok(()) };
     match event::routing_event(&message) {
-        Some(KernelEvent::Route { entry, .. }) => same(
-            "a route that is told of",
-            &Some(entry),
-            &codec::route(frame.payload).ok().flatten(),
-        ),
+        Some(KernelEvent::Route { entry, .. }) => {
+            same("a route of an event", &Some(entry), &codec::route(frame.payload).ok().flatten())
+        }
         Some(KernelEvent::Rule { rule, .. }) => {
-            same("a rule that is told of", &Some(rule), &codec::rule(frame.payload).ok().flatten())
+            same("a rule of an event", &Some(rule), &codec::rule(frame.payload).ok().flatten())
         }
         Some(KernelEvent::Address { link, address, .. }) => {
             let listed = codec::address(frame.payload).ok().flatten();
-            same("an address that is told of", &Some((link, address)), &listed)
+            same("an address of an event", &Some((link, address)), &listed)
         }
         Some(KernelEvent::Link { link, .. }) => {
-            same("a link that is told of", &Some(link), &codec::link(frame.payload).ok().flatten())
+            same("a link of an event", &Some(link), &codec::link(frame.payload).ok().flatten())
         }
         _ => Ok(()),
     }

@@ -3,7 +3,7 @@
 use super::{
     DIGEST_CHAIN, NatActual, NatDigest, digest_chain_in, digest_of, recognise, without_digest,
 };
-use crate::testkit::same;
+use crate::testkit::check::same;
 
 /// Checks that a listing is recognised as it was when its digest was written, and not if anything is added.
 pub(crate) fn check_listing(listing: &str) -> Result<(), String> {
