@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use vpc_ipam_core::{ConfigProblem, ConfigWarning, Vars};
 
-/// How the operator wants the node's network, as the peer's variables say.
+/// How the operator wants the node's network, as the variables of amazon-vpc-cni-k8s say.
 ///
 /// ```
 /// use vpc_ipam_linux::{HostConfig, SnatPorts};
@@ -84,7 +84,7 @@ pub struct VethPrefixError {
 
 const EXPECTED_PREFIX: &str = "1 to 4 letters, digits, dashes or underscores, not eth, lo or vlan";
 
-/// The bits that the peer takes where nothing else is configured.
+/// The bits that amazon-vpc-cni-k8s takes where nothing else is configured.
 const MARK: NonZeroU32 = NonZeroU32::new(0x80).unwrap();
 
 impl Default for HostConfig {
@@ -330,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_mean_what_they_mean_to_the_peer() {
+    fn variables_mean_what_they_mean_to_amazon_vpc_cni_k8s() {
         let default = HostConfig::default;
         let cidrs = |cidrs: &[&str]| cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
         let mark = |mark| NonZeroU32::new(mark).unwrap();

@@ -187,7 +187,7 @@ impl Lab {
         }
     }
 
-    /// Does in the kernel what the cloud did in its model. Changes of instances other than the layout's two are nobody's
+    /// Does in the kernel what the cloud did in its model. Changes of instances other than the layout's two are not
     /// here. [`link_name`] tells how the link of an ENI is called.
     pub fn apply(&mut self, change: &Change) -> Result<(), ChangeError> {
         match change {

@@ -1,5 +1,5 @@
-//! The whole node: what it should hold for itself, its ENIs and its pods, together, so that also what nobody asked for
-//! any more is found.
+//! The whole node: what it should hold for itself, its ENIs and its pods, together, so that what no
+//! ENI or pod needs any more is found too.
 
 mod adopted;
 mod conflict;
@@ -685,8 +685,8 @@ impl NodeNetwork {
         actual.rules.iter().filter(is_orphan).collect()
     }
 
-    /// Returns whether an address may be one of an ENI: whoever makes rules without giving a priority makes them where the peer
-    /// makes those of ENIs, for any address.
+    /// Returns whether an address may be one of an ENI: a rule made without a priority gets the one that amazon-vpc-cni-k8s
+    /// has for ENIs, for any address.
     fn is_in_vpc(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => {
@@ -725,7 +725,7 @@ impl State {
     }
 }
 
-/// Returns what of the peer cannot be told.
+/// Returns what of amazon-vpc-cni-k8s cannot be listed.
 fn not_told(actual: &Actual) -> Vec<String> {
     let why = actual.aws_cni_nat.not_told().iter();
     why.map(|why| format!("cannot tell what amazon-vpc-cni-k8s left: {why}")).collect()
@@ -741,8 +741,8 @@ fn is_refused(difference: &Difference, refused: &[Refused]) -> bool {
 
 /// Returns what the node should hold for an interface of a pod whose link is there.
 ///
-/// The pod's network configuration may name the link otherwise and give it another MTU than the daemon would, and whoever
-/// called the plugin had a say in that: both are as they are.
+/// The pod's network configuration may name the link otherwise and give it another MTU than the daemon would, and the
+/// caller of the plugin had a say in that: both are as they are.
 fn of_pod(interface: &PodInterface, there: &Link, table: Table, egress: Option<&IpAddr>) -> State {
     let mut interface = match egress {
         Some(address) => egress::with(interface, *address),
@@ -758,7 +758,7 @@ fn of_pod(interface: &PodInterface, there: &Link, table: Table, egress: Option<&
     state
 }
 
-/// Returns the table to which a rule of ours, or of the peer, leads what an interface of a pod sends; on the primary ENI it
+/// Returns the table to which a rule of ours, or of amazon-vpc-cni-k8s, leads what an interface of a pod sends; on the primary ENI it
 /// needs no rule.
 fn table_of_rule(interface: &PodInterface, rules: &[Rule]) -> Option<Table> {
     if interface.table == Table::MAIN {

@@ -194,7 +194,7 @@ pub fn desired(eni: &EniLink, link: &LinkId, table: &EniTable) -> State {
 
 /// Returns what concerns the ENI's own address of one family.
 fn address_of(link: &LinkId, net: IpNet) -> State {
-    // In main the subnet is the primary ENI's. The kernel leads it here when somebody else gives the link its address; with
+    // In main the subnet is the primary ENI's. The kernel leads it here when another program adds the address to the link; with
     // that as the source, if it is IPv4.
     let in_main = Route::on_link(Table::MAIN, net.trunc());
     let source = Some(net.addr()).filter(IpAddr::is_ipv4);

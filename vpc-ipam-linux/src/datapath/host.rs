@@ -61,7 +61,7 @@ pub(crate) fn routing(config: &HostConfig, facts: &HostFacts) -> State {
         if config.node_port || !config.external_snat {
             state.wanted.push(Object::Rule(rule.clone()));
         }
-        // Rules of ours with another mark are of an earlier configuration. Nobody's rule with ours is the peer's.
+        // Rules of ours with another mark are of an earlier configuration. One with ours and without a protocol is amazon-vpc-cni-k8s's.
         let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule };
         state.claims.extend([any_of_ours(mark_rule(family)), Claim::Rules(peers)]);
         state.append(local_rule(family, config, facts));

@@ -44,7 +44,7 @@ pub struct Nat(pub(crate) RuleSet);
 pub enum NatActual {
     /// None of ours.
     Absent,
-    /// Rules of ours that are as nobody knows them: made in part, or changed by somebody else.
+    /// Rules of ours that are not as they were made: made in part, or changed by another program.
     Altered,
     /// Rules of ours that are as they were made, from the text with this digest.
     Intact(NatDigest),
@@ -174,7 +174,7 @@ impl fmt::Display for RuleSet {
 }
 
 /// What is to be done with the packets of one family.
-struct Plan<'a> {
+struct NatPlan<'a> {
     family: Family,
     /// The link of the primary ENI.
     primary: &'a str,
@@ -184,7 +184,7 @@ struct Plan<'a> {
     ports: SnatPorts,
     /// Packets of pods that take the primary ENI's address.
     translated: Option<Translated>,
-    /// A range for pods that only the node knows; it is translated whatever the destination, and nobody else gets there.
+    /// A range for pods that only the node knows; it is translated whatever the destination, and no other host gets there.
     hidden: Option<Hidden>,
     /// Whether connections that come in by the primary ENI for the node are marked.
     node_port: bool,
@@ -212,8 +212,8 @@ impl Nat {
 
     /// Writes the rules for a node.
     pub fn render(config: &HostConfig, facts: &HostFacts) -> Self {
-        let plans = [Family::Ipv4, Family::Ipv6].map(|family| Plan::new(family, config, facts));
-        let plans: Vec<_> = plans.into_iter().filter(Plan::does_anything).collect();
+        let plans = [Family::Ipv4, Family::Ipv6].map(|family| NatPlan::new(family, config, facts));
+        let plans: Vec<_> = plans.into_iter().filter(NatPlan::does_anything).collect();
         if plans.is_empty() {
             return Self::none();
         }
@@ -255,7 +255,7 @@ impl NatDigest {
     }
 }
 
-impl<'a> Plan<'a> {
+impl<'a> NatPlan<'a> {
     fn new(family: Family, config: &'a HostConfig, facts: &'a HostFacts) -> Self {
         let pods_use = match family {
             Family::Ipv4 => facts.families.ipv4().is_some(),

@@ -7,28 +7,28 @@ use vpc_ipam_core::{Card, DeviceIndex};
 
 use crate::kernel::network::{Family, Table};
 
-/// The place of the rule by which the node reaches the pod.
+/// The priority of the rule by which the node reaches the pod.
 pub(crate) const PRIORITY_TO_POD: u32 = 512;
 
-/// The place of the rules that lead what comes in by the links of a pod on a branch ENI to the ENI's table.
+/// The priority of the rules that lead what comes in by the links of a pod on a branch ENI to the ENI's table.
 pub(crate) const PRIORITY_BRANCH: u32 = 10;
 
-/// Where the rule of the host's own addresses makes way for those.
+/// The priority to which the rule of the host's own addresses moves to make way for those.
 pub(crate) const PRIORITY_LOCAL: u32 = 20;
 
-/// The place of the rule that leads marked packets to the main table.
+/// The priority of the rule that leads marked packets to the main table.
 pub(crate) const PRIORITY_MARK: u32 = 1024;
 
-/// The place of the rules that lead to Services outside of the VPC by the main table.
+/// The priority of the rules that lead to Services outside of the VPC by the main table.
 pub(crate) const PRIORITY_SERVICE: u32 = 1535;
 
-/// The place of the rule that leads what the pod sends to the table of its ENI.
+/// The priority of the rule that leads what the pod sends to the table of its ENI.
 pub(crate) const PRIORITY_FROM_POD: u32 = 1536;
 
-/// The place of the rule that leads what an ENI's own address sends to the ENI's table.
+/// The priority of the rule that leads what an ENI's own address sends to the ENI's table.
 pub(crate) const PRIORITY_ENI: u32 = 32765;
 
-/// The place, inside the pod, of the rule that leads what an address sends to the table of its interface.
+/// The priority, inside the pod, of the rule that leads what an address sends to the table of its interface.
 pub(crate) const PRIORITY_IN_POD: u32 = 1;
 
 /// Returns the route table of a secondary ENI: the device's number and one on the first network card, and the numbers that
@@ -60,11 +60,11 @@ pub(crate) fn pod_gateway(family: Family, number: u8) -> IpAddr {
     }
 }
 
-/// Where pods of an IPv6 cluster get an IPv4 address that only their node knows; the peer's.
+/// Where pods of an IPv6 cluster get an IPv4 address that only their node knows; the range of amazon-vpc-cni-k8s.
 pub(crate) const EGRESS_IPV4: Ipv4Net =
     Ipv4Net::new_assert(core::net::Ipv4Addr::new(169, 254, 172, 0), 22);
 
-/// Where pods of an IPv4 cluster get an IPv6 address that only their node knows; the peer's.
+/// Where pods of an IPv4 cluster get an IPv6 address that only their node knows; the range of amazon-vpc-cni-k8s.
 pub(crate) const EGRESS_IPV6: Ipv6Net =
     Ipv6Net::new_assert(core::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xac, 0), 118);
 

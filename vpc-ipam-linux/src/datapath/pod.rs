@@ -129,7 +129,7 @@ pub struct PodAddress {
     pub address: IpAddr,
     /// The next hop: on no network, known to the pod as the host's end of the veth.
     pub gateway: IpAddr,
-    /// Whether nobody but the node knows the address; it translates what is sent from it.
+    /// Whether only the node knows the address; it translates what is sent from it.
     pub only_on_node: bool,
     /// The route table in the pod that has the default route: main, or one to which a rule leads what the address sends. For the
     /// first interface that is main unless the pod has the default route of another network there when it is added.
@@ -981,7 +981,7 @@ fn is_to_pod(host: &mut dyn Netlink, link: LinkIndex, route: &Route) -> Result<b
     }))
 }
 
-/// Removes until there is nothing left to remove: earlier versions of the peer left several rules for one address.
+/// Removes until there is nothing left to remove: earlier versions of amazon-vpc-cni-k8s left several rules for one address.
 fn remove_all_alike(
     host: &mut dyn Netlink,
     mut changes: Vec<KernelChange>,

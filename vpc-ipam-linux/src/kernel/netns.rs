@@ -87,7 +87,7 @@ impl Namespace {
             }
             other => NamespaceError::Open { path: owned(), source: other.into() },
         };
-        // What is there may be a pipe to which nobody writes.
+        // What is there may be a pipe to which no process writes.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         // A runtime keeps a namespace by mounting it over a plain file, which is what remains when the mount goes.
@@ -141,7 +141,7 @@ impl Namespace {
 
     /// Runs a function inside the namespace on the calling thread itself, which is back where it was afterwards.
     ///
-    /// For programs that have one thread and end soon, to which another is the dearest part: elsewhere, whoever looks for
+    /// For programs that have one thread and end soon, to which another is the dearest part: elsewhere, a program that looks for
     /// the namespace of the process meanwhile may find this one, so [`Namespace::run`] is the one to take. Who may not
     /// return to where they are does get a thread.
     ///

@@ -101,7 +101,7 @@ impl fmt::Display for Table {
 pub struct Protocol(pub u8);
 
 impl Protocol {
-    /// Nobody says; in a rule to be removed, anybody.
+    /// No protocol; in a rule to be removed, any protocol.
     pub const UNSPECIFIED: Self = Self(0);
     /// The kernel itself.
     pub const KERNEL: Self = Self(2);
@@ -189,7 +189,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Returns whether both routes lead the same way, whoever made them.
+    /// Returns whether both routes lead the same way, whichever program made them.
     pub fn is_twin_of(&self, other: &Self) -> bool {
         Self { protocol: other.protocol, ..*self } == *other
     }
@@ -347,7 +347,7 @@ impl Rule {
         self.action == RuleAction::Lookup && !self.more && !self.inverted
     }
 
-    /// Returns whether both rules do the same, whoever made them.
+    /// Returns whether both rules do the same, whichever program made them.
     pub fn is_twin_of(&self, other: &Self) -> bool {
         Self { protocol: other.protocol, ..self.clone() } == *other
     }

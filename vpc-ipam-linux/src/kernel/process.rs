@@ -17,7 +17,7 @@ use rustix::time::Timespec;
 /// How long a program may run. Listing tens of thousands of rules takes seconds; what takes longer hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long iptables is told to wait for its lock, which every other program that uses iptables takes too.
+/// How long iptables waits for its lock, which every other program that uses iptables takes too.
 pub(crate) const WAIT_FOR_LOCK: &str = "--wait=20";
 
 /// The longest output that is read, in bytes: many times what a node with 10,000 services has.

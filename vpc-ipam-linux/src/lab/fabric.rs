@@ -313,7 +313,7 @@ fn build_internet(
     Ok(())
 }
 
-/// Lets the router answer whoever asks on a bridge for the MAC address of whichever address, and at once: no ENI sees
+/// Lets the router answer each host that asks on a bridge for the MAC address of whichever address, and at once: no ENI sees
 /// another one's question.
 fn answer_for_all(bridge: &str) -> impl Iterator<Item = Object> {
     let of_bridge = |name| variable(SysctlKey::ipv4_of_link(bridge, name), "1");

@@ -146,7 +146,7 @@ pub fn pods(lab: &LabName) -> io::Result<Vec<String>> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoveLabError {
-    /// Nobody knows what there is.
+    /// It is not known what there is.
     #[error("list the network namespaces of lab {lab}")]
     List {
         /// The lab.

@@ -60,7 +60,7 @@ impl Responder {
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self, RespondError> {
         let failed =
             |source| RespondError::Listen { address, namespace: namespace.clone(), source };
-        // A socket belongs to the namespace in which it was opened, whoever uses it.
+        // A socket belongs to the namespace in which it was opened, whichever thread uses it.
         let listener = namespace.run(|| TcpListener::bind(address))?.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let listener = Arc::new(listener);
@@ -83,7 +83,7 @@ impl Drop for Responder {
         // Makes `accept` return, and every later one.
         let stopped = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.thread.take().filter(|_| stopped.is_ok()) {
-            // It does nothing that panics, and there is nobody to tell.
+            // It does nothing that panics, and there is no caller to report to.
             let _ = thread.join();
         }
     }
@@ -234,7 +234,7 @@ impl Drop for Echo {
         // Makes `recv_from` return with nothing; the kernel says that a socket without a peer is not connected, and does it.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         if let Some(thread) = self.thread.take() {
-            // It does nothing that panics, and there is nobody to tell.
+            // It does nothing that panics, and there is no caller to report to.
             let _ = thread.join();
         }
     }

@@ -78,7 +78,7 @@ pub fn requirements() -> Result<(), UnmetError> {
 }
 
 fn requirements_with(program: &Path) -> Result<(), UnmetError> {
-    // Who cannot read their own capabilities is told by the kernel what they may not do.
+    // Where a process cannot read its own capabilities, the kernel says what it may not do.
     let held = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
     let mut missing = Vec::new();
     if !held.contains(CapabilitySet::NET_ADMIN) {

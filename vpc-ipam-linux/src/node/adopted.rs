@@ -100,7 +100,7 @@ impl AdoptedLink {
         }
     }
 
-    /// Returns whether a rule is for a pod on the link: by its form one of ours, or of the peer.
+    /// Returns whether a rule is for a pod on the link: by its form one of ours, or of amazon-vpc-cni-k8s.
     fn claims(&self, rule: &Rule) -> bool {
         let of = |net: Option<IpNet>| net.filter(|net| is_host(*net)).map(|net| net.addr());
         let is_for = match rule.priority {
@@ -118,7 +118,7 @@ impl AdoptedLink {
     }
 }
 
-/// Returns whether two rules are for the same packets, wherever they lead and whoever made them.
+/// Returns whether two rules are for the same packets, wherever they lead and whichever program made them.
 fn is_version_of(one: &Rule, other: &Rule) -> bool {
     Rule { table: other.table, protocol: other.protocol, ..one.clone() } == *other
 }
@@ -398,7 +398,7 @@ impl NodeNetwork {
     }
 
     /// Returns what an event shows that amazon-vpc-cni-k8s made, if it does: its rules for the node and for ENIs, which it makes when
-    /// it starts, and its address translation. Its plugin's pods are told by [`learn`](Self::learn).
+    /// it starts, and its address translation. [`learn`](Self::learn) tells of the pods of its plugin.
     pub fn made_by_aws_cni(&self, event: &KernelEvent) -> Option<String> {
         match event {
             KernelEvent::AwsCniNat => Some("rules of address translation".to_owned()),

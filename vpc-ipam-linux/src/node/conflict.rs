@@ -113,8 +113,7 @@ fn of_variables(actual: &Actual, found: &mut Found) {
         if let Some(Some(value)) = actual.sysctls.get(&key)
             && value != "0"
         {
-            let author =
-                "whoever makes the node answer for other hosts (sysctl.d, another CNI plugin)";
+            let author = "the program that makes the node answer for other hosts (sysctl.d, another CNI plugin)";
             found.add(format!("sysctl {key}={value}"), diverts.to_owned(), author);
         }
     }
@@ -408,7 +407,7 @@ impl<'a> View<'a> {
         for entry in entries.iter().filter(|entry| self.is_foreign_route(entry)) {
             let to = entry.route.destination;
             if let Some(link) = pods.get(&to) {
-                // The kernel's own comes with an address on a link, which is told.
+                // The kernel's own comes with an address on a link, which is reported.
                 if !leads_over(entry, *link) && entry.route.protocol != Protocol::KERNEL {
                     self.add_route(found, entry, sent_to(to.addr()));
                 }

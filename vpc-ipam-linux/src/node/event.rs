@@ -64,7 +64,7 @@ pub enum KernelEvent {
     },
     /// Our address translation was changed by another program.
     Nat,
-    /// Address translation of the peer appeared.
+    /// Address translation of amazon-vpc-cni-k8s appeared.
     AwsCniNat,
     /// More happened than could be told.
     Lost,

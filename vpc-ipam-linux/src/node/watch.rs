@@ -46,7 +46,7 @@ pub enum WatchError {
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     /// No socket could be opened, or none that the kernel tells.
-    #[error("open a netlink socket that hears of changes")]
+    #[error("open a netlink socket for changes")]
     Open {
         /// Why not.
         source: io::Error,
@@ -76,8 +76,8 @@ impl Watch {
                 return Ok(KernelEvent::Lost);
             };
             let events = &mut self.events;
-            let heard = poll_fn(|context| sources.poll(context, events)).await;
-            if heard.is_err() || self.events.contains(&KernelEvent::Lost) {
+            let received = poll_fn(|context| sources.poll(context, events)).await;
+            if received.is_err() || self.events.contains(&KernelEvent::Lost) {
                 // What waits in the old sockets is older than the comparison that follows.
                 self.events.clear();
                 self.sources = None;
@@ -279,11 +279,11 @@ mod tests {
         });
         let mut netlink = KernelNetlink::open(&namespace).unwrap();
         let mut watch = Watch::open(&namespace).unwrap();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for number in 1..=3_u8 {
             // A connection that has no one to tell ends, as one does that cannot receive.
             watch.sources.as_mut().unwrap().objects.take = Box::new(|| None);
-            heard.push(watch.next().await.unwrap());
+            received.push(watch.next().await.unwrap());
             let rule = Rule::new(Family::Ipv4, 900, Table(7))
                 .from(core::net::IpAddr::from([10, 2, 0, number]));
             netlink.change(&[KernelChange::Set(Object::Rule(rule.clone()))]).unwrap();
@@ -292,7 +292,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(heard, [KernelEvent::Lost, KernelEvent::Lost, KernelEvent::Lost]);
+        assert_eq!(received, [KernelEvent::Lost, KernelEvent::Lost, KernelEvent::Lost]);
 
         // What cannot be opened now is asked for again.
         watch.sources = None;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a namespace should hold: the objects that should be there, and the ones that should not unless they are among
-/// them. Whatever is neither is somebody else's, and left alone.
+/// them. Whatever is neither belongs to another program, and is left alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// What should be there, in the order in which it is made.
@@ -55,7 +55,7 @@ pub enum Claim {
         /// The link.
         link: LinkId,
     },
-    /// The routes over a link that are like this one, whoever made them: its metric and protocol do not count. One of which the kernel
+    /// The routes over a link that are like this one, whichever program made them: its metric and protocol do not count. One of which the kernel
     /// makes no use, since a route over another link has a lower metric, is left.
     Routes {
         /// The link.
@@ -65,11 +65,11 @@ pub enum Claim {
     },
     /// The rules that this one, taken as a pattern, would remove and that carry our protocol.
     OurRules(Rule),
-    /// Besides ours, those that carry no protocol at all, as the peer makes them.
+    /// Besides ours, those that carry no protocol at all, as amazon-vpc-cni-k8s makes them.
     Rules(Rule),
     /// This very rule, although it is the kernel's.
     KernelRule(Rule),
-    /// The address translation that the peer left.
+    /// The address translation that amazon-vpc-cni-k8s left.
     AwsCniNat,
 }
 
@@ -94,7 +94,7 @@ pub struct Actual {
     pub nat: Option<NatActual>,
     /// The check of the sources of what pods send.
     pub source_check: Option<NatActual>,
-    /// The address translation that the peer left.
+    /// The address translation that amazon-vpc-cni-k8s left.
     pub aws_cni_nat: AwsCniNat,
 }
 
@@ -313,7 +313,7 @@ fn difference_of(wanted: &Object, actual: &Actual) -> Option<Difference> {
             there.is_some_and(|there| there.alias.is_some())
         }
         Object::Address { link, address } => actual.addresses.contains(&(link.index, *address)),
-        // Whoever made it: a route that leads the same way serves as well.
+        // Whichever program made it: a route that leads the same way serves as well.
         Object::Route { link, route } => {
             let over = |(index, there): &(LinkIndex, Route)| {
                 *index == link.index && there.is_twin_of(route)
@@ -599,7 +599,7 @@ impl RuleList {
                 self.set(&ours);
                 self.remove(rule);
             }
-            // Somebody else's stands in front: to remove it would do more harm than to leave the other.
+            // A rule of another program stands in front: to remove it would do more harm than to leave the other.
             Some(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What can be changed, and how a refusal is told.
+//! What can be changed, and how a refusal reads.
 
 use core::fmt;
 use std::io;

@@ -53,7 +53,7 @@ pub enum Object {
     Nat(Nat),
     /// The check of the sources of what pods send.
     SourceCheck(SourceCheck),
-    /// The address translation that the peer left; there is only its removal.
+    /// The address translation that amazon-vpc-cni-k8s left; there is only its removal.
     AwsCniNat(AwsCniNat),
 }
 

@@ -21,7 +21,7 @@ const BACKENDS: [(&str, bool); 3] =
     [("iptables-nft", true), ("iptables-nft", false), ("iptables-legacy", false)];
 
 #[test]
-fn what_the_peer_made_is_replaced_without_a_gap() {
+fn what_amazon_vpc_cni_k8s_made_is_replaced_without_a_gap() {
     for (iptables, native) in BACKENDS {
         let case = format!("{iptables}, nftables {native}");
         let (vpc, pod) = node_of_aws_cni(iptables, native);
@@ -47,7 +47,7 @@ fn what_the_peer_made_is_replaced_without_a_gap() {
 }
 
 #[test]
-fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
+fn what_amazon_vpc_cni_k8s_made_stays_where_nothing_is_to_be_adopted() {
     for (iptables, native) in BACKENDS {
         let (vpc, pod) = node_of_aws_cni(iptables, native);
         let before = vpc.node.exec(&format!("{iptables}-save -t nat"));
@@ -79,7 +79,7 @@ fn what_the_peer_made_stays_where_nothing_is_to_be_adopted() {
 }
 
 #[test]
-fn pods_of_the_peer_that_nobody_knows_keep_their_rules_until_they_are_gone() {
+fn untracked_pods_of_amazon_vpc_cni_k8s_keep_their_rules_until_they_are_gone() {
     let (vpc, pod) = node_of_aws_cni("iptables-nft", true);
     let mut node = node(&vpc);
     node.pods = BTreeMap::new();
@@ -97,7 +97,7 @@ fn pods_of_the_peer_that_nobody_knows_keep_their_rules_until_they_are_gone() {
 }
 
 #[test]
-fn chains_of_earlier_versions_of_the_peer_go_too() {
+fn chains_of_earlier_versions_of_amazon_vpc_cni_k8s_go_too() {
     let vpc = Vpc::new();
     // One chain for each range, each of which jumps to the next.
     for command in [
@@ -117,11 +117,12 @@ fn chains_of_earlier_versions_of_the_peer_go_too() {
     assert!(!vpc.node.exec("iptables-nft-save -t nat").contains("AWS"));
 }
 
-/// Antrea leads what pods send into the peer's chain, where it is marked as what leaves by the primary ENI.
+/// Antrea leads what pods send into the chain of amazon-vpc-cni-k8s, where it is marked as what leaves by the primary ENI.
 #[test]
-fn chain_that_another_program_uses_keeps_all_of_the_peer_where_it_is_until_that_is_gone() {
+fn chain_that_another_program_uses_keeps_all_of_amazon_vpc_cni_k8s_where_it_is_until_that_is_gone()
+{
     let antrea = "PREROUTING -i antrea-gw0 -m comment --comment 'Antrea: AWS, outbound connections' -j AWS-CONNMARK-CHAIN-0";
-    // The rule, and how it is told.
+    // The rule, and how it is reported.
     let rules = [
         (antrea, antrea.replace('\'', "\""), "Antrea"),
         ("POSTROUTING -s 192.0.2.0/24 -j AWS-SNAT-CHAIN-0", String::new(), "an administrator"),
@@ -171,7 +172,7 @@ fn chain_that_another_program_uses_keeps_all_of_the_peer_where_it_is_until_that_
 
 /// Rules of one kind of iptables are invisible to the programs of the other, and their comments to nft.
 #[test]
-fn what_cannot_be_listed_is_told_and_nothing_of_the_peer_is_removed() {
+fn what_cannot_be_listed_is_told_and_nothing_of_amazon_vpc_cni_k8s_is_removed() {
     let only = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
     let missing = PathBuf::from("/nonexistent/nft");
     let chains = "table nat of iptables-nft: has the chains AWS-";
@@ -233,7 +234,7 @@ fn what_cannot_be_listed_is_told_and_nothing_of_the_peer_is_removed() {
 
 /// kube-proxy's rules, say; the node's programs are fewer than its containers'.
 #[test]
-fn rules_of_iptables_that_nft_shows_not_to_be_the_peers_need_no_iptables() {
+fn rules_of_iptables_that_nft_shows_not_of_amazon_vpc_cni_k8s_need_no_iptables() {
     let vpc = Vpc::new();
     for command in [
         "-t nat -N KUBE-POSTROUTING",
@@ -276,7 +277,7 @@ fn saved(vpc: &Vpc, iptables: &str) -> String {
     lines.map(|line| line.split(" [").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns what of it is the peer's.
+/// Returns what of it belongs to amazon-vpc-cni-k8s.
 fn peers(saved: &str) -> Vec<&str> {
     saved.lines().filter(|line| line.contains("AWS")).collect()
 }
@@ -318,7 +319,7 @@ fn sources_seen_during(vpc: &Vpc, pod: &Netns, what: impl FnOnce()) -> BTreeSet<
     })
 }
 
-/// Builds a node as the peer leaves it, with a pod on device 1.
+/// Builds a node as amazon-vpc-cni-k8s leaves it, with a pod on device 1.
 fn node_of_aws_cni(iptables: &str, native: bool) -> (Vpc, Netns) {
     let vpc = Vpc::new();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);

@@ -57,7 +57,7 @@ fn table_that_another_program_uses_is_not_taken() {
 }
 
 #[test]
-fn strict_pod_is_as_the_peer_would_leave_it() {
+fn strict_pod_is_as_amazon_vpc_cni_k8s_would_leave_it() {
     let vpc = node(BranchMode::Strict);
     let network = branch_network("sgp", BranchMode::Strict);
 
@@ -84,7 +84,7 @@ fn strict_pod_is_as_the_peer_would_leave_it() {
 }
 
 #[test]
-fn standard_pod_is_as_the_peer_would_leave_it() {
+fn standard_pod_is_as_amazon_vpc_cni_k8s_would_leave_it() {
     let vpc = node(BranchMode::Standard);
     let network = branch_network("sgp", BranchMode::Standard);
 

@@ -1,4 +1,4 @@
-//! What other programs have that diverts packets of pods and ENIs: it is told, and left to them.
+//! What other programs have that diverts packets of pods and ENIs: it is reported, and left to them.
 
 use vpc_ipam_linux::{Conflict, Extent, NodeNetwork};
 
@@ -12,7 +12,7 @@ fn what_diverts_packets_is_told_and_left() {
     node.tables.insert(crate::support::eni(1).eni, vpc_ipam_linux::Table(2));
     let b = node.pods[&crate::node::key("b")].interfaces[0].host.name.clone();
     let default_of_9 = "route add default via 10.0.0.1 dev eth0 table 9 proto static";
-    // What is done, the object that is told, and whose packets it diverts.
+    // What is done, the object that is reported, and whose packets it diverts.
     let cases: [(&[&str], &str, &str); 26] = [
         (
             &["rule add from 10.0.0.101 lookup 9 pref 100 proto static", default_of_9],

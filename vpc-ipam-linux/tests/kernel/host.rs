@@ -4,7 +4,7 @@ use vpc_ipam_linux::{HostConfig, KernelChange, NatPrograms, SnatPorts, commands,
 use crate::support::{Netns, PRIMARY_MAC, Vpc, chain};
 
 #[test]
-fn host_is_as_the_peer_would_leave_it() {
+fn host_is_as_amazon_vpc_cni_k8s_would_leave_it() {
     let vpc = Vpc::new();
 
     assert_ne!(vpc.set_up_host(&HostConfig::default()), 0);
@@ -162,7 +162,7 @@ fn nat_is_replaced_only_where_it_differs() {
 fn rule_of_the_mark_is_never_missing_while_its_twins_go() {
     let vpc = Vpc::new();
     let config = HostConfig::default();
-    // As the peer makes it, before and after ours.
+    // As amazon-vpc-cni-k8s makes it, before and after ours.
     vpc.node.ip("rule add fwmark 0x80/0x80 lookup main pref 1024");
     vpc.set_up_host(&config);
     assert_eq!(vpc.node.rules(1024).len(), 1);

@@ -14,7 +14,7 @@ use crate::support::{
 const INTERNET: &str = "[2001:db8:f::10]:80";
 
 #[test]
-fn pod_is_as_the_peer_would_leave_it() {
+fn pod_is_as_amazon_vpc_cni_k8s_would_leave_it() {
     let node = Netns::new();
     let network = network_of(&lease_with("p", 0, None, Some("2001:db8:a:0:1::2")));
 
@@ -100,7 +100,7 @@ fn nothing_is_left_of_a_pod_and_a_second_add_changes_nothing() {
 }
 
 #[test]
-fn host_is_as_the_peer_would_leave_it() {
+fn host_is_as_amazon_vpc_cni_k8s_would_leave_it() {
     let vpc = Vpc::with_ipv6();
 
     set_up_host(&vpc, Families::Ipv6, &HostConfig::default());
@@ -276,7 +276,7 @@ fn pod_with_both_families_uses_its_eni_for_both() {
     }
     assert_eq!(vpc.drops("eth0") + vpc.drops("eth1"), 0);
 
-    // The peer marks no connections of IPv6, so that the reply would leave by the pod's own ENI.
+    // amazon-vpc-cni-k8s marks no connections of IPv6, so that the reply would leave by the pod's own ENI.
     vpc.node.nft(
         "table ip6 kube-proxy { chain nat { type nat hook prerouting priority -100; \
          fib daddr type local tcp dport 30080 dnat to [2001:db8:a:0:2::2]:80; }; }",

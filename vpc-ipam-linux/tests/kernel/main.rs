@@ -2,7 +2,7 @@
 //!
 //! Each test makes network namespaces of its own, named `vit-`, and removes them also when it fails.
 
-#![expect(unreachable_pub, reason = "the modules of a test are nobody's library")]
+#![expect(unreachable_pub, reason = "the modules of a test are no library")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 mod adopt;

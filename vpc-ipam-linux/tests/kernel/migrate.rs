@@ -1,6 +1,6 @@
 //! Nodes as other programs and amazon-vpc-cni-k8s leave them, one of a kind: after the take-over all that others made is as it was.
 //!
-//! `migrate/` has a file for each: sections of commands of iproute2 and of lines of iptables-save, each of others or of the peer, in the
+//! `migrate/` has a file for each: sections of commands of iproute2 and of lines of iptables-save, each of other programs or of amazon-vpc-cni-k8s, in the
 //! order in which they are made.
 
 use core::net::IpAddr;
@@ -19,7 +19,7 @@ struct Case {
     name: &'static str,
     /// Pods besides 10.0.0.100 on eth0 and 10.0.0.101 on eth1.
     pods: &'static [&'static str],
-    /// What of others stands in the way, as it is told.
+    /// What of others stands in the way, as it is reported.
     conflicts: &'static [&'static str],
 }
 
@@ -68,7 +68,7 @@ fn what_others_made_is_as_it_was_after_the_node_is_taken_over() {
         } else {
             assert_eq!(after.iptables, before.iptables, "{case}: nothing is changed");
         }
-        // Rules of the peer for the node and for the ENI gave way to ours, and a strict pod of it needs one more.
+        // Rules of amazon-vpc-cni-k8s for the node and for the ENI gave way to ours, and a strict pod of it needs one more.
         let strict = *name == "security-groups";
         let ours = [
             (true, "1024:\tfrom all fwmark 0x80/0x80 lookup main proto 86"),
@@ -101,9 +101,9 @@ fn what_others_made_is_as_it_was_after_the_node_is_taken_over() {
     }
 }
 
-/// With `--no-adopt` what the peer made is one more program's.
+/// With `--no-adopt` what amazon-vpc-cni-k8s made is one more program's.
 #[test]
-fn what_the_peer_made_is_as_it_was_too_where_nothing_is_to_be_adopted() {
+fn what_amazon_vpc_cni_k8s_made_is_as_it_was_too_where_nothing_is_to_be_adopted() {
     for (Case { name, .. }, iptables) in cases() {
         let case = format!("{name}, {iptables}");
         let found = FoundNode::load(name, iptables);

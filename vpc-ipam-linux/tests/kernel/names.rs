@@ -68,7 +68,7 @@ fn link_of_a_pod_is_never_anothers() {
                 pod::check(&mut trunk(&vpc), &mut first_netns.netlink(), &first.network).unwrap();
             assert_eq!(checked, [], "{case}");
 
-            // What is left of a pod that was deleted is in nobody's way.
+            // What is left of a pod that was deleted is in no pod's way.
             pod::remove(&mut netlink, &first.network).unwrap();
             pod::add(
                 &mut trunk(&vpc),

@@ -278,7 +278,7 @@ fn objects_of_others_are_never_touched() {
         "rule add from 10.9.9.8 lookup 77 pref 1536 protocol 99",
         "rule add fwmark 0x4000/0x4000 lookup main pref 1024 protocol 99",
         "rule add from 10.9.9.9 to 10.8.0.0/16 lookup 5 pref 32765 protocol 4",
-        // What is made without a priority gets the peer's for ENIs, and no protocol as its rules have none.
+        // What is made without a priority gets the priority of amazon-vpc-cni-k8s for ENIs, and no protocol as its rules have none.
         "rule add from 192.0.2.7 lookup 5",
         "rule add from 192.0.2.7 lookup 5 pref 1536",
         "rule add to 192.0.2.7 lookup main pref 512",
@@ -305,7 +305,7 @@ fn objects_of_others_are_never_touched() {
 }
 
 #[test]
-fn rules_that_the_peer_left_of_pods_and_enis_that_are_gone_are_removed() {
+fn rules_that_amazon_vpc_cni_k8s_left_of_pods_and_enis_that_are_gone_are_removed() {
     let (vpc, node, _pods) = node_with_pods();
     let before = vpc.node.snapshot();
     for rule in [

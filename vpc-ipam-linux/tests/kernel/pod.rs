@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[test]
-fn pod_is_as_the_peer_would_leave_it() {
+fn pod_is_as_amazon_vpc_cni_k8s_would_leave_it() {
     let node = Netns::new();
     let cases = [
         ("on the primary ENI", network("a", 0, "10.0.0.100"), None),

@@ -111,7 +111,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     repair()?;
     foreign(&vpc.node);
     let diff = || node.diff(&mut vpc.node.netlink(), Extent::All).unwrap();
-    // A foreign route in the table of an ENI is told, and left.
+    // A foreign route in the table of an ENI is reported, and left.
     prop_assert!(!differs(&diff()), "before: {:?}", diff().differences);
     let before = state(&vpc.node);
 

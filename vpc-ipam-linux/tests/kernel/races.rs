@@ -22,7 +22,7 @@ fn pod_that_vanishes_in_the_middle_of_its_add_leaves_nothing_behind() {
     loop {
         let (node, pod) = (Netns::new(), Netns::new());
         let before = (node.snapshot(), pod.snapshot());
-        // As the kernel does with a namespace that nobody keeps any more: its links go, and their other ends too.
+        // As the kernel does with a namespace that no process keeps any more: its links go, and their other ends too.
         let vanish = || drop(node.try_ip(&format!("link del {name}")));
         let steps = RefCell::new(Some((step, vanish)));
         let mut host = Meddled { inner: node.netlink(), steps: &steps };
@@ -286,7 +286,7 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-/// A kernel in which somebody does something between two changes, counted over all that share the count.
+/// A kernel in which another program does something between two changes, counted over all that share the count.
 struct Meddled<'a, F> {
     inner: KernelNetlink,
     steps: &'a RefCell<Option<(usize, F)>>,

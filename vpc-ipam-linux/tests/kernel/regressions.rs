@@ -225,7 +225,7 @@ fn v1_12_6_external_service_ranges_use_the_main_table() {
         service_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         ..HostConfig::default()
     };
-    // The peer's, of an earlier configuration, and somebody else's.
+    // One of amazon-vpc-cni-k8s, of an earlier configuration, and one of another program.
     vpc.node.ip("rule add to 192.0.2.0/24 lookup main pref 1535");
     vpc.node.ip("rule add to 198.51.100.0/24 lookup 77 pref 1535 protocol 99");
     for cidrs in [&["172.20.0.0/16", "172.21.0.0/16"][..], &["172.21.0.0/16"], &[]] {
@@ -259,7 +259,7 @@ fn v1_23_0_connections_to_local_addresses_are_not_marked() {
     assert!(connections.contains("mark=0"), "{connections}");
 }
 
-/// Not in any version of the peer: pods that were added under another prefix lost the internet, and their DEL left rules.
+/// Not in any version of amazon-vpc-cni-k8s: pods that were added under another prefix lost the internet, and their DEL left rules.
 #[test]
 fn pods_of_an_earlier_veth_prefix_stay_connected_and_are_removed() {
     let (vpc, [_a, b, _c]) = node_with_pods(&HostConfig::default());
@@ -291,7 +291,7 @@ fn pods_of_an_earlier_veth_prefix_stay_connected_and_are_removed() {
     assert!(!vpc.nat().unwrap().contains("eni"), "{:?}", vpc.nat());
 }
 
-/// The peer takes its SNAT rule away and adds it again on every pass.
+/// amazon-vpc-cni-k8s takes its SNAT rule away and adds it again on every pass.
 #[test]
 fn connections_are_translated_at_every_moment_of_a_change() {
     for iptables in [None, Some("iptables-nft"), Some("iptables-legacy")] {

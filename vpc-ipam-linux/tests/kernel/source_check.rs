@@ -57,7 +57,7 @@ fn pods_send_from_their_own_addresses_alone_whichever_way() {
     }
 }
 
-/// What is dropped above is dropped by the check; and whoever needs to may switch it off.
+/// What is dropped above is dropped by the check; and an operator who needs to may switch it off.
 #[test]
 fn switched_off_everything_is_passed_on() {
     for backend in BACKENDS {

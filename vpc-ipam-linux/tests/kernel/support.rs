@@ -498,7 +498,7 @@ pub fn link_names(netlink: &mut dyn Netlink) -> Vec<String> {
     netlink.links().unwrap().into_iter().map(|link| link.id.name.to_string()).collect()
 }
 
-/// A kernel that is told changes by way of a function.
+/// A kernel that gets changes by way of a function.
 pub struct Altered<F> {
     pub inner: KernelNetlink,
     pub change: F,

@@ -39,7 +39,7 @@ fn pods_are_seen_as_they_should_be() {
     }
 }
 
-/// A program that is told to use an ENI binds to its address.
+/// A program that uses an ENI binds to its address.
 #[test]
 fn what_the_node_sends_from_an_address_of_an_eni_leaves_by_that_eni() {
     let (vpc, _pods) = node_with_pods(&HostConfig::default());

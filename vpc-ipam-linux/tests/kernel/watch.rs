@@ -13,7 +13,7 @@ use crate::support::{
     source_seen,
 };
 
-/// Long enough for a machine that is busy with other things; nobody waits for it unless something is wrong.
+/// Long enough for a machine that is busy with other things; it passes only where something is wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -316,7 +316,7 @@ pub async fn wait_for_concern(watch: &mut Watch, node: &mut NodeNetwork, damage:
             }
         }
     };
-    timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("{damage}: nobody told"))
+    timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("{damage}: no event"))
 }
 
 /// Returns what was told so far: the kernel tells before the system call that changed something returns.

@@ -13,7 +13,7 @@ use crate::watch::{drain, wait_for_concern};
 
 const V6: &str = "2001:db8:a:0:1::2";
 
-/// Step by step, as the peer's plugin does it: the pod's end is complete before the node knows of it.
+/// Step by step, as the plugin of amazon-vpc-cni-k8s does it: the pod's end is complete before the node knows of it.
 #[tokio::test]
 async fn address_of_a_pod_that_another_plugin_adds_is_known_by_the_time_it_is_reached() {
     for (address, table) in [("10.0.0.100", None), ("10.0.0.101", Some(2)), (V6, None)] {
@@ -131,7 +131,7 @@ async fn route_under_another_protocol_is_as_good() {
 }
 
 #[tokio::test]
-async fn address_translation_of_the_peer_is_heard_of_and_that_of_others_is_not() {
+async fn address_translation_of_amazon_vpc_cni_k8s_is_an_event_and_that_of_other_programs_is_not() {
     let (vpc, node) = node();
     let mut watch = Watch::open(&vpc.node.namespace).unwrap();
     let peers = [

@@ -87,7 +87,7 @@ fn source_that_is_not_the_enis_is_dropped_and_counted() {
 
     let socket = lab.node().run(|| UdpSocket::bind((not_assigned, 0))).unwrap().unwrap();
     for _ in 0..3 {
-        socket.send_to(b"from somebody else", (INTERNET, 7778)).unwrap();
+        socket.send_to(b"from another host", (INTERNET, 7778)).unwrap();
     }
     // What was sent first has arrived first.
     let seen = ask(lab.node(), INTERNET).unwrap();

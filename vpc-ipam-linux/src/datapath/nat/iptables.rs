@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use super::programs::Iptables;
-use super::{NatActual, NatDigest, Plan, RuleSet, Set, digest_of, run_with_known_ports};
+use super::{NatActual, NatDigest, NatPlan, RuleSet, Set, digest_of, run_with_known_ports};
 use crate::kernel::process::{WAIT_FOR_LOCK, run};
 use crate::kernel::quote;
 use crate::{Family, SnatPorts};
@@ -37,7 +37,7 @@ const SERVICES: &str = "VPC-IPAM-SERVICES";
 const ISOLATE: &str = "VPC-IPAM-ISOLATE";
 
 /// Returns what should be in each table, in the order in which they are written: marks before what sends by them.
-pub(super) fn render(plan: &Plan<'_>) -> Vec<Table> {
+pub(super) fn render(plan: &NatPlan<'_>) -> Vec<Table> {
     let mark = plan.mark;
     let restore = format!("-j CONNMARK --restore-mark --nfmask {mark:#x} --ctmask {mark:#x}");
     let set = format!("-j CONNMARK --set-xmark {mark:#x}/{mark:#x}");

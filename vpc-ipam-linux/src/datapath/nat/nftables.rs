@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{NatActual, NatDigest, Plan, RuleSet, Set, digest_of, run_with_known_ports};
+use super::{NatActual, NatDigest, NatPlan, RuleSet, Set, digest_of, run_with_known_ports};
 use crate::kernel::process::run;
 use crate::kernel::quote;
 use crate::{Family, SnatPorts};
@@ -24,7 +24,7 @@ const AFTER_SNAT: i32 = 110;
 const MANGLE: i32 = -150;
 
 /// Writes the tables; that of IPv4 is always there, since it has the chain with the digests.
-pub(super) fn render(plans: &[Plan<'_>]) -> String {
+pub(super) fn render(plans: &[NatPlan<'_>]) -> String {
     let mut ipv4 = table(Set::Translation, Family::Ipv4, &[]);
     let mut ipv6 = String::new();
     for plan in plans {
@@ -48,7 +48,7 @@ fn keyword(family: Family) -> &'static str {
     }
 }
 
-fn chains(plan: &Plan<'_>) -> Vec<String> {
+fn chains(plan: &NatPlan<'_>) -> Vec<String> {
     let (ip, mark) = (keyword(plan.family), plan.mark);
     let restore = format!("ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x}");
     let ports = match plan.ports {
@@ -148,7 +148,7 @@ pub(super) fn script(set: Set, tables: Option<&str>, ipv6_too: bool) -> String {
 }
 
 /// The name of an empty chain that is added last, to the table of IPv4. It tells from which text the tables were made, and how
-/// nft listed them then. Whoever alters them makes the two differ, and so does a new version of nft, which costs one
+/// nft listed them then. A program that alters them makes the two differ, and so does a new version of nft, which costs one
 /// replacement.
 const DIGEST_CHAIN: &str = "sealed-";
 
@@ -275,7 +275,7 @@ fn without_digest(listing: &str) -> (String, Option<&str>) {
         match digest_chain_of_line(line) {
             Some(name) => {
                 digest_chain = Some(name);
-                // An empty chain closes on the next line; a rule in it would be somebody else's, and is kept.
+                // An empty chain closes on the next line; a rule in it would be another program's, and is kept.
                 if let Some(next) = lines.next().filter(|next| next.trim() != "}") {
                     rest += next;
                 }

@@ -58,7 +58,7 @@ impl VlanId {
         self.0
     }
 
-    /// Returns the name of the VLAN's link on the node, which the peer gives it too.
+    /// Returns the name of the VLAN's link on the node, as amazon-vpc-cni-k8s names it too.
     pub fn link_name(self) -> String {
         format!("{VLAN_LINK}{}", self.0)
     }

@@ -1,6 +1,6 @@
 //! Addresses that only the node knows, by which pods reach the family of which they have none in the VPC.
 //!
-//! The node translates them to its own. Nobody hands them out: a pod takes the first for which the kernel lets it add a route,
+//! The node translates them to its own. No daemon hands them out: a pod takes the first for which the kernel lets it add a route,
 //! and loses it along with its link. So none can leak, and no two pods can have one.
 
 use core::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::{
 
 use super::{PodAddress, PodInterface};
 
-/// Returns the range of a family, in which the first and the last few addresses are nobody's.
+/// Returns the range of a family, in which the first and the last few addresses go to no pod.
 fn range(family: Family) -> IpNet {
     match family {
         Family::Ipv4 => EGRESS_IPV4.into(),
@@ -117,7 +117,7 @@ fn route_to(address: IpAddr) -> Route {
 
 /// Returns every address of the range that a pod may have, from a place on that differs from pod to pod.
 fn candidates(family: Family, seed: &[u8]) -> impl Iterator<Item = IpAddr> {
-    /// Both ranges have 1024; the network's own, the peer's gateway and the broadcast address are left out.
+    /// Both ranges have 1024; the network's own, the gateway of amazon-vpc-cni-k8s and the broadcast address are left out.
     const USABLE: u16 = 1024 - 3;
     let digest = Sha1::digest(seed);
     let start = u16::from_be_bytes([digest[0], digest[1]]) % USABLE;

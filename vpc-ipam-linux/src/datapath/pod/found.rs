@@ -15,7 +15,7 @@ const INTERFACES_MAX: u8 = 16;
 /// Removes the links of a pod from the host, the routes over them and our rules of the addresses to which those led, and returns
 /// the addresses.
 ///
-/// This is for when nothing else tells which addresses the pod had: its links are told from others by their MAC addresses, which
+/// This is for when nothing else tells which addresses the pod had: its links are told from those of other pods by their MAC addresses, which
 /// follow from its key, and the addresses by the routes over them. A pod whose links went along with its namespace has no
 /// routes any more; its rules are those of a pod that is gone, which [`NodeNetwork::repair`](crate::NodeNetwork::repair) finds.
 pub fn remove_found(host: &mut dyn Netlink, key: &PodKey) -> Result<Vec<IpAddr>, RemoveError> {
@@ -51,7 +51,7 @@ pub fn remove_found(host: &mut dyn Netlink, key: &PodKey) -> Result<Vec<IpAddr>,
     try_remove().map_err(|failure: ApplyError| RemoveError { failures: vec![failure] })
 }
 
-/// Returns the addresses to which routes of the main table lead over a link alone, as they do to pods, whoever made them.
+/// Returns the addresses to which routes of the main table lead over a link alone, as they do to pods, whichever program made them.
 pub fn routed(host: &mut dyn Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let mut addresses = BTreeSet::new();
     for family in [Family::Ipv4, Family::Ipv6] {

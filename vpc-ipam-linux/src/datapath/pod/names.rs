@@ -29,7 +29,7 @@ pub fn host_links(
     (0..=u8::MAX).take(interfaces).map(|number| host_name(prefix, pod, number))
 }
 
-/// Names the host's end as the peer does and Calico expects: from the pod's names, not its key.
+/// Names the host's end as amazon-vpc-cni-k8s does and Calico expects: from the pod's names, not its key.
 pub(super) fn host_name(prefix: &VethPrefix, pod: &Pod, number: u8) -> String {
     let mut text = format!("{}.{}", pod.namespace, pod.name);
     if number > 0 {

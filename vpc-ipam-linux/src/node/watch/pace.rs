@@ -1,4 +1,4 @@
-//! When damage is repaired: soon, but not as often as whoever does it can do it again.
+//! When damage is repaired: soon, but not as often as the program that does it can do it again.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
