@@ -60,6 +60,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod error;
 mod fabric;
 mod layout;
 mod place;
@@ -71,12 +72,13 @@ mod view;
 use std::collections::BTreeMap;
 
 use vpc_ipam_core::sim::{Change, Port};
-use vpc_ipam_core::{AttachmentId, Card, DeviceIndex, EniId, SubnetId};
+use vpc_ipam_core::{AttachmentId, Card, DeviceIndex, EniId};
 
 use self::fabric::{Fabric, primary};
 use self::place::{make, set};
-use crate::{ApplyError, KernelNetlink, Namespace, Netlink as _, NetlinkError};
+use crate::{KernelNetlink, Namespace, Netlink as _, NetlinkError};
 
+pub use self::error::{BuildFailure, ChangeError};
 pub use self::fabric::{INTERNET, INTERNET_IPV6};
 pub use self::layout::{Host, Layout, LayoutError, Subnet};
 pub use self::place::{
@@ -109,54 +111,6 @@ pub struct BuildError {
     pub cause: BuildFailure,
     /// Why something of it is left, if it is.
     pub left_behind: Option<Box<RemoveLabError>>,
-}
-
-/// Why a lab could not be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildFailure {
-    /// A namespace could not be made. If it exists already, so does a lab of that name.
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// A subnet of the layout has an IPv6 range.
-    #[error("the kernel has no IPv6 (is it booted with ipv6.disable=1?)")]
-    NoIpv6,
-    /// The router could not be set up.
-    #[error("set up the router")]
-    Router(#[source] ApplyError),
-    /// The source/destination checks could not be set up.
-    #[error(transparent)]
-    SourceCheck(#[from] SourceCheckError),
-}
-
-/// A failure to follow a change of the cloud. The same change may be applied again.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChangeError {
-    /// The ENI is in a subnet that the lab does not have.
-    #[error("plug in {eni}: the lab has no subnet {subnet}")]
-    NoSubnet {
-        /// The ENI.
-        eni: EniId,
-        /// Its subnet.
-        subnet: SubnetId,
-    },
-    /// The cable of the ENI, or what is delivered to it, could not be changed.
-    #[error("change the network of {eni}")]
-    Network {
-        /// The ENI.
-        eni: EniId,
-        /// Why not.
-        source: ApplyError,
-    },
-    /// The source/destination check of the ENI could not be changed.
-    #[error("change the source/destination check of {eni}")]
-    SourceCheck {
-        /// The ENI.
-        eni: EniId,
-        /// Why not.
-        source: SourceCheckError,
-    },
 }
 
 impl Lab {

@@ -8,8 +8,9 @@ use ipnet::{IpNet, Ipv4AddrRange, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::sim::Port;
 use vpc_ipam_core::{EniId, Mac, SubnetId};
 
+use super::error::{BuildFailure, ChangeError};
 use super::place::{set, variable};
-use super::{BuildFailure, ChangeError, Host, Layout, SourceCheckError, Subnet, source_check};
+use super::{Host, Layout, SourceCheckError, Subnet, source_check};
 use crate::datapath::link::link_local;
 use crate::datapath::numbering::GATEWAY_IPV6;
 use crate::kernel::process;
