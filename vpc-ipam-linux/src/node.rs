@@ -623,6 +623,8 @@ impl NodeNetwork {
     ///
     /// That a pod is not known does not make it gone: after the loss of the state file none is known. One that is gone
     /// has no route, which the kernel removes along with the link; and the address of an ENI that is gone is on no link.
+    ///
+    /// In one piece: each priority has a case, and all of them ask what was read at the beginning.
     fn orphans<'a>(&self, actual: &'a Actual) -> Vec<&'a Rule> {
         let routed: BTreeSet<IpNet> = actual
             .routes

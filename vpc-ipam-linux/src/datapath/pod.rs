@@ -548,6 +548,9 @@ enum VethOrigin {
     Earlier,
 }
 
+/// Does what [`add`] promises, but for undoing it.
+///
+/// In one piece: the order of its steps is what makes an ADD take four sends.
 fn try_add(
     host: &mut dyn Netlink,
     pod: &mut dyn Netlink,

@@ -37,6 +37,8 @@ const SERVICES: &str = "VPC-IPAM-SERVICES";
 const ISOLATE: &str = "VPC-IPAM-ISOLATE";
 
 /// Returns what should be in each table, in the order in which they are written: marks before what sends by them.
+///
+/// In one piece, so that the rules can be read from top to bottom in the order in which packets meet them.
 pub(super) fn render(plan: &NatPlan<'_>) -> Vec<Table> {
     let mark = plan.mark;
     let restore = format!("-j CONNMARK --restore-mark --nfmask {mark:#x} --ctmask {mark:#x}");

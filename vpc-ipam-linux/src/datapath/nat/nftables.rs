@@ -48,6 +48,9 @@ fn keyword(family: Family) -> &'static str {
     }
 }
 
+/// Returns the chains of a family.
+///
+/// In one piece, so that the rules can be read from top to bottom in the order in which packets meet them.
 fn chains(plan: &NatPlan<'_>) -> Vec<String> {
     let (ip, mark) = (keyword(plan.family), plan.mark);
     let restore = format!("ct mark & {mark:#x} == {mark:#x} meta mark set meta mark | {mark:#x}");
