@@ -903,6 +903,15 @@ fn the_quota_of_enis_is_tried_a_few_times_an_hour() {
 }
 
 #[test]
+fn enis_of_one_plan_take_their_places_of_max_eni_and_beside_the_trunk() {
+    for vars in [[("MAX_ENI", "2"), WARM_1], [("ENABLE_POD_ENI", "true"), WARM_1]] {
+        let mut node = Node::settled("m5.large", &vars);
+        node.add(names("pod", 0..30));
+        assert_eq!(node.count("CreateNetworkInterface"), 1, "{vars:?}");
+    }
+}
+
+#[test]
 fn enis_under_way_take_their_places_of_max_eni_and_beside_the_trunk() {
     for vars in [[("MAX_ENI", "2"), WARM_1], [("ENABLE_POD_ENI", "true"), WARM_1]] {
         for call in ["CreateNetworkInterface", "AttachNetworkInterface"] {
