@@ -89,8 +89,11 @@ fn assign_and_release(criterion: &mut Criterion) {
 fn plan(criterion: &mut Criterion) {
     for (pods, prefixes) in [(735, false), (11_760, true)] {
         let node = BusyNode::new(prefixes, pods);
-        criterion.bench_function(&format!("plan once converged: {pods} pods ({PEER_PLAN})"), |bencher| {
-            bencher.iter(|| black_box(node.world.ipam.plan(node.world.now)));
-        });
+        criterion.bench_function(
+            &format!("plan once converged: {pods} pods ({PEER_PLAN})"),
+            |bencher| {
+                bencher.iter(|| black_box(node.world.ipam.plan(node.world.now)));
+            },
+        );
     }
 }

@@ -252,7 +252,7 @@ pub enum EniError {
     Apply {
         /// The ENI.
         eni: vpc_ipam_core::EniId,
-        /// Why not.
+        /// What could not be read or changed.
         source: ApplyError,
     },
 }

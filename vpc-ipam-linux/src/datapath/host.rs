@@ -80,7 +80,7 @@ fn mark_rule(family: Family) -> Rule {
     Rule::new(family, PRIORITY_MARK, Table::MAIN)
 }
 
-/// Claims what is ours at the place of a rule, wherever it leads.
+/// Claims what is ours at the priority of a rule, wherever it leads.
 fn any_of_ours(rule: Rule) -> Claim {
     Claim::OurRules(Rule { table: Table::UNSPECIFIED, ..rule })
 }
@@ -118,7 +118,7 @@ pub(crate) fn forwarding(link: &str) -> Sysctl {
     Sysctl { key, value: "1".to_owned(), optional: true }
 }
 
-/// Returns what concerns the place of the rule of the host's own addresses.
+/// Returns what concerns the priority of the rule of the host's own addresses.
 ///
 /// What pods on branch ENIs send to the node has to go out by the ENI in strict mode, so the rules that see to it come first.
 /// The other place is made before the first is given up.

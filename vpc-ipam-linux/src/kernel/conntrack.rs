@@ -30,7 +30,7 @@ pub enum ConntrackError {
     /// The kernel could not be talked to.
     #[error("forget the connections of released addresses")]
     Netlink {
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

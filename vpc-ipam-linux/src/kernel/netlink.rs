@@ -208,19 +208,19 @@ pub enum NetlinkError {
     /// No socket could be opened.
     #[error("open a netlink socket")]
     Open {
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A request could not be sent.
     #[error("send a netlink request")]
     Send {
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// No answer was received: what was asked may or may not have been done.
     #[error("receive the answer to a netlink request")]
     Receive {
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// An answer makes no sense.
@@ -242,7 +242,7 @@ pub enum NetlinkError {
     Refused {
         /// What was to be listed.
         what: &'static str,
-        /// Why.
+        /// The kernel's refusal.
         #[source]
         refusal: Refusal,
     },
@@ -251,25 +251,25 @@ pub enum NetlinkError {
     Sysctl {
         /// The variable.
         key: SysctlKey,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Neither nft nor iptables could be run, or what was run failed.
     #[error("list the rules of address translation")]
     Nat {
-        /// Why.
+        /// The error of the program, or of the operating system.
         source: io::Error,
     },
     /// The same, of the check of sources.
     #[error("list the rules that check the sources of what pods send")]
     SourceCheck {
-        /// Why.
+        /// The error of the program, or of the operating system.
         source: io::Error,
     },
     /// What amazon-vpc-cni-k8s left could not be listed.
     #[error("list the rules that amazon-vpc-cni-k8s left")]
     AwsCniNat {
-        /// Why.
+        /// The error of the program, or of the operating system.
         source: io::Error,
     },
 }

@@ -50,7 +50,7 @@ pub enum NamespaceError {
     Open {
         /// Where it is.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// It could not be entered.
@@ -58,7 +58,7 @@ pub enum NamespaceError {
     Enter {
         /// Where it is.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// No thread could be started to enter it.
@@ -66,7 +66,7 @@ pub enum NamespaceError {
     Thread {
         /// Where it is.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

@@ -41,7 +41,7 @@ pub enum ChangeError {
     Network {
         /// The ENI.
         eni: EniId,
-        /// Why not.
+        /// What could not be read or changed.
         source: ApplyError,
     },
     /// The source/destination check of the ENI could not be changed.
@@ -49,7 +49,7 @@ pub enum ChangeError {
     SourceCheck {
         /// The ENI.
         eni: EniId,
-        /// Why not.
+        /// The rule set that could not be changed.
         source: SourceCheckError,
     },
 }

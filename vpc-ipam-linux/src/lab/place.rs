@@ -115,7 +115,7 @@ pub enum PlaceError {
     SetUp {
         /// Its name.
         name: String,
-        /// Why not.
+        /// What could not be read or changed.
         source: ApplyError,
     },
 }
@@ -130,7 +130,7 @@ pub fn add_pod(lab: &LabName, pod: &str) -> Result<Namespace, PlaceError> {
 
 /// Removes the namespace of a pod from a lab; one that is not there is removed already.
 ///
-/// What the pod had on the node is up to whoever gave it to the pod; its end of a veth goes with the namespace.
+/// What the pod had on the node is left to the program that made it; its end of a veth goes with the namespace.
 pub fn remove_pod(lab: &LabName, pod: &str) -> Result<(), RemoveNamespaceError> {
     Namespace::remove(&lab.namespace(&Place::Pod(pod.to_owned())))
 }
@@ -151,7 +151,7 @@ pub enum RemoveLabError {
     List {
         /// The lab.
         lab: LabName,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Some of its namespaces stay.

@@ -39,7 +39,7 @@ pub enum RespondError {
         address: SocketAddr,
         /// Where.
         namespace: Namespace,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// No thread could be started.
@@ -47,7 +47,7 @@ pub enum RespondError {
     Thread {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -121,7 +121,7 @@ pub enum AskError {
         to: SocketAddr,
         /// Where the client is.
         from: Namespace,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// No answer came.
@@ -131,7 +131,7 @@ pub enum AskError {
         to: SocketAddr,
         /// Where the client is.
         from: Namespace,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The answer is no address: another server is there.

@@ -23,7 +23,7 @@ pub enum SourceCheckError {
     /// nft could not be run, or failed.
     #[error("run nft for the source/destination checks")]
     Nft {
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The counters are not listed as nft 1.0 lists them.

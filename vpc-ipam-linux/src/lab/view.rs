@@ -22,7 +22,7 @@ pub enum EnterError {
     Sys {
         /// The path of the namespace.
         namespace: String,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -39,7 +39,7 @@ pub enum RunError {
     Thread {
         /// The program.
         program: String,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The program could not be started.
@@ -47,7 +47,7 @@ pub enum RunError {
     Run {
         /// The program.
         program: String,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

@@ -48,7 +48,7 @@ pub enum WatchError {
     /// No socket could be opened, or none that the kernel tells.
     #[error("open a netlink socket for changes")]
     Open {
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

@@ -35,7 +35,7 @@ pub enum CreateNamespaceError {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// There could be no file to mount the namespace over.
@@ -43,7 +43,7 @@ pub enum CreateNamespaceError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The namespace could not be made, or not be mounted.
@@ -51,7 +51,7 @@ pub enum CreateNamespaceError {
     Make {
         /// Where it was to be.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The namespace was made and could not be opened.
