@@ -31,7 +31,7 @@ pub struct HostFacts {
     pub ipv6: bool,
     /// How the links of pods begin that were made when another prefix was configured.
     pub other_prefixes: Vec<VethPrefix>,
-    /// For which families the rule of the host's own addresses still stands where [`BranchMode::Strict`] wants it, although
+    /// For which families the rule of the host's own addresses still stands where [`BranchMode::Strict`](crate::BranchMode::Strict) wants it, although
     /// no pod is left that needs it there.
     pub local_rule_left: Vec<Family>,
 }
