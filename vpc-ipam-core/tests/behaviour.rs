@@ -852,3 +852,28 @@ fn status_keeps_its_word_wherever_a_healthy_node_gets_to() {
     }
     assert!(said.iter().all(|count| *count > 100), "each answer is given often: {said:?}");
 }
+
+/// However slowly the pods go, and in whichever order, no more addresses are left than the target has, and no ENI without one.
+#[test]
+fn pods_that_go_one_by_one_leave_no_empty_eni() {
+    for cooldown in ["0", "2", "30"] {
+        for count in 10..17 {
+            for (every, step) in [(0, 1), (1, 1), (1, 3), (4, 5), (20, 7), (35, 11), (35, 16)] {
+                let vars = [("WARM_IP_TARGET", "5"), ("IP_COOLDOWN_PERIOD", cooldown)];
+                let mut node = Node::settled("m5.large", &vars);
+                let mut left = names("p", 0..count);
+                node.add(&left);
+                node.run_for(120);
+                while !left.is_empty() {
+                    let pod = left.remove(step % left.len());
+                    let _ = node.del(&pod);
+                    node.run_for(every);
+                }
+                node.run_for(900);
+                let case = format!("{count} pods, cooldown {cooldown} s, every {every} s, {step}");
+                let empty = node.enis().iter().filter(|eni| eni.blocks().is_empty()).count();
+                assert_eq!((node.held().0, empty), (5, 0), "{case}");
+            }
+        }
+    }
+}

@@ -38,6 +38,14 @@ pub(super) struct Left {
     pub(super) ipv6_prefixes: u32,
 }
 
+impl Left {
+    /// The same with so many more ENIs, each of which has a prefix of IPv6 where pods get IPv6.
+    pub(super) fn with_more_enis(self, more: u32, ipv6: bool) -> Self {
+        let prefixes = if ipv6 { more } else { 0 };
+        Self { enis: self.enis + more, ipv6_prefixes: self.ipv6_prefixes + prefixes, ..self }
+    }
+}
+
 impl Expected {
     pub(super) fn of(limits: &Limits, config: &Config) -> Self {
         let shape = Shape {
