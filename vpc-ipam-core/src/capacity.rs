@@ -4,7 +4,7 @@ pub mod compat;
 
 use core::fmt;
 
-use crate::demand::PREFIX_SIZE;
+use crate::plan::demand::PREFIX_SIZE;
 use crate::{Card, Config, Demand, Families, Ipv4Kind, Limits, Stock, demand};
 
 /// What decides how many pods fit on a node, besides its type.

@@ -1,11 +1,14 @@
 //! What the operator wants.
 
+pub(crate) mod overrides;
+pub(crate) mod vars;
+
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::demand::PREFIX_SIZE;
+use crate::plan::demand::PREFIX_SIZE;
 use crate::{Card, ConfigProblem, ConfigWarning, Limits, SecurityGroupId, SubnetId, Vars};
 
 /// What the operator wants of a node's addresses. Every combination of fields is usable.

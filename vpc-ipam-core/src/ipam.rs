@@ -1,5 +1,8 @@
 //! The state machine that puts pool, plan and inputs together.
 
+pub(crate) mod check;
+pub(crate) mod explain;
+pub mod journal;
 mod outcome;
 mod readiness;
 
@@ -10,9 +13,9 @@ use core::fmt;
 use core::net::IpAddr;
 
 pub use self::readiness::{AssignError, Readiness};
-use crate::backoff::Pace;
-use crate::constraints::Read;
-use crate::journal::{Input, Recorder};
+use crate::ipam::journal::{Input, Recorder};
+use crate::plan::backoff::Pace;
+use crate::plan::constraints::Read;
 use crate::plan::is_excluded;
 use crate::pool::{
     Background, Creation, Ec2Call, Ec2CallKind, Eligibility, Finding, NotAssigned, is_whole,

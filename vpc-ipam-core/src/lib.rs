@@ -144,68 +144,55 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod action;
-mod backoff;
-mod budget;
 pub mod capacity;
-mod check;
 mod config;
-mod constraints;
-mod demand;
-mod event;
-mod explain;
-mod id;
 mod ipam;
-pub mod journal;
-mod lease;
 mod limits;
-mod observation;
-mod outcome;
-mod overrides;
+mod model;
 mod plan;
 mod pool;
 #[cfg(feature = "sim")]
 pub mod sim;
-mod tags;
 #[cfg(feature = "testkit")]
 pub mod testkit;
-mod time;
-mod vars;
 
-pub use action::{
+pub use config::overrides::{ConfigChange, NodeSelector, Override};
+pub use config::vars::{ConfigProblem, ConfigWarning, Vars};
+pub use config::{
+    Config, Cooling, EniConfig, EniConfigKeys, Families, Ipv4Kind, Timing, WarmTarget,
+};
+pub use ipam::check::Violation;
+pub use ipam::explain::{AddressCount, EniAccount, Explanation, WaitingPod};
+pub use ipam::journal;
+pub use ipam::{
+    AssignError, Assigned, Grant, Ipam, Issued, Readiness, Released, UnusableConfigError, Wake,
+};
+pub use limits::{Hypervisor, KnownLimits, Limits, LimitsSource, UnknownInstanceTypeError};
+pub use model::action::{
     Action, ActionId, AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface,
     CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, Ec2Action,
     EniAttribute, EniLink, HostAction, Ipv4Amount, ModifyNetworkInterfaceAttribute,
     UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
-pub use backoff::{BackoffScope, Question, RecentFailure};
-pub use budget::{Budget, Ec2Operation, Rate};
-pub use check::Violation;
-pub use config::{
-    Config, Cooling, EniConfig, EniConfigKeys, Families, Ipv4Kind, Timing, WarmTarget,
-};
-pub use constraints::{Constraints, LearnedLimit};
-pub use demand::{Demand, Stock, demand};
-pub use event::Event;
-pub use explain::{AddressCount, EniAccount, Explanation, WaitingPod};
-pub use id::{
+pub use model::event::Event;
+pub use model::id::{
     AttachmentId, Card, DeviceIndex, EmptyKeyError, EniId, InstanceId, InstanceType, Mac,
     ParseIdError, ParseMacError, PodKey, SecurityGroupId, SubnetId, VpcId, Zone,
 };
-pub use ipam::{
-    AssignError, Assigned, Grant, Ipam, Issued, Readiness, Released, UnusableConfigError, Wake,
+pub use model::lease::{
+    AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record, Uncommitted,
 };
-pub use lease::{AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record, Uncommitted};
-pub use limits::{Hypervisor, KnownLimits, Limits, LimitsSource, UnknownInstanceTypeError};
-pub use observation::{
+pub use model::observation::{
     AttachmentStatus, IncompleteEni, InterfaceType, Metadata, Node, Observation,
     ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source, SubnetRanges,
 };
-pub use outcome::{Effect, Failure, FailureKind, Outcome};
-pub use overrides::{ConfigChange, NodeSelector, Override};
+pub use model::outcome::{Effect, Failure, FailureKind, Outcome};
+pub use model::time::Timestamp;
+pub use plan::backoff::{BackoffScope, Question, RecentFailure};
+pub use plan::budget::{Budget, Ec2Operation, Rate};
+pub use plan::constraints::{Constraints, LearnedLimit};
+pub use plan::demand::{Demand, Stock, demand};
 pub use plan::{Because, Blocked, CardDemand, EniLimit, Plan, Planned, WaitingOn, Wanted, plan};
 pub use pool::{
     Block, BlockState, Eni, Management, Pool, Removing, Stage, Unconfirmed, UnconfirmedCause,
 };
-pub use time::Timestamp;
-pub use vars::{ConfigProblem, ConfigWarning, Vars};

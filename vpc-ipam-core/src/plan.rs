@@ -4,6 +4,10 @@
 //! [`grow`] and [`shrink`] how the pool follows its target, [`subnet`] where a new ENI goes, [`upkeep`] what an ENI should have
 //! besides addresses.
 
+pub(crate) mod backoff;
+pub(crate) mod budget;
+pub(crate) mod constraints;
+pub(crate) mod demand;
 mod grow;
 mod lifecycle;
 mod reads;
@@ -16,9 +20,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::backoff::{about, gates, of_eni};
-use crate::budget::Spent;
-use crate::demand::PREFIX_SIZE;
+use crate::plan::backoff::{about, gates, of_eni};
+use crate::plan::budget::Spent;
+use crate::plan::demand::PREFIX_SIZE;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eligibility, Eni, Pool, Stage};
 use crate::{
     Action, BackoffScope, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action,

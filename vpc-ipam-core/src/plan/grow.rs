@@ -6,14 +6,14 @@ use core::cmp::Reverse;
 
 use super::subnet::addresses_of;
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
-use crate::backoff::gates;
-use crate::constraints::AskedOf;
-use crate::demand::PREFIX_SIZE;
+use crate::model::tags;
+use crate::plan::backoff::gates;
+use crate::plan::constraints::AskedOf;
+use crate::plan::demand::PREFIX_SIZE;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AssignPrivateIpAddresses, BackoffScope, Card, CreateNetworkInterface,
     Ec2Action, Ec2Operation, EniId, Ipv4Amount, Ipv4Kind, Planned, Question, SubnetId, WarmTarget,
-    tags,
 };
 
 impl Planner<'_> {

@@ -1,7 +1,7 @@
 //! The next step of each ENI's life, whatever the pool wants.
 
 use super::{Because, EniLimit, Planner, WaitingOn, Wanted, has_ipv6, is_ready};
-use crate::backoff::of_eni;
+use crate::plan::backoff::of_eni;
 use crate::pool::{Eni, Removing, Stage};
 use crate::{
     AssignIpv6Addresses, AttachNetworkInterface, BackoffScope, Card, DeleteNetworkInterface,

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{Because, Planner, WaitingOn, Wanted};
-use crate::constraints::Read;
+use crate::plan::constraints::Read;
 use crate::{
     Action, BackoffScope, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned, Question,
     Scope, Source, Timestamp, Timing, Unconfirmed,

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::backoff::{BackoffScope, Question};
+use crate::plan::backoff::{BackoffScope, Question};
 use crate::{
     Action, ActionId, Card, Demand, Ec2Operation, EniId, FailureKind, Source, Stock, SubnetId,
     Timestamp, UnconfirmedCause, WarmTarget,

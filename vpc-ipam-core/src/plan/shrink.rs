@@ -7,7 +7,7 @@ use core::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Because, CardDemand, Planner, WaitingOn, Wanted, is_ready};
-use crate::backoff::{gates, is_step_of_new_eni};
+use crate::plan::backoff::{gates, is_step_of_new_eni};
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni};
 use crate::{
     AssignPrivateIpAddresses, BackoffScope, Card, Demand, Ec2Action, Ec2Operation, EniId,

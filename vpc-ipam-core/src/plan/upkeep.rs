@@ -4,10 +4,11 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use super::{Because, Planner, Wanted};
+use crate::model::tags;
 use crate::pool::{Eni, Stage};
 use crate::{
     CreateTags, Ec2Action, EniAttribute, InterfaceType, ModifyNetworkInterfaceAttribute,
-    SecurityGroupId, tags,
+    SecurityGroupId,
 };
 
 impl Planner<'_> {

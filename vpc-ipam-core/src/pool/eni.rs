@@ -9,13 +9,14 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::model::tags;
 use crate::pool::Block;
 use crate::pool::block::BlockKind;
 use crate::pool::queue::Queues;
 use crate::pool::tally::{Tallies, Tally};
 use crate::{
     ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InstanceId, InterfaceType,
-    LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp, VpcId, tags,
+    LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp, VpcId,
 };
 
 /// An ENI of the node, whether we manage it or not.

@@ -12,10 +12,11 @@ use core::time::Duration;
 use ipnet::IpNet;
 
 use super::{BlockState, Eni, Management, Pool, Removing, Stage, UnconfirmedCause};
+use crate::model::tags;
 use crate::{
     AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
     InterfaceType, Lease, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges,
-    Timestamp, tags,
+    Timestamp,
 };
 
 /// What an observation leads to, besides the changes of the pool.

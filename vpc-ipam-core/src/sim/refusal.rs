@@ -1,7 +1,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use crate::backoff::{about, asks_for_prefixes};
+use crate::plan::backoff::{about, asks_for_prefixes};
 use crate::sim::Cloud;
 use crate::{
     Action, Card, Ec2Action, Ec2Operation, EniId, Failure, FailureKind, HostAction, SubnetId,

@@ -13,6 +13,7 @@ use super::model::Model;
 use super::rule::{Breach, Rule, hold};
 use super::setup::{Launched, Setup, config_of, net};
 use super::step::{Meddling, Place, Step, Store};
+use crate::model::tags;
 use crate::pool::Eni;
 use crate::sim::{
     About, Call, Cloud, CreateInterface, CreateSubnet, Fault, Ipv4Request, Lasts, ModifyInterface,
@@ -24,7 +25,7 @@ use crate::{
     Failure, FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Ipv4Kind, Issued, Lease,
     LeasedInterface, Node, Observation, Outcome, Pod, PodKey, Readiness, Record, Released, Scope,
     Source, Stage, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses, Uncommitted,
-    Violation, WaitingOn, Wanted, tags,
+    Violation, WaitingOn, Wanted,
 };
 
 /// A node under test: core, the model of EC2, and a [`Model`] that watches both.
@@ -791,7 +792,7 @@ impl Driver {
                 crate::Effect::Created(eni) => self.model.on_shown(eni.id, &eni.blocks),
                 crate::Effect::Assigned(blocks) => {
                     if let Action::Ec2(action) = &issued.action
-                        && let Some(eni) = crate::backoff::about(action)
+                        && let Some(eni) = crate::plan::backoff::about(action)
                     {
                         self.model.on_shown(eni, blocks);
                     }
@@ -1238,7 +1239,7 @@ impl Driver {
     }
 
     fn check_ec2_action(&mut self, action: &Ec2Action, because: Because) -> Result<(), Breach> {
-        let about = crate::backoff::about(action);
+        let about = crate::plan::backoff::about(action);
         let gate = if self.terminating {
             Some("terminating")
         } else if !self.schedulable && !self.config.manage_unschedulable {
@@ -1411,7 +1412,7 @@ impl Driver {
             .ipam
             .in_flight()
             .filter_map(|(_, planned)| match &planned.action {
-                Action::Ec2(action) => crate::backoff::about(action),
+                Action::Ec2(action) => crate::plan::backoff::about(action),
                 Action::Host(_) => None,
             })
             .collect();

@@ -7,13 +7,14 @@ use core::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::model::tags;
 use crate::sim::{
     Cloud, CreateInterface, CreateSubnet, Ipv4Request, Ipv6Request, RunInstance, World,
 };
 use crate::{
     AttachNetworkInterface, Budget, Card, Config, Cooling, DeviceIndex, EniConfig, EniId, Families,
     Hypervisor, InstanceId, InterfaceType, Ipv4Amount, Ipv4Kind, Limits, Rate, Scope, SubnetId,
-    Timestamp, WarmTarget, tags,
+    Timestamp, WarmTarget,
 };
 
 /// Where a scenario starts: a node, the cloud around it, and what its operator wants.

@@ -4,8 +4,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::backoff::Backoff;
-use crate::budget::Spent;
+use crate::plan::backoff::Backoff;
+use crate::plan::budget::Spent;
 use crate::{
     ActionId, BackoffScope, Budget, Card, Ec2Operation, EniConfig, EniId, Node, ObservedSubnet,
     Question, RecentFailure, SecurityGroupId, SubnetId, SubnetRanges, Timestamp,

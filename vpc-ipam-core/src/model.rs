@@ -1,0 +1,10 @@
+//! What goes in and out: ids, times, observations, leases, actions, outcomes and events.
+
+pub(crate) mod action;
+pub(crate) mod event;
+pub(crate) mod id;
+pub(crate) mod lease;
+pub(crate) mod observation;
+pub(crate) mod outcome;
+pub(crate) mod tags;
+pub(crate) mod time;
