@@ -184,6 +184,8 @@ fn do_damage(node: &Netns, case: &Case, damage: Damage) {
     let rules: Vec<String> = lines(node, "rule show");
     let rules: Vec<String> = rules.into_iter().filter(|it| it.ends_with(" proto 86")).collect();
     let routes: Vec<String> = lines(node, "-4 route show table all proto 86");
+    let added = |route: &&String| route.starts_with("198.51.100.0/24 ");
+    let diverted: Vec<String> = routes.iter().filter(|route| !added(route)).cloned().collect();
     let choose = |list: &[String], number: usize| -> Option<String> {
         (!list.is_empty()).then(|| list[number % list.len()].clone())
     };
@@ -202,7 +204,8 @@ fn do_damage(node: &Netns, case: &Case, damage: Damage) {
         Damage::RemoveRoute(number) => {
             choose(&routes, number).map(|route| format!("route del {route}"))
         }
-        Damage::DivertRoute(number) => choose(&routes, number).map(|route| {
+        // Not one that another damage added: diverted, it is another program's route, which is left.
+        Damage::DivertRoute(number) => choose(&diverted, number).map(|route| {
             let destination = route.split(' ').next().unwrap();
             let table = route.split(" table ").nth(1).and_then(|it| it.split(' ').next());
             // The same place by another way, which replaces ours.
