@@ -229,7 +229,7 @@ impl Pool {
         finding: &mut Finding,
     ) {
         let Observation { as_of, .. } = *observation;
-        let Background { config, now, .. } = background;
+        let Background { now, .. } = background;
         let (node, settle) = (background.node(), background.settle());
         match &observed.attachment {
             Some(attachment) if attachment.instance != node.instance => {
@@ -251,35 +251,53 @@ impl Pool {
                 }
             }
         }
-        let status = observed.attachment.as_ref().map(|attachment| attachment.status);
-        let going =
-            matches!(status, Some(AttachmentStatus::Detaching | AttachmentStatus::Detached));
-
         if self.eni(observed.id).is_none() {
-            let just_gone = self
-                .enis_gone
-                .get(&observed.id)
-                .is_some_and(|gone| is_recent(as_of, *gone, settle));
-            if just_gone || going {
-                return;
-            }
-            let (card, device) = match &observed.attachment {
-                Some(attachment) => (attachment.card, attachment.device),
-                None => (Card(0), Eni::UNPLACED),
-            };
-            let mut eni = Eni::new(observed, card, device, as_of, now);
-            eni.primary = eni.id == node.primary;
-            eni.management = management(&eni, config, node);
-            if eni.is_primary() && eni.stage == Stage::Attached {
-                // The operating system set it up.
-                eni.on_set_up();
-            }
-            finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
-            self.insert(eni, Some(settle));
-            self.ask_again_where_leases_differ(observed.id, now, finding);
+            self.on_first_shown(observed, as_of, background, finding);
+        } else {
+            self.on_shown_again(observed, as_of, background, finding);
+        }
+    }
+
+    /// EC2 shows an ENI that we do not know.
+    fn on_first_shown(
+        &mut self,
+        observed: &ObservedEni,
+        as_of: Timestamp,
+        background: Background<'_>,
+        finding: &mut Finding,
+    ) {
+        let Background { config, now, .. } = background;
+        let (node, settle) = (background.node(), background.settle());
+        let gone = self.enis_gone.get(&observed.id);
+        let just_gone = gone.is_some_and(|gone| is_recent(as_of, *gone, settle));
+        if just_gone || is_going(observed) {
             return;
         }
+        let (card, device) = match &observed.attachment {
+            Some(attachment) => (attachment.card, attachment.device),
+            None => (Card(0), Eni::UNPLACED),
+        };
+        let mut eni = Eni::new(observed, card, device, as_of, now);
+        eni.primary = eni.id == node.primary;
+        eni.management = management(&eni, config, node);
+        if eni.is_primary() && eni.stage == Stage::Attached {
+            // The operating system set it up.
+            eni.on_set_up();
+        }
+        finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
+        self.insert(eni, Some(settle));
+        self.ask_again_where_leases_differ(observed.id, now, finding);
+    }
 
+    /// EC2 shows an ENI that we know.
+    fn on_shown_again(
+        &mut self,
+        observed: &ObservedEni,
+        as_of: Timestamp,
+        background: Background<'_>,
+        finding: &mut Finding,
+    ) {
+        let (now, settle) = (background.now, background.settle());
         let Some(eni) = self.eni_mut(observed.id) else {
             return;
         };
@@ -293,7 +311,7 @@ impl Pool {
                 )
         });
         let before = unconfirmed_by_imds.then(|| eni.shape());
-        if going && knows && !eni.is_removing() {
+        if is_going(observed) && knows && !eni.is_removing() {
             self.on_eni_gone(observed.id, now, finding);
             return;
         }
@@ -302,16 +320,7 @@ impl Pool {
         {
             return;
         }
-        eni.confirmed_at = as_of;
-        eni.security_groups.clone_from(&observed.security_groups);
-        eni.primary_ipv4 = observed.primary_ipv4;
-        eni.primary_ipv6 = observed.primary_ipv6.or(eni.primary_ipv6);
-        eni.interface_type = observed.interface_type;
-        eni.vpc = observed.vpc.or(eni.vpc);
-        if let Some(tags) = &observed.tags {
-            eni.tags.clone_from(tags);
-        }
-        eni.management = management(eni, config, node);
+        take_in(eni, observed, as_of, background);
         let position = (eni.card, eni.device);
         if let Some(attachment) = observed.attachment.as_ref().filter(|_| knows) {
             eni.delete_on_termination |= attachment.delete_on_termination.unwrap_or(false);
@@ -371,7 +380,7 @@ impl Pool {
             .map(IpNet::trunc)
             .filter(|net| self.take_over(observed.id, *net, Some((as_of, settle))))
             .collect();
-        let Self { enis, leases, blocks_gone, .. } = self;
+        let Self { enis, blocks_gone, .. } = self;
         let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
             return;
         };
@@ -397,6 +406,22 @@ impl Pool {
             finding.events.push(Event::BlocksAdded { eni: eni.id, blocks: added });
         }
 
+        self.on_blocks_missing(observed, as_of, settle, now, finding);
+    }
+
+    /// EC2 does not show blocks of an ENI that we know. One that is in use goes only if EC2 says so twice, or agrees with IMDS.
+    fn on_blocks_missing(
+        &mut self,
+        observed: &ObservedEni,
+        as_of: Timestamp,
+        settle: Duration,
+        now: Timestamp,
+        finding: &mut Finding,
+    ) {
+        let Self { enis, leases, blocks_gone, .. } = self;
+        let Some(eni) = enis.iter_mut().find(|eni| eni.id == observed.id) else {
+            return;
+        };
         let mut removed = Vec::new();
         let mut in_use_denied = false;
         let missing: Vec<IpNet> = eni
@@ -638,6 +663,26 @@ fn usable_of(nets: &[IpNet], is_usable: impl Fn(IpNet) -> bool) -> (Vec<IpNet>, 
     let covered = |net: &mut IpNet| all.iter().any(|other| other != net && other.contains(&*net));
     refused.extend(usable.extract_if(.., covered));
     (usable, refused)
+}
+
+/// Returns whether EC2 shows an ENI that is being detached.
+fn is_going(observed: &ObservedEni) -> bool {
+    let status = observed.attachment.as_ref().map(|attachment| attachment.status);
+    matches!(status, Some(AttachmentStatus::Detaching | AttachmentStatus::Detached))
+}
+
+/// Takes in what EC2 shows of an ENI besides its attachment and its blocks.
+fn take_in(eni: &mut Eni, observed: &ObservedEni, as_of: Timestamp, background: Background<'_>) {
+    eni.confirmed_at = as_of;
+    eni.security_groups.clone_from(&observed.security_groups);
+    eni.primary_ipv4 = observed.primary_ipv4;
+    eni.primary_ipv6 = observed.primary_ipv6.or(eni.primary_ipv6);
+    eni.interface_type = observed.interface_type;
+    eni.vpc = observed.vpc.or(eni.vpc);
+    if let Some(tags) = &observed.tags {
+        eni.tags.clone_from(tags);
+    }
+    eni.management = management(eni, background.config, background.node());
 }
 
 /// Returns whether an answer asked for at `as_of` may still show what was before a change.
