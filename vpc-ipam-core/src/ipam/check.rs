@@ -229,9 +229,8 @@ impl Ipam {
     fn check_places(&self, violations: &mut Vec<Violation>) {
         let place = |eni: &Eni| (eni.card, eni.device);
         let held = || self.pool().enis().iter().filter(|eni| eni.occupies_slot());
-        // Its place may be another's already.
-        let going =
-            |eni: &Eni| eni.stage == Stage::Removing(Removing::Detach) && eni.ec2_call.is_some();
+        // EC2 may have been asked already, with or without an answer: then its place may be another program's.
+        let going = |eni: &Eni| eni.stage == Stage::Removing(Removing::Detach);
         let attached: Vec<_> =
             held().filter(|eni| eni.stage != Stage::Available && !going(eni)).map(place).collect();
         let coming: Vec<_> = held()
