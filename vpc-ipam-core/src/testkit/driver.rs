@@ -217,9 +217,7 @@ impl Driver {
             Step::ClockBack(duration) => {
                 let back = self.now.as_nanos().saturating_sub(duration.as_nanos() as u64);
                 self.now = Timestamp::from_nanos(back);
-                for since in self.model.known_since.values_mut() {
-                    *since = (*since).min(self.now);
-                }
+                self.model.on_clock_set_back(self.now);
                 // The cloud's past goes by the same clock.
                 self.cloud.remember(Setup::REACH);
                 // What was shown before has no age by this clock: it is void.

@@ -177,6 +177,16 @@ impl Model {
         Ok(())
     }
 
+    /// What was seen later than now, by a clock that was set back since, counts as seen now.
+    pub(super) fn on_clock_set_back(&mut self, now: Timestamp) {
+        for since in self.known_since.values_mut() {
+            *since = (*since).min(now);
+        }
+        for by in self.denied.values_mut() {
+            *by = by.iter().map(|(source, at)| (*source, (*at).min(now))).collect();
+        }
+    }
+
     /// Forgets what only one process knows.
     pub(super) fn on_restart(&mut self) {
         self.granted.clear();
