@@ -18,10 +18,12 @@ fn ipamd(alone: &Alone) -> Ipamd {
     ipamd
 }
 
-fn problem(ipamd: &Ipamd, expected: &str) -> String {
+/// Waits until the status has a problem that says all this. Before the first answer it says that they are being read.
+fn wait_for_problem(ipamd: &Ipamd, expected: &[&str]) {
     wait_until("the problem", || {
         let problems = ipamd.status()?.problems;
-        let found = problems.iter().find(|problem| problem.contains(expected)).cloned();
+        let says = |problem: &&String| expected.iter().all(|part| problem.contains(part));
+        let found = problems.iter().any(|problem| says(&problem)).then_some(());
         found.ok_or_else(|| format!("{problems:?}\n{}", ipamd.said()))
     })
 }
@@ -35,8 +37,7 @@ fn metadata_that_are_refused_for_good_are_asked_for_seldom_and_told_once() {
 
         let ipamd = ipamd(&alone);
 
-        let said = problem(&ipamd, "the instance's metadata cannot be read");
-        assert!(said.contains(kind), "{said}");
+        wait_for_problem(&ipamd, &["the instance's metadata cannot be read", kind]);
         let before = alone.cloud.metadata_requests();
         std::thread::sleep(Duration::from_secs(5));
         let asked = alone.cloud.metadata_requests() - before;
