@@ -6,8 +6,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # One pattern a line: the word, and after the tab what to write instead.
-words='\b(some|no)body(.s)?\b	who acts: the operator, the plugin, another program, no pod
-\bwhoever\b	who acts
+words='(?i)\b(some|no)body(.s)?\b	who acts: the operator, the plugin, another program, no pod
+(?i)\bwhoever\b	who acts
 \bgiv(e|es|en|ing) back\b	release (an address, a block), remove or delete (an ENI)
 \bcomes? to rest\b	converges
 \bat rest\b	once converged

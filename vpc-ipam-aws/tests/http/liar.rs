@@ -39,7 +39,7 @@ impl Liar {
             for stream in listener.incoming() {
                 let (answer, count, bytes) = (answer.clone(), count.clone(), bytes.clone());
                 std::thread::spawn(move || {
-                    // Whoever hangs up has heard enough.
+                    // A client that hangs up has heard enough.
                     let _ = serve(&stream.unwrap(), &*answer, &count, &bytes);
                 });
             }

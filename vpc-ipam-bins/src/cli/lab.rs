@@ -214,7 +214,7 @@ fn up(args: &UpArgs, name: LabName) -> Result<ExitCode, Failure> {
     let watch = print::Stopwatch::start();
     let notices = node.notices.take();
     let printer = notices.map(|notices| print::follow(watch, notices, std::io::stderr()));
-    // Whoever asks drops the sender at last.
+    // The caller drops the sender at last.
     let _ = stop.recv();
     // Before a word about it: who reads what we say may have stopped to.
     let stopped = node.stop();

@@ -36,7 +36,7 @@ pub enum DaemonError {
         /// Why EC2 did not tell.
         source: Ec2Error,
     },
-    /// Nobody who is believed knows the limits of the instance type.
+    /// No trusted source knows the limits of the instance type.
     #[error(transparent)]
     UnknownType(#[from] UnknownInstanceTypeError),
     /// The configuration does not go together with the instance type.

@@ -420,7 +420,7 @@ impl Loop {
 
     pub(super) fn notice(&self, notice: Notice) {
         if let Some(notices) = &self.notices {
-            // Whoever watched may have stopped.
+            // The watcher may have stopped.
             let _ = notices.send(notice);
         }
     }

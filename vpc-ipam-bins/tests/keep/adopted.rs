@@ -99,7 +99,7 @@ fn pod_is_kept_with_its_address_while_its_link_is_there() {
     let daemon = Daemon::start(&node);
     wait_for(&node, "a start", &before);
 
-    // Nobody else gets the addresses, however many want one.
+    // No other pod gets the addresses, however many want one.
     let used: BTreeSet<IpAddr> = pods.iter().map(|pod| pod.address).collect();
     let new = fill(&node);
     assert!(new.iter().all(|(_, address)| !used.contains(address)), "{used:?}: {new:?}");

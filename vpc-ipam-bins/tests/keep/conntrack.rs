@@ -18,7 +18,7 @@ fn next_pod_with_an_address_inherits_no_connection() {
     pod.del(&node.address);
     drop(socket);
     pod.die();
-    // Whoever gets it, gets it after that.
+    // Another pod gets it after that.
     let mut others = Vec::new();
     wait_until("the address to be given out again", || {
         let other = Pod::new(&node, &format!("b{}", others.len()));

@@ -183,7 +183,7 @@ fn link_that_is_fought_over_is_put_right_ever_more_seldom() {
     let netns = netns(&node);
     let mut repaired = Vec::new();
     let begun = std::time::Instant::now();
-    // Somebody who removes the rule whenever it is there.
+    // Another program removes the rule whenever it is there.
     wait_until("the daemon to hold back", || {
         if run(&netns, "ip rule show pref 1024").contains("fwmark") {
             run(&netns, "ip rule del pref 1024");

@@ -130,7 +130,7 @@ fn killed_daemon_knows_its_pods_when_it_is_started_again() {
     assert!(pods.iter().all(|(_, address)| *address != another.1), "given out twice: {another:?}");
     pods.push(another);
 
-    // Nobody else keeps the namespaces.
+    // No other process keeps the namespaces.
     let addresses: Vec<String> =
         pods.into_iter().map(|(_, address)| address.replace("/32", " ")).collect();
     for pod in (0..12).map(|n| format!("pod{n}")).chain(["another".to_owned()]) {

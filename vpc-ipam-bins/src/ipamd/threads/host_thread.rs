@@ -146,7 +146,7 @@ impl Work {
                     let result = self.set_up(&metadata);
                     match reply {
                         Some(reply) => {
-                            // Whoever asked may have stopped waiting.
+                            // The caller may have stopped waiting.
                             let _ = reply.send(result);
                             None
                         }

@@ -57,7 +57,7 @@ impl Translation {
                         None
                     }
                     Job::SetUp(node, caller) => {
-                        // Whoever asked may have stopped waiting.
+                        // The caller may have stopped waiting.
                         let _ = caller.send(set_up(&mut *netlink, &node, &mut reported));
                         None
                     }

@@ -25,7 +25,7 @@ impl<J: Send + 'static> Worker<J> {
         let (jobs, queue) = channel();
         let netns = netns.clone();
         let inside = move || {
-            // Whoever sends finds the queue closed.
+            // The sender finds the queue closed.
             if let Err(error) = netns.run(move || work(&queue)) {
                 error!(error = chain(&error), "a thread of the daemon ended");
             }
