@@ -175,7 +175,7 @@ pub struct EniStatus {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// Nobody listens at the socket, or we may not.
+    /// No daemon listens at the socket, or we may not.
     #[error("connect to the daemon at {path}")]
     Connect {
         /// The socket.

@@ -315,7 +315,7 @@ async fn silence_is_no_answer() {
     // It accepts, because the kernel does, and never answers.
     let silent: TcpListener = listener();
     let urls = [
-        NOBODY.to_owned(),
+        CLOSED_PORT.to_owned(),
         format!("http://{}", silent.local_addr().unwrap()),
         // HTTPS where HTTP is spoken: the handshake fails, as it would with an unknown certificate.
         format!("https://{}", lab.ec2.addr()),
@@ -373,14 +373,14 @@ async fn endpoint_that_is_no_url_is_refused_before_anything_is_sent() {
 }
 
 /// A port without a listener: discard's.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_PORT: &str = "http://127.0.0.1:9";
 
 /// Options that lead nowhere but to these endpoints.
 pub fn options(ec2: &str, imds: Option<&str>) -> SdkOptions {
     SdkOptions {
         region: Some("eu-west-1".into()),
         ec2_endpoint: Some(ec2.into()),
-        imds_endpoint: Some(imds.unwrap_or(NOBODY).into()),
+        imds_endpoint: Some(imds.unwrap_or(CLOSED_PORT).into()),
         credentials: Credentials::Static {
             access_key_id: "test".into(),
             secret_access_key: "test".into(),

@@ -188,7 +188,7 @@ fn del(call: &Call) -> Result<(), Error> {
 
 /// Why a pod could not be deleted.
 enum DelError {
-    /// Nobody listens at the socket.
+    /// No daemon listens at the socket.
     NoDaemon(AskError),
     Other(Error),
 }

@@ -5,7 +5,7 @@ use crate::runtime::{Pod, address, call, netns, run, spec, start, succeeded, wai
 #[test]
 fn next_pod_with_an_address_inherits_no_connection() {
     let mut spec = spec("m5.large");
-    // Nobody waits for the address to cool down.
+    // No test waits for the address to cool down.
     spec.vars = vec![("IP_COOLDOWN_PERIOD".to_owned(), "0".to_owned())];
     let node = start(&spec);
     let pod = Pod::new(&node, "a");

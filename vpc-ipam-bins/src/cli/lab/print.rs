@@ -31,7 +31,7 @@ impl Stopwatch {
 }
 
 fn print_line(out: &mut dyn Write, at: Duration, who: &str, what: &str) {
-    // Nobody reads any more: the work goes on all the same.
+    // The reader is gone: the work goes on all the same.
     let _ = writeln!(out, "{:>7.3}  {who:<6} {what}", at.as_secs_f64());
 }
 
