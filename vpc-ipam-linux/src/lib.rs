@@ -97,11 +97,12 @@ pub use node::{
     AbsentLink, Adopted, AdoptedLink, Extent, KernelEvent, NodeDifferences, NodeNetwork, OfLinks,
     Repaired, Seen, SeenLink, is_of_aws_cni,
 };
-pub use state::apply::{
-    Actual, Applied, ApplyError, Claim, Difference, State, apply, diff, remove,
-};
+pub use state::actual::Actual;
+pub use state::apply::{Applied, ApplyError, apply, remove};
 pub use state::change::{
     Bridge, KernelChange, KernelEffect, Refusal, Refused, Veth, VethPeer, Vlan,
 };
 pub use state::commands::commands;
+pub use state::diff::{Difference, diff};
 pub use state::object::Object;
+pub use state::{Claim, State};

@@ -23,7 +23,10 @@ use crate::datapath::numbering::{
     PRIORITY_BRANCH, PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_TO_POD,
 };
 use crate::datapath::pod::{PodInterface, PodNetwork, branch, egress};
-use crate::state::apply::{Actual, ApplyError, Claim, Difference, State, carry_out, changes, diff};
+use crate::state::actual::Actual;
+use crate::state::apply::{ApplyError, carry_out};
+use crate::state::diff::{Difference, changes, diff};
+use crate::state::{Claim, State};
 use crate::{
     BranchMode, Family, HostConfig, KernelChange, Link, LinkIndex, Netlink, NetlinkError, Object,
     Protocol, Refused, Rule, SysctlKey, Table, eni, host, link_by_mac, pod,

@@ -9,7 +9,9 @@ use crate::datapath::link::{LinkMissingError, link_by_mac, link_local};
 use crate::datapath::numbering::subnet_gateway;
 pub use crate::datapath::numbering::table;
 use crate::datapath::numbering::{GATEWAY_IPV6, PRIORITY_BRANCH, PRIORITY_ENI, PRIORITY_FROM_POD};
-use crate::state::apply::{Actual, Applied, ApplyError, Claim, State, apply};
+use crate::state::actual::Actual;
+use crate::state::apply::{Applied, ApplyError, apply};
+use crate::state::{Claim, State};
 use crate::{
     Address, Family, Leads, LinkId, LinkIndex, Netlink, NetlinkError, Object, Protocol, Route,
     RouteEntry, Rule, Scope, Sysctl, SysctlKey, Table,

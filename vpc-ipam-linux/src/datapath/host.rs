@@ -9,7 +9,8 @@ pub use crate::datapath::facts::{HostFacts, egress};
 use crate::datapath::numbering::{
     GATEWAY_IPV6, PRIORITY_BRANCH, PRIORITY_LOCAL, PRIORITY_MARK, PRIORITY_SERVICE,
 };
-use crate::state::apply::{Applied, ApplyError, Claim, State, apply};
+use crate::state::apply::{Applied, ApplyError, apply};
+use crate::state::{Claim, State};
 use crate::{
     BranchMode, Family, HostConfig, Link, LinkMissingError, Mark, Nat, Netlink, NetlinkError,
     Object, Protocol, Rule, SourceCheck, Sysctl, SysctlKey, Table, VethPrefix, link_by_mac,

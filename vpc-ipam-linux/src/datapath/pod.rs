@@ -21,10 +21,10 @@ use self::variables::SourceFilter;
 use crate::datapath::link::link_local;
 use crate::datapath::numbering::pod_gateway;
 use crate::datapath::numbering::{PRIORITY_FROM_POD, PRIORITY_IN_POD, PRIORITY_TO_POD};
-use crate::state::apply::{
-    Actual, ApplyError, Claim, Difference, State, apply, carry_out, changes, diff, in_words,
-    refused,
-};
+use crate::state::actual::Actual;
+use crate::state::apply::{ApplyError, apply, carry_out, in_words, refused};
+use crate::state::diff::{Difference, changes, diff};
+use crate::state::{Claim, State};
 use crate::{
     Address, BranchMode, Family, KernelChange, KernelEffect, Link, LinkId, LinkIndex,
     LinkMissingError, Namespace, Neighbour, Netlink, NetlinkError, Object, Protocol, Refusal,

@@ -18,7 +18,8 @@ use crate::datapath::numbering::{
 };
 use crate::datapath::pod::branch::{VlanId, is_of_pod, vlan_of};
 use crate::datapath::pod::egress;
-use crate::state::apply::{Actual, State};
+use crate::state::State;
+use crate::state::actual::Actual;
 use crate::{
     Address, Leads, Link, LinkIndex, Mark, Netlink, NetlinkError, Object, Protocol, Route,
     RouteEntry, Rule, Table,

@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use super::{NodeNetwork, is_host};
 use crate::datapath::conflict::Conflict;
 use crate::datapath::numbering::{PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_MARK, PRIORITY_TO_POD};
-use crate::state::apply::{Actual, Difference};
+use crate::state::actual::Actual;
+use crate::state::diff::Difference;
 use crate::{
     Family, Leads, LinkIndex, Object, Protocol, RouteEntry, Rule, RuleAction, SysctlKey, Table,
     eni, link_by_mac,

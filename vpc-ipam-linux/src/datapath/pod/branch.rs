@@ -12,7 +12,7 @@ use super::{
 use crate::datapath::link::link_by_mac;
 use crate::datapath::numbering::{GATEWAY_IPV6, PRIORITY_BRANCH};
 use crate::datapath::numbering::{pod_gateway, subnet_gateway};
-use crate::state::apply::{Claim, State};
+use crate::state::{Claim, State};
 use crate::{
     BranchMode, Family, KernelChange, Link, LinkId, LinkIndex, LinkMissingError, Netlink,
     NetlinkError, Object, Protocol, Route, Rule, Table, VethPrefix, Vlan,
