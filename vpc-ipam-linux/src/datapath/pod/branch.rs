@@ -3,15 +3,12 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use vpc_ipam_core::{EniId, Mac, Pod, PodKey};
+use vpc_ipam_core::{EniId, Mac};
 
+use super::name::parts_of_host_name;
 use super::variables::{self, SourceFilter};
-use super::{
-    PodAddress, PodError, PodInterface, PodNetwork, PodSettings, parts_of_host_name, veth_ends,
-};
 use crate::datapath::link::link_by_mac;
-use crate::datapath::numbering::{GATEWAY_IPV6, PRIORITY_BRANCH};
-use crate::datapath::numbering::{pod_gateway, subnet_gateway};
+use crate::datapath::numbering::PRIORITY_BRANCH;
 use crate::state::{Claim, State};
 use crate::{
     BranchMode, Family, KernelChange, Link, LinkId, LinkIndex, LinkMissingError, Netlink,
@@ -115,58 +112,6 @@ pub struct Branch {
     pub mode: BranchMode,
 }
 
-/// Returns the network of a pod on a branch ENI.
-pub fn desired_on_branch(
-    key: &PodKey,
-    pod: &Pod,
-    branch: &BranchEni,
-    mode: BranchMode,
-    settings: &PodSettings,
-) -> Result<PodNetwork, PodError> {
-    let ipv4 = branch.ipv4.map(|(address, _)| IpAddr::V4(address));
-    let ipv6 = branch.ipv6.map(|(address, _)| IpAddr::V6(address));
-    let addresses: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
-    if addresses.is_empty() {
-        return Err(PodError::NoAddress { eni: branch.eni });
-    }
-    // What the node sends to outside of the VPC it translates, unless it leaves by a link whose name begins so.
-    let prefix = match mode {
-        BranchMode::Strict => VethPrefix::for_strict_branches(),
-        BranchMode::Standard => settings.veth_prefix.clone(),
-    };
-    let (host, container) = veth_ends(key, pod, 0, &prefix);
-    let router = |net: Ipv4Net| IpAddr::V4(subnet_gateway(net));
-    let gateways = branch.ipv4.map(|(_, subnet)| router(subnet)).into_iter();
-    let gateways = gateways.chain(branch.ipv6.map(|_| GATEWAY_IPV6.into())).collect();
-    let address = |address| PodAddress {
-        address,
-        gateway: pod_gateway(Family::of(address), 0),
-        only_on_node: false,
-        table: Table::MAIN,
-    };
-    Ok(PodNetwork {
-        interfaces: vec![PodInterface {
-            host,
-            container,
-            mtu: settings.mtu,
-            addresses: addresses.into_iter().map(address).collect(),
-            table: branch.vlan.table(),
-            number: 0,
-            egress: None,
-            ipv6_disabled: settings.ipv6_disabled && branch.ipv6.is_none(),
-            branch: Some(Branch {
-                vlan: branch.vlan,
-                mac: branch.mac,
-                trunk: branch.trunk,
-                gateways,
-                mode,
-            }),
-            source_check: settings.source_check,
-            alias: super::names::alias(pod),
-        }],
-    })
-}
-
 impl Branch {
     /// Returns what the host should hold for the VLAN, once it has a link.
     pub fn on_host(&self, link: LinkIndex, mtu: u16) -> State {
@@ -234,7 +179,7 @@ impl Branch {
     }
 }
 
-/// VlanOwner the link of a VLAN is.
+/// Whose the link of a VLAN is.
 pub(super) enum VlanOwner {
     /// The branch ENI of this pod.
     ThisEni(Link),

@@ -15,7 +15,7 @@ use crate::{
     Family, KernelChange, LinkId, LinkIndex, Netlink, NetlinkError, Protocol, Refused, Route, Table,
 };
 
-use super::{PodAddress, PodInterface};
+use super::network::{PodAddress, PodInterface};
 
 /// Returns the range of a family, in which the first and the last few addresses go to no pod.
 fn range(family: Family) -> IpNet {

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use vpc_ipam_core::PodKey;
 
-use super::{RemoveError, derived_mac, our_rules, remove_all_alike};
+use super::network::our_rules;
+use super::remove::{RemoveError, remove_all_alike};
+use super::veth::derived_mac;
 use crate::state::apply::{ApplyError, carry_out};
 use crate::{Family, KernelChange, Leads, Netlink, NetlinkError, Object, RouteEntry, Table};
 

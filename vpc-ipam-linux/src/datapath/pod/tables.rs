@@ -4,12 +4,11 @@
 //! plugin in turn, and the default route is of the first of them. All other default routes have a table of their own, and a rule
 //! that leads there what is sent from their addresses.
 
-use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{PodAddress, PodInterface};
+use super::network::{PodAddress, PodInterface};
 use crate::datapath::numbering::PRIORITY_IN_POD;
 use crate::{
     Family, KernelChange, Leads, LinkIndex, Netlink, NetlinkError, Object, Protocol, RouteEntry,
@@ -159,9 +158,4 @@ impl Inside {
 /// Returns whether a rule inside a pod leads what an address sends to a table that we chose.
 fn is_ours(rule: &Rule) -> bool {
     rule.protocol == Protocol::OURS && rule.priority == PRIORITY_IN_POD && rule.is_plain()
-}
-
-/// Returns a pattern of our rules inside a pod that lead what an address sends, whatever their tables.
-pub(super) fn rules_of(address: IpAddr) -> Rule {
-    Rule::new(Family::of(address), PRIORITY_IN_POD, Table::UNSPECIFIED).from(address)
 }
