@@ -7,7 +7,7 @@ pub(crate) mod commands;
 pub(crate) mod diff;
 pub(crate) mod object;
 
-use crate::{Family, LinkId, Object, Route, Rule};
+use crate::{Family, LinkId, Object, Route, Rule, SysctlKey};
 
 /// What a namespace should hold: the objects that should be there, and the ones that should not unless they are among
 /// them. Whatever is neither belongs to another program, and is left alone.
@@ -33,6 +33,14 @@ impl State {
                 link.index == other_link.index && route.is_twin_of(other)
             }
             _ => wanted == object,
+        })
+    }
+
+    /// Lists the kernel variables that are wanted.
+    pub(crate) fn sysctls(&self) -> impl Iterator<Item = &SysctlKey> {
+        self.wanted.iter().filter_map(|object| match object {
+            Object::Sysctl(sysctl) => Some(&sysctl.key),
+            _ => None,
         })
     }
 }

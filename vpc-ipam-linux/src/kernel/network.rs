@@ -433,3 +433,8 @@ fn write_net(f: &mut fmt::Formatter<'_>, net: IpNet) -> fmt::Result {
         write!(f, "{net}")
     }
 }
+
+/// Returns whether a range is one address alone.
+pub(crate) fn is_host(net: IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{NodeNetwork, is_host};
+use super::network::NodeNetwork;
 use crate::datapath::conflict::Conflict;
 use crate::datapath::numbering::{PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_MARK, PRIORITY_TO_POD};
+use crate::kernel::network::is_host;
 use crate::state::actual::Actual;
 use crate::state::diff::Difference;
 use crate::{

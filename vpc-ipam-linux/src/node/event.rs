@@ -5,10 +5,13 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use vpc_ipam_core::{EniLink, Mac};
 
-use super::{Extent, NodeNetwork, Role, SeenLink, is_host};
+use super::adopted::link::Role;
+use super::extent::Extent;
+use super::network::{NodeNetwork, SeenLink};
 use crate::datapath::numbering::{PRIORITY_ENI, PRIORITY_FROM_POD, PRIORITY_MARK, PRIORITY_TO_POD};
 use crate::datapath::pod::PodInterface;
 use crate::datapath::pod::variables::SourceFilter;
+use crate::kernel::network::is_host;
 use crate::{
     Address, Family, Leads, Link, LinkId, LinkIndex, Object, Protocol, Route, RouteEntry, Rule,
     Scope, Table, eni,
