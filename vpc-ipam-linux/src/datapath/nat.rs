@@ -6,29 +6,23 @@
 mod backend;
 pub(crate) mod iptables;
 pub(crate) mod nftables;
+mod plan;
 mod programs;
+mod rule_set;
 
 use core::fmt;
-use core::fmt::Write as _;
-use core::net::IpAddr;
-use core::num::NonZeroU32;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use sha1::{Digest as _, Sha1};
-
+use self::plan::NatPlan;
 use crate::datapath::facts::HostFacts;
-use crate::datapath::numbering::{EGRESS_IPV4, EGRESS_IPV6};
-use crate::kernel::process::run;
-use crate::{Family, HostConfig, SnatPorts, VethPrefix};
+use crate::{Family, HostConfig};
 
 pub(crate) use backend::RuleSetBackend;
 #[cfg(feature = "testkit")]
 pub(crate) use nftables::testkit::check_listing;
 pub use programs::NatPrograms;
 pub(crate) use programs::{Iptables, Kind};
+pub use rule_set::{NatActual, NatDigest};
+pub(crate) use rule_set::{RuleSet, Set};
 
 /// The rules that translate and mark, or that there should be none.
 ///
@@ -38,171 +32,6 @@ pub(crate) use programs::{Iptables, Kind};
 /// belongs to a branch ENI and stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nat(pub(crate) RuleSet);
-
-/// What is there of a set of rules: those that translate addresses, or those that check sources.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NatActual {
-    /// None of ours.
-    Absent,
-    /// Rules of ours that are not as they were made: made in part, or changed by another program.
-    Altered,
-    /// Rules of ours that are as they were made, from the text with this digest.
-    Intact(NatDigest),
-}
-
-/// Tells one set of rules from another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatDigest(String);
-
-/// Which set of rules: each is listed, replaced and given a digest by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Set {
-    /// Address translation.
-    Translation,
-    /// The check of sources.
-    Sources,
-}
-
-impl Set {
-    /// Returns the name of the tables of nftables.
-    fn nft_table(self) -> &'static str {
-        match self {
-            Self::Translation => "vpc-ipam",
-            Self::Sources => "vpc-ipam-sources",
-        }
-    }
-
-    /// Returns how the names of the chains of iptables begin.
-    fn chains(self) -> &'static str {
-        match self {
-            Self::Translation => "VPC-IPAM-",
-            Self::Sources => "VPC-SOURCE-",
-        }
-    }
-}
-
-/// A set of rules, or that there should be none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RuleSet {
-    set: Set,
-    rules: Option<Arc<Rules>>,
-}
-
-/// The rules in both forms.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Rules {
-    nftables: Text,
-    /// What is loaded where the kernel refuses the other.
-    nftables_or: Option<Text>,
-    iptables: Vec<iptables::Table>,
-    /// Of the chains of iptables.
-    iptables_digest: String,
-    /// Whether there are rules for IPv6.
-    ipv6: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Text {
-    text: String,
-    digest: String,
-}
-
-impl From<String> for Text {
-    fn from(text: String) -> Self {
-        Self { digest: digest_of(&text), text }
-    }
-}
-
-impl RuleSet {
-    pub(crate) fn none(set: Set) -> Self {
-        Self { set, rules: None }
-    }
-
-    /// Describes rules; those of nftables as they are tried, the others where the kernel refuses the first.
-    pub(crate) fn new(
-        set: Set,
-        nftables: String,
-        nftables_or: Option<String>,
-        iptables: Vec<iptables::Table>,
-        ipv6: bool,
-    ) -> Self {
-        let rules = Rules {
-            nftables: nftables.into(),
-            nftables_or: nftables_or.map(Text::from),
-            iptables_digest: digest_of(&format!("{iptables:?}")),
-            iptables,
-            ipv6,
-        };
-        Self { set, rules: Some(Arc::new(rules)) }
-    }
-
-    /// Returns which it is.
-    pub(crate) fn set(&self) -> Set {
-        self.set
-    }
-
-    /// Returns the tables as text for nft, if there should be any.
-    pub(crate) fn tables(&self) -> Option<&str> {
-        self.rules.as_ref().map(|rules| rules.nftables.text.as_str())
-    }
-
-    /// Returns whether what is there is what there should be.
-    pub(crate) fn is(&self, actual: &NatActual) -> bool {
-        match (&self.rules, actual) {
-            (None, NatActual::Absent) => true,
-            (Some(rules), NatActual::Intact(digest)) => {
-                let texts = core::iter::once(&rules.nftables).chain(&rules.nftables_or);
-                let mut digests = texts.map(|text| &text.digest).chain([&rules.iptables_digest]);
-                digests.any(|it| digest.is_of(it))
-            }
-            (None | Some(_), _) => false,
-        }
-    }
-
-    /// Returns the script for nft that makes it so in one transaction, whatever was there of the families that it is about.
-    pub(crate) fn script(&self) -> String {
-        let ipv6 = self.rules.as_ref().is_some_and(|rules| rules.ipv6);
-        nftables::script(self.set, self.tables(), ipv6)
-    }
-}
-
-impl fmt::Display for RuleSet {
-    /// Tells the digest of the rules.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.rules.as_ref().map_or("none", |rules| &rules.nftables.digest))
-    }
-}
-
-/// What is to be done with the packets of one family.
-struct NatPlan<'a> {
-    family: Family,
-    /// The link of the primary ENI.
-    primary: &'a str,
-    /// How the links of pods begin.
-    pods: Vec<&'a VethPrefix>,
-    mark: NonZeroU32,
-    ports: SnatPorts,
-    /// Packets of pods that take the primary ENI's address.
-    translated: Option<Translated>,
-    /// A range for pods that only the node knows; it is translated whatever the destination, and no other host gets there.
-    hidden: Option<Hidden>,
-    /// Whether connections that come in by the primary ENI for the node are marked.
-    node_port: bool,
-}
-
-/// Packets for anywhere but these ranges take this address. Not those that the node itself sends by another link from an address of
-/// that link, by rules or routes for that address: with the primary ENI's address the VPC would drop them.
-struct Translated {
-    to: IpAddr,
-    not_for: Vec<IpNet>,
-}
-
-/// Packets from this range take this address.
-struct Hidden {
-    range: IpNet,
-    to: IpAddr,
-    multicast: IpNet,
-}
 
 impl Nat {
     /// Returns what is left of the rules when there should be none.
@@ -235,7 +64,7 @@ impl Nat {
 
     /// Returns the script for nft that makes it so in one transaction, whatever was there of the families that it is about.
     pub fn script(&self) -> String {
-        self.0.script()
+        nftables::script_of(&self.0)
     }
 }
 
@@ -248,92 +77,6 @@ impl fmt::Display for Nat {
     }
 }
 
-impl NatDigest {
-    /// Forms with little room for a name keep the beginning of a digest only.
-    fn is_of(&self, digest: &str) -> bool {
-        !self.0.is_empty() && digest.starts_with(&self.0)
-    }
-}
-
-impl<'a> NatPlan<'a> {
-    fn new(family: Family, config: &'a HostConfig, facts: &'a HostFacts) -> Self {
-        let pods_use = match family {
-            Family::Ipv4 => facts.families.ipv4().is_some(),
-            Family::Ipv6 => facts.families.ipv6(),
-        };
-        let translated = facts
-            .primary_ipv4
-            .filter(|_| family == Family::Ipv4 && pods_use && !config.external_snat);
-        let translated = translated.and_then(|to| {
-            let ranges = facts.vpc_ipv4_cidrs.iter().chain(&config.excluded_cidrs);
-            let not_for = Ipv4Net::aggregate(&ranges.copied().collect());
-            let everything = not_for.iter().any(|net| net.prefix_len() == 0);
-            let not_for = not_for.into_iter().map(IpNet::V4).collect();
-            (!everything).then_some(Translated { to: to.into(), not_for })
-        });
-        let hidden = (facts.egress(config) == Some(family)).then(|| match family {
-            Family::Ipv4 => facts.primary_ipv4.map(|to| Hidden {
-                range: EGRESS_IPV4.into(),
-                to: to.into(),
-                multicast: Ipv4Net::new_assert([224, 0, 0, 0].into(), 4).into(),
-            }),
-            Family::Ipv6 => facts.primary_ipv6.map(|to| Hidden {
-                range: EGRESS_IPV6.into(),
-                to: to.into(),
-                multicast: Ipv6Net::new_assert([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8).into(),
-            }),
-        });
-        Self {
-            family,
-            primary: &facts.primary.id.name,
-            pods: core::iter::once(&config.veth_prefix).chain(&facts.other_prefixes).collect(),
-            mark: config.mark,
-            ports: config.snat_ports,
-            translated,
-            hidden: hidden.flatten(),
-            node_port: config.node_port && pods_use,
-        }
-    }
-
-    fn does_anything(&self) -> bool {
-        self.translated.is_some() || self.hidden.is_some() || self.node_port
-    }
-
-    /// Whether packets of connections that are marked get the mark.
-    fn restores_marks(&self) -> bool {
-        self.node_port || self.translated.is_some()
-    }
-}
-
-/// Hands a script to a program. If that says that it does not know how to choose ports fully at random, as some versions and
-/// kernels do not, they are chosen less so: that is better than no translation.
-///
-/// After any other failure the program may well know it the next time.
-fn run_with_known_ports(
-    program: &Path,
-    arguments: &[&str],
-    script: &str,
-    [fully_random, random]: [&str; 2],
-) -> io::Result<()> {
-    let Err(error) = run(program, arguments, script) else {
-        return Ok(());
-    };
-    if !error.to_string().contains(fully_random) {
-        return Err(error);
-    }
-    let fallback = script.replace(&format!(" {fully_random}\n"), &format!(" {random}\n"));
-    run(program, arguments, &fallback).map(drop).map_err(|_| error)
-}
-
-/// 64 bits are plenty to tell versions of one table apart.
-fn digest_of(text: &str) -> String {
-    Sha1::digest(text.as_bytes())[..8].iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use core::net::{Ipv4Addr, Ipv6Addr};
@@ -341,7 +84,7 @@ mod tests {
     use vpc_ipam_core::{Families, Ipv4Kind};
 
     use super::*;
-    use crate::{Link, LinkId, LinkIndex};
+    use crate::{Link, LinkId, LinkIndex, SnatPorts};
 
     #[test]
     fn rules_follow_the_flags() {

@@ -7,7 +7,8 @@
 use core::fmt;
 
 use crate::datapath::facts::HostFacts;
-use crate::datapath::nat::{NatActual, RuleSet, Set, iptables, nftables};
+use crate::datapath::nat::iptables::chain::{Chain, Table};
+use crate::datapath::nat::{NatActual, RuleSet, Set, nftables};
 use crate::{BranchMode, Family, HostConfig, VethPrefix};
 
 /// The rules that check the sources of what pods send, or that there should be none.
@@ -63,7 +64,7 @@ impl SourceCheck {
 
     /// Returns the script for nft that makes it so in one transaction, whatever was there of the families that it is about.
     pub fn script(&self) -> String {
-        self.0.script()
+        nftables::script_of(&self.0)
     }
 }
 
@@ -113,7 +114,7 @@ fn table(family: Family, prefixes: &[&VethPrefix], strict: bool) -> String {
     nftables::table(Set::Sources, family, &contents)
 }
 
-fn iptables(family: Family, prefixes: &[&VethPrefix]) -> iptables::Table {
+fn iptables(family: Family, prefixes: &[&VethPrefix]) -> Table {
     let mut rules = Vec::new();
     if prefixes.iter().any(takes_in_branches) {
         rules.push(format!("-i {OF_BRANCHES}+ -j RETURN"));
@@ -124,8 +125,8 @@ fn iptables(family: Family, prefixes: &[&VethPrefix]) -> iptables::Table {
     rules.extend(prefixes.iter().map(|it| format!("-i {it}+ -m rpfilter --invert -j DROP")));
     // First of all: another program may accept what comes after.
     let jumps = vec!["-I PREROUTING".to_owned()];
-    let chain = iptables::Chain { name: IPTABLES_CHAIN, rules, jumps };
-    iptables::Table { family, name: "raw", chains: vec![chain] }
+    let chain = Chain { name: IPTABLES_CHAIN, rules, jumps };
+    Table { family, name: "raw", chains: vec![chain] }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::programs::{Iptables, NatPrograms};
-use super::{NatActual, RuleSet, Set, iptables, nftables};
+use super::rule_set::{NatActual, RuleSet, Set};
+use super::{iptables, nftables};
 use crate::Family;
 use crate::datapath::source_check;
 use crate::kernel::process::run;

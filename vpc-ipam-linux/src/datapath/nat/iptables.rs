@@ -4,31 +4,18 @@
 //! route, so the first packet of a connection to one outside of the VPC goes out by the pod's own ENI and is lost. From the
 //! second on, which TCP sends after a second, the connection is known for what it is and marked.
 
+pub(crate) mod chain;
+
 use std::io;
 use std::path::Path;
 
-use super::programs::Iptables;
-use super::{NatActual, NatDigest, NatPlan, RuleSet, Set, digest_of, run_with_known_ports};
+use self::chain::{Chain, Table};
+use super::plan::NatPlan;
+use super::programs::{Iptables, run_with_known_ports};
+use super::rule_set::{NatActual, NatDigest, RuleSet, Set, digest_of};
 use crate::kernel::process::{WAIT_FOR_LOCK, run};
 use crate::kernel::quote;
 use crate::{Family, SnatPorts};
-
-/// One of the tables that iptables has, with what is ours in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Table {
-    pub(crate) family: Family,
-    pub(crate) name: &'static str,
-    pub(crate) chains: Vec<Chain>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Chain {
-    /// Begins as those of its set do.
-    pub(crate) name: &'static str,
-    pub(crate) rules: Vec<String>,
-    /// How packets come here: rules of chains that are not ours, each an `-A` or `-I` without the target.
-    pub(crate) jumps: Vec<String>,
-}
 
 const TRANSLATE: &str = "VPC-IPAM-TRANSLATE";
 const MARK: &str = "VPC-IPAM-MARK";

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{NatActual, NatDigest, NatPlan, RuleSet, Set, digest_of, run_with_known_ports};
+use super::plan::NatPlan;
+use super::programs::run_with_known_ports;
+use super::rule_set::{NatActual, NatDigest, RuleSet, Set, digest_of};
 use crate::kernel::process::run;
 use crate::kernel::quote;
 use crate::{Family, SnatPorts};
@@ -135,10 +137,16 @@ pub(crate) fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     text + "\t}\n"
 }
 
+/// Returns the script that puts a set of rules in place.
+pub(crate) fn script_of(rules: &RuleSet) -> String {
+    let ipv6 = rules.rules.as_ref().is_some_and(|rules| rules.ipv6);
+    script(rules.set, rules.tables(), ipv6)
+}
+
 /// Returns the script that makes it so in one transaction, whatever was there.
 ///
 /// Kernels without IPv6 know no table of that family, so it is mentioned only where there is or was one.
-pub(super) fn script(set: Set, tables: Option<&str>, ipv6_too: bool) -> String {
+fn script(set: Set, tables: Option<&str>, ipv6_too: bool) -> String {
     let mut script = String::new();
     let families: &[Family] =
         if ipv6_too { &[Family::Ipv4, Family::Ipv6] } else { &[Family::Ipv4] };

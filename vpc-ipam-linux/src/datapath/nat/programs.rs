@@ -1,7 +1,8 @@
 //! The programs that can write the rules of address translation.
 
 use core::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::network::Family;
 use crate::kernel::process::run;
@@ -94,4 +95,24 @@ impl Iptables {
             .retain(|&family| family == Family::Ipv4 || run(&self.save(family), &[], "").is_ok());
         families
     }
+}
+
+/// Hands a script to a program. If that says that it does not know how to choose ports fully at random, as some versions and
+/// kernels do not, they are chosen less so: that is better than no translation.
+///
+/// After any other failure the program may well know it the next time.
+pub(super) fn run_with_known_ports(
+    program: &Path,
+    arguments: &[&str],
+    script: &str,
+    [fully_random, random]: [&str; 2],
+) -> io::Result<()> {
+    let Err(error) = run(program, arguments, script) else {
+        return Ok(());
+    };
+    if !error.to_string().contains(fully_random) {
+        return Err(error);
+    }
+    let fallback = script.replace(&format!(" {fully_random}\n"), &format!(" {random}\n"));
+    run(program, arguments, &fallback).map(drop).map_err(|_| error)
 }
