@@ -493,7 +493,7 @@ fn write_files(
     let limits =
         (!limits.is_empty()).then(|| write(folder.join("limits.json"), limits)).transpose()?;
     Ok(LabAddress {
-        node_netns: spec.name.namespace(&lab::Place::Node),
+        node_netns: spec.name.namespace(&lab::LabNode::Node),
         socket,
         cni_bin_dir,
         cni_conf_dir,

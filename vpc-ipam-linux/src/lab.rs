@@ -63,7 +63,7 @@
 mod error;
 mod fabric;
 mod layout;
-mod place;
+mod node;
 mod probe;
 mod requirements;
 mod source_check;
@@ -75,14 +75,15 @@ use vpc_ipam_core::sim::{Change, Port};
 use vpc_ipam_core::{AttachmentId, Card, DeviceIndex, EniId};
 
 use self::fabric::{Fabric, primary};
-use self::place::{make, set};
+use self::node::{make, set};
 use crate::{KernelNetlink, Namespace, Netlink as _, NetlinkError};
 
 pub use self::error::{BuildFailure, ChangeError};
 pub use self::fabric::{INTERNET, INTERNET_IPV6};
 pub use self::layout::{Host, Layout, LayoutError, Subnet};
-pub use self::place::{
-    LabName, LabNameError, Place, PlaceError, RemoveLabError, add_pod, pods, remove_all, remove_pod,
+pub use self::node::{
+    LabName, LabNameError, LabNode, LabNodeError, RemoveLabError, add_pod, pods, remove_all,
+    remove_pod,
 };
 pub use self::probe::{AskError, Echo, EchoError, RespondError, Responder, ask, ask_from, echo};
 pub use self::requirements::{Missing, UnmetError, requirements};
@@ -117,13 +118,13 @@ impl Lab {
     /// Builds a lab into which nothing is plugged yet. If it fails, nothing is left but what the error says.
     pub fn build(name: LabName, layout: Layout) -> Result<Self, BuildError> {
         // Who makes this one has the name. What another lab has made under it stays.
-        let router = make(&name, &Place::Router).map_err(|error| BuildError {
+        let router = make(&name, &LabNode::Router).map_err(|error| BuildError {
             lab: name.clone(),
             cause: error.into(),
             left_behind: None,
         })?;
         let standing = Standing { name: name.clone(), removed: false };
-        match build_places(&name, &layout, router) {
+        match build_nodes(&name, &layout, router) {
             Ok((fabric, [node, other_host, internet])) => Ok(Self {
                 standing,
                 layout,
@@ -239,13 +240,16 @@ impl Lab {
 }
 
 /// Makes the namespaces besides the router's, and the cables that are no ENI's.
-fn build_places(
+fn build_nodes(
     name: &LabName,
     layout: &Layout,
     router: KernelNetlink,
 ) -> Result<(Fabric, [KernelNetlink; 3]), BuildFailure> {
-    let hosts =
-        [make(name, &Place::Node)?, make(name, &Place::OtherHost)?, make(name, &Place::Internet)?];
+    let hosts = [
+        make(name, &LabNode::Node)?,
+        make(name, &LabNode::OtherHost)?,
+        make(name, &LabNode::Internet)?,
+    ];
     let [_, _, internet] = &hosts;
     let fabric = Fabric::build(router, layout, internet.namespace())?;
     Ok((fabric, hosts))

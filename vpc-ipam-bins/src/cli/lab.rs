@@ -18,7 +18,7 @@ use clap::{Args, Subcommand};
 use rustix::process::geteuid;
 use vpc_ipam_core::InstanceType;
 use vpc_ipam_linux::Namespace;
-use vpc_ipam_linux::lab::{self, EnterError, LabName, Place};
+use vpc_ipam_linux::lab::{self, EnterError, LabName};
 
 use self::keeper::Folder;
 use super::Failure;
@@ -277,7 +277,8 @@ fn add_pod(name: &LabName, pod: &str, every_card: bool, json: bool) -> Result<()
 }
 
 fn del_pod(name: &LabName, pod: &str) -> Result<(), Failure> {
-    let netns = PathBuf::from("/run/netns").join(name.namespace(&Place::Pod(pod.to_string())));
+    let netns =
+        PathBuf::from("/run/netns").join(name.namespace(&lab::LabNode::Pod(pod.to_string())));
     let netns = netns.exists().then_some(netns);
     address(name)?.call_plugin(&PluginCall::del(pod, netns.as_deref()))?;
     match netns {
@@ -290,14 +291,14 @@ fn del_pod(name: &LabName, pod: &str) -> Result<(), Failure> {
 /// Becomes a command on a host or in a pod. Returns only if that failed.
 fn exec(name: &LabName, place: &str, command: &[String]) -> Result<Infallible, Failure> {
     let where_to = match place {
-        "node" => Place::Node,
-        "host2" => Place::OtherHost,
-        "internet" => Place::Internet,
-        "router" => Place::Router,
-        pod => Place::Pod(pod.to_string()),
+        "node" => lab::LabNode::Node,
+        "host2" => lab::LabNode::OtherHost,
+        "internet" => lab::LabNode::Internet,
+        "router" => lab::LabNode::Router,
+        pod => lab::LabNode::Pod(pod.to_string()),
     };
     let names = Namespace::names()?;
-    if !names.contains(&name.namespace(&Place::Router)) {
+    if !names.contains(&name.namespace(&lab::LabNode::Router)) {
         return Err(supervise::not_up(name));
     }
     if !names.contains(&name.namespace(&where_to)) {

@@ -371,7 +371,7 @@ impl Loop {
             let place = eni::table(link.card, link.device);
             warn!(eni = %link.eni, %table, instead_of = %place, by, "a route table is in use by another program");
         }
-        if *because == TableReason::Place {
+        if *because == TableReason::Attachment {
             self.links.tables.remove(&link.eni);
         } else {
             self.links.tables.insert(link.eni, table.0);

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use vpc_ipam_linux::lab::PlaceError;
+use vpc_ipam_linux::lab::LabNodeError;
 use vpc_ipam_linux::{Namespace, NamespaceError};
 
 use super::LabAddress;
@@ -51,7 +51,7 @@ pub enum PluginError {
     Netns(#[from] NamespaceError),
     /// The pod's namespace could not be made.
     #[error(transparent)]
-    Pod(#[from] PlaceError),
+    Pod(#[from] LabNodeError),
     /// The plugin could not be run.
     #[error("run {path}")]
     Run {

@@ -30,11 +30,11 @@ pub struct EniTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TableReason {
-    /// It follows from the ENI's place: [`table`].
-    Place,
+    /// It follows from where the ENI is attached: [`table`].
+    Attachment,
     /// The operating system made it, and rules that lead there.
     System,
-    /// That of the ENI's place was taken when the ENI was set up, or is at present, by what is shown.
+    /// The one that follows from where the ENI is attached was taken when the ENI was set up, or is at present, by what is shown.
     Taken {
         /// A route in that table, or a rule that leads there.
         by: Option<String>,
@@ -57,24 +57,24 @@ impl EniTable {
         if let Some(table) = table_of_system(eni, &actual.rules) {
             return Self { table, because: TableReason::System };
         }
-        let place = table(eni.card, eni.device);
-        if place == Table::MAIN {
-            return Self { table: place, because: TableReason::Place };
+        let usual = table(eni.card, eni.device);
+        if usual == Table::MAIN {
+            return Self { table: usual, because: TableReason::Attachment };
         }
         let own_addresses = own_addresses(eni);
         let own = own_tables(eni, link, actual);
         let own = own.filter(|table| {
-            table.0.checked_sub(place.0).is_some_and(|beyond| beyond % TABLES_APART == 0)
+            table.0.checked_sub(usual.0).is_some_and(|beyond| beyond % TABLES_APART == 0)
         });
         let free = || {
-            let mut tables = (place.0..).step_by(TABLES_APART as usize).map(Table);
+            let mut tables = (usual.0..).step_by(TABLES_APART as usize).map(Table);
             tables.find(|table| taken_by(*table, &own_addresses, link.as_slice(), actual).is_none())
         };
-        let chosen = own.min().or_else(free).unwrap_or(place);
-        let because = if chosen == place {
-            TableReason::Place
+        let chosen = own.min().or_else(free).unwrap_or(usual);
+        let because = if chosen == usual {
+            TableReason::Attachment
         } else {
-            TableReason::Taken { by: taken_by(place, &own_addresses, link.as_slice(), actual) }
+            TableReason::Taken { by: taken_by(usual, &own_addresses, link.as_slice(), actual) }
         };
         Self { table: chosen, because }
     }
@@ -180,7 +180,7 @@ pub fn desired(eni: &EniLink, link: &LinkId, table: &EniTable) -> State {
     }
     for address in own_addresses(eni) {
         let rule = rule(address, table);
-        // Whatever table an earlier place of the ENI had.
+        // Whatever table the ENI had where it was attached before.
         let any_table = Rule { table: Table::UNSPECIFIED, ..rule.clone() };
         if made_by_system {
             state.claims.push(Claim::OurRules(any_table));

@@ -2,7 +2,7 @@
 
 use vpc_ipam_core::{EniId, SubnetId};
 
-use super::place::PlaceError;
+use super::node::LabNodeError;
 use super::source_check::SourceCheckError;
 use crate::ApplyError;
 
@@ -12,7 +12,7 @@ use crate::ApplyError;
 pub enum BuildFailure {
     /// A namespace could not be made. If it exists already, so does a lab of that name.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    LabNode(#[from] LabNodeError),
     /// A subnet of the layout has an IPv6 range.
     #[error("the kernel has no IPv6 (is it booted with ipv6.disable=1?)")]
     NoIpv6,

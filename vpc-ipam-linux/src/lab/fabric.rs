@@ -9,8 +9,9 @@ use vpc_ipam_core::sim::Port;
 use vpc_ipam_core::{EniId, Mac, SubnetId};
 
 use super::error::{BuildFailure, ChangeError};
-use super::place::{set, variable};
-use super::{Host, Layout, SourceCheckError, Subnet, source_check};
+use super::layout::{Host, Layout, Subnet};
+use super::node::{set, variable};
+use super::source_check::{self, SourceCheckError};
 use crate::datapath::link::link_local;
 use crate::datapath::numbering::GATEWAY_IPV6;
 use crate::kernel::process;

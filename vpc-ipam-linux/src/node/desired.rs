@@ -178,7 +178,7 @@ impl NodeNetwork {
         if let Some(&table) = self.tables.get(&eni.eni)
             && eni::table_of_system(eni, &actual.rules).is_none()
         {
-            return EniTable { table, because: TableReason::Place };
+            return EniTable { table, because: TableReason::Attachment };
         }
         EniTable::among(eni, link, actual)
     }

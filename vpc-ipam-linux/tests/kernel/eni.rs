@@ -220,7 +220,7 @@ fn table_of_ours_stays_ours_whatever_others_add_to_it() {
 
     assert_eq!(vpc.node.snapshot(), before);
     let table = enis::table_here(&mut vpc.node.netlink(), &eni(1)).unwrap();
-    assert_eq!(table, EniTable { table: Table(2), because: TableReason::Place });
+    assert_eq!(table, EniTable { table: Table(2), because: TableReason::Attachment });
 }
 
 /// By way of amazon-vpc-cni-k8s, or of anything that leads by the ENI's own link.

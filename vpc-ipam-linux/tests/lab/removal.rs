@@ -2,7 +2,7 @@ use core::mem;
 use core::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
-use vpc_ipam_linux::lab::{self, Place, PlaceError, add_pod, pods, remove_all, remove_pod};
+use vpc_ipam_linux::lab::{self, LabNode, LabNodeError, add_pod, pods, remove_all, remove_pod};
 use vpc_ipam_linux::{CreateNamespaceError, Namespace, NamespaceError};
 
 use crate::support::{World, namespaces_of, unused_name};
@@ -55,13 +55,13 @@ fn pods_are_made_and_found_by_name() {
     add_pod(name, "db").unwrap();
 
     assert_eq!(pods(name).unwrap(), ["db", "web-0"]);
-    let place = Place::Pod("web-0".to_owned());
-    assert_eq!(made.name(), Some(&*name.namespace(&place)));
-    assert_eq!(Namespace::named(&name.namespace(&place)).unwrap(), made);
+    let node = LabNode::Pod("web-0".to_owned());
+    assert_eq!(made.name(), Some(&*name.namespace(&node)));
+    assert_eq!(Namespace::named(&name.namespace(&node)).unwrap(), made);
     let again = add_pod(name, "db");
     let exists = CreateNamespaceError::Exists { path: "".into() };
     assert!(
-        matches!(&again, Err(PlaceError::Create(error)) if mem::discriminant(error) == mem::discriminant(&exists)),
+        matches!(&again, Err(LabNodeError::Create(error)) if mem::discriminant(error) == mem::discriminant(&exists)),
         "{again:?}"
     );
 
@@ -74,7 +74,7 @@ fn pods_are_made_and_found_by_name() {
 fn pod_needs_a_lab() {
     let nowhere = add_pod(&unused_name(), "p");
     assert!(
-        matches!(&nowhere, Err(PlaceError::NoLab { source: NamespaceError::Missing { .. }, .. })),
+        matches!(&nowhere, Err(LabNodeError::NoLab { source: NamespaceError::Missing { .. }, .. })),
         "{nowhere:?}"
     );
 }

@@ -13,7 +13,7 @@ use std::thread;
 use rustix::process::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
 use vpc_ipam_linux::Namespace;
-use vpc_ipam_linux::lab::{self, LabName, Place};
+use vpc_ipam_linux::lab::{self, LabName, LabNode};
 
 use super::keeper::{Folder, Keeper};
 use super::print::tell;
@@ -53,7 +53,7 @@ pub(super) fn role(name: Option<&LabName>) -> Result<Role, Failure> {
 /// Root's labs are found by everyone: by the names of their namespaces.
 fn watch_as_root(name: &LabName) -> Result<ExitCode, Failure> {
     // What is there is not ours to clean up.
-    if Namespace::names()?.contains(&name.namespace(&Place::Router)) {
+    if Namespace::names()?.contains(&name.namespace(&LabNode::Router)) {
         return Err(there_already(name));
     }
     let status = watch(name, |_| Ok(()))?;

@@ -25,7 +25,7 @@ pub struct LabNameError {
 ///
 /// Its name under `/run/netns` is [`LabName::namespace`]; [`Namespace::named`] opens it, from any process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
+pub enum LabNode {
     /// The VPC itself: a bridge and a router for each subnet.
     Router,
     /// The node.
@@ -67,15 +67,15 @@ impl LabName {
     /// Returns the name of a namespace of the lab under `/run/netns`.
     ///
     /// ```
-    /// use vpc_ipam_linux::lab::{LabName, Place};
+    /// use vpc_ipam_linux::lab::{LabName, LabNode};
     ///
     /// let lab: LabName = "demo".parse()?;
-    /// assert_eq!(lab.namespace(&Place::Node), "vil-demo-node");
-    /// assert_eq!(lab.namespace(&Place::Pod("web-0".to_owned())), "vil-demo-pod-web-0");
+    /// assert_eq!(lab.namespace(&LabNode::Node), "vil-demo-node");
+    /// assert_eq!(lab.namespace(&LabNode::Pod("web-0".to_owned())), "vil-demo-pod-web-0");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn namespace(&self, place: &Place) -> String {
-        format!("{}{place}", self.prefix())
+    pub fn namespace(&self, node: &LabNode) -> String {
+        format!("{}{node}", self.prefix())
     }
 
     fn prefix(&self) -> String {
@@ -83,7 +83,7 @@ impl LabName {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for LabNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Router => f.write_str("router"),
@@ -98,7 +98,7 @@ impl fmt::Display for Place {
 /// A failure to make one of a lab's namespaces. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlaceError {
+pub enum LabNodeError {
     /// There is no such lab.
     #[error("there is no lab {lab}")]
     NoLab {
@@ -121,10 +121,10 @@ pub enum PlaceError {
 }
 
 /// Makes the namespace of a pod in a lab, with its loopback up and nothing else in it.
-pub fn add_pod(lab: &LabName, pod: &str) -> Result<Namespace, PlaceError> {
-    Namespace::named(&lab.namespace(&Place::Node))
-        .map_err(|source| PlaceError::NoLab { lab: lab.clone(), source })?;
-    let netlink = make(lab, &Place::Pod(pod.to_owned()))?;
+pub fn add_pod(lab: &LabName, pod: &str) -> Result<Namespace, LabNodeError> {
+    Namespace::named(&lab.namespace(&LabNode::Node))
+        .map_err(|source| LabNodeError::NoLab { lab: lab.clone(), source })?;
+    let netlink = make(lab, &LabNode::Pod(pod.to_owned()))?;
     Ok(netlink.namespace().clone())
 }
 
@@ -132,7 +132,7 @@ pub fn add_pod(lab: &LabName, pod: &str) -> Result<Namespace, PlaceError> {
 ///
 /// What the pod had on the node is left to the program that made it; its end of a veth goes with the namespace.
 pub fn remove_pod(lab: &LabName, pod: &str) -> Result<(), RemoveNamespaceError> {
-    Namespace::remove(&lab.namespace(&Place::Pod(pod.to_owned())))
+    Namespace::remove(&lab.namespace(&LabNode::Pod(pod.to_owned())))
 }
 
 /// Returns the names of the pods of a lab, in order.
@@ -185,12 +185,12 @@ fn in_words(failed: &[RemoveNamespaceError]) -> String {
 }
 
 /// Makes a namespace with its loopback up and with variables that do not depend on the machine.
-pub(super) fn make(lab: &LabName, place: &Place) -> Result<KernelNetlink, PlaceError> {
-    let name = lab.namespace(place);
+pub(super) fn make(lab: &LabName, node: &LabNode) -> Result<KernelNetlink, LabNodeError> {
+    let name = lab.namespace(node);
     let namespace = Namespace::create(&name)?;
-    let forwards = match place {
-        Place::Router | Place::Node | Place::OtherHost => "1",
-        Place::Internet | Place::Pod(_) => "0",
+    let forwards = match node {
+        LabNode::Router | LabNode::Node | LabNode::OtherHost => "1",
+        LabNode::Internet | LabNode::Pod(_) => "0",
     };
     let set_up = || {
         let mut netlink = namespace.netlink()?;
@@ -200,7 +200,7 @@ pub(super) fn make(lab: &LabName, place: &Place) -> Result<KernelNetlink, PlaceE
     set_up().map_err(|source| {
         // The first failure is the one to be told.
         let _ = Namespace::remove(&name);
-        PlaceError::SetUp { name, source }
+        LabNodeError::SetUp { name, source }
     })
 }
 
