@@ -44,14 +44,13 @@ pub fn desired(config: &HostConfig, facts: &HostFacts) -> Result<State, DesiredE
     if !crate::kernel::quote::rules_can_name(name) {
         return Err(DesiredError::LinkName { name: name.to_owned() });
     }
-    let mut state = routing(config, facts);
+    let mut state = all_but_translation(config, facts);
     state.wanted.push(Object::Nat(Nat::render(config, facts)));
-    state.wanted.push(Object::SourceCheck(SourceCheck::render(config, facts)));
     Ok(state)
 }
 
 /// Returns what the node should hold whatever ENIs and pods there are, address translation aside.
-pub(crate) fn routing(config: &HostConfig, facts: &HostFacts) -> State {
+pub(crate) fn all_but_translation(config: &HostConfig, facts: &HostFacts) -> State {
     let (primary, mtu) = (facts.primary.id.clone(), facts.mtu.into());
     let mut state = State::default();
     state.wanted.extend(sysctls(config, facts).map(Object::Sysctl));
@@ -74,6 +73,8 @@ pub(crate) fn routing(config: &HostConfig, facts: &HostFacts) -> State {
         let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule.clone() };
         state.claims.extend([any_of_ours(rule), Claim::Rules(peers)]);
     }
+    // It names the links of pods alone.
+    state.wanted.push(Object::SourceCheck(SourceCheck::render(config, facts)));
     state
 }
 

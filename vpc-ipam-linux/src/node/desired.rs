@@ -59,7 +59,7 @@ impl NodeNetwork {
                     // Without any range of the VPC nothing is known to be right, nor wrong.
                     Err(DesiredError::NoVpcCidr) => {}
                     Err(error @ DesiredError::LinkName { .. }) => {
-                        state.append(host::routing(&config, &facts));
+                        state.append(host::all_but_translation(&config, &facts));
                         absent.push(AbsentLink::PrimaryUnnamable(error.to_string()));
                     }
                 }

@@ -185,6 +185,9 @@ fn primary_link_of_a_name_that_rules_cannot_have_is_told_and_all_else_is_repaire
         let rp_filter = format!("net/ipv4/conf/{name}/rp_filter");
         vpc.node.run("sysctl", &["-qw", &format!("{rp_filter}=1")]);
         vpc.node.ip("rule del pref 1024");
+        let check = || vpc.node.exec("nft --stateless list table ip vpc-ipam-sources");
+        let made = check();
+        vpc.node.nft("delete table ip vpc-ipam-sources");
 
         let repaired = repair(&node, &vpc, Extent::All);
 
@@ -193,6 +196,7 @@ fn primary_link_of_a_name_that_rules_cannot_have_is_told_and_all_else_is_repaire
         assert_eq!(vpc.node.sysctl(&rp_filter), "2", "{name}");
         assert_eq!(vpc.node.rules(1024).len(), 1, "{name}");
         assert_eq!(vpc.nat(), nat, "{name}");
+        assert_eq!(check(), made, "{name}");
         let differences = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap();
         assert_eq!(differences.differences, [], "{name}");
         assert!(!differences.is_empty(), "{name}");
