@@ -13,8 +13,9 @@ use crate::{BranchMode, Family, HostConfig, VethPrefix};
 
 /// The rules that check the sources of what pods send, or that there should be none.
 ///
-/// A kernel that does not know how to check pods on branch ENIs in strict mode (before Linux 5.19, and with iptables) checks all
-/// others: what these send crosses the VPC, which checks sources itself.
+/// Where pods on branch ENIs in strict mode cannot be checked (before Linux 5.19, and with iptables), all other pods are. What those send
+/// crosses the VPC, which checks sources itself. The match `rpfilter` cannot do it: it works before the route is chosen, takes no
+/// account of the link by which a packet came in, and finds no way back to a pod to which only rules for that link lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceCheck(pub(crate) RuleSet);
 
