@@ -1,14 +1,17 @@
 //! How this crate reads and changes a network namespace.
 
 mod attribute;
-mod codec;
+mod decode;
+mod encode;
 #[cfg(feature = "watch")]
 mod event;
 mod exchange;
 mod kernel;
 mod nftables;
 mod port;
+mod request;
 mod settings;
+mod socket;
 #[cfg(feature = "testkit")]
 pub(crate) mod testkit;
 

@@ -1,6 +1,10 @@
-//! The attributes that messages of netlink carry.
+//! The attributes that messages of netlink carry, and the numbers of address families in them.
 
 use netlink_packet_core::NlasIterator;
+
+// From bits/socket.h.
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 
 /// Reads the words that the kernel attached to an error.
 pub(super) fn text_of_extended_acknowledgement(bytes: &[u8]) -> Option<String> {

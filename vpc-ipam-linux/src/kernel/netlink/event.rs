@@ -11,7 +11,7 @@ use netlink_packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use vpc_ipam_core::Mac;
 
-use super::{attribute, codec, exchange};
+use super::{attribute, decode, exchange};
 use crate::datapath::aws_cni;
 use crate::node::{KernelEvent, OfLinks};
 use crate::{
@@ -78,7 +78,7 @@ fn address(message: &AddressMessage, gone: bool) -> Option<KernelEvent> {
         }
     }
     let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
-    let address = Address { net, scope: codec::scope_of(message.header.scope.into()) };
+    let address = Address { net, scope: decode::scope_of(message.header.scope.into()) };
     Some(KernelEvent::Address { link: LinkIndex(message.header.index), address, gone })
 }
 
@@ -108,9 +108,9 @@ fn route(message: &RouteMessage) -> Option<RouteEntry> {
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
     let (scope, protocol) =
-        (codec::scope_of(header.scope.into()), Protocol(header.protocol.into()));
+        (decode::scope_of(header.scope.into()), Protocol(header.protocol.into()));
     let route = Route { table, destination, gateway, source, scope, metric, protocol };
-    Some(RouteEntry { route, leads: codec::leads(header.kind.into(), link.filter(|_| plain)) })
+    Some(RouteEntry { route, leads: decode::leads(header.kind.into(), link.filter(|_| plain)) })
 }
 
 fn rule(message: &RuleMessage) -> Option<Rule> {
@@ -119,7 +119,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
     let net = |address, len| of(family, address).and_then(|it| IpNet::new(it, len).ok());
     let mut rule = Rule::new(family, 0, Table(header.table.into()));
     rule.protocol = Protocol::UNSPECIFIED;
-    rule.action = codec::rule_action(header.action.into());
+    rule.action = decode::rule_action(header.action.into());
     rule.inverted = header.flags.contains(RuleFlags::Invert);
     rule.more = header.tos != 0;
     let (mut mark, mut mask) = (None, None);
@@ -138,7 +138,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
             }
             // All ones: the route of any prefix length will do.
             RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
-            RuleAttribute::Other(it) if it.kind() == codec::FRA_PAD => {}
+            RuleAttribute::Other(it) if it.kind() == decode::FRA_PAD => {}
             _ => rule.more = true,
         }
     }
@@ -227,7 +227,6 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<KernelEvent> {
     const NFTA_RULE_CHAIN: u16 = 2;
     const NFTA_CHAIN_NAME: u16 = 3;
     const NFGENMSG_LEN: usize = 4;
-    const AF_INET: u8 = 2;
 
     let kind = message.kind & 0xff;
     if kind == NFT_MSG_NEWGEN {
@@ -240,7 +239,7 @@ fn nft_event(message: &exchange::Message<'_>) -> Option<KernelEvent> {
     if ["vpc-ipam", "vpc-ipam-sources"].contains(&table.as_str()) {
         return Some(KernelEvent::Nat);
     }
-    if message.payload.first() != Some(&AF_INET) {
+    if message.payload.first() != Some(&attribute::AF_INET) {
         return None;
     }
     let is_from_aws_cni = |name: Option<String>| name.is_some_and(|name| aws_cni::is_chain(&name));

@@ -3,18 +3,16 @@
 use core::net::IpAddr;
 use core::ops::Range;
 use std::io;
-use std::os::fd::AsFd as _;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::exchange::{Answer, Exchange, Request, Transport};
+use super::exchange::{Answer, Exchange, Request};
 use super::nftables::nft_tables;
+use super::request::requests_of;
 use super::settings::LinkSettings;
-use super::{Netlink, NetlinkError, codec};
+use super::socket::KernelSocket;
+use super::{Netlink, NetlinkError, decode, encode};
 use crate::datapath::aws_cni;
 use crate::datapath::nat::{RuleSetBackend, Set};
 use crate::kernel::sysctl;
@@ -122,7 +120,7 @@ impl KernelNetlink {
         decode: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
     ) -> Result<Vec<T>, NetlinkError> {
         // Asked for routes of a family that it does not have, the kernel lists those of all others.
-        let family = codec::family_of(request);
+        let family = encode::family_of(request);
         let decode = |payload: &[u8]| match payload.first() {
             Some(&other) if other != family => Ok(None),
             _ => decode(payload),
@@ -227,7 +225,7 @@ impl KernelNetlink {
                 written.into_iter().collect::<io::Result<()>>().map_err(Refusal::from)
             }
             _ => match LinkSettings::of(core::slice::from_ref(change)) {
-                Some((settings, _)) => self.ask(codec::set_link(&settings))?.map(drop),
+                Some((settings, _)) => self.ask(encode::set_link(&settings))?.map(drop),
                 None => Ok(()),
             },
         };
@@ -249,33 +247,35 @@ impl Namespace {
 
 impl Netlink for KernelNetlink {
     fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.exchange.dump("links", &codec::list_links(), codec::link)
+        self.exchange.dump("links", &encode::list_links(), decode::link)
     }
 
     fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        match self.ask(codec::get_link(name))? {
-            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| codec::link(payload)),
+        match self.ask(encode::get_link(name))? {
+            Ok(payloads) => payloads.first().map_or(Ok(None), |payload| decode::link(payload)),
             Err(refusal) if refusal.is(&[Errno::NODEV]) => Ok(None),
             Err(refusal) => Err(NetlinkError::Refused { what: "link", refusal }),
         }
     }
 
     fn addresses(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        self.list_of_link("addresses", &codec::list_addresses(Some(link)), link, codec::address)
+        self.list_of_link("addresses", &encode::list_addresses(Some(link)), link, decode::address)
     }
 
     fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
-        let Ok(payloads) = self.ask(codec::get_link_by_index(link))? else { return Ok(Vec::new()) };
-        let Some(payload) = payloads.first() else { return Ok(Vec::new()) };
-        let Some(other) = codec::link(payload)?.and_then(|link| link.lower) else {
+        let Ok(payloads) = self.ask(encode::get_link_by_index(link))? else {
             return Ok(Vec::new());
         };
-        let Some(namespace) = codec::namespace_of_other_end(payload) else {
+        let Some(payload) = payloads.first() else { return Ok(Vec::new()) };
+        let Some(other) = decode::link(payload)?.and_then(|link| link.lower) else {
+            return Ok(Vec::new());
+        };
+        let Some(namespace) = decode::namespace_of_other_end(payload) else {
             return self.addresses(other);
         };
-        let request = codec::list_addresses_in(namespace, other);
+        let request = encode::list_addresses_in(namespace, other);
         let decode = |payload: &[u8]| {
-            let found = codec::address(payload)?.filter(|(index, _)| *index == other);
+            let found = decode::address(payload)?.filter(|(index, _)| *index == other);
             Ok(found.map(|(_, address)| address))
         };
         match self.exchange.dump("addresses", &request, decode) {
@@ -288,9 +288,9 @@ impl Netlink for KernelNetlink {
     fn routes(&mut self, link: LinkIndex) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {
-            let request = codec::list_routes(family, Some(link));
+            let request = encode::list_routes(family, Some(link));
             let decode = |payload: &[u8]| {
-                Ok(match codec::route(payload)? {
+                Ok(match decode::route(payload)? {
                     Some(RouteEntry { route, leads: Leads::Over(link) }) => Some((link, route)),
                     _ => None,
                 })
@@ -301,20 +301,20 @@ impl Netlink for KernelNetlink {
     }
 
     fn all_addresses(&mut self) -> Result<Vec<(LinkIndex, Address)>, NetlinkError> {
-        self.exchange.dump("addresses", &codec::list_addresses(None), codec::address)
+        self.exchange.dump("addresses", &encode::list_addresses(None), decode::address)
     }
 
     fn all_routes(&mut self, family: Family) -> Result<Vec<RouteEntry>, NetlinkError> {
-        self.list_of_family("routes", &codec::list_routes(family, None), codec::route)
+        self.list_of_family("routes", &encode::list_routes(family, None), decode::route)
     }
 
     fn route_to(&mut self, address: IpAddr) -> Result<Option<(LinkIndex, Route)>, NetlinkError> {
         // No route, and what `unreachable`, `prohibit`, a missing table and `blackhole` are answered with.
         const NONE: [Errno; 5] =
             [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::SRCH, Errno::INVAL];
-        match self.ask(codec::get_route(address))? {
+        match self.ask(encode::get_route(address))? {
             Ok(payloads) => {
-                let entry = payloads.first().map(|payload| codec::route(payload)).transpose()?;
+                let entry = payloads.first().map(|payload| decode::route(payload)).transpose()?;
                 Ok(match entry.flatten() {
                     Some(RouteEntry { route, leads: Leads::Over(link) }) => Some((link, route)),
                     _ => None,
@@ -326,11 +326,11 @@ impl Netlink for KernelNetlink {
     }
 
     fn rules(&mut self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
-        self.list_of_family("rules", &codec::list_rules(family), codec::rule)
+        self.list_of_family("rules", &encode::list_rules(family), decode::rule)
     }
 
     fn neighbours(&mut self, link: LinkIndex) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.list_of_link("neighbours", &codec::list_neighbours(link), link, codec::neighbour)
+        self.list_of_link("neighbours", &encode::list_neighbours(link), link, decode::neighbour)
     }
 
     fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
@@ -372,11 +372,11 @@ impl Netlink for KernelNetlink {
             let first = next;
             if let Some((settings, count)) = LinkSettings::of(&changes[first..]) {
                 next += count;
-                gathered.push((first..next, codec::set_link(&settings)));
+                gathered.push((first..next, encode::set_link(&settings)));
                 continue;
             }
             next += 1;
-            let requests = requests(change);
+            let requests = requests_of(change);
             if !requests.is_empty() {
                 gathered.extend(requests.into_iter().map(|request| (first..next, request)));
                 continue;
@@ -412,59 +412,6 @@ fn by_file(change: &KernelChange) -> Option<&Sysctl> {
     }
 }
 
-/// Returns the messages that make a change; none where it takes something else.
-fn requests(change: &KernelChange) -> Vec<Request> {
-    match change {
-        KernelChange::AddVeth(veth) => vec![codec::add_veth(veth), codec::get_link(&veth.name)],
-        KernelChange::AddVlan(vlan) => vec![codec::add_vlan(vlan)],
-        KernelChange::AddRoute { link, route } => vec![codec::add_route(link.index, route)],
-        KernelChange::AddNeighbour { link, neighbour } => {
-            vec![codec::add_neighbour(link.index, *neighbour)]
-        }
-        KernelChange::AddBridge(bridge) => vec![codec::add_bridge(bridge)],
-        KernelChange::Join { port, bridge } => {
-            vec![codec::join(port.index, bridge.index), codec::isolate(port.index)]
-        }
-        KernelChange::RemoveLink { name } => vec![codec::remove_link(name)],
-        KernelChange::RemoveLinkByIndex(link) => vec![codec::remove_link_by_index(link.index)],
-        KernelChange::Set(object) => set(object).into_iter().collect(),
-        KernelChange::Remove(object) => remove(object).into_iter().collect(),
-    }
-}
-
-fn set(object: &Object) -> Option<Request> {
-    match object {
-        Object::Address { link, address } => Some(codec::set_address(link.index, *address)),
-        Object::Route { link, route } => Some(codec::set_route(link.index, route)),
-        Object::Neighbour { link, neighbour } => Some(codec::set_neighbour(link.index, *neighbour)),
-        Object::Rule(rule) => Some(codec::set_rule(rule)),
-        // The first two by the settings of their links.
-        Object::Link { .. }
-        | Object::Alias { .. }
-        | Object::Sysctl(_)
-        | Object::Nat(_)
-        | Object::SourceCheck(_)
-        | Object::AwsCniNat(_) => None,
-    }
-}
-
-fn remove(object: &Object) -> Option<Request> {
-    match object {
-        Object::Address { link, address } => Some(codec::remove_address(link.index, *address)),
-        Object::Route { link, route } => Some(codec::remove_route(link.index, route)),
-        Object::Neighbour { link, neighbour } => {
-            Some(codec::remove_neighbour(link.index, *neighbour))
-        }
-        Object::Rule(rule) => Some(codec::remove_rule(rule)),
-        Object::Link { .. }
-        | Object::Alias { .. }
-        | Object::Sysctl(_)
-        | Object::Nat(_)
-        | Object::SourceCheck(_)
-        | Object::AwsCniNat(_) => None,
-    }
-}
-
 /// Returns whether the kernel refused because it does not have the address family: IPv6 on a node that was booted with
 /// `ipv6.disable=1`.
 fn is_without_family(refusal: &Refusal) -> bool {
@@ -472,65 +419,9 @@ fn is_without_family(refusal: &Refusal) -> bool {
 }
 
 fn veth_effect(payload: &[u8]) -> Result<KernelEffect, NetlinkError> {
-    let link = codec::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
+    let link = decode::link(payload)?.and_then(|link| Some((link.id.index, link.lower?)));
     let (link, peer) = link.ok_or(NetlinkError::Decode { what: "veth without a peer" })?;
     Ok(KernelEffect::Veth { link, peer })
-}
-
-struct KernelSocket(Socket);
-
-/// The kernel answers within the system call that asks, so waiting means that an answer was lost.
-const RECEIVE_TIMEOUT: core::time::Duration = core::time::Duration::from_secs(10);
-
-impl KernelSocket {
-    fn open() -> io::Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
-        // Filters that the kernel does not know are refused instead of ignored, and what a message means is checked in
-        // full. Kernels before 4.20 have no such option and send everything; what is not asked for is dropped here too.
-        match socket.set_netlink_get_strict_chk(true) {
-            Err(error) if error.raw_os_error() != Some(Errno::NOPROTOOPT.raw_os_error()) => {
-                return Err(error);
-            }
-            Ok(()) | Err(_) => {}
-        }
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
-        Ok(Self(socket))
-    }
-
-    fn port(&mut self) -> io::Result<u32> {
-        let mut address = SocketAddr::new(0, 0);
-        self.0.get_address(&mut address)?;
-        // It gets one with the first request, if not before.
-        let port = address.port_number();
-        if port == 0 { self.0.bind_auto().map(|bound| bound.port_number()) } else { Ok(port) }
-    }
-}
-
-impl Transport for KernelSocket {
-    fn send(&mut self, requests: &[u8]) -> io::Result<()> {
-        let sent = self.0.send_to(requests, &SocketAddr::new(0, 0), 0)?;
-        if sent == requests.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-    }
-
-    fn receive(&mut self, answer: &mut Vec<u8>) -> io::Result<()> {
-        /// Asks for the length of the whole datagram even if it did not fit; from bits/socket.h.
-        const MSG_TRUNC: i32 = 0x20;
-        loop {
-            answer.clear();
-            match self.0.recv_from(answer, MSG_TRUNC) {
-                Ok((len, _)) if len > answer.len() => {
-                    return Err(io::Error::other(format!("answer of {len} bytes does not fit")));
-                }
-                // Only the kernel, whose port is 0, is asked.
-                Ok((_, from)) if from.port_number() == 0 => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,14 +9,13 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::attribute;
+use super::attribute::{self, AF_INET};
 use super::exchange::{Framed, frames};
 
 // From linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
 const NFT_MSG_GETTABLE: u16 = NFNL_SUBSYS_NFTABLES | 1;
 const NFTA_TABLE_NAME: u16 = 1;
-const AF_INET: u8 = 2;
 
 const HEADER_LEN: usize = 16;
 const NFGENMSG_LEN: usize = 4;

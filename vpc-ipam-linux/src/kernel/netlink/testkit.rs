@@ -7,7 +7,7 @@ use netlink_packet_core::NetlinkMessage;
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::exchange::{self, Exchange, Request, Transport};
-use super::{codec, event, nftables};
+use super::{decode, encode, event, nftables};
 use crate::node::KernelEvent;
 use crate::testkit::check::{datagrams, same};
 use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, RuleAction};
@@ -18,30 +18,30 @@ use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, Rul
 /// of events, read the same.
 pub fn netlink_dump(bytes: &[u8]) -> Result<(), String> {
     let datagrams = datagrams(bytes);
-    let _ = list(&datagrams, codec::link);
-    for (link, address) in list(&datagrams, codec::address) {
-        let again = codec::address(&payload(codec::set_address(link, address)));
+    let _ = list(&datagrams, decode::link);
+    for (link, address) in list(&datagrams, decode::address) {
+        let again = decode::address(&payload(encode::set_address(link, address)));
         same("an address", &again.ok().flatten(), &Some((link, address)))?;
     }
-    for entry in list(&datagrams, codec::route) {
+    for entry in list(&datagrams, decode::route) {
         if let RouteEntry { route, leads: Leads::Over(link) } = entry {
             check_route(link, route)?;
         }
     }
-    for rule in list(&datagrams, codec::rule) {
+    for rule in list(&datagrams, decode::rule) {
         check_rule(&rule)?;
     }
-    for (link, neighbour) in list(&datagrams, codec::neighbour) {
-        let again = codec::neighbour(&payload(codec::set_neighbour(link, neighbour)));
+    for (link, neighbour) in list(&datagrams, decode::neighbour) {
+        let again = decode::neighbour(&payload(encode::set_neighbour(link, neighbour)));
         same("a neighbour", &again.ok().flatten(), &Some((link, neighbour)))?;
     }
     let _ = list(&datagrams, |payload| Ok(nftables::name(payload)));
-    let _ = exchange_with(&datagrams).batch(vec![codec::get_link("a"), codec::get_link("b")]);
+    let _ = exchange_with(&datagrams).batch(vec![encode::get_link("a"), encode::get_link("b")]);
     datagrams.iter().try_for_each(|datagram| check_events(datagram))
 }
 
 fn check_route(link: LinkIndex, route: Route) -> Result<(), String> {
-    let again = codec::route(&payload(codec::set_route(link, &route))).ok().flatten();
+    let again = decode::route(&payload(encode::set_route(link, &route))).ok().flatten();
     // The kernel tells of networks alone.
     let route = Route { destination: route.destination.trunc(), ..route };
     same("a route", &again, &Some(RouteEntry { route, leads: Leads::Over(link) }))
@@ -52,7 +52,7 @@ fn check_rule(rule: &Rule) -> Result<(), String> {
     if rule.more || rule.inverted || rule.action != RuleAction::Lookup {
         return Ok(());
     }
-    let again = codec::rule(&payload(codec::set_rule(rule))).ok().flatten();
+    let again = decode::rule(&payload(encode::set_rule(rule))).ok().flatten();
     same("a rule", &again.as_ref(), &Some(rule))
 }
 
@@ -65,17 +65,17 @@ fn check_events(datagram: &[u8]) -> Result<(), String> {
     let Some(Ok(frame)) = exchange::messages(datagram).next() else { return Ok(()) };
     match event::routing_event(&message) {
         Some(KernelEvent::Route { entry, .. }) => {
-            same("a route of an event", &Some(entry), &codec::route(frame.payload).ok().flatten())
+            same("a route of an event", &Some(entry), &decode::route(frame.payload).ok().flatten())
         }
         Some(KernelEvent::Rule { rule, .. }) => {
-            same("a rule of an event", &Some(rule), &codec::rule(frame.payload).ok().flatten())
+            same("a rule of an event", &Some(rule), &decode::rule(frame.payload).ok().flatten())
         }
         Some(KernelEvent::Address { link, address, .. }) => {
-            let listed = codec::address(frame.payload).ok().flatten();
+            let listed = decode::address(frame.payload).ok().flatten();
             same("an address of an event", &Some((link, address)), &listed)
         }
         Some(KernelEvent::Link { link, .. }) => {
-            same("a link of an event", &Some(link), &codec::link(frame.payload).ok().flatten())
+            same("a link of an event", &Some(link), &decode::link(frame.payload).ok().flatten())
         }
         _ => Ok(()),
     }
@@ -86,7 +86,7 @@ fn list<T>(
     datagrams: &[&[u8]],
     decode: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
 ) -> Vec<T> {
-    let list = exchange_with(datagrams).dump("objects", &codec::list_rules(Family::Ipv4), decode);
+    let list = exchange_with(datagrams).dump("objects", &encode::list_rules(Family::Ipv4), decode);
     list.unwrap_or_default()
 }
 
