@@ -123,7 +123,7 @@ pub(crate) fn forwarding(link: &str) -> Sysctl {
 /// Returns what concerns the priority of the rule of the host's own addresses.
 ///
 /// What pods on branch ENIs send to the node has to go out by the ENI in strict mode, so the rules that see to it come first.
-/// The other place is made before the first is given up.
+/// The rule of the new priority is made before that of the old one is removed.
 fn local_rule(family: Family, config: &HostConfig, facts: &HostFacts) -> State {
     let first = Rule { protocol: Protocol::KERNEL, ..Rule::new(family, 0, Table::LOCAL) };
     let later = Rule::new(family, PRIORITY_LOCAL, Table::LOCAL);

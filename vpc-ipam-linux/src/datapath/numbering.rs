@@ -34,7 +34,7 @@ pub(crate) const PRIORITY_IN_POD: u32 = 1;
 /// Returns the route table of a secondary ENI: the device's number and one on the first network card, and the numbers that
 /// Amazon Linux gives (ec2-net-utils) on others.
 ///
-/// The primary ENI has the main table, whatever its place: [`LeasedInterface::on_primary`] tells.
+/// The primary ENI has the main table, wherever it is attached: [`LeasedInterface::on_primary`] tells.
 ///
 /// [`LeasedInterface::on_primary`]: vpc_ipam_core::LeasedInterface::on_primary
 pub fn table(card: Card, device: DeviceIndex) -> Table {

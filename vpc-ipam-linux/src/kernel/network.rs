@@ -287,7 +287,7 @@ pub struct Mark {
 pub struct Rule {
     /// Its family.
     pub family: Family,
-    /// Its place in the order of rules.
+    /// Rules are tried in the order of their priorities, the lowest first.
     pub priority: u32,
     /// From where.
     pub source: Option<IpNet>,

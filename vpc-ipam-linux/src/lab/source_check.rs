@@ -124,8 +124,8 @@ fn parse(listing: &str) -> Option<BTreeMap<String, u64>> {
 
 /// Returns the nft by which the VPC is played: the system's, whatever stands in its place for the node.
 pub(super) fn nft_of_system() -> &'static Path {
-    let places = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"].map(Path::new);
-    places.into_iter().find(|path| path.exists()).unwrap_or(Path::new("nft"))
+    let paths = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"].map(Path::new);
+    paths.into_iter().find(|path| path.exists()).unwrap_or(Path::new("nft"))
 }
 
 fn nft(router: &Namespace, arguments: &[&str], input: &str) -> Result<String, SourceCheckError> {

@@ -375,7 +375,7 @@ impl NodeNetwork {
         rules.any(|rule| rule.priority == PRIORITY_BRANCH)
     }
 
-    /// Returns the adopted link over which a route leads as one of a pod's should, or to whose place it leads.
+    /// Returns the adopted link that has a route to this destination in this table.
     pub(super) fn adopted_at(&self, net: IpNet, table: Table) -> Option<(LinkIndex, &AdoptedLink)> {
         let mut links = self.adopted.links.iter();
         let found = links.find(|(_, link)| {

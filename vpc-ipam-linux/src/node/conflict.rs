@@ -131,7 +131,7 @@ struct View<'a> {
     primary: Option<LinkIndex>,
     /// The names of the links of ENIs, by which comes in what is sent to pods.
     outer: BTreeSet<&'a str>,
-    /// Rules that are to be removed, and places of routes that are to be made.
+    /// Rules that are to be removed, and table, destination and metric of routes that are to be made.
     unwanted: BTreeSet<&'a Rule>,
     missing: BTreeSet<(Table, IpNet, u32)>,
     unwanted_addresses: BTreeSet<IpAddr>,
@@ -237,9 +237,9 @@ impl<'a> View<'a> {
         for family in [Family::Ipv4, Family::Ipv6] {
             let rules: Vec<&Rule> =
                 self.actual.rules.iter().filter(|rule| rule.family == family).collect();
-            for (place, rule) in rules.iter().enumerate() {
+            for (position, rule) in rules.iter().enumerate() {
                 if self.is_foreign(rule) {
-                    self.of_rule(found, rule, place, &rules);
+                    self.of_rule(found, rule, position, &rules);
                 }
             }
         }
@@ -253,7 +253,7 @@ impl<'a> View<'a> {
         rule.protocol != Protocol::OURS && !of_kernel && !self.unwanted.contains(rule)
     }
 
-    fn of_rule(&self, found: &mut Found, rule: &Rule, place: usize, rules: &[&Rule]) {
+    fn of_rule(&self, found: &mut Found, rule: &Rule, position: usize, rules: &[&Rule]) {
         // Whether it comes before the rule of a priority that should decide about an address.
         let is_before =
             |priority: u32, decides: &dyn Fn(&Rule) -> bool| match rule.priority.cmp(&priority) {
@@ -261,7 +261,7 @@ impl<'a> View<'a> {
                 Ordering::Greater => false,
                 Ordering::Equal => {
                     let own = rules.iter().position(|it| it.priority == priority && decides(it));
-                    own.is_none_or(|own| place < own)
+                    own.is_none_or(|own| position < own)
                 }
             };
         if let (Some(of_rule), Some(primary)) = (rule.mark, self.primary) {
@@ -489,7 +489,7 @@ fn sent_by(address: IpAddr) -> String {
     format!("what {address} sends")
 }
 
-/// Returns who makes rules of that place and protocol, as far as the numbers that programs are known by tell.
+/// Returns who makes rules of that priority and protocol, as far as the numbers that programs are known by tell.
 fn author_of_rule(rule: &Rule) -> &'static str {
     match (rule.priority, rule.table.0) {
         (30_200..=30_499, _) => "nm-cloud-setup of NetworkManager",

@@ -108,7 +108,7 @@ impl NodeNetwork {
     }
 
     fn desired_of_pods(&self, actual: &Actual, state: &mut State, absent: &mut Vec<AbsentLink>) {
-        let tables = self.tables_by_place(actual);
+        let tables = self.tables_by_attachment(actual);
         let egress = self.egress_of_pods(actual);
         let by_mac: BTreeMap<Mac, &Link> =
             actual.links.iter().rev().filter_map(|link| Some((link.mac?, link))).collect();
@@ -183,8 +183,8 @@ impl NodeNetwork {
         EniTable::among(eni, link, actual)
     }
 
-    /// Returns the tables of the ENIs by the numbers that follow from their places.
-    fn tables_by_place(&self, actual: &Actual) -> BTreeMap<Table, Table> {
+    /// Returns the tables of the ENIs by the numbers that follow from where they are attached.
+    fn tables_by_attachment(&self, actual: &Actual) -> BTreeMap<Table, Table> {
         let table = |eni: &EniLink| {
             let link = link_by_mac(&actual.links, eni.mac).ok().map(|link| link.id.index);
             (eni::table(eni.card, eni.device), self.table_of(eni, link, actual).table)

@@ -132,10 +132,10 @@ impl NodeNetwork {
             KernelEvent::Route { entry, gone, .. } if self.concerns_route(entry, *gone) => {
                 let RouteEntry { route, .. } = entry;
                 if let Some((index, link)) = self.adopted_at(route.destination, route.table) {
-                    let place = |it: &&Route| {
+                    let to_same = |it: &&Route| {
                         (it.destination, it.table) == (route.destination, route.table)
                     };
-                    let wanted = *link.routes.iter().find(place)?;
+                    let wanted = *link.routes.iter().find(to_same)?;
                     return Some(Object::Route {
                         link: LinkId::new(index, &link.name),
                         route: wanted,
@@ -373,9 +373,9 @@ impl NodeNetwork {
             let mut addresses = interface.addresses.iter();
             addresses.any(|it| {
                 interface.rules(it.address).any(|wanted| {
-                    let of_place =
+                    let of_attachment =
                         |eni: &&EniLink| eni::table(eni.card, eni.device) == wanted.table;
-                    let eni = self.enis.values().find(of_place);
+                    let eni = self.enis.values().find(of_attachment);
                     let table = eni.map_or(wanted.table, |eni| self.known_table(eni));
                     Rule { table, ..wanted } == *rule
                 })

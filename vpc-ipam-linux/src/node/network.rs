@@ -23,9 +23,9 @@ pub struct NodeNetwork {
     pub enis: BTreeMap<EniId, EniLink>,
     /// The route tables that ENIs were set up with: [`eni::table_here`].
     pub tables: BTreeMap<EniId, Table>,
-    /// The networks of the pods, with tables that follow from the places of their ENIs.
+    /// The networks of the pods, with tables that follow from where their ENIs are attached.
     pub pods: BTreeMap<PodKey, PodNetwork>,
-    /// Addresses of pods that a plugin is wiring or removing: their rules and routes are its own business.
+    /// Addresses of pods that a plugin is adding or removing: their rules and routes are its own business.
     pub busy: BTreeSet<IpAddr>,
     /// The MAC addresses of the links of those pods, and of pods that are gone whose links are still to be removed.
     pub busy_links: BTreeSet<Mac>,

@@ -30,7 +30,7 @@ pub enum KernelChange {
     },
     /// Removes a link, and not another that has its name by now.
     RemoveLinkByIndex(LinkId),
-    /// Adds a route that no other may lead to the same place of: of two who want it, the kernel refuses one.
+    /// Adds a route, which the kernel refuses where there is one to the same destination: of two pods that want an address one gets it.
     AddRoute {
         /// The link.
         link: LinkId,

@@ -59,7 +59,7 @@ impl Difference {
 #[must_use]
 pub fn diff(desired: &State, actual: &Actual) -> Vec<Difference> {
     let unwanted = unwanted(desired, actual);
-    // An address goes before another takes its place: the kernel removes those of the same subnet along with the first.
+    // An address goes before another is added: the kernel removes those of the same subnet along with the first.
     let (addresses, others): (Vec<_>, Vec<_>) =
         unwanted.into_iter().partition(|object| matches!(object, Object::Address { .. }));
     let lost: Vec<_> = addresses.iter().collect();
@@ -168,10 +168,10 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
             }
             Claim::Routes { link, like } => {
                 let beaten = |route: &Route| {
-                    let place =
+                    let key =
                         |it: &Route| (it.table, it.destination) == (route.table, route.destination);
                     let mut rivals = actual.routes.iter().filter(|(of, _)| *of != link.index);
-                    rivals.any(|(_, it)| place(it) && it.metric < route.metric)
+                    rivals.any(|(_, it)| key(it) && it.metric < route.metric)
                 };
                 let alike = |route: &Route| {
                     let like_it = Route { metric: like.metric, protocol: like.protocol, ..*route };
@@ -256,21 +256,21 @@ struct RuleList {
 impl RuleList {
     fn set(&mut self, rule: &Rule) {
         let before = |other: &Rule| (other.family, other.priority) <= (rule.family, rule.priority);
-        let place = self.rules.iter().rposition(before).map_or(0, |place| place + 1);
-        self.rules.insert(place, rule.clone());
+        let index = self.rules.iter().rposition(before).map_or(0, |index| index + 1);
+        self.rules.insert(index, rule.clone());
         self.changes.push(KernelChange::Set(Object::Rule(rule.clone())));
     }
 
     fn remove(&mut self, rule: &Rule) {
         let first = self.rules.iter().position(|candidate| rule.removes(candidate));
-        match first.map(|place| (place, &self.rules[place])) {
+        match first.map(|index| (index, &self.rules[index])) {
             None => {}
-            Some((place, first)) if first == rule => {
-                self.rules.remove(place);
+            Some((index, first)) if first == rule => {
+                self.rules.remove(index);
                 self.changes.push(KernelChange::Remove(Object::Rule(rule.clone())));
             }
-            Some((place, first)) if first.protocol == Protocol::OURS && first.is_twin_of(rule) => {
-                let ours = self.rules.remove(place);
+            Some((index, first)) if first.protocol == Protocol::OURS && first.is_twin_of(rule) => {
+                let ours = self.rules.remove(index);
                 self.changes.push(KernelChange::Remove(Object::Rule(ours.clone())));
                 self.set(&ours);
                 self.remove(rule);

@@ -11,8 +11,8 @@ use vpc_ipam_linux::{
 };
 
 use crate::support::{
-    Altered, INTERNET, Netns, Vpc, add, chain, eni_mac, metadata, network, really, settings,
-    settle, source_seen,
+    Altered, INTERNET, Netns, Vpc, add, chain, eni_mac, metadata, network, note_links, really,
+    settings, source_seen,
 };
 
 const MAC: Mac = Mac([2, 0, 10, 0, 0, 0x6b]);
@@ -437,7 +437,7 @@ fn add_branch(vpc: &Vpc, network: &PodNetwork) -> Netns {
     let pod = Netns::new();
     pod::add(&mut trunk(vpc), &mut pod.netlink(), &pod.namespace, network)
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
-    settle(&vpc.fabric.namespace);
+    note_links(&vpc.fabric.namespace);
     pod
 }
 

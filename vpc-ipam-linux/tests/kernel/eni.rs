@@ -260,7 +260,7 @@ fn eni_of_another_card_uses_a_high_table() {
     assert_eq!(vpc.node.rules(32765), ["10.0.0.20 - 10101"]);
 }
 
-/// The place of an ENI does not make it the primary one.
+/// Where an ENI is attached does not make it the primary one.
 #[test]
 fn secondary_eni_at_device_0_has_a_table_of_its_own() {
     let vpc = Vpc::new();
@@ -270,8 +270,8 @@ fn secondary_eni_at_device_0_has_a_table_of_its_own() {
     set_up(&vpc, &EniLink { device: DeviceIndex(0), ..eni(1) });
 
     let routes = vpc.node.routes(1);
-    let places: Vec<_> = routes.iter().map(|it| (&it["dst"], &it["dev"])).collect();
-    assert_eq!(places, [(&"default".into(), &"eth1".into()), (&"10.0.0.1".into(), &"eth1".into())]);
+    let found: Vec<_> = routes.iter().map(|it| (&it["dst"], &it["dev"])).collect();
+    assert_eq!(found, [(&"default".into(), &"eth1".into()), (&"10.0.0.1".into(), &"eth1".into())]);
     assert_eq!(vpc.node.routes(254), main);
 }
 

@@ -6,7 +6,7 @@ use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodSettings};
 use vpc_ipam_linux::{HostConfig, Namespace, host};
 
-use crate::support::{Netns, PODS, Vpc, add, lease, node_with_pods, settings, settle};
+use crate::support::{Netns, PODS, Vpc, add, lease, node_with_pods, note_links, settings};
 
 /// 9001 less the headers of IP and UDP.
 const LARGEST: usize = 9001 - 20 - 8;
@@ -50,8 +50,8 @@ fn mtu_is_as_configured() {
 
 /// Sends a datagram of the largest size, and returns whether it came.
 fn passes(client: &Netns, server: &Netns, address: &str) -> bool {
-    settle(&client.namespace);
-    settle(&server.namespace);
+    note_links(&client.namespace);
+    note_links(&server.namespace);
     // Not of a fixed number: a program that another test starts at this moment has the socket of the last one for a while.
     let any = format!("{address}:0");
     let listener = server.namespace.run(|| UdpSocket::bind(&any)).unwrap().unwrap();
@@ -76,6 +76,6 @@ fn fragments(netns: &Netns) -> u64 {
     let snmp = netns.exec("cat /proc/net/snmp");
     let mut ip = snmp.lines().filter(|line| line.starts_with("Ip:"));
     let (names, values) = (ip.next().unwrap(), ip.next().unwrap());
-    let place = names.split(' ').position(|name| name == "FragCreates").unwrap();
-    values.split(' ').nth(place).unwrap().parse().unwrap()
+    let index = names.split(' ').position(|name| name == "FragCreates").unwrap();
+    values.split(' ').nth(index).unwrap().parse().unwrap()
 }

@@ -219,12 +219,12 @@ fn rules_of_a_pod_that_a_plugin_is_at_work_on_are_left_alone() {
     busy.busy.insert(address);
     // What the daemon knows before the kernel is read, and after.
     for (case, before, after) in [
-        ("is being wired or removed", &busy, &busy),
+        ("is being added or removed", &busy, &busy),
         ("was before it was read", &busy, &gone),
         ("is since it was read", &gone, &busy),
         ("came meanwhile", &gone, &known),
         ("went meanwhile", &known, &gone),
-        ("came meanwhile, and was being wired", &busy, &known),
+        ("came meanwhile, and was being added", &busy, &known),
     ] {
         let snapshot = vpc.node.snapshot();
         let asked = Cell::new(0);

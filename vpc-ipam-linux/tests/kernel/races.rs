@@ -203,7 +203,7 @@ fn list_that_changes_while_it_is_read_is_seldom_wrong_without_a_word() {
 }
 
 #[test]
-fn two_hundred_pods_are_wired_and_removed_at_once() {
+fn two_hundred_pods_are_added_and_removed_at_once() {
     const PODS: u8 = 200;
     const AT_ONCE: u8 = 8;
     let node = Netns::new();

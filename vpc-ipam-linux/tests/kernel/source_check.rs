@@ -16,7 +16,7 @@ use vpc_ipam_linux::{
 
 use crate::support::{
     Netns, PRIMARY_MAC, Vpc, add, add_to, chain, eni, eni_mac, lease_with, leased, network_of,
-    receive, settings, settle, source_seen_from,
+    note_links, receive, settings, source_seen_from,
 };
 
 /// By which the rules are written: nft, or a kind of iptables.
@@ -38,11 +38,11 @@ fn pods_send_from_their_own_addresses_alone_whichever_way() {
         let mut dropped = 0;
         for sender in &world.pods {
             for (to, receiver) in world.receivers(sender) {
-                for (place, to) in to.iter().enumerate() {
+                for (family, to) in to.iter().enumerate() {
                     let case = format!("{backend}: {} to {to}", sender.name);
-                    let own = sender.addresses[place];
+                    let own = sender.addresses[family];
                     let arrives = |from| arrives(&sender.netns, from, own, receiver, to);
-                    for spoofed in world.of_others(sender, place).into_iter().filter(|it| it != to)
+                    for spoofed in world.of_others(sender, family).into_iter().filter(|it| it != to)
                     {
                         assert!(!arrives(spoofed), "{case}, from {spoofed}: arrived");
                         let counted = world.spoofed();
@@ -64,8 +64,8 @@ fn switched_off_everything_is_passed_on() {
         let config = HostConfig { source_check: false, ..HostConfig::default() };
         let world = World::new(backend, &config);
         let [sender, _, other] = &world.pods;
-        for (place, address) in other.addresses.iter().enumerate() {
-            let to = socket(NODE[place]);
+        for (family, address) in other.addresses.iter().enumerate() {
+            let to = socket(NODE[family]);
             let seen = with_address(&sender.netns, address, || {
                 let (pod, node) = (&sender.netns.namespace, &world.vpc.node.namespace);
                 source_seen_from(pod, address, node, &to)
@@ -78,9 +78,9 @@ fn switched_off_everything_is_passed_on() {
 
         // And on again, by a repair as the daemon makes it.
         host::set_up(&mut world.netlink(), &HostConfig::default(), &world.facts).unwrap();
-        for (place, address) in other.addresses.iter().enumerate() {
-            let own = sender.addresses[place];
-            let arrives = arrives(&sender.netns, address, own, &world.vpc.node, NODE[place]);
+        for (family, address) in other.addresses.iter().enumerate() {
+            let own = sender.addresses[family];
+            let arrives = arrives(&sender.netns, address, own, &world.vpc.node, NODE[family]);
             assert!(!arrives, "{backend}: {address}");
         }
         host::set_up(&mut world.netlink(), &config, &world.facts).unwrap();
@@ -159,11 +159,11 @@ fn further_interfaces_send_from_their_own_addresses() {
         pod.ip("rule add pref 0 to 10.0.0.10 lookup 77");
         // Neither from that of the other.
         let addresses = ["10.0.0.100", "10.0.32.102"];
-        for (place, interface) in network.interfaces.iter().enumerate() {
+        for (number, interface) in network.interfaces.iter().enumerate() {
             let (by, mac) = (&interface.container.name, interface.host.mac);
             pod.ip(&format!("route replace 10.0.0.10 dev {by} table 77"));
             pod.ip(&format!("neigh replace 10.0.0.10 lladdr {mac} dev {by} nud permanent"));
-            let (own, other, before) = (addresses[place], addresses[1 - place], spoofed());
+            let (own, other, before) = (addresses[number], addresses[1 - number], spoofed());
             let arrives = arrives(&pod, other, own, &vpc.node, "10.0.0.10");
             assert!(!arrives, "{backend}: by {by} from {other}");
             assert_eq!(spoofed(), before + 1, "{backend}: by {by} from {other}");
@@ -175,7 +175,7 @@ fn further_interfaces_send_from_their_own_addresses() {
 #[test]
 fn pods_reach_the_other_family_through_the_node_from_their_own_hidden_address() {
     for backend in BACKENDS {
-        for (egress, place) in [(Family::Ipv4, 0), (Family::Ipv6, 1)] {
+        for (egress, family) in [(Family::Ipv4, 0), (Family::Ipv6, 1)] {
             let vpc = Vpc::with_ipv6();
             vpc.deliver("eth0", PRIMARY_MAC, "subnet1", &["10.0.0.100", "10.0.0.109"]);
             let families = match egress {
@@ -199,9 +199,9 @@ fn pods_reach_the_other_family_through_the_node_from_their_own_hidden_address() 
             });
             let [own, others] = [&pods[0], &pods[1]].map(|pod| hidden(pod, egress));
             let spoofed = || self::netlink(&vpc, backend).spoofed_packets().unwrap();
-            for other in [others.as_str(), HOST[place], NODE[place]] {
+            for other in [others.as_str(), HOST[family], NODE[family]] {
                 let before = spoofed();
-                let arrives = arrives(&pods[0], other, &own, &vpc.fabric, INTERNET[place]);
+                let arrives = arrives(&pods[0], other, &own, &vpc.fabric, INTERNET[family]);
                 assert!(!arrives, "{backend}: {egress:?}: from {other}");
                 assert_eq!(spoofed(), before + 1, "{backend}: {egress:?}: from {other}");
             }
@@ -224,14 +224,14 @@ fn pods_on_branch_enis_send_from_their_own_addresses() {
             vpc.node.netlink().spoofed_packets().unwrap() + filtered(&netstat)
         };
         for (to, receiver) in [(HOST, &vpc.fabric), (INTERNET, &vpc.fabric), (addresses, &other)] {
-            for place in [0, 1] {
-                let elsewhere = ["192.0.2.7", "2001:db8:77::7"][place];
-                for spoofed in [addresses[place], HOST[place], elsewhere] {
+            for family in [0, 1] {
+                let elsewhere = ["192.0.2.7", "2001:db8:77::7"][family];
+                for spoofed in [addresses[family], HOST[family], elsewhere] {
                     let (case, before) = (format!("{mode:?}: from {spoofed}"), dropped());
-                    if spoofed == to[place] {
+                    if spoofed == to[family] {
                         continue;
                     }
-                    assert!(!arrives(&pod, spoofed, own[place], receiver, to[place]), "{case}");
+                    assert!(!arrives(&pod, spoofed, own[family], receiver, to[family]), "{case}");
                     assert_eq!(dropped(), before + 1, "{case}");
                     assert_eq!(vpc.drops("vlan.eth.7"), 0, "{case}: it left the node");
                 }
@@ -384,9 +384,14 @@ impl World {
     }
 
     /// Returns addresses that are not a pod's: another pod's, the node's, another host's, and one from anywhere.
-    fn of_others(&self, sender: &Sender, place: usize) -> [&'static str; 4] {
+    fn of_others(&self, sender: &Sender, family: usize) -> [&'static str; 4] {
         let other = self.pods.iter().find(|pod| pod.name != sender.name).unwrap();
-        [other.addresses[place], NODE[place], HOST[place], ["192.0.2.7", "2001:db8:77::7"][place]]
+        [
+            other.addresses[family],
+            NODE[family],
+            HOST[family],
+            ["192.0.2.7", "2001:db8:77::7"][family],
+        ]
     }
 }
 
@@ -412,7 +417,7 @@ fn netlink(vpc: &Vpc, backend: &str) -> KernelNetlink {
 /// Sends from an address as if it were the pod's, and then from one that is, which has to arrive. Returns whether the first arrived.
 fn arrives(pod: &Netns, from: &str, own: &str, receiver: &Netns, to: &str) -> bool {
     for netns in [pod, receiver] {
-        settle(&netns.namespace);
+        note_links(&netns.namespace);
     }
     let to = socket(to);
     let listening = receiver.namespace.run(|| receive(&to)).unwrap();

@@ -415,7 +415,7 @@ pub fn source_seen_by(
     listens_on: &str,
 ) -> Option<String> {
     for netns in [client, server] {
-        settle(netns);
+        note_links(netns);
     }
     let listener = server.run(|| listen(listens_on)).unwrap();
     let to: SocketAddr = to.parse().unwrap();
@@ -434,7 +434,7 @@ pub fn source_seen_from(
     to: &str,
 ) -> Option<String> {
     for netns in [client, server] {
-        settle(netns);
+        note_links(netns);
     }
     let receiver = server.run(|| receive(to)).unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -455,7 +455,7 @@ pub fn accept(listener: &TcpListener) -> Option<SocketAddr> {
 }
 
 /// Lets the kernel take note of which links are up, as it does when it is asked about one.
-pub fn settle(netns: &Namespace) {
+pub fn note_links(netns: &Namespace) {
     let mut netlink = netns.netlink().unwrap();
     for name in link_names(&mut netlink) {
         netlink.link(&name).unwrap();

@@ -155,8 +155,8 @@ fn redirects_are_not_sent_to_pods() {
             let of_icmp = all.lines().filter(|line| line.starts_with("Icmp:")).nth(line).unwrap();
             of_icmp.split(' ').collect::<Vec<_>>()
         });
-        let place = names.iter().position(|name| *name == "OutRedirects").unwrap();
-        values[place].parse::<u64>().unwrap()
+        let index = names.iter().position(|name| *name == "OutRedirects").unwrap();
+        values[index].parse::<u64>().unwrap()
     };
     let ask = || {
         let seen = source_seen_by(&a.namespace, &a.namespace, "172.20.0.10:80", "10.0.0.100:80");

@@ -191,7 +191,7 @@ async fn links_are_known_from_events_as_from_a_comparison() {
     }
 }
 
-/// The system made the table of the ENI, so its number does not follow from the ENI's place.
+/// The system made the table of the ENI, so its number does not follow from where the ENI is attached.
 #[tokio::test]
 async fn table_that_the_system_made_is_watched_like_one_of_ours() {
     let (vpc, mut node, network) = node_with_system_table();

@@ -11,7 +11,7 @@ fn enis_appear_as_an_operating_system_finds_them() {
     let mut world = World::new();
     world.attach(1, 0, Ipv4Amount::Addresses(0));
     world.attach(2, 1, Ipv4Amount::Addresses(0));
-    world.settle();
+    world.converge();
 
     let links = world.node_links();
     let expected = [("eth0", 0, true), ("eth1", 1, false), ("eth2", 2, false)];
@@ -57,7 +57,7 @@ fn applied_twice_a_change_does_nothing_more() {
 fn detached_eni_takes_its_link_along_and_leaves_its_count() {
     let mut world = World::new();
     let mut attachment = world.attach(1, 0, Ipv4Amount::Addresses(1));
-    world.settle();
+    world.converge();
     let eni = world.eni(1).id;
     assert_eq!(world.node_links().len(), 2);
 
@@ -72,7 +72,7 @@ fn detached_eni_takes_its_link_along_and_leaves_its_count() {
         assert_eq!(world.drops(eni), 0);
 
         attachment = world.attach_again(eni, 1);
-        world.settle();
+        world.converge();
         // Of an attachment that is no more.
         world.lab.apply(&detached).unwrap();
         assert_eq!(world.node_links().len(), 2);
@@ -131,7 +131,7 @@ fn failed_change_can_be_applied_again() {
 fn largest_packets_of_a_vpc_fit_everywhere() {
     let mut world = World::new();
     world.attach(1, 1, Ipv4Amount::Addresses(0));
-    world.settle();
+    world.converge();
     let lab = &world.lab;
     for namespace in [lab.router(), lab.node(), lab.other_host(), lab.internet()] {
         for link in namespace.netlink().unwrap().links().unwrap() {

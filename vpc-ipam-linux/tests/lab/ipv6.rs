@@ -18,7 +18,7 @@ fn node_with_prefixes() -> World {
     world.cloud.assign_ipv6_addresses(world.primary, &prefix, NOW).unwrap();
     world.attach(1, 0, Ipv4Amount::Addresses(0));
     world.attach(2, 1, Ipv4Amount::Addresses(0));
-    world.settle();
+    world.converge();
     world.set_up_node();
     world.set_up_eni(1);
     world.set_up_eni(2);
@@ -57,13 +57,13 @@ fn all_reach_each_other_and_nothing_is_dropped() {
         for (to, _, of_peer) in pods.iter().filter(|(to, ..)| to != name) {
             cases.push((format!("{name} to {to}"), pod, *of_peer, *address));
         }
-        for (to, place, of_host) in [
+        for (to, host, of_host) in [
             ("the node", lab.node(), node),
             ("the other host", lab.other_host(), other_host),
             ("the internet", lab.internet(), INTERNET_IPV6),
         ] {
             cases.push((format!("{name} to {to}"), pod, of_host, *address));
-            cases.push((format!("{to} to {name}"), place, *address, of_host));
+            cases.push((format!("{to} to {name}"), host, *address, of_host));
         }
     }
     cases.push(("the node to the other host".to_owned(), lab.node(), other_host, node));
@@ -130,7 +130,7 @@ fn unassigned_prefix_neither_sends_nor_receives() {
 
     let request = UnassignIpv6Addresses { eni, prefixes: vec![prefix] };
     world.cloud.unassign_ipv6_addresses(&request, NOW).unwrap();
-    world.settle();
+    world.converge();
 
     assert_eq!(world.drops(eni), 0);
     ask(&pod, other_host).unwrap_err();
@@ -141,7 +141,7 @@ fn unassigned_prefix_neither_sends_nor_receives() {
 
     let again = Ipv6Request::Blocks(vec![prefix]);
     world.cloud.assign_ipv6_addresses(eni, &again, NOW).unwrap();
-    world.settle();
+    world.converge();
     ask(&pod, other_host).unwrap();
     ask(world.lab.other_host(), address).unwrap();
 }
@@ -151,16 +151,16 @@ fn detached_eni_leaves_nothing_in_the_router() {
     let mut world = World::of(DUAL);
     let before = held_by_router(&world);
     let mut attachment = world.attach(1, 0, Ipv4Amount::Addresses(1));
-    world.settle();
+    world.converge();
     let eni = world.eni(1).id;
     let with = held_by_router(&world);
     assert_ne!(with, before);
     for _ in 0..2 {
         world.cloud.detach_network_interface(attachment, NOW).unwrap();
-        world.settle();
+        world.converge();
         assert_eq!(held_by_router(&world), before);
         attachment = world.attach_again(eni, 1);
-        world.settle();
+        world.converge();
         assert_eq!(held_by_router(&world), with);
     }
 }

@@ -61,12 +61,12 @@ impl World {
         let layout = Layout::of(&cloud, subnets, node, other_host).unwrap();
         let primary = layout.node.primary;
         let mut world = Self { cloud, lab: build(layout), subnets, node, primary, families };
-        world.settle();
+        world.converge();
         world
     }
 
     /// Lets the lab follow what happened in the cloud.
-    pub fn settle(&mut self) {
+    pub fn converge(&mut self) {
         while let Some(change) = self.cloud.poll_change() {
             self.lab.apply(&change).unwrap_or_else(|error| panic!("{}", chain(&error)));
         }

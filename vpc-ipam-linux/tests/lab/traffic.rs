@@ -15,7 +15,7 @@ fn node_with_pods() -> (World, Vec<(String, Namespace, Ipv4Addr)>) {
     world.cloud.assign_private_ip_addresses(world.primary, &Ipv4Request::Count(two), NOW).unwrap();
     world.attach(1, 0, two);
     world.attach(2, 1, Ipv4Amount::Prefixes(1));
-    world.settle();
+    world.converge();
     world.set_up_node();
     world.set_up_eni(1);
     world.set_up_eni(2);
@@ -100,7 +100,7 @@ fn source_that_is_not_the_enis_is_dropped_and_counted() {
 fn unassigned_address_neither_sends_nor_receives() {
     let mut world = World::new();
     world.attach(1, 0, Ipv4Amount::Addresses(1));
-    world.settle();
+    world.converge();
     world.set_up_node();
     world.set_up_eni(1);
     let eni = world.eni(1);
@@ -113,7 +113,7 @@ fn unassigned_address_neither_sends_nor_receives() {
 
     let request = UnassignPrivateIpAddresses { eni: eni.id, blocks: vec![block] };
     world.cloud.unassign_private_ip_addresses(&request, NOW).unwrap();
-    world.settle();
+    world.converge();
 
     assert_eq!(world.drops(eni.id), 0);
     ask(&pod, other_host).unwrap_err();
@@ -124,7 +124,7 @@ fn unassigned_address_neither_sends_nor_receives() {
 
     let again = Ipv4Request::Blocks(vec![block]);
     world.cloud.assign_private_ip_addresses(eni.id, &again, NOW).unwrap();
-    world.settle();
+    world.converge();
     ask(&pod, other_host).unwrap();
     ask(world.lab.other_host(), block.addr()).unwrap();
 }

@@ -1,6 +1,6 @@
 use std::process::Command;
 
-/// Who is not root has all that a lab needs inside namespaces of their own, and so does a test in such a place.
+/// Who is not root has all that a lab needs inside namespaces of their own, and so does a test in such a namespace.
 #[test]
 fn lab_works_inside_a_user_namespace() {
     let inside = "traffic::all_reach_each_other_and_nothing_is_dropped";

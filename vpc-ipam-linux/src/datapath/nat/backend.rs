@@ -65,7 +65,7 @@ impl RuleSetBackend {
         for other in self.backend.others(&self.programs) {
             match other.replace(rules) {
                 Ok(()) => {
-                    self.elsewhere.retain(|place| !place.is_same(&other));
+                    self.elsewhere.retain(|it| !it.is_same(&other));
                     self.elsewhere.push(core::mem::replace(&mut self.backend, other));
                     return Ok(());
                 }
@@ -117,7 +117,7 @@ impl Backend {
         }
     }
 
-    /// Returns the other places that hold rules of ours, left from when this one could not be used.
+    /// Returns the other backends that hold rules of ours, left from when this one could not be used.
     fn left_elsewhere(&self, set: Set, programs: &NatPrograms) -> Vec<Self> {
         let mut others = self.others(programs);
         others.retain(|other| !matches!(other.list(set), Ok(NatActual::Absent) | Err(_)));

@@ -1,6 +1,6 @@
 //! The rules as chains of iptables, for nodes without nft.
 //!
-//! One thing is less than with nftables: iptables has no place between the choice of a Service's endpoint and the choice of a
+//! One thing is less than with nftables: iptables has no hook between the choice of a Service's endpoint and the choice of a
 //! route, so the first packet of a connection to one outside of the VPC goes out by the pod's own ENI and is lost. From the
 //! second on, which TCP sends after a second, the connection is known for what it is and marked.
 

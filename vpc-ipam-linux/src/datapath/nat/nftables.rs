@@ -137,7 +137,7 @@ pub(crate) fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     text + "\t}\n"
 }
 
-/// Returns the script that puts a set of rules in place.
+/// Returns the script that loads a set of rules.
 pub(crate) fn script_of(rules: &RuleSet) -> String {
     let ipv6 = rules.rules.as_ref().is_some_and(|rules| rules.ipv6);
     script(rules.set, rules.tables(), ipv6)

@@ -13,7 +13,7 @@ pub struct NatPrograms {
     /// nft, which is taken wherever it works.
     pub nft: PathBuf,
     /// What comes before `-save` and `-restore` in the names of iptables' programs. Of those that are there, the one is taken
-    /// by which most of the node's rules were made: kube-proxy's and kubelet's, whose rules have to be in one place with ours.
+    /// by which most of the node's rules were made: kube-proxy's and kubelet's, which have to be in one list of rules with ours.
     pub iptables: Vec<PathBuf>,
 }
 

@@ -63,7 +63,7 @@ fn try_add(
     }
     let links = veths.iter().map(|veth| veth.peer).collect();
     let inside = Inside::read(pod, &network.interfaces, links)?;
-    let left = inside.settle(pod, &mut network.interfaces)?;
+    let left = inside.assign_tables(pod, &mut network.interfaces)?;
     let (mut on_host, mut in_pod) = (State::default(), State::default());
     for (interface, veth) in network.interfaces.iter().zip(&veths) {
         if let Some(branch) = &interface.branch {
@@ -89,7 +89,7 @@ fn try_add(
             }
             (error, _) => error.into(),
         })?;
-        return settle_in(host, network, &veths);
+        return announce(host, network, &veths);
     }
 
     let actual = |up: bool, link: fn(&(&PodInterface, &MadeVeth)) -> LinkId| {
@@ -110,11 +110,11 @@ fn try_add(
     send_on_host(host, network, &on_host, &host_actual)?;
     let changes = changes(&diff(&in_pod, &pod_actual), &pod_actual);
     carry_out(pod, &changes)?;
-    settle_in(host, network, &veths)
+    announce(host, network, &veths)
 }
 
 /// Makes a new pod known to the host.
-fn settle_in(
+fn announce(
     host: &mut dyn Netlink,
     network: &PodNetwork,
     veths: &[MadeVeth],
@@ -209,11 +209,11 @@ fn send_on_host(
         )
     };
     let settings = all.iter().take_while(of_link).count();
-    let stale_places = settings..settings + stale.len();
+    let stale_range = settings..settings + stale.len();
     all.splice(settings..settings, stale);
 
     let results = host.change(&all)?;
-    let was_stale = results[stale_places].iter().any(Result::is_ok);
+    let was_stale = results[stale_range].iter().any(Result::is_ok);
     let refused = refused(&all, results);
     if !refused.is_empty() {
         return Err(ApplyError::Refused { refused });

@@ -37,7 +37,7 @@ pub fn check(
         outer.push(outside);
         inner.push(inside);
     }
-    Inside::read(pod, &interfaces, inner.clone())?.settle(pod, &mut interfaces)?;
+    Inside::read(pod, &interfaces, inner.clone())?.assign_tables(pod, &mut interfaces)?;
     let mut differences = Vec::new();
     for ((interface, outside), inside) in interfaces.iter().zip(outer).zip(inner) {
         if let Some(branch) = &interface.branch {

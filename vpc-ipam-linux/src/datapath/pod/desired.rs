@@ -26,7 +26,7 @@ pub struct PodSettings {
     pub egress: Option<Family>,
     /// Whether those without an IPv6 address may not have link-local ones either.
     pub ipv6_disabled: bool,
-    /// The route tables of ENIs for which they do not follow from the place: [`eni::table_here`].
+    /// The route tables of ENIs for which they do not follow from where the ENI is attached: [`eni::table_here`].
     pub tables: BTreeMap<EniId, Table>,
     /// Whether they may send from their own addresses alone: [`HostConfig::source_check`](crate::HostConfig::source_check).
     pub source_check: bool,

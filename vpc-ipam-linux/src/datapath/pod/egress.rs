@@ -115,7 +115,7 @@ fn route_to(address: IpAddr) -> Route {
     Route::on_link(Table::MAIN, address)
 }
 
-/// Returns every address of the range that a pod may have, from a place on that differs from pod to pod.
+/// Returns every address of the range that a pod may have, beginning at one that differs from pod to pod.
 fn candidates(family: Family, seed: &[u8]) -> impl Iterator<Item = IpAddr> {
     /// Both ranges have 1024; the network's own, the gateway of amazon-vpc-cni-k8s and the broadcast address are left out.
     const USABLE: u16 = 1024 - 3;

@@ -47,7 +47,7 @@ pub struct PodInterface {
     pub addresses: Vec<PodAddress>,
     /// The route table of the ENI that carries them, on the host.
     pub table: Table,
-    /// Its place among the interfaces of the pod, from 0.
+    /// Its number among the interfaces of the pod, from 0.
     pub number: u8,
     /// The family of which it gets an address that only the node knows, once it is there.
     pub egress: Option<Family>,

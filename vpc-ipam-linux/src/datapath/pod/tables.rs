@@ -85,7 +85,7 @@ impl Inside {
 
     /// Gives the addresses of a pod the tables that they have, or can have, and returns the changes that remove rules of ours from
     /// the pod which have outlived their addresses.
-    pub(super) fn settle(
+    pub(super) fn assign_tables(
         &self,
         pod: &mut dyn Netlink,
         interfaces: &mut [PodInterface],

@@ -1,4 +1,4 @@
-//! Kernel variables of the links between pods and the host: a pod may neither steer the node nor use it to take another's place.
+//! Kernel variables of the links between pods and the host: a pod may neither steer the node nor use it to pose as another host.
 //!
 //! The kernel combines what a link has with what `all` has, each in its own way:
 //!

@@ -20,8 +20,8 @@ pub(super) trait Transport {
 }
 
 /// The side of the conversation that counts messages.
-pub(super) struct Exchange<W> {
-    wire: W,
+pub(super) struct Exchange<S> {
+    transport: S,
     sequence: u32,
     requests: Vec<u8>,
     answer: Vec<u8>,
@@ -52,14 +52,14 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
-impl<W: Transport> Exchange<W> {
-    pub(super) fn new(wire: W) -> Self {
+impl<S: Transport> Exchange<S> {
+    pub(super) fn new(transport: S) -> Self {
         let answer = Vec::with_capacity(ANSWER_LEN);
-        Self { wire, sequence: 0, requests: Vec::new(), answer }
+        Self { transport, sequence: 0, requests: Vec::new(), answer }
     }
 
-    pub(super) fn wire_mut(&mut self) -> &mut W {
-        &mut self.wire
+    pub(super) fn transport_mut(&mut self) -> &mut S {
+        &mut self.transport
     }
 
     /// Sends requests together and returns what came of each, in their order.
@@ -87,19 +87,19 @@ impl<W: Transport> Exchange<W> {
             let acknowledge = if i + 1 == count { NLM_F_ACK } else { 0 };
             self.push(request.message, request.flags | acknowledge);
         }
-        self.wire.send(&self.requests).map_err(|source| NetlinkError::Send { source })?;
+        self.transport.send(&self.requests).map_err(|source| NetlinkError::Send { source })?;
 
         answers.resize_with(base + count, || Ok(Vec::new()));
         let answers = &mut answers[base..];
         loop {
-            self.wire
+            self.transport
                 .receive(&mut self.answer)
                 .map_err(|source| NetlinkError::Receive { source })?;
             for message in messages(&self.answer) {
                 let message = message?;
-                let place = message.sequence.wrapping_sub(first) as usize;
+                let index = message.sequence.wrapping_sub(first) as usize;
                 // What is not within answers a request that was given up.
-                let Some(answer) = answers.get_mut(place) else {
+                let Some(answer) = answers.get_mut(index) else {
                     continue;
                 };
                 match message.kind {
@@ -109,7 +109,7 @@ impl<W: Transport> Exchange<W> {
                         if let Some(refusal) = message.refusal()? {
                             *answer = Err(refusal);
                         }
-                        if place + 1 == count {
+                        if index + 1 == count {
                             return Ok(());
                         }
                     }
@@ -146,12 +146,12 @@ impl<W: Transport> Exchange<W> {
     ) -> Result<Option<Vec<T>>, NetlinkError> {
         self.requests.clear();
         self.push(request, NLM_F_DUMP);
-        self.wire.send(&self.requests).map_err(|source| NetlinkError::Send { source })?;
+        self.transport.send(&self.requests).map_err(|source| NetlinkError::Send { source })?;
 
         let mut objects = Vec::new();
         let mut interrupted = false;
         loop {
-            self.wire
+            self.transport
                 .receive(&mut self.answer)
                 .map_err(|source| NetlinkError::Receive { source })?;
             for message in messages(&self.answer) {
@@ -311,7 +311,7 @@ mod tests {
                 (Err(NetlinkError::Interrupted { .. }), Err(_)) => {}
                 (actual, expected) => panic!("{case}: {actual:?} instead of {expected:?}"),
             }
-            assert_eq!(exchange.wire.sent, sends, "{case}");
+            assert_eq!(exchange.transport.sent, sends, "{case}");
         }
     }
 
@@ -331,7 +331,7 @@ mod tests {
         let errnos =
             actual.iter().map(|answer| answer.as_ref().err().and_then(|refusal| refusal.errno));
         assert_eq!(errnos.collect::<Vec<_>>(), [None, Some(17), None]);
-        assert_eq!(exchange.wire.sent, 1);
+        assert_eq!(exchange.transport.sent, 1);
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub struct KernelNetlink {
     visits: bool,
     nat_programs: NatPrograms,
     /// Where the rules of address translation are, once it is known.
-    nat_place: Option<RuleSetBackend>,
+    nat_backend: Option<RuleSetBackend>,
     /// Where those are that check sources.
-    source_place: Option<RuleSetBackend>,
+    source_backend: Option<RuleSetBackend>,
 }
 
 impl KernelNetlink {
@@ -47,8 +47,8 @@ impl KernelNetlink {
             namespace: namespace.clone(),
             visits: false,
             nat_programs: NatPrograms::default(),
-            nat_place: None,
-            source_place: None,
+            nat_backend: None,
+            source_backend: None,
         })
     }
 
@@ -60,7 +60,7 @@ impl KernelNetlink {
     /// Returns the socket with other programs for address translation than those that are found by `PATH`.
     #[must_use]
     pub fn with_nat_programs(self, nat_programs: NatPrograms) -> Self {
-        Self { nat_programs, nat_place: None, source_place: None, ..self }
+        Self { nat_programs, nat_backend: None, source_backend: None, ..self }
     }
 
     /// Returns the socket so that the calling thread itself enters the namespace where files have to be written there, instead of
@@ -76,7 +76,7 @@ impl KernelNetlink {
 
     /// Returns the port by which the kernel names the socket where it tells of changes that were asked for by it.
     pub fn port(&mut self) -> io::Result<u32> {
-        self.exchange.wire_mut().port()
+        self.exchange.transport_mut().port()
     }
 
     /// Returns the namespace to which it is bound.
@@ -141,20 +141,21 @@ impl KernelNetlink {
     ) -> Result<io::Result<R>, NamespaceError> {
         let Self { namespace, nat_programs: programs, .. } = self;
         let known = match set {
-            Set::Translation => &mut self.nat_place,
-            Set::Sources => &mut self.source_place,
+            Set::Translation => &mut self.nat_backend,
+            Set::Sources => &mut self.source_backend,
         };
-        let place = known.take();
-        let (place, result) = namespace.run(|| {
-            let mut place = match place.map_or_else(|| RuleSetBackend::find(set, programs), Ok) {
-                Ok(place) => place,
+        let backend = known.take();
+        let (backend, result) = namespace.run(|| {
+            let mut backend = match backend.map_or_else(|| RuleSetBackend::find(set, programs), Ok)
+            {
+                Ok(backend) => backend,
                 Err(error) => return (None, Err(error)),
             };
-            let result = act(&mut place);
+            let result = act(&mut backend);
             // The program may have gone: next time it is looked for anew.
-            (result.is_ok().then_some(place), result)
+            (result.is_ok().then_some(backend), result)
         })?;
-        *known = place;
+        *known = backend;
         Ok(result)
     }
 
@@ -163,12 +164,12 @@ impl KernelNetlink {
         match change {
             KernelChange::Set(
                 Object::Nat(Nat(rules)) | Object::SourceCheck(SourceCheck(rules)),
-            ) => self.with_rules(rules.set(), |place| place.replace(rules)),
+            ) => self.with_rules(rules.set(), |backend| backend.replace(rules)),
             KernelChange::Remove(Object::Nat(_)) => {
-                self.with_rules(Set::Translation, |place| place.replace(&Nat::none().0))
+                self.with_rules(Set::Translation, |backend| backend.replace(&Nat::none().0))
             }
             KernelChange::Remove(Object::SourceCheck(_)) => {
-                self.with_rules(Set::Sources, |place| place.replace(&SourceCheck::none().0))
+                self.with_rules(Set::Sources, |backend| backend.replace(&SourceCheck::none().0))
             }
             KernelChange::Remove(Object::AwsCniNat(peer)) => {
                 self.namespace.run(|| aws_cni::remove(&self.nat_programs.nft, peer))
@@ -188,23 +189,23 @@ impl KernelNetlink {
         if gathered.is_empty() {
             return Ok(());
         }
-        let (places, requests): (Vec<_>, Vec<_>) = gathered.drain(..).unzip();
-        for (places, answer) in places.into_iter().zip(self.exchange.batch(requests)?) {
+        let (ranges, requests): (Vec<_>, Vec<_>) = gathered.drain(..).unzip();
+        for (range, answer) in ranges.into_iter().zip(self.exchange.batch(requests)?) {
             // Some changes take two requests; of a veth, that it be made, and what it became. The first refusal counts.
             match answer {
-                Err(refusal) if is_alone(&changes[places.clone()]) => {
-                    let result = &mut results[places.start];
+                Err(refusal) if is_alone(&changes[range.clone()]) => {
+                    let result = &mut results[range.start];
                     if result.is_ok() {
                         *result = Err(refusal);
                     }
                 }
                 Err(_) => {
-                    for place in places {
-                        results[place] = self.set_alone(&changes[place])?;
+                    for index in range {
+                        results[index] = self.set_alone(&changes[index])?;
                     }
                 }
                 Ok(payloads) => {
-                    let result = &mut results[places.start];
+                    let result = &mut results[range.start];
                     if let (Some(payload), true) = (payloads.first(), result.is_ok()) {
                         *result = Ok(veth_effect(payload)?);
                     }
@@ -342,17 +343,17 @@ impl Netlink for KernelNetlink {
     }
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {
-        let listed = self.with_rules(Set::Translation, |place| place.list())?;
+        let listed = self.with_rules(Set::Translation, |backend| backend.list())?;
         listed.map_err(|source| NetlinkError::Nat { source })
     }
 
     fn source_check(&mut self) -> Result<NatActual, NetlinkError> {
-        let listed = self.with_rules(Set::Sources, |place| place.list())?;
+        let listed = self.with_rules(Set::Sources, |backend| backend.list())?;
         listed.map_err(|source| NetlinkError::SourceCheck { source })
     }
 
     fn spoofed_packets(&mut self) -> Result<u64, NetlinkError> {
-        let counted = self.with_rules(Set::Sources, |place| place.count_dropped())?;
+        let counted = self.with_rules(Set::Sources, |backend| backend.count_dropped())?;
         counted.map_err(|source| NetlinkError::SourceCheck { source })
     }
 

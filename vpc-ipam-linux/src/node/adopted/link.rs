@@ -60,10 +60,10 @@ impl AdoptedLink {
         self.destinations().any(|it| it == address)
     }
 
-    /// Takes in a route. Of two to the same place the one that was known first stays, under the protocol that it has at present.
+    /// Takes in a route. Of two to the same destination the one that was known first stays, under the protocol that it has at present.
     pub(in crate::node) fn take_route(&mut self, route: &Route) {
-        let place = |route: &Route| (route.table, route.destination, route.metric);
-        match self.routes.iter_mut().find(|it| place(it) == place(route)) {
+        let key = |route: &Route| (route.table, route.destination, route.metric);
+        match self.routes.iter_mut().find(|it| key(it) == key(route)) {
             Some(known) if known.is_twin_of(route) => *known = *route,
             Some(_) => {}
             None => self.routes.push(*route),
@@ -118,7 +118,7 @@ pub(in crate::node) fn to_host(route: &Route) -> Option<IpAddr> {
     to_host.then(|| route.destination.addr())
 }
 
-/// Returns whether a rule is one of those that amazon-vpc-cni-k8s has for the node, for pods and for ENIs, by its place and form.
+/// Returns whether a rule is one of those that amazon-vpc-cni-k8s has for the node, for pods and for ENIs, by its priority and form.
 pub fn is_of_aws_cni(rule: &Rule) -> bool {
     let is_host = |net: Option<IpNet>| net.is_some_and(is_host);
     let form = match rule.priority {

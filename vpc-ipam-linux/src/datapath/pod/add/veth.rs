@@ -47,7 +47,7 @@ pub(super) fn make_veths(
         made.push(match result {
             Ok(effect) => made_veth(effect)?,
             Err(refusal) if refusal.is(&[rustix::io::Errno::EXIST]) => {
-                let veth = settle(host, pod, interface, change)?;
+                let veth = keep_or_replace(host, pod, interface, change)?;
                 *origin = if veth.kept { VethOrigin::Earlier } else { VethOrigin::New(veth.link) };
                 veth
             }
@@ -57,8 +57,8 @@ pub(super) fn make_veths(
     Ok(made)
 }
 
-/// Decides whose link it is that has the name of the new one.
-fn settle(
+/// Keeps the veth that has the name of the new one if an earlier ADD made it for this pod, and replaces it if it is an earlier pod's.
+fn keep_or_replace(
     host: &mut dyn Netlink,
     pod: &mut dyn Netlink,
     interface: &PodInterface,
