@@ -109,7 +109,7 @@ impl Default for HostConfig {
 }
 
 impl HostConfig {
-    /// Reads variables, in any order; of two with one name the later wins. Those of others are passed over.
+    /// Reads variables, in any order; of two with one name the later wins. Variables of other programs are passed over.
     pub fn from_vars<N: Into<String>, V: Into<String>>(
         vars: impl IntoIterator<Item = (N, V)>,
     ) -> (Self, Vec<ConfigWarning>) {
@@ -282,7 +282,7 @@ fn go_integer(text: &str) -> Option<u64> {
 }
 
 impl VethPrefix {
-    /// Returns what pods on branch ENIs have in strict mode, and no others may.
+    /// Returns what pods on branch ENIs have in strict mode, and no other pods may.
     pub(crate) fn for_strict_branches() -> Self {
         Self("vlan".into())
     }

@@ -1,6 +1,6 @@
 //! A VPC made of network namespaces, in which a node's network can be tried without an AWS account.
 //!
-//! A [`Lab`] follows core's [model of the cloud](vpc_ipam_core::sim): each [change](Change) of the fabric that it tells
+//! A [`Lab`] follows core's [model of the cloud](vpc_ipam_core::sim): each [change](Change) of the fabric that the model reports
 //! becomes one in the kernel. Attaching an ENI plugs a link with the ENI's MAC address into the node's namespace;
 //! assigning an address makes the router deliver it there.
 //!
@@ -90,7 +90,7 @@ pub use self::requirements::{Missing, UnmetError, requirements};
 pub use self::source_check::SourceCheckError;
 pub use self::view::{EnterError, RunError, enter, output};
 
-/// A VPC made of network namespaces. It goes when dropped, whatever others made of it meanwhile.
+/// A VPC made of network namespaces. It goes when dropped, whatever other programs made in it meanwhile.
 pub struct Lab {
     standing: Standing,
     layout: Layout,
@@ -143,7 +143,7 @@ impl Lab {
     }
 
     /// Does in the kernel what the cloud did in its model. Changes of instances other than the layout's two are not
-    /// here. [`link_name`] tells how the link of an ENI is called.
+    /// here. [`link_name`] returns the name of an ENI's link.
     pub fn apply(&mut self, change: &Change) -> Result<(), ChangeError> {
         match change {
             Change::Detached(port) => self.unplug(port),

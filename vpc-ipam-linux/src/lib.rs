@@ -13,8 +13,8 @@
 //!
 //! * once, and whenever the ranges of the VPC change: [`host::set_up`];
 //! * for each host action of the core: [`execute`];
-//! * whenever the kernel tells of something that [concerns](NodeNetwork::concerns) the node: [`NodeNetwork::repair`] (the feature `watch`
-//!   adds the telling);
+//! * whenever the kernel reports something that [concerns](NodeNetwork::concerns) the node: [`NodeNetwork::repair`] (the feature `watch`
+//!   adds the events);
 //! * before a released address is given out again: [`flush_conntrack`];
 //!
 //! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`].

@@ -77,7 +77,7 @@ struct Side {
     /// The objects of other programs that stand in the way, as the log named them.
     conflicts: BTreeSet<String>,
     /// What cannot be found out, as the log said it.
-    not_told: Vec<String>,
+    unlisted: Vec<String>,
 }
 
 struct Departing {
@@ -268,8 +268,8 @@ impl NetworkKeeper {
     /// Returns what an operator should look at.
     pub(super) fn problems(&self, now: Timestamp) -> Vec<String> {
         let sides = [&self.kernel, &self.translation].into_iter();
-        let not_told = sides.flat_map(|side| side.not_told.iter().cloned());
-        self.aws_cni.problem(now).into_iter().chain(not_told).collect()
+        let unlisted = sides.flat_map(|side| side.unlisted.iter().cloned());
+        self.aws_cni.problem(now).into_iter().chain(unlisted).collect()
     }
 
     /// Returns when there is something to do.
@@ -540,11 +540,11 @@ impl Side {
     }
 
     /// Says once of each thing that it cannot be told.
-    fn report_not_told(&mut self, not_told: Vec<String>) {
-        for what in not_told.iter().filter(|what| !self.not_told.contains(what)) {
+    fn report_unlisted(&mut self, unlisted: Vec<String>) {
+        for what in unlisted.iter().filter(|what| !self.unlisted.contains(what)) {
             warn!("{what}");
         }
-        self.not_told = not_told;
+        self.unlisted = unlisted;
     }
 
     fn take(&mut self, now: Timestamp) -> Option<Extent> {
@@ -559,9 +559,9 @@ impl Side {
         let Some(extent) = self.repairing.take() else { return };
         match result {
             // The thread that could not write a kernel variable told of that.
-            Ok(Repaired { differences, spared, conflicts, not_told, .. }) => {
+            Ok(Repaired { differences, spared, conflicts, unlisted, .. }) => {
                 self.report_conflicts(&conflicts);
-                self.report_not_told(not_told);
+                self.report_unlisted(unlisted);
                 for difference in &differences {
                     info!(%difference, "the node's network was put right");
                 }

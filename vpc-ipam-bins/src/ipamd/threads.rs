@@ -77,9 +77,9 @@ impl Threads {
         took_over_before: bool,
     ) -> Result<SetUpNode, HostThreadError> {
         if options.adopt && !took_over_before {
-            let not_told = self.translation.not_told().await?;
-            if !not_told.is_empty() {
-                let what = format!("cannot tell what it left: {}", not_told.join("; "));
+            let unlisted = self.translation.unlisted().await?;
+            if !unlisted.is_empty() {
+                let what = format!("cannot tell what it left: {}", unlisted.join("; "));
                 return Err(HostThreadError::TakeOver(what));
             }
         }

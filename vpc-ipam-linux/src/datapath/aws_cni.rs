@@ -24,15 +24,15 @@ pub(crate) use self::testkit::check_listing;
 ///
 /// Next to ours they do no harm: of two translations of a packet the first counts, and both mark the same connections.
 /// So they are removed after ours are there, and no packet finds neither. They go together or not at all: while a rule of another
-/// program leads to one of the chains, or while it cannot be told what there is, they all stay.
+/// program leads to one of the chains, or while something cannot be listed, they all stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AwsCniNat {
     /// Whether there is the table `ip aws-cni`.
     nft_table: bool,
     /// By the program that lists them.
     iptables: Vec<Saved>,
-    /// Why it cannot be told what else there is.
-    not_told: Vec<String>,
+    /// What else could not be listed, and why.
+    unlisted: Vec<String>,
 }
 
 /// What there is in one kind of iptables.
@@ -49,12 +49,12 @@ impl AwsCniNat {
     /// Returns whether there is something that can be removed.
     pub(crate) fn is_removable(&self) -> bool {
         let any = self.nft_table || self.iptables.iter().any(|it| !it.tables.is_empty());
-        any && self.not_told.is_empty() && self.users().next().is_none()
+        any && self.unlisted.is_empty() && self.users().next().is_none()
     }
 
-    /// Returns why it cannot be told what there is, if it cannot.
-    pub fn not_told(&self) -> &[String] {
-        &self.not_told
+    /// Returns what could not be listed, and why.
+    pub fn unlisted(&self) -> &[String] {
+        &self.unlisted
     }
 
     /// Returns the rules of other programs that lead to its chains.
@@ -136,7 +136,7 @@ pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<Aw
     if nftables.iter().any(|name| name == TABLE) {
         match run(&programs.nft, &["--version"], "") {
             Ok(_) => found.nft_table = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => found.not_told.push(format!(
+            Err(error) if error.kind() == io::ErrorKind::NotFound => found.unlisted.push(format!(
                 "its table ip {TABLE} is in nftables, and nft is not installed, which removes it"
             )),
             Err(error) => return Err(error),
@@ -154,7 +154,7 @@ pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<Aw
                 let unlisted = incompatible(&text);
                 let unlisted: Vec<_> =
                     tables.into_iter().filter(|table| unlisted.contains(table)).collect();
-                found.not_told.extend(seen_by_nft(&programs.nft, &unlisted, "iptables cannot list it"));
+                found.unlisted.extend(seen_by_nft(&programs.nft, &unlisted, "iptables cannot list it"));
                 let tables = recognise(&text);
                 if !tables.is_empty() {
                     found.iptables.push(Saved { programs: of_kind.clone(), tables });
@@ -162,9 +162,9 @@ pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<Aw
             }
             None if kind == Kind::Nftables => {
                 let missing = "iptables-nft is not installed, which lists and removes them";
-                found.not_told.extend(seen_by_nft(&programs.nft, &tables, missing));
+                found.unlisted.extend(seen_by_nft(&programs.nft, &tables, missing));
             }
-            None => found.not_told.push(format!(
+            None => found.unlisted.push(format!(
                 "{kind} has rules in the tables {}, and iptables-legacy is not installed, which lists them",
                 tables.join(", ")
             )),
@@ -182,10 +182,10 @@ fn legacy_tables() -> io::Result<Vec<String>> {
     }
 }
 
-/// Looks at tables of iptables by way of nft, which shows the names of chains and no comments, and returns why it cannot be told
+/// Looks at tables of iptables by way of nft, which shows the names of chains and no comments, and returns why it is not known
 /// what of them belongs to amazon-vpc-cni-k8s.
 fn seen_by_nft(nft: &Path, tables: &[&str], why: &str) -> Vec<String> {
-    let not_told = |table: &&str| {
+    let unlisted = |table: &&str| {
         let arguments = ["--stateless", "--numeric", "list", "table", "ip", table];
         let seen = match run(nft, &arguments, "") {
             Ok(text) => listing::signs_in_nft(&text)?,
@@ -193,7 +193,7 @@ fn seen_by_nft(nft: &Path, tables: &[&str], why: &str) -> Vec<String> {
         };
         Some(format!("table {table} of iptables-nft: {seen}; {why}"))
     };
-    tables.iter().filter_map(not_told).collect()
+    tables.iter().filter_map(unlisted).collect()
 }
 
 /// Removes it from the calling thread's namespace; what one program cannot do keeps none of the others from its part.

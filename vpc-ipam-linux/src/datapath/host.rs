@@ -23,7 +23,7 @@ pub enum DesiredError {
     /// The ranges of the VPC are not known, and without them every packet would be translated.
     #[error("translate addresses of pods: no IPv4 range of the VPC is known")]
     NoVpcCidr,
-    /// Rules of nft and iptables cannot name the link of the primary ENI, or would name others with it.
+    /// Rules of nft and iptables cannot name the link of the primary ENI, or would name other links with it.
     #[error(
         "write rules for the primary ENI: its link is named {name:?}, with a quotation mark or a plus sign at the end; \
          rename it (ip link set dev NAME name eth0)"
@@ -104,7 +104,7 @@ fn sysctls(config: &HostConfig, facts: &HostFacts) -> impl Iterator<Item = Sysct
     let ipv6 = facts.families.ipv6();
     let enabled = ipv6.then(|| needed(SysctlKey::ipv6_of_link("all", "disable_ipv6"), "0"));
     let routed = facts.routes_ipv6(config).then(|| {
-        // In this order: a router forgets the default route that it was advertised unless told to keep it.
+        // In this order: a router forgets the default route that it was advertised unless `accept_ra` is 2.
         [
             needed(SysctlKey::ipv6_of_link(name, "accept_ra"), "2"),
             needed(SysctlKey::ipv6_of_link("all", "forwarding"), "1"),

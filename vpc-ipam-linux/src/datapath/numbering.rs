@@ -32,7 +32,7 @@ pub(crate) const PRIORITY_ENI: u32 = 32765;
 pub(crate) const PRIORITY_IN_POD: u32 = 1;
 
 /// Returns the route table of a secondary ENI: the device's number and one on the first network card, and the numbers that
-/// Amazon Linux gives (ec2-net-utils) on others.
+/// Amazon Linux gives (ec2-net-utils) on other cards.
 ///
 /// The primary ENI has the main table, wherever it is attached: [`LeasedInterface::on_primary`] tells.
 ///

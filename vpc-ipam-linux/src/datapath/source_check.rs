@@ -78,7 +78,7 @@ impl fmt::Display for SourceCheck {
     }
 }
 
-/// Returns how the names of links begin that are checked. Where those of ENIs begin so too, which no rule tells apart, they are not.
+/// Returns how the names of links begin that are checked. Where those of ENIs begin so too, which no rule distinguishes, they are not.
 fn checked<'a>(
     config: &'a HostConfig,
     facts: &'a HostFacts,

@@ -120,8 +120,8 @@ fn list(socket: &Socket, family: u8, addresses: &BTreeSet<IpAddr>) -> io::Result
     let mut entries = Vec::new();
     for address in ipv4 {
         for end in [ORIGIN, REPLY] {
-            let (picked, others) = list_with(socket, family, addresses, &sent_by(address, end))?;
-            if others > 0 {
+            let (picked, more) = list_with(socket, family, addresses, &sent_by(address, end))?;
+            if more > 0 {
                 // A kernel that does not know of filters handed out all.
                 return Ok(picked);
             }
@@ -156,7 +156,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// Returns what identifies the connections of addresses among those that the kernel picks out by some attributes, and how many
-/// others it handed out.
+/// other connections it handed out.
 fn list_with(
     socket: &Socket,
     family: u8,
@@ -164,16 +164,16 @@ fn list_with(
     attributes: &[u8],
 ) -> io::Result<(Vec<Entry>, usize)> {
     send(socket, IPCTNL_MSG_CT_GET, NLM_F_DUMP, family, attributes)?;
-    let (mut entries, mut others) = (Vec::new(), 0);
+    let (mut entries, mut more) = (Vec::new(), 0);
     loop {
         let datagram = receive(socket)?;
         for frame in frames(&datagram) {
             match frame {
-                Framed::Done => return Ok((entries, others)),
+                Framed::Done => return Ok((entries, more)),
                 Framed::Refused(errno) => return Err(errno),
                 Framed::Message(payload) => match entry(payload, addresses) {
                     Some(entry) => entries.push(entry),
-                    None => others += 1,
+                    None => more += 1,
                 },
             }
         }
@@ -291,9 +291,9 @@ mod tests {
             ["10.0.0.7", "10.0.0.8"].map(|address| {
                 [ORIGIN, REPLY].map(|end| {
                     let attributes = sent_by(address.parse().unwrap(), end);
-                    let (entries, others) =
+                    let (entries, more) =
                         list_with(&socket, AF_INET, &addresses, &attributes).unwrap();
-                    (entries.len(), others)
+                    (entries.len(), more)
                 })
             })
         };

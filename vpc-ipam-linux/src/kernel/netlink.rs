@@ -55,7 +55,7 @@ pub trait Netlink {
         Ok(all)
     }
 
-    /// Returns the addresses of the other end of a veth, in whichever namespace it is, as far as the kernel tells.
+    /// Returns the addresses of the other end of a veth, in whichever namespace it is, as far as the kernel knows.
     fn addresses_of_other_end(&mut self, link: LinkIndex) -> Result<Vec<Address>, NetlinkError> {
         let _ = link;
         Ok(Vec::new())
@@ -101,14 +101,14 @@ pub trait Netlink {
 
     /// Makes changes in order, and returns what came of each.
     ///
-    /// All are tried: one that is refused stops none of the others. Neighbouring changes travel together.
+    /// All are tried: one that is refused does not stop the rest. Neighbouring changes travel together.
     fn change(
         &mut self,
         changes: &[KernelChange],
     ) -> Result<Vec<Result<KernelEffect, Refusal>>, NetlinkError>;
 }
 
-/// A [`Netlink`] over another one. It overrides a few of the calls; the inner one answers the others.
+/// A [`Netlink`] over another one. It overrides a few of the calls; the inner one answers the rest.
 pub trait NetlinkLayer {
     /// Returns the [`Netlink`] beneath.
     fn inner(&mut self) -> &mut dyn Netlink;

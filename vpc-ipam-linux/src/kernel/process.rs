@@ -172,7 +172,10 @@ fn would_block(error: &io::Error) -> bool {
 
 struct Deadline(Instant);
 
-#[expect(clippy::disallowed_methods, reason = "a program that hangs can be told by nothing else")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the time that passes shows that a program hangs"
+)]
 impl Deadline {
     fn after(limit: Duration) -> Self {
         Self(Instant::now() + limit)
@@ -234,7 +237,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
         let child = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(file).unwrap();
-        // Nothing is left of it, or what its parent was not told yet: its arguments go first.
+        // Nothing is left of it, or its parent has not waited for it yet: its arguments go first.
         let arguments = || std::fs::read(format!("/proc/{}/cmdline", child.trim()));
         let gone = || arguments().unwrap_or_default().is_empty();
         assert!((0..1_000_000).any(|_| gone()), "{:?}", arguments());

@@ -172,7 +172,7 @@ impl Fabric {
             .map_err(|source| ChangeError::SourceCheck { eni: port.eni, source })
     }
 
-    /// Makes the router know these blocks of an ENI, and forget others of the same ENI.
+    /// Makes the router know these blocks of an ENI, and forget other blocks of the same ENI.
     fn map(&mut self, port: &Port, blocks: &BTreeSet<IpNet>) -> Result<(), ChangeError> {
         let (eni, bridge) = (port.eni, self.bridge_of(port)?);
         let wanted: BTreeSet<_> = blocks.iter().flat_map(deliveries).collect();
@@ -250,7 +250,7 @@ fn prepare_ipv6(router: &mut KernelNetlink) -> Result<(), BuildFailure> {
         variable(SysctlKey::ipv6_of_link("default", "addr_gen_mode"), "1"),
     ];
     set(router, objects).map_err(BuildFailure::Router)?;
-    // Between ENIs of one subnet there is a shorter way, of which EC2's router does not tell. Linux' has no variable for it.
+    // Between ENIs of one subnet there is a shorter way, which EC2's router does not announce. Linux has no variable for that.
     let silence = "add table ip6 router\n\
                    add chain ip6 router redirects { type filter hook output priority 0; }\n\
                    add rule ip6 router redirects icmpv6 type nd-redirect drop\n";

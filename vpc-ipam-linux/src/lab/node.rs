@@ -198,7 +198,7 @@ pub(super) fn make(lab: &LabName, node: &LabNode) -> Result<KernelNetlink, LabNo
         Ok(netlink)
     };
     set_up().map_err(|source| {
-        // The first failure is the one to be told.
+        // The first failure is the one to report.
         let _ = Namespace::remove(&name);
         LabNodeError::SetUp { name, source }
     })

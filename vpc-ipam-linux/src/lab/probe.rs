@@ -52,7 +52,7 @@ pub enum RespondError {
     },
 }
 
-/// After which a client that does not read is given up, so that others are served.
+/// After which a client that does not read is given up, so that other clients are served.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Responder {

@@ -72,7 +72,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Returns whether a lab can be built, as far as can be told without trying, or all that is missing.
+/// Returns whether a lab can be built, as far as that shows without trying, or all that is missing.
 pub fn requirements() -> Result<(), UnmetError> {
     requirements_with(Path::new("nft"))
 }

@@ -1,7 +1,7 @@
 //! Pods that are in no state file: amazon-vpc-cni-k8s made them, before this program or beside it, or this program itself before
 //! its state was lost.
 //!
-//! Nothing tells about them but the kernel, and what it holds may be lost: a link that goes down takes its routes along. So it is
+//! Only the kernel knows about them, and what it holds may be lost: a link that goes down takes its routes along. So it is
 //! remembered as it was found, for as long as the pod's link is there, and restored.
 
 pub(super) mod link;
@@ -47,9 +47,9 @@ impl<'a> Surroundings<'a> {
             actual.addresses.iter().map(|(_, address)| address.net.addr()).collect();
         no_pods.extend(actual.entries.iter().filter_map(|entry| entry.route.gateway));
         let mut routes: BTreeMap<LinkIndex, Vec<Route>> = BTreeMap::new();
-        let others =
+        let of_pods =
             |route: &Route| route.protocol != Protocol::KERNEL && route.table != Table::LOCAL;
-        for (link, route) in actual.routes.iter().filter(|(_, route)| others(route)) {
+        for (link, route) in actual.routes.iter().filter(|(_, route)| of_pods(route)) {
             routes.entry(*link).or_default().push(*route);
         }
         let living = node.living(&actual.links);
@@ -106,7 +106,7 @@ impl<'a> Surroundings<'a> {
         if !to_hosts.is_empty() || strict {
             return Ok(None);
         }
-        // Its routes were lost before they were seen, or are still to be made: its other end tells which they should be.
+        // Its routes were lost before they were seen, or are still to be made: the addresses of its other end say which they should be.
         let addresses = netlink.addresses_of_other_end(link.id.index)?.into_iter();
         let of_pod =
             addresses.map(|it| it.net).filter(|net| is_host(*net) && self.is_pod(net.addr()));

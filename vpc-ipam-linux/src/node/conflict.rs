@@ -76,7 +76,7 @@ impl NodeNetwork {
         found.into_conflicts()
     }
 
-    /// Returns whether a rule of another program may lead packets of pods or ENIs elsewhere, as far as it tells by itself.
+    /// Returns whether a rule of another program may lead packets of pods or ENIs elsewhere, as far as the rule alone shows.
     pub(super) fn may_divert(&self, rule: &Rule) -> bool {
         let ours = |net: &IpNet| {
             let mut pods = self.interfaces().flat_map(|interface| &interface.addresses);
@@ -93,7 +93,7 @@ impl NodeNetwork {
     }
 }
 
-/// Variables of all links by which the node answers for others or takes what is sent in its own name, and what that concerns. A
+/// Variables of all links by which the node answers for other hosts or takes what is sent in its own name, and what that concerns. A
 /// pod's link has them off, which does not count where they are on for all.
 const OF_ALL: [(&str, &str); 3] = [
     ("net/ipv4/conf/all/proxy_arp", "what pods ask by ARP: the node answers for other hosts"),
@@ -489,7 +489,7 @@ fn sent_by(address: IpAddr) -> String {
     format!("what {address} sends")
 }
 
-/// Returns who makes rules of that priority and protocol, as far as the numbers that programs are known by tell.
+/// Returns who makes rules of that priority and protocol, as far as the numbers are known to be of a program.
 fn author_of_rule(rule: &Rule) -> &'static str {
     match (rule.priority, rule.table.0) {
         (30_200..=30_499, _) => "nm-cloud-setup of NetworkManager",

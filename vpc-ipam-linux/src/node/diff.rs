@@ -18,8 +18,8 @@ pub struct NodeDifferences {
     pub absent: Vec<AbsentLink>,
     /// Objects of other programs that stand in the way, which is not for this crate to put right either.
     pub conflicts: Vec<Conflict>,
-    /// What cannot be told, and why.
-    pub not_told: Vec<String>,
+    /// What of amazon-vpc-cni-k8s could not be listed, and why.
+    pub unlisted: Vec<String>,
     /// The changes that put the differences right.
     pub changes: Vec<KernelChange>,
 }
@@ -27,8 +27,8 @@ pub struct NodeDifferences {
 impl NodeDifferences {
     /// Returns whether everything is as it should be.
     pub fn is_empty(&self) -> bool {
-        let Self { differences, absent, conflicts, not_told, changes: _ } = self;
-        differences.is_empty() && absent.is_empty() && conflicts.is_empty() && not_told.is_empty()
+        let Self { differences, absent, conflicts, unlisted, changes: _ } = self;
+        differences.is_empty() && absent.is_empty() && conflicts.is_empty() && unlisted.is_empty()
     }
 }
 
@@ -79,7 +79,7 @@ impl NodeNetwork {
         let (differences, absent) = self.compare(actual, extent);
         let conflicts = self.all_conflicts(actual, &differences, extent);
         let changes = changes(&differences, actual);
-        NodeDifferences { differences, absent, conflicts, not_told: not_told(actual), changes }
+        NodeDifferences { differences, absent, conflicts, unlisted: unlisted(actual), changes }
     }
 
     /// Returns what other programs have that stands in the way of routing, and of address translation.
@@ -120,7 +120,7 @@ impl NodeNetwork {
 }
 
 /// Returns what of amazon-vpc-cni-k8s cannot be listed.
-pub(super) fn not_told(actual: &Actual) -> Vec<String> {
-    let why = actual.aws_cni_nat.not_told().iter();
+pub(super) fn unlisted(actual: &Actual) -> Vec<String> {
+    let why = actual.aws_cni_nat.unlisted().iter();
     why.map(|why| format!("cannot tell what amazon-vpc-cni-k8s left: {why}")).collect()
 }

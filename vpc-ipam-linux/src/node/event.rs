@@ -69,7 +69,7 @@ pub enum KernelEvent {
     Nat,
     /// Address translation of amazon-vpc-cni-k8s appeared.
     AwsCniNat,
-    /// More happened than could be told.
+    /// Events were lost: the kernel had more than its queue holds, or a socket failed.
     Lost,
 }
 
@@ -182,7 +182,7 @@ impl NodeNetwork {
     fn concerns_link(&self, link: &Link, gone: bool) -> Option<Extent> {
         let mac = link.mac?;
         let seen = self.seen.links.get(&link.id.index).filter(|seen| seen.mac == link.mac);
-        // One that goes down takes its routes along, of which the kernel does not tell; a new one is down as a rule.
+        // One that goes down takes its routes along, without an event for each; a new one is down as a rule.
         let is_damaged =
             |mtu: u16| gone || !link.up || link.mtu != u32::from(mtu) || seen.is_none();
         if self.primary_mac() == Some(mac) {
@@ -268,7 +268,7 @@ impl NodeNetwork {
             branches.any(|interface| interface.table == route.table)
         };
         match eni {
-            // The kernel tells of what is put in the place of ours, and not that ours is gone.
+            // The kernel reports the route that replaces ours, and not that ours is gone.
             Some(eni) => gone || !leads_by(eni.mac) || !self.wants_in_table(eni, entry),
             None => gone && of_branch(),
         }
@@ -339,7 +339,7 @@ impl NodeNetwork {
         };
         // Of IPv6 the node passes on by `all` alone; a link's own variable says whether it may be steered.
         let forwards = family == Family::Ipv4;
-        // Of a new link the kernel tells all; the plugin is about to set it.
+        // Of a new link the kernel reports all variables; the plugin is about to set them.
         let is_new = forwarding.is_some() && rp_filter.is_some();
         let wrong = forwarding.is_some_and(|is| is != forwards)
             || rp_filter.is_some_and(|is| is != filter.value() && !is_new);

@@ -3,9 +3,9 @@
 /// How much of a node is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Links, addresses, routes and rules, which netlink tells in one go, and the kernel variables of the node itself.
+    /// Links, addresses, routes and rules, which netlink lists in one go, and the kernel variables of the node itself.
     Routing,
-    /// All that the kernel tells by itself: besides, the kernel variables of ENIs and pods.
+    /// All that the kernel lists itself: besides, the kernel variables of ENIs and pods.
     Kernel,
     /// Address translation, which other programs have to list.
     Translation,
@@ -24,7 +24,7 @@ impl Extent {
         }
     }
 
-    /// Returns what of it the kernel tells by itself.
+    /// Returns what of it the kernel lists itself.
     pub fn of_kernel(self) -> Option<Self> {
         match self {
             Self::Routing | Self::Kernel => Some(self),
@@ -38,7 +38,7 @@ impl Extent {
         matches!(self, Self::Translation | Self::All)
     }
 
-    /// Returns whether it takes in what netlink tells.
+    /// Returns whether it takes in what netlink lists.
     pub(super) fn has_routing(self) -> bool {
         self != Self::Translation
     }

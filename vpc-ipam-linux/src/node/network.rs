@@ -44,10 +44,10 @@ pub struct NodeNetwork {
 /// What a comparison saw, by which it is judged later what happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Every link, since the kernel names links by index alone where it tells of addresses, routes and variables.
+    /// Every link, since the kernel names links by index alone in events of addresses, routes and variables.
     pub links: BTreeMap<LinkIndex, SeenLink>,
     /// The addresses by which pods reach the family that they have none of in the VPC, by the MAC addresses of the host's
-    /// ends of their links. Nothing but routes tells of them, and a route may be lost.
+    /// ends of their links. Only routes lead there, and a route may be lost.
     pub egress: BTreeMap<Mac, IpAddr>,
     /// Pods that are in no state file.
     pub adopted: Adopted,

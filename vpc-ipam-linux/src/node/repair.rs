@@ -4,7 +4,7 @@ use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use super::desired::AbsentLink;
-use super::diff::not_told;
+use super::diff::unlisted;
 use super::extent::Extent;
 use super::network::{NodeNetwork, Seen};
 use crate::datapath::conflict::Conflict;
@@ -25,8 +25,8 @@ pub struct Repaired {
     pub absent: Vec<AbsentLink>,
     /// Objects of other programs that stand in the way.
     pub conflicts: Vec<Conflict>,
-    /// What cannot be told, and why.
-    pub not_told: Vec<String>,
+    /// What of amazon-vpc-cni-k8s could not be listed, and why.
+    pub unlisted: Vec<String>,
     /// Kernel variables that cannot be written, and a check of sources that the kernel cannot do; the node goes on without.
     pub unwritable: Vec<Refused>,
     /// What there was to be seen: [`NodeNetwork::seen`]. `None` if netlink was not asked.
@@ -42,7 +42,7 @@ impl NodeNetwork {
     /// `latest` returns what should be at the moment of the call: pods come and go while this reads and writes. What is
     /// read counts only for pods that were there before and after, and when one went meanwhile, all is looked at again.
     ///
-    /// What the kernel tells by itself is put right first: it does not wait for programs that cannot list the address
+    /// What the kernel lists itself is put right first: it does not wait for programs that cannot list the address
     /// translation.
     pub fn repair(
         latest: &dyn Fn() -> Self,
@@ -57,7 +57,7 @@ impl NodeNetwork {
         let mut repaired = kernel?;
         repaired.differences.extend(translation.differences);
         repaired.conflicts.extend(translation.conflicts);
-        repaired.not_told.extend(translation.not_told);
+        repaired.unlisted.extend(translation.unlisted);
         repaired.unwritable.extend(translation.unwritable);
         Ok(repaired)
     }
@@ -78,7 +78,7 @@ impl NodeNetwork {
             repaired.spared = spared;
             repaired.absent = absent;
             repaired.conflicts = node.all_conflicts(&actual, &differences, extent);
-            repaired.not_told = not_told(&actual);
+            repaired.unlisted = unlisted(&actual);
             if extent.has_routing() {
                 repaired.seen = Some(node.seen_in(&actual, netlink)?);
             }

@@ -1,4 +1,4 @@
-//! What happens in a namespace, as the kernel tells it.
+//! What happens in a namespace, as the kernel reports it.
 
 mod pace;
 
@@ -28,7 +28,7 @@ pub use pace::Pace;
 /// What happens in a namespace: links, addresses, routes and rules that come, change and go, variables of forwarding and of the
 /// check of sources that are set, and changes of the nftables that bear on address translation.
 ///
-/// The kernel tells without being asked, so that an idle node costs nothing. What it has to tell faster than it is read, it
+/// The kernel reports without being asked, so that an idle node costs nothing. What it reports faster than this is read, it
 /// drops, and says that it did. Then everything may have happened, and the same holds when a socket fails: both are
 /// [`KernelEvent::Lost`], and new sockets are open by the time it is handed out.
 pub struct Watch {
@@ -45,7 +45,7 @@ pub enum WatchError {
     /// The namespace could not be entered.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// No socket could be opened, or none that the kernel tells.
+    /// No socket could be opened, or none by which the kernel reports.
     #[error("open a netlink socket for changes")]
     Open {
         /// The error of the operating system.
@@ -85,7 +85,7 @@ impl Watch {
         }
     }
 
-    /// Returns what was told already and not handed out yet, without waiting.
+    /// Returns an event that was received already and not handed out yet, without waiting.
     pub fn next_now(&mut self) -> Option<KernelEvent> {
         self.events.pop_front()
     }
@@ -117,7 +117,7 @@ const KERNEL_QUEUE: usize = 2 << 20;
 /// The kernel makes datagrams of at most 32 kB unless a single message needs more.
 const DATAGRAM_LEN: usize = 64 * 1024;
 
-/// The sockets by which the kernel tells.
+/// The sockets by which the kernel reports.
 struct Sources<S> {
     objects: Objects<S>,
     settings: TokioSocket,
@@ -126,7 +126,7 @@ struct Sources<S> {
     datagram: Vec<u8>,
 }
 
-/// The kernel tells no more by a socket.
+/// The kernel reports no more by a socket.
 #[derive(Debug)]
 struct Ended;
 
@@ -159,7 +159,7 @@ impl Sources<TokioSocket> {
 }
 
 impl<S: AsyncSocket> Sources<S> {
-    /// Is ready once something was told that is an event.
+    /// Is ready once a message was received that is an event.
     fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -281,14 +281,14 @@ mod tests {
         let mut watch = Watch::open(&namespace).unwrap();
         let mut received = Vec::new();
         for number in 1..=3_u8 {
-            // A connection that has no one to tell ends, as one does that cannot receive.
+            // A connection without a receiver ends, as one does that cannot receive.
             watch.sources.as_mut().unwrap().objects.take = Box::new(|| None);
             received.push(watch.next().await.unwrap());
             let rule = Rule::new(Family::Ipv4, 900, Table(7))
                 .from(core::net::IpAddr::from([10, 2, 0, number]));
             netlink.change(&[KernelChange::Set(Object::Rule(rule.clone()))]).unwrap();
             match watch.next().await.unwrap() {
-                KernelEvent::Rule { rule: told, gone: false, .. } => assert_eq!(told, rule),
+                KernelEvent::Rule { rule: heard, gone: false, .. } => assert_eq!(heard, rule),
                 other => panic!("{other:?}"),
             }
         }

@@ -18,7 +18,7 @@ pub enum ApplyError {
     /// What it holds could not be read, or the changes could not be sent.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The kernel refused some of the changes; the others are made.
+    /// The kernel refused some of the changes; the rest is made.
     #[error("{}", in_words(refused))]
     Refused {
         /// Those that it refused.
@@ -90,7 +90,7 @@ pub fn apply(netlink: &mut dyn Netlink, desired: &State) -> Result<Applied, Appl
 
 /// Removes what a state wants and what it claims; the settings of links and kernel variables stay.
 ///
-/// What is not there any more is no failure. A change that is refused stops none of the others.
+/// What is not there any more is no failure. A change that is refused does not stop the rest.
 pub fn remove(netlink: &mut dyn Netlink, state: &State) -> Result<Applied, ApplyError> {
     let absent = State { wanted: Vec::new(), claims: state.claims.clone() };
     let actual = Actual::read(netlink, state)?;

@@ -130,7 +130,7 @@ pub struct Bridge {
 /// What came of a change that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelEffect {
-    /// Nothing to tell.
+    /// The change is made; there is nothing more to know.
     Done,
     /// The pair of links has these indexes, each in its own namespace.
     Veth {

@@ -60,7 +60,7 @@ impl Difference {
 pub fn diff(desired: &State, actual: &Actual) -> Vec<Difference> {
     let unwanted = unwanted(desired, actual);
     // An address goes before another is added: the kernel removes those of the same subnet along with the first.
-    let (addresses, others): (Vec<_>, Vec<_>) =
+    let (addresses, rest): (Vec<_>, Vec<_>) =
         unwanted.into_iter().partition(|object| matches!(object, Object::Address { .. }));
     let lost: Vec<_> = addresses.iter().collect();
 
@@ -71,7 +71,7 @@ pub fn diff(desired: &State, actual: &Actual) -> Vec<Difference> {
             difference_of(object, actual).or_else(|| goes_along(object, &lost))
         }),
     );
-    differences.extend(others.into_iter().map(Difference::Unwanted));
+    differences.extend(rest.into_iter().map(Difference::Unwanted));
     differences
 }
 
@@ -293,7 +293,7 @@ mod tests {
             ..Rule::new(Family::Ipv4, 1024, Table::MAIN)
         };
         let nobodys = Rule { protocol: Protocol::UNSPECIFIED, ..ours.clone() };
-        let others = Rule { protocol: Protocol(4), ..ours.clone() };
+        let foreign = Rule { protocol: Protocol(4), ..ours.clone() };
         let desired = State {
             wanted: vec![Object::Rule(ours.clone())],
             claims: vec![Claim::Rules(nobodys.clone())],
@@ -304,7 +304,7 @@ mod tests {
             vec![&nobodys],
             vec![&nobodys, &ours],
             vec![&ours, &nobodys],
-            vec![&ours, &others, &nobodys],
+            vec![&ours, &foreign, &nobodys],
         ];
         for rules in cases {
             let actual =
@@ -314,9 +314,9 @@ mod tests {
                 act(&mut kernel, &change);
                 assert!(kernel.contains(&ours) || kernel.contains(&nobodys), "{actual:?}");
             }
-            let expected = if actual.rules.contains(&others) {
+            let expected = if actual.rules.contains(&foreign) {
                 // To the kernel it looks like the one that should go, and it stands in front of it.
-                vec![&others, &nobodys, &ours]
+                vec![&foreign, &nobodys, &ours]
             } else {
                 vec![&ours]
             };

@@ -129,7 +129,7 @@ fn chain_that_another_program_uses_keeps_all_of_amazon_vpc_cni_k8s_where_it_is_u
         ("PREROUTING -i tap0 -g AWS-CONNMARK-CHAIN-0", String::new(), "an administrator"),
     ];
     for (iptables, native) in BACKENDS {
-        for (rule, told, author) in &rules {
+        for (rule, reported, author) in &rules {
             if native && rule.contains("CONNMARK") {
                 continue;
             }
@@ -145,7 +145,7 @@ fn chain_that_another_program_uses_keeps_all_of_amazon_vpc_cni_k8s_where_it_is_u
 
                 assert_eq!(repaired.conflicts, found.conflicts, "{case}");
                 let [conflict] = &found.conflicts[..] else { panic!("{case}: {found:?}") };
-                let rule = if told.is_empty() { rule } else { told.as_str() };
+                let rule = if reported.is_empty() { rule } else { reported.as_str() };
                 assert_eq!(conflict.object, format!("rule of {iptables} in table nat: -A {rule}"));
                 assert!(conflict.likely_author.contains(author), "{case}: {conflict}");
                 let of_aws_cni =
@@ -209,16 +209,16 @@ fn what_cannot_be_listed_is_told_and_nothing_of_amazon_vpc_cni_k8s_is_removed() 
             let repaired =
                 NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
 
-            assert_eq!(found.not_told, repaired.not_told, "{case}");
-            assert_eq!(found.not_told.len(), expected.len(), "{case}: {:?}", found.not_told);
-            for (told, expected) in found.not_told.iter().zip(expected) {
+            assert_eq!(found.unlisted, repaired.unlisted, "{case}");
+            assert_eq!(found.unlisted.len(), expected.len(), "{case}: {:?}", found.unlisted);
+            for (reported, expected) in found.unlisted.iter().zip(expected) {
                 assert!(
-                    told.starts_with("cannot tell what amazon-vpc-cni-k8s left: "),
-                    "{case}: {told}"
+                    reported.starts_with("cannot tell what amazon-vpc-cni-k8s left: "),
+                    "{case}: {reported}"
                 );
                 assert!(
-                    told.contains(expected) && told.contains("is not installed"),
-                    "{case}: {told}"
+                    reported.contains(expected) && reported.contains("is not installed"),
+                    "{case}: {reported}"
                 );
             }
             assert!(!found.is_empty(), "{case}");
@@ -227,7 +227,7 @@ fn what_cannot_be_listed_is_told_and_nothing_of_amazon_vpc_cni_k8s_is_removed() 
         }
 
         let repaired = repair(&node, &vpc, Extent::All);
-        assert_eq!(repaired.not_told, [] as [&str; 0], "{case}: with all programs");
+        assert_eq!(repaired.unlisted, [] as [&str; 0], "{case}: with all programs");
         assert!(!saved(&vpc, iptables).contains("AWS"), "{case}");
     }
 }
@@ -250,7 +250,7 @@ fn rules_of_iptables_that_nft_shows_not_of_amazon_vpc_cni_k8s_need_no_iptables()
 
     let repaired = NodeNetwork::repair(&|| node.clone(), &mut netlink, Extent::All).unwrap();
 
-    assert_eq!(repaired.not_told, [] as [&str; 0]);
+    assert_eq!(repaired.unlisted, [] as [&str; 0]);
     assert!(node.diff(&mut netlink, Extent::All).unwrap().is_empty());
 }
 
@@ -264,8 +264,8 @@ fn table_that_only_nft_can_list_is_looked_at_by_nft() {
 
     let repaired = repair(&node, &vpc, Extent::All);
 
-    let [told] = &repaired.not_told[..] else { panic!("{repaired:?}") };
-    assert!(told.contains("table nat of iptables-nft: has the chains AWS-"), "{told}");
+    let [reported] = &repaired.unlisted[..] else { panic!("{repaired:?}") };
+    assert!(reported.contains("table nat of iptables-nft: has the chains AWS-"), "{reported}");
     assert!(vpc.node.exec("nft list table ip nat").contains("chain AWS-SNAT-CHAIN-0"));
     assert!(vpc.node.exec("iptables-nft-save").contains("AWS, primary ENI"), "all or nothing");
 }

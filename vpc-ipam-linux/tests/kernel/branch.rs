@@ -24,7 +24,7 @@ const MODES: [BranchMode; 2] = [BranchMode::Strict, BranchMode::Standard];
 #[test]
 fn table_that_another_program_uses_is_not_taken() {
     for mode in MODES {
-        for (command, told) in [
+        for (command, expected) in [
             (
                 "route add default via 10.0.0.1 dev eth0 table 107 proto static",
                 "route default via 10.0.0.1 table 107 dev eth0 proto static",
@@ -47,7 +47,7 @@ fn table_that_another_program_uses_is_not_taken() {
                 chain(&error),
                 format!(
                     "set up the network of the pod: route table 107 of the pod's branch ENI is in use by another \
-                     program: {told}"
+                     program: {expected}"
                 ),
                 "{mode:?}"
             );

@@ -177,11 +177,11 @@ fn what_diverts_packets_is_told_and_left() {
         assert_eq!(repaired.differences, [], "{commands:?}");
         assert_eq!(vpc.node.snapshot(), snapshot, "{commands:?}: it is not ours to remove");
         assert_eq!(repaired.conflicts, found.conflicts, "{commands:?}");
-        let told: Vec<_> =
+        let reported: Vec<_> =
             found.conflicts.iter().map(|it| (it.object.clone(), it.effect.clone())).collect();
         let expected: Vec<_> =
             Some((object, diverts)).filter(|(it, _)| !it.is_empty()).into_iter().collect();
-        assert_eq!(told, expected, "{commands:?}");
+        assert_eq!(reported, expected, "{commands:?}");
         before.bring_back(&vpc.node);
         assert_eq!(conflicts(&node, &vpc), [], "{commands:?}: gone");
     }
@@ -283,8 +283,8 @@ fn conflicts_of_ipv6_are_told_too() {
         (format!("-6 addr add {a}/128 dev lo"), format!("address {a}/128 dev lo")),
     ] {
         vpc.node.ip(&command);
-        let told: Vec<_> = conflicts(&node, &vpc).into_iter().map(|it| it.object).collect();
-        assert_eq!(told, [object], "{command}");
+        let reported: Vec<_> = conflicts(&node, &vpc).into_iter().map(|it| it.object).collect();
+        assert_eq!(reported, [object], "{command}");
         vpc.node.ip(&command.replacen(" add ", " del ", 1));
         assert_eq!(conflicts(&node, &vpc), [], "{command}: gone");
     }

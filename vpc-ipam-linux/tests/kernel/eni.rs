@@ -156,7 +156,7 @@ fn table_that_another_program_uses_is_not_taken() {
             "rule 9: from 2001:db8::/32 lookup 2 proto unspec",
         ),
     ];
-    for (command, told) in use_of_table {
+    for (command, expected) in use_of_table {
         let vpc = Vpc::new();
         plug(&vpc);
         vpc.node.ip(command);
@@ -178,7 +178,7 @@ fn table_that_another_program_uses_is_not_taken() {
             table: Table(86002),
             because: TableReason::Taken { by: by.map(str::to_owned) },
         };
-        assert_eq!(here(), taken(Some(told)), "{command}");
+        assert_eq!(here(), taken(Some(expected)), "{command}");
 
         // It stays there, also when the other is free again, and when its link flapped.
         vpc.node.ip(&command.replacen(" add ", " del ", 1));

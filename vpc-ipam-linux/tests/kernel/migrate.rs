@@ -52,11 +52,11 @@ fn what_others_made_is_as_it_was_after_the_node_is_taken_over() {
 
         let (node, repaired) = found.take_over();
 
-        let told: Vec<String> = repaired.conflicts.iter().map(ToString::to_string).collect();
+        let reported: Vec<String> = repaired.conflicts.iter().map(ToString::to_string).collect();
         let expected: Vec<String> =
             conflicts.iter().map(|it| format!("conflict: rule of {iptables} {it}")).collect();
-        assert_eq!(told, expected, "{case}");
-        assert_eq!(repaired.not_told, [] as [&str; 0], "{case}");
+        assert_eq!(reported, expected, "{case}");
+        assert_eq!(repaired.unlisted, [] as [&str; 0], "{case}");
         let of_node = ["10.0.0.100", "10.0.0.101"].iter().chain(*pods);
         let untracked: BTreeSet<IpAddr> = of_node.map(|pod| pod.parse().unwrap()).collect();
         assert_eq!(node.untracked(), untracked, "{case}");

@@ -152,8 +152,8 @@ fn link_says_whose_it_is_and_is_made_to_again_unless_it_says_something_else() {
     let (vpc, node, _pods) = crate::node::node_with_pods();
     let name = &node.pods.values().next().unwrap().interfaces[0].host.name;
     let alias = || vpc.node.json(&format!("link show {name}"))[0]["ifalias"].clone();
-    let told = alias();
-    assert!(told.as_str().unwrap().starts_with("vpc-ipam default/"), "{told}");
+    let made = alias();
+    assert!(made.as_str().unwrap().starts_with("vpc-ipam default/"), "{made}");
     vpc.node.run("ip", &["link", "set", name, "alias", ""]);
     assert_eq!(alias(), serde_json::Value::Null);
 
@@ -163,8 +163,8 @@ fn link_says_whose_it_is_and_is_made_to_again_unless_it_says_something_else() {
     };
     let repaired = repair();
 
-    assert_eq!(repaired, [format!("missing: alias {told} of link {name}")]);
-    assert_eq!(alias(), told);
+    assert_eq!(repaired, [format!("missing: alias {made} of link {name}")]);
+    assert_eq!(alias(), made);
     vpc.node.run("ip", &["link", "set", name, "alias", "of another program"]);
     assert_eq!(repair(), [] as [&str; 0]);
     assert_eq!(alias(), "of another program");

@@ -137,7 +137,7 @@ fn what_is_lost_of_a_second_network_is_told_and_comes_back() {
     let (node, pod, network) = (Netns::new(), pod_with_another_network(), net1("10.0.0.100", None));
     add_to(&node, &pod, &network);
     let before = pod.snapshot();
-    for (damage, told) in [
+    for (damage, expected) in [
         ("rule del pref 1", "missing: rule 1: from 10.0.0.100 lookup 86"),
         ("route del default table 86", "missing: route default via 169.254.1.1 table 86 dev net1"),
     ] {
@@ -145,7 +145,7 @@ fn what_is_lost_of_a_second_network_is_told_and_comes_back() {
 
         let words: Vec<_> = check(&node, &pod, &network);
 
-        assert_eq!(words, [told]);
+        assert_eq!(words, [expected]);
         add_to(&node, &pod, &network);
         assert_eq!(pod.snapshot(), before, "{damage}");
     }

@@ -115,17 +115,17 @@ fn pods_on_branch_enis_have_them_at_the_link_of_the_vlan_too() {
 #[test]
 fn what_is_set_for_all_links_is_told_where_it_takes_pods_in() {
     let (vpc, node, _pods) = crate::node::node_with_pods();
-    let told = || -> Vec<String> {
+    let reported = || -> Vec<String> {
         let found = node.diff(&mut vpc.node.netlink(), Extent::Kernel).unwrap();
         assert_eq!(found.differences, []);
         found.conflicts.iter().map(ToString::to_string).collect()
     };
-    assert_eq!(told(), [] as [&str; 0]);
+    assert_eq!(reported(), [] as [&str; 0]);
     for name in ["ipv4.conf.all.proxy_arp", "ipv4.conf.all.accept_local", "ipv6.conf.all.proxy_ndp"]
     {
         vpc.node.exec(&format!("sysctl -qw net.{name}=1"));
 
-        let conflicts = told();
+        let conflicts = reported();
 
         let [conflict] = &conflicts[..] else { panic!("{name}: {conflicts:?}") };
         assert!(conflict.contains(&format!("sysctl net.{name}=1 diverts ")), "{conflict}");

@@ -44,9 +44,9 @@ async fn address_of_a_pod_that_another_plugin_adds_is_known_by_the_time_it_is_re
         }
         let rules: usize = node.adopted.links.values().map(|link| link.rules.len()).sum();
         assert_eq!(rules, 1 + usize::from(table.is_some()), "{:?}", node.adopted);
-        let told = node.clone();
+        let heard = node.clone();
         node.remember(&repair(&node, &vpc, Extent::Routing));
-        assert_eq!(node.adopted, told.adopted, "a comparison finds what was told");
+        assert_eq!(node.adopted, heard.adopted, "a comparison finds what was heard");
 
         drop(pod);
         while !node.untracked().is_empty() {
@@ -156,15 +156,19 @@ async fn address_translation_of_amazon_vpc_cni_k8s_is_an_event_and_that_of_other
         peers.map(|it| (it, true)).into_iter().chain(others.map(|it| (it, false)))
     {
         vpc.node.shell(command);
-        let told = drain(&mut watch).await;
-        assert_eq!(told.contains(&KernelEvent::AwsCniNat), is_from_aws_cni, "{command}: {told:?}");
+        let heard = drain(&mut watch).await;
+        assert_eq!(
+            heard.contains(&KernelEvent::AwsCniNat),
+            is_from_aws_cni,
+            "{command}: {heard:?}"
+        );
     }
 
     // What we remove of it is no news.
     assert_ne!(repair(&node, &vpc, Extent::Translation).differences, []);
 
-    let told = drain(&mut watch).await;
-    assert!(!told.contains(&KernelEvent::AwsCniNat), "{told:?}");
+    let heard = drain(&mut watch).await;
+    assert!(!heard.contains(&KernelEvent::AwsCniNat), "{heard:?}");
     let left = vpc.node.exec("iptables-nft-save");
     assert_eq!(left.matches("AWS").count(), 4, "{left}");
 }

@@ -74,7 +74,7 @@ impl From<NodeDifferences> for NetReport {
             differences: in_words(&found.differences),
             beyond: in_words(&found.absent),
             conflicts: in_words(&found.conflicts),
-            not_told: found.not_told,
+            not_told: found.unlisted,
             commands: commands(&found.changes),
             spoofed: None,
         }
@@ -89,7 +89,7 @@ pub(crate) fn repaired_part(repaired: Repaired) -> NetReport {
         differences: in_words(&repaired.differences),
         beyond,
         conflicts: in_words(&repaired.conflicts),
-        not_told: repaired.not_told,
+        not_told: repaired.unlisted,
         commands: Vec::new(),
         spoofed: None,
     }

@@ -53,7 +53,7 @@ impl Translation {
                 let input = match job {
                     Job::Look(caller) => {
                         let left = netlink.aws_cni_nat().map_err(ApplyError::from);
-                        let _ = caller.send(left.map(|left| left.not_told().to_vec()));
+                        let _ = caller.send(left.map(|left| left.unlisted().to_vec()));
                         None
                     }
                     Job::SetUp(node, caller) => {
@@ -88,11 +88,11 @@ impl Translation {
     }
 
     /// Returns what cannot be found out of what amazon-vpc-cni-k8s left. Where only time is lacking, that is left for later.
-    pub(crate) async fn not_told(&self) -> Result<Vec<String>, Gone> {
+    pub(crate) async fn unlisted(&self) -> Result<Vec<String>, Gone> {
         let (caller, answer) = oneshot::channel();
         self.0.send(Job::Look(caller))?;
         Ok(match answer.await.map_err(|_| Gone)? {
-            Ok(not_told) => not_told,
+            Ok(unlisted) => unlisted,
             Err(error) if error.may_pass() => Vec::new(),
             Err(error) => vec![chain(&error)],
         })
@@ -130,7 +130,7 @@ fn set_up(netlink: &mut dyn Netlink, node: &NodeNetwork, reported: &mut BTreeSet
     match repair(netlink, &|| node.clone(), reported) {
         Ok(repaired) => SetUp::Done {
             changed: Changed::from(&*repaired.differences),
-            took_over: repaired.not_told.is_empty() && repaired.conflicts.is_empty(),
+            took_over: repaired.unlisted.is_empty() && repaired.conflicts.is_empty(),
         },
         Err(error) if error.may_pass() => SetUp::NotYet(error),
         Err(error) => SetUp::Refused(error),

@@ -62,7 +62,7 @@ impl RuleSetBackend {
 
     fn replace_by_another(&mut self, rules: &RuleSet, refused: io::Error) -> io::Result<()> {
         let mut says = refused.to_string();
-        for other in self.backend.others(&self.programs) {
+        for other in self.backend.alternatives(&self.programs) {
             match other.replace(rules) {
                 Ok(()) => {
                     self.elsewhere.retain(|it| !it.is_same(&other));
@@ -88,7 +88,7 @@ impl Backend {
     fn find(programs: &NatPrograms) -> io::Result<Self> {
         let why = match run(&programs.nft, &["list", "tables", "ip"], "") {
             Ok(_) => return Ok(Self::Nftables(programs.nft.clone())),
-            // It may hold our rules, and next to them there must not be others.
+            // It may hold our rules, and next to them there must be no second set.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
             Err(error) => error,
         };
@@ -119,13 +119,13 @@ impl Backend {
 
     /// Returns the other backends that hold rules of ours, left from when this one could not be used.
     fn left_elsewhere(&self, set: Set, programs: &NatPrograms) -> Vec<Self> {
-        let mut others = self.others(programs);
-        others.retain(|other| !matches!(other.list(set), Ok(NatActual::Absent) | Err(_)));
-        others
+        let mut elsewhere = self.alternatives(programs);
+        elsewhere.retain(|other| !matches!(other.list(set), Ok(NatActual::Absent) | Err(_)));
+        elsewhere
     }
 
     /// Returns what else could write rules, in the order of preference.
-    fn others(&self, programs: &NatPrograms) -> Vec<Self> {
+    fn alternatives(&self, programs: &NatPrograms) -> Vec<Self> {
         let mut iptables: Vec<_> = Iptables::all(programs)
             .into_iter()
             .filter_map(|iptables| {

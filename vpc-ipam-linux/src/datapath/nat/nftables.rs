@@ -20,7 +20,7 @@ use crate::{Family, SnatPorts};
 /// none of those any more once one has chosen.
 const AFTER_DNAT: i32 = -90;
 
-/// Lets translations that others ask for come first: kube-proxy's and portmap's are at 100.
+/// Lets translations of other programs come first: kube-proxy's and portmap's are at 100.
 const AFTER_SNAT: i32 = 110;
 
 const MANGLE: i32 = -150;

@@ -87,7 +87,7 @@ impl RuleSet {
         Self { set, rules: None }
     }
 
-    /// Describes rules; those of nftables as they are tried, the others where the kernel refuses the first.
+    /// Describes rules; the tables of nftables, and those that are loaded where the kernel refuses the first.
     pub(crate) fn new(
         set: Set,
         nftables: String,
@@ -143,7 +143,7 @@ impl NatDigest {
     }
 }
 
-/// 64 bits are plenty to tell versions of one table apart.
+/// 64 bits are plenty to distinguish versions of one table.
 pub(super) fn digest_of(text: &str) -> String {
     Sha1::digest(text.as_bytes())[..8].iter().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.

@@ -17,7 +17,7 @@ const INTERFACES_MAX: u8 = 16;
 /// Removes the links of a pod from the host, the routes over them and our rules of the addresses to which those led, and returns
 /// the addresses.
 ///
-/// This is for when nothing else tells which addresses the pod had. The MAC addresses of its links follow from its key, and the
+/// This is for when nothing else is known of the addresses that the pod had. The MAC addresses of its links follow from its key, and the
 /// routes over them lead to its addresses. A pod whose links went along with its namespace has no
 /// routes any more; its rules are those of a pod that is gone, which [`NodeNetwork::repair`](crate::NodeNetwork::repair) finds.
 pub fn remove_found(host: &mut dyn Netlink, key: &PodKey) -> Result<Vec<IpAddr>, RemoveError> {

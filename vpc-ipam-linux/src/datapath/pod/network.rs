@@ -17,7 +17,7 @@ use crate::{
     Scope, Sysctl, SysctlKey, Table, Veth, VethPeer,
 };
 
-/// The network of one pod, as it should be. It is all that a CNI result tells.
+/// The network of one pod, as it should be. A CNI result has nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNetwork {
     /// Its interfaces, the one that the runtime named first.

@@ -122,7 +122,7 @@ impl Inside {
         Ok(left.into_iter().map(|rule| KernelChange::Remove(Object::Rule(rule))).collect())
     }
 
-    /// Returns the table that has, or is to have, the default route of an address, if others of the pod are given already.
+    /// Returns the table that has, or is to have, the default route of an address, given the tables of other addresses of the pod.
     fn table_of(
         &self,
         address: &PodAddress,

@@ -33,7 +33,7 @@ pub(super) fn veth_ends(
     )
 }
 
-/// Derives a locally administered MAC address, so that an end of the veth can be told from that of another pod with the
+/// Derives a locally administered MAC address, which distinguishes an end of the veth from that of another pod with the
 /// same name.
 pub(super) fn derived_mac(key: &PodKey, number: u8, end: &str) -> Mac {
     let text = format!("{key}/{number}/{end}");
@@ -42,7 +42,7 @@ pub(super) fn derived_mac(key: &PodKey, number: u8, end: &str) -> Mac {
     Mac([(a | 0x02) & 0xfe, b, c, d, e, f])
 }
 
-/// Returns an end of a veth, if it is there. The name alone does not tell: a new pod of the same name has it too.
+/// Returns an end of a veth, if it is there. The name alone does not show it: a new pod of the same name has it too.
 pub(super) fn with_mac(
     netlink: &mut dyn Netlink,
     end: &VethEnd,

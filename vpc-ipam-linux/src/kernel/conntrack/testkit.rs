@@ -10,7 +10,7 @@ use crate::testkit::check::{datagrams, same};
 
 /// Reads datagrams as the connections that the kernel lists, of an IPv4 and an IPv6 address that the first bytes are.
 ///
-/// What is asked to be forgotten of a connection is what tells it from others, is well formed, and is the same when the kernel hands it
+/// What is asked to be forgotten of a connection is what distinguishes it, is well formed, and is the same when the kernel hands it
 /// out again. Of no address there is no connection.
 pub fn conntrack_answer(bytes: &[u8]) -> Result<(), String> {
     let Some((ipv4, rest)) = bytes.split_first_chunk::<4>() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What the kernel tells without being asked.
+//! What the kernel reports without being asked.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -40,7 +40,7 @@ pub(crate) fn routing_event(message: &NetlinkMessage<Message>) -> Option<KernelE
 }
 
 fn link(message: &LinkMessage) -> Option<Link> {
-    // Of a bridge's ports the kernel tells in the same group, with other attributes.
+    // Of a bridge's ports the kernel reports in the same group, with other attributes.
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
     }

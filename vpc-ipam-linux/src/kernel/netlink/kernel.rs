@@ -74,7 +74,7 @@ impl KernelNetlink {
         if self.visits { self.namespace.visit(act) } else { self.namespace.run(act) }
     }
 
-    /// Returns the port by which the kernel names the socket where it tells of changes that were asked for by it.
+    /// Returns the port by which the kernel names the socket in events of changes that were asked for by it.
     pub fn port(&mut self) -> io::Result<u32> {
         self.exchange.transport_mut().port()
     }
@@ -119,7 +119,7 @@ impl KernelNetlink {
         request: &Message,
         decode: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
     ) -> Result<Vec<T>, NetlinkError> {
-        // Asked for routes of a family that it does not have, the kernel lists those of all others.
+        // Asked for routes of a family that it does not have, the kernel lists those of all other families.
         let family = encode::family_of(request);
         let decode = |payload: &[u8]| match payload.first() {
             Some(&other) if other != family => Ok(None),
@@ -336,10 +336,10 @@ impl Netlink for KernelNetlink {
 
     fn sysctls(&mut self, keys: &[SysctlKey]) -> Result<Vec<Option<String>>, NetlinkError> {
         let values = self.inside(|| sysctl::read(keys))?;
-        let told = |(key, value): (&SysctlKey, io::Result<_>)| {
+        let value_of = |(key, value): (&SysctlKey, io::Result<_>)| {
             value.map_err(|source| NetlinkError::Sysctl { key: key.clone(), source })
         };
-        keys.iter().zip(values).map(told).collect()
+        keys.iter().zip(values).map(value_of).collect()
     }
 
     fn nat(&mut self) -> Result<NatActual, NetlinkError> {

@@ -1,4 +1,4 @@
-//! Which tables nftables has, asked of the kernel itself: nft may not be installed, and others fill tables without it.
+//! Which tables nftables has, asked of the kernel itself: nft may not be installed, and other programs fill tables without it.
 
 use std::io;
 use std::os::fd::AsFd as _;

@@ -12,7 +12,7 @@ pub struct PortOwner {
     pub name: String,
 }
 
-/// Returns the process that owns a netlink port by which something was changed, as far as that can be told.
+/// Returns the process that owns a netlink port by which something was changed, as far as /proc shows it.
 ///
 /// The kernel gives the first socket of a process the process's own number, as that is in its namespace of processes. Only if the
 /// process of that number, as it is in ours, owns a socket of rtnetlink with that port, it is the one.
@@ -42,15 +42,15 @@ mod tests {
     fn port_of_a_process_is_told_from_a_number_that_is_none() {
         let mut first = KernelNetlink::current().unwrap();
         let mut ports = vec![first.port().unwrap()];
-        let mut others: Vec<_> = (0..2).map(|_| KernelNetlink::current().unwrap()).collect();
-        ports.extend(others.iter_mut().map(|netlink| netlink.port().unwrap()));
+        let mut more: Vec<_> = (0..2).map(|_| KernelNetlink::current().unwrap()).collect();
+        ports.extend(more.iter_mut().map(|netlink| netlink.port().unwrap()));
         let own = std::process::id();
         // Another test of this process may have been first.
         let named: Vec<_> = ports.iter().filter_map(|port| port_owner(*port)).collect();
         assert!(named.iter().all(|owner| owner.pid == own), "{named:?}");
         assert!(named.len() <= 1, "{named:?}");
 
-        drop((first, others));
+        drop((first, more));
         assert_eq!(port_owner(u32::MAX), None);
         assert_eq!(port_owner(1), None, "no socket has the port 1");
     }

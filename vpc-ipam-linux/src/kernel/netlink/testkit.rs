@@ -12,7 +12,7 @@ use crate::node::KernelEvent;
 use crate::testkit::check::{datagrams, same};
 use crate::{Family, Leads, LinkIndex, NetlinkError, Route, RouteEntry, Rule, RuleAction};
 
-/// Reads datagrams as the answer to every list that this crate asks for, and as what the kernel tells unasked.
+/// Reads datagrams as the answer to every list that this crate asks for, and as events.
 ///
 /// What was read is read again as it was when it is written as a message of ours, and both readers of rtnetlink, that of lists and that
 /// of events, read the same.
@@ -42,7 +42,7 @@ pub fn netlink_dump(bytes: &[u8]) -> Result<(), String> {
 
 fn check_route(link: LinkIndex, route: Route) -> Result<(), String> {
     let again = decode::route(&payload(encode::set_route(link, &route))).ok().flatten();
-    // The kernel tells of networks alone.
+    // The kernel reports networks alone.
     let route = Route { destination: route.destination.trunc(), ..route };
     same("a route", &again, &Some(RouteEntry { route, leads: Leads::Over(link) }))
 }

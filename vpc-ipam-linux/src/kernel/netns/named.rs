@@ -29,7 +29,7 @@ pub enum CreateNamespaceError {
         /// Where it is.
         path: PathBuf,
     },
-    /// The directory of the names is not there, or what is mounted in it stays unseen by others, and that could not be
+    /// The directory of the names is not there, or what is mounted in it stays unseen in other mount namespaces, and that could not be
     /// changed.
     #[error("make {path} a shared mount point{}", without_capability(source))]
     Directory {
@@ -93,7 +93,7 @@ impl Namespace {
             .map_err(|source| CreateNamespaceError::Make { path: path.clone(), source })
             .and_then(|()| Ok(Self::open(&path)?));
         if made.is_err() {
-            // The first failure is the one to be told.
+            // The first failure is the one to report.
             let _ = remove(&path);
         }
         made

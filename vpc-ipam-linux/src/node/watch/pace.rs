@@ -80,7 +80,7 @@ impl Pace {
         self.due.take_if(|(at, _)| *at <= now).map(|(_, extent)| extent)
     }
 
-    /// Returns what a repair that begins now should leave as it is, in the words by which it was told of:
+    /// Returns what a repair that begins now should leave as it is, in the words of the event that told of it:
     /// [`NodeNetwork::spared`](crate::NodeNetwork::spared).
     pub fn spared(&mut self, now: Timestamp) -> BTreeSet<String> {
         self.objects.retain(|_, last| now.since(last.at) < PEACE.max(2 * last.distance));
