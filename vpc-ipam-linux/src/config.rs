@@ -287,7 +287,7 @@ impl VethPrefix {
         Self("vlan".into())
     }
 
-    /// Returns the prefix.
+    /// Returns the prefix as text: 1 to 4 characters.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -105,9 +105,9 @@ pub struct Lab {
 #[derive(Debug, thiserror::Error)]
 #[error("build lab {lab}{}", left_in_words(left_behind))]
 pub struct BuildError {
-    /// The lab.
+    /// The name of the lab that was to be built.
     pub lab: LabName,
-    /// Why it failed.
+    /// The step that failed.
     #[source]
     pub cause: BuildFailure,
     /// Why something of it is left, if it is.

@@ -50,22 +50,22 @@ impl State {
 pub enum Claim {
     /// The global addresses of a link.
     Addresses {
-        /// The link.
+        /// The link whose addresses or routes these are.
         link: LinkId,
-        /// The family.
+        /// The family of the addresses.
         family: Family,
     },
     /// The routes over a link that carry our protocol.
     OurRoutes {
-        /// The link.
+        /// The link whose addresses or routes these are.
         link: LinkId,
     },
     /// The routes over a link that are like this one, whichever program made them: its metric and protocol do not count. One of which the kernel
     /// makes no use, since a route over another link has a lower metric, is left.
     Routes {
-        /// The link.
+        /// The link whose addresses or routes these are.
         link: LinkId,
-        /// The route.
+        /// The route that those claimed are like.
         like: Route,
     },
     /// The rules that this one, taken as a pattern, would remove and that carry our protocol.

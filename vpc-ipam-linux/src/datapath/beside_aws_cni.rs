@@ -7,7 +7,7 @@ use crate::{AwsCniNat, Family, Netlink, NetlinkError, NetlinkLayer, Protocol, Ru
 /// Rules without a protocol, as all of amazon-vpc-cni-k8s are, are shown with a further condition, so that they match none of ours.
 /// Its address translation is not shown.
 pub struct BesideAwsCni<N>(
-    /// The namespace.
+    /// The namespace that is read and changed.
     pub N,
 );
 

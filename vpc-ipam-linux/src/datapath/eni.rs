@@ -20,9 +20,9 @@ use crate::{
 /// The route table that an ENI has on a node, and why it is that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EniTable {
-    /// The table.
+    /// The route table of what pods on the ENI send.
     pub table: Table,
-    /// Why.
+    /// Why it is that table.
     pub because: TableReason,
 }
 

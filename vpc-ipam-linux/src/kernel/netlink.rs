@@ -34,7 +34,7 @@ pub use port::{PortOwner, port_owner};
 /// [`KernelNetlink`] is the kernel's; another one can record, refuse, or pretend.
 #[cfg_attr(test, mockall::automock)]
 pub trait Netlink {
-    /// Returns every link.
+    /// Returns every link of the namespace.
     fn links(&mut self) -> Result<Vec<Link>, NetlinkError>;
 
     /// Returns the link of that name, if there is one.
@@ -237,7 +237,7 @@ pub enum NetlinkError {
     Interrupted {
         /// What was to be listed.
         what: &'static str,
-        /// How often.
+        /// How many times it was read.
         tries: usize,
     },
     /// The kernel refused to answer.
@@ -252,7 +252,7 @@ pub enum NetlinkError {
     /// A kernel variable could not be read.
     #[error("read {key}")]
     Sysctl {
-        /// The variable.
+        /// The variable that could not be read.
         key: SysctlKey,
         /// The error of the operating system.
         source: io::Error,

@@ -48,7 +48,7 @@ pub enum NamespaceError {
     /// It could not be opened.
     #[error("open network namespace {path}")]
     Open {
-        /// Where it is.
+        /// The path of the namespace's file.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -56,7 +56,7 @@ pub enum NamespaceError {
     /// It could not be entered.
     #[error("enter network namespace {path}{}", without_capability(source))]
     Enter {
-        /// Where it is.
+        /// The path of the namespace's file.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -64,7 +64,7 @@ pub enum NamespaceError {
     /// No thread could be started to enter it.
     #[error("start a thread for network namespace {path}")]
     Thread {
-        /// Where it is.
+        /// The path of the namespace's file.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,

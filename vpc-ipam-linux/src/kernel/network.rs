@@ -15,9 +15,9 @@ pub struct LinkIndex(pub u32);
 /// A link as messages to the kernel name it, by index, and as messages to people do, by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId {
-    /// For the kernel.
+    /// The number by which the kernel knows the link; a new link gets a new one.
     pub index: LinkIndex,
-    /// For people.
+    /// The name that the link had when it was listed; it may be renamed.
     pub name: Arc<str>,
 }
 
@@ -103,7 +103,7 @@ pub struct Protocol(pub u8);
 impl Protocol {
     /// No protocol; in a rule to be removed, any protocol.
     pub const UNSPECIFIED: Self = Self(0);
-    /// The kernel itself.
+    /// Routes and rules that the kernel made by itself.
     pub const KERNEL: Self = Self(2);
     /// A command or script: what iproute2 gives routes, and Calico's default.
     pub const BOOT: Self = Self(3);
@@ -142,11 +142,11 @@ impl fmt::Display for Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Scope {
-    /// Anywhere.
+    /// The address or destination is valid anywhere.
     Global,
-    /// On the link.
+    /// It is valid on its link alone.
     Link,
-    /// This host.
+    /// It is valid inside this host alone.
     Host,
     /// Another of the kernel's numbers.
     Other(u8),
@@ -172,9 +172,9 @@ impl fmt::Display for Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Route {
-    /// Its table.
+    /// The route table that holds it.
     pub table: Table,
-    /// Where it leads.
+    /// The packets that it matches, by their destinations.
     pub destination: IpNet,
     /// The next hop; without one the destination is on the link.
     pub gateway: Option<IpAddr>,
@@ -184,7 +184,7 @@ pub struct Route {
     pub scope: Scope,
     /// Its metric, of which the lowest wins.
     pub metric: u32,
-    /// Who made it.
+    /// The program that made it, by its number.
     pub protocol: Protocol,
 }
 
@@ -234,7 +234,7 @@ impl fmt::Display for Route {
 /// An entry of a route table as the kernel shows it, wherever it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteEntry {
-    /// The route.
+    /// The route without the link that it leads over.
     pub route: Route,
     /// Where packets go that it matches.
     pub leads: Leads,
@@ -274,7 +274,7 @@ impl fmt::Display for RouteEntry {
 pub struct Mark {
     /// What the bits must be.
     pub value: u32,
-    /// Which bits.
+    /// The bits of the mark that count.
     pub mask: u32,
 }
 
@@ -285,15 +285,15 @@ pub struct Mark {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rule {
-    /// Its family.
+    /// The family of the packets that it matches.
     pub family: Family,
     /// Rules are tried in the order of their priorities, the lowest first.
     pub priority: u32,
-    /// From where.
+    /// The range that a packet's source has to be in.
     pub source: Option<IpNet>,
-    /// To where.
+    /// The range that a packet's destination has to be in.
     pub destination: Option<IpNet>,
-    /// With which mark.
+    /// The mark that a packet has to have.
     pub mark: Option<Mark>,
     /// By which link it came in.
     pub input: Option<String>,
@@ -301,7 +301,7 @@ pub struct Rule {
     pub carries: Option<u8>,
     /// The table that it leads to.
     pub table: Table,
-    /// Who made it.
+    /// The program that made it, by its number.
     pub protocol: Protocol,
     /// What happens to a packet that it matches.
     pub action: RuleAction,
@@ -420,7 +420,7 @@ pub enum RuleAction {
 /// A neighbour that is known for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Neighbour {
-    /// Its address.
+    /// The address of IPv4 or IPv6.
     pub address: IpAddr,
     /// Its MAC address.
     pub mac: Mac,

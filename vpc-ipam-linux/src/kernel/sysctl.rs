@@ -65,9 +65,9 @@ impl fmt::Display for SysctlKey {
 /// A kernel variable and the value that it should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {
-    /// The variable.
+    /// The variable to set.
     pub key: SysctlKey,
-    /// Its value.
+    /// The value as the kernel shows it.
     pub value: String,
     /// Whether a kernel without the variable will do.
     pub optional: bool,

@@ -33,7 +33,7 @@ pub enum ChangeError {
     NoSubnet {
         /// The ENI.
         eni: EniId,
-        /// Its subnet.
+        /// The subnet that the ENI is in.
         subnet: SubnetId,
     },
     /// The cable of the ENI, or what is delivered to it, could not be changed.

@@ -9,9 +9,9 @@ use vpc_ipam_core::{EniId, InstanceId, SubnetId};
 /// The subnets of a VPC, and the two instances in it that have a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// The subnets.
+    /// The subnets of the VPC, each of which gets a bridge.
     pub subnets: Vec<Subnet>,
-    /// The node.
+    /// The instance whose network is tried.
     pub node: Host,
     /// Another host of the VPC, for the node's pods to talk to.
     pub other_host: Host,
@@ -20,7 +20,7 @@ pub struct Layout {
 /// A subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subnet {
-    /// Its id.
+    /// The id that the model of the cloud gave it.
     pub id: SubnetId,
     /// Its IPv4 range. The router is the first address after the base, as EC2 has it.
     pub ipv4_cidr: Ipv4Net,
@@ -31,7 +31,7 @@ pub struct Subnet {
 /// An instance as its operating system knows it when it boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Its id.
+    /// The id of the instance in the model of the cloud.
     pub instance: InstanceId,
     /// Its primary ENI.
     pub primary: EniId,

@@ -28,7 +28,7 @@ pub struct LabNameError {
 pub enum LabNode {
     /// The VPC itself: a bridge and a router for each subnet.
     Router,
-    /// The node.
+    /// The node whose network is tried.
     Node,
     /// Another host of the VPC.
     OtherHost,
@@ -102,7 +102,7 @@ pub enum LabNodeError {
     /// There is no such lab.
     #[error("there is no lab {lab}")]
     NoLab {
-        /// Its name.
+        /// The name of the lab.
         lab: LabName,
         /// What its node's namespace says.
         source: NamespaceError,
@@ -113,7 +113,7 @@ pub enum LabNodeError {
     /// It could not be set up.
     #[error("set up network namespace {name}")]
     SetUp {
-        /// Its name.
+        /// The name of the namespace under `/run/netns`.
         name: String,
         /// What could not be read or changed.
         source: ApplyError,
@@ -149,7 +149,7 @@ pub enum RemoveLabError {
     /// It is not known what there is.
     #[error("list the network namespaces of lab {lab}")]
     List {
-        /// The lab.
+        /// The name of the lab.
         lab: LabName,
         /// The error of the operating system.
         source: io::Error,
@@ -157,7 +157,7 @@ pub enum RemoveLabError {
     /// Some of its namespaces stay.
     #[error("remove lab {lab}: {}", in_words(failed))]
     Remove {
-        /// The lab.
+        /// The name of the lab.
         lab: LabName,
         /// Those that stay, and why.
         failed: Vec<RemoveNamespaceError>,

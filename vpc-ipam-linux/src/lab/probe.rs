@@ -35,9 +35,9 @@ pub enum RespondError {
     /// The address could not be listened on.
     #[error("listen on {address} in {namespace:?}")]
     Listen {
-        /// The address.
+        /// The address to listen at.
         address: SocketAddr,
-        /// Where.
+        /// The namespace to listen in.
         namespace: Namespace,
         /// The error of the operating system.
         source: io::Error,
@@ -45,7 +45,7 @@ pub enum RespondError {
     /// No thread could be started.
     #[error("start a thread to answer on {address}")]
     Thread {
-        /// The address.
+        /// The address to listen at.
         address: SocketAddr,
         /// The error of the operating system.
         source: io::Error,
@@ -117,7 +117,7 @@ pub enum AskError {
     /// No connection came about.
     #[error("connect to {to} from {from:?}")]
     Connect {
-        /// The server.
+        /// The server that was asked.
         to: SocketAddr,
         /// Where the client is.
         from: Namespace,
@@ -127,7 +127,7 @@ pub enum AskError {
     /// No answer came.
     #[error("receive the answer of {to} in {from:?}")]
     Receive {
-        /// The server.
+        /// The server that was asked.
         to: SocketAddr,
         /// Where the client is.
         from: Namespace,
@@ -137,9 +137,9 @@ pub enum AskError {
     /// The answer is no address: another server is there.
     #[error("{to} answered {answer:?} instead of an address")]
     Answer {
-        /// The server.
+        /// The server that was asked.
         to: SocketAddr,
-        /// What it said.
+        /// The text that came back.
         answer: String,
     },
 }
@@ -262,9 +262,9 @@ pub enum EchoError {
     /// The packet was not sent, or did not come back.
     #[error("send a packet of {bytes} bytes to {to} from {from:?} and back")]
     Exchange {
-        /// Its length.
+        /// The length of the datagram, without headers.
         bytes: u16,
-        /// The server.
+        /// The server that was asked.
         to: SocketAddr,
         /// Where the client is.
         from: Namespace,

@@ -37,7 +37,7 @@ pub enum RunError {
     /// There is no thread for it.
     #[error("start a thread to run {program}")]
     Thread {
-        /// The program.
+        /// The program as it was called.
         program: String,
         /// The error of the operating system.
         source: io::Error,
@@ -45,7 +45,7 @@ pub enum RunError {
     /// The program could not be started.
     #[error("run {program}")]
     Run {
-        /// The program.
+        /// The program as it was called.
         program: String,
         /// The error of the operating system.
         source: io::Error,

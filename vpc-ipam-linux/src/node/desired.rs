@@ -28,7 +28,7 @@ pub enum AbsentLink {
     PrimaryUnnamable(String),
     /// Of a secondary ENI.
     Eni(EniId, Mac),
-    /// Of a pod.
+    /// Of a pod, by its key and the name that its link should have.
     Pod(PodKey, String),
 }
 

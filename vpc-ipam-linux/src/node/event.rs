@@ -29,9 +29,9 @@ pub enum KernelEvent {
     },
     /// An address was given to a link, or taken from it.
     Address {
-        /// The link.
+        /// The link that has or had the address.
         link: LinkIndex,
-        /// The address.
+        /// The address with its network and scope.
         address: Address,
         /// Whether it was taken.
         gone: bool,
@@ -47,7 +47,7 @@ pub enum KernelEvent {
     },
     /// A rule was made or removed.
     Rule {
-        /// The rule.
+        /// The rule as it is, or was.
         rule: Rule,
         /// Whether it was removed.
         gone: bool,
@@ -56,9 +56,9 @@ pub enum KernelEvent {
     },
     /// A kernel variable was set.
     Setting {
-        /// Of which family.
+        /// The family that the variable is for.
         family: Family,
-        /// Of which links.
+        /// The links that the variable is for.
         links: OfLinks,
         /// Whether packets are passed on, if that was set.
         forwarding: Option<bool>,
@@ -76,7 +76,7 @@ pub enum KernelEvent {
 /// The links that have a kernel variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OfLinks {
-    /// One link.
+    /// The variable of one link.
     One(LinkIndex),
     /// All together: `all`.
     All,

@@ -9,7 +9,7 @@ pub enum Extent {
     Kernel,
     /// Address translation, which other programs have to list.
     Translation,
-    /// Everything.
+    /// What the kernel lists itself, and address translation.
     All,
 }
 

@@ -15,7 +15,7 @@ use crate::{HostConfig, Link, LinkIndex, Protocol, Table, eni};
 /// All that a node should hold, as its daemon knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeNetwork {
-    /// What is configured.
+    /// What the operator configured for the host.
     pub config: HostConfig,
     /// What the node is; its primary link is looked up by its MAC address each time.
     pub facts: HostFacts,
@@ -35,9 +35,9 @@ pub struct NodeNetwork {
     pub beside_aws_cni: bool,
     /// The protocols under which routes to pods are made, where another program removes those that carry ours.
     pub yielded: BTreeMap<IpAddr, Protocol>,
-    /// What is left as it is for now, in the words of [`Object`]: another program changed it back a moment ago.
+    /// What is left as it is for now, in the words of [`Object`](crate::Object): another program changed it back a moment ago.
     pub spared: BTreeSet<String>,
-    /// What the last comparison saw: [`Repaired::seen`] is to be remembered here.
+    /// What the last comparison saw: [`Repaired::seen`](crate::Repaired::seen) is to be remembered here.
     pub seen: Seen,
 }
 
@@ -56,7 +56,7 @@ pub struct Seen {
 /// A link that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenLink {
-    /// Its name.
+    /// The name that the link had when it was seen.
     pub name: Arc<str>,
     /// Its MAC address, if it is of a kind that has one.
     pub mac: Option<Mac>,

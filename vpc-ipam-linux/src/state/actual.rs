@@ -11,21 +11,21 @@ use crate::{
 /// What a namespace holds, as far as a state has to do with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
-    /// The links.
+    /// The links that the state names; every link where all tables were read.
     pub links: Vec<Link>,
-    /// Their addresses.
+    /// Addresses, by the indexes of their links.
     pub addresses: Vec<(LinkIndex, Address)>,
     /// The unicast routes over one link alone.
     pub routes: Vec<(LinkIndex, Route)>,
     /// All that there is in route tables, if all of them were read, each table's in the order in which it has them.
     pub entries: Vec<RouteEntry>,
-    /// Their permanent neighbours.
+    /// Permanent neighbours, by the indexes of their links.
     pub neighbours: Vec<(LinkIndex, Neighbour)>,
     /// The rules, in the order in which they are tried.
     pub rules: Vec<Rule>,
     /// The kernel variables; `None` for those that the kernel does not have.
     pub sysctls: BTreeMap<SysctlKey, Option<String>>,
-    /// The address translation.
+    /// The address translation; `None` if it was not listed.
     pub nat: Option<NatActual>,
     /// The check of the sources of what pods send.
     pub source_check: Option<NatActual>,

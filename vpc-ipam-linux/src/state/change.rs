@@ -18,30 +18,30 @@ pub enum KernelChange {
     AddBridge(Bridge),
     /// Makes a link a port of a bridge, isolated from the bridge's other isolated ports.
     Join {
-        /// The link.
+        /// The link that is plugged in.
         port: LinkId,
-        /// The bridge.
+        /// The bridge that it is plugged into.
         bridge: LinkId,
     },
     /// Removes a link.
     RemoveLink {
-        /// Its name.
+        /// The name that it has, or is to have.
         name: String,
     },
     /// Removes a link, and not another that has its name by now.
     RemoveLinkByIndex(LinkId),
     /// Adds a route, which the kernel refuses where there is one to the same destination: of two pods that want an address one gets it.
     AddRoute {
-        /// The link.
+        /// The link that it leads over, or is reached by.
         link: LinkId,
-        /// The route.
+        /// The route without its link.
         route: Route,
     },
     /// Tells the kernel a neighbour's MAC address before it asks; it goes on to find out by itself whether that stays so.
     AddNeighbour {
-        /// The link.
+        /// The link that it leads over, or is reached by.
         link: LinkId,
-        /// The neighbour.
+        /// The neighbour's address and MAC address.
         neighbour: Neighbour,
     },
     /// Makes the object be there and be as it says.
@@ -86,14 +86,14 @@ pub struct Veth {
     pub mac: Mac,
     /// The MTU of both ends.
     pub mtu: u32,
-    /// The other end.
+    /// The end that is made in another namespace.
     pub peer: VethPeer,
 }
 
 /// The end of a veth that is made in another namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VethPeer {
-    /// Its name there.
+    /// The name that it has, or is to have.
     pub name: String,
     /// Its MAC address.
     pub mac: Mac,
@@ -104,7 +104,7 @@ pub struct VethPeer {
 /// A link to be made that carries one VLAN of another link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vlan {
-    /// Its name.
+    /// The name that it has, or is to have.
     pub name: String,
     /// Its MAC address.
     pub mac: Mac,
@@ -119,7 +119,7 @@ pub struct Vlan {
 /// A bridge to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
-    /// Its name.
+    /// The name that it has, or is to have.
     pub name: String,
     /// Its MAC address. Without one of its own it would take its ports', and forget its neighbours each time.
     pub mac: Mac,

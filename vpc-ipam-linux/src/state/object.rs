@@ -10,7 +10,7 @@ use crate::{AwsCniNat, Nat, SourceCheck, Sysctl};
 pub enum Object {
     /// The settings of a link.
     Link {
-        /// The link.
+        /// The link that has it.
         link: LinkId,
         /// Its MTU in bytes.
         mtu: u32,
@@ -19,30 +19,30 @@ pub enum Object {
     },
     /// What is said of a link to people. Where another program said something, that stays.
     Alias {
-        /// The link.
+        /// The link that has it.
         link: LinkId,
-        /// What it says.
+        /// The text, of at most 254 bytes.
         alias: String,
     },
     /// An address of a link.
     Address {
-        /// The link.
+        /// The link that has it.
         link: LinkId,
-        /// The address.
+        /// The address with its network and scope.
         address: Address,
     },
     /// A route over a link.
     Route {
-        /// The link.
+        /// The link that has it.
         link: LinkId,
-        /// The route.
+        /// The route without its link.
         route: Route,
     },
     /// A neighbour on a link.
     Neighbour {
-        /// The link.
+        /// The link that has it.
         link: LinkId,
-        /// The neighbour.
+        /// The neighbour's address and MAC address.
         neighbour: Neighbour,
     },
     /// A rule of the routing policy.

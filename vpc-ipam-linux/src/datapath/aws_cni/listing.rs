@@ -9,7 +9,7 @@ pub(super) struct SavedTable {
     pub(super) name: String,
     /// The rules of amazon-vpc-cni-k8s in chains that are not its own, as `iptables-save` prints them behind `-A `.
     pub(super) rules: Vec<String>,
-    /// Its chains.
+    /// The chains of amazon-vpc-cni-k8s in the table.
     pub(super) chains: Vec<String>,
     /// Rules of other programs that lead to its chains.
     pub(super) users: Vec<String>,

@@ -76,7 +76,7 @@ impl RuleSetBackend {
     }
 }
 
-/// What writes rules.
+/// A program that writes rules, and with it the list of rules that it writes to.
 #[derive(Debug)]
 enum Backend {
     Nftables(PathBuf),

@@ -11,7 +11,7 @@ use super::iptables::chain::Table;
 /// What is there of a set of rules: those that translate addresses, or those that check sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NatActual {
-    /// None of ours.
+    /// There are no rules of ours.
     Absent,
     /// Rules of ours that are not as they were made: made in part, or changed by another program.
     Altered,
@@ -26,7 +26,7 @@ pub struct NatDigest(pub(super) String);
 /// Which set of rules: each is listed, replaced and given a digest by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Set {
-    /// Address translation.
+    /// The rules that translate addresses and mark connections.
     Translation,
     /// The check of sources.
     Sources,

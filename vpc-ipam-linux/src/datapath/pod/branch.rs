@@ -50,7 +50,7 @@ impl TryFrom<u16> for VlanId {
 }
 
 impl VlanId {
-    /// Returns the number.
+    /// Returns the number, 1 to 4094.
     pub fn number(self) -> u16 {
         self.0
     }

@@ -43,7 +43,7 @@ pub struct PodInterface {
     pub container: VethEnd,
     /// The MTU of both in bytes.
     pub mtu: u16,
-    /// Its addresses.
+    /// The addresses of the lease, and that of [`egress`](Self::egress) once it is known.
     pub addresses: Vec<PodAddress>,
     /// The route table of the ENI that carries them, on the host.
     pub table: Table,
@@ -64,7 +64,7 @@ pub struct PodInterface {
 /// An address of a pod, and where its default route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodAddress {
-    /// The address.
+    /// The address: a /32 or a /128 in the pod.
     pub address: IpAddr,
     /// The next hop: on no network, known to the pod as the host's end of the veth.
     pub gateway: IpAddr,

@@ -13,7 +13,7 @@ use crate::{KernelChange, LinkIndex, Netlink, NetlinkError, Object, Protocol, Ro
 #[derive(Debug, thiserror::Error)]
 #[error("remove the network of the pod: {}", errors_in_words(failures))]
 pub struct RemoveError {
-    /// What went wrong.
+    /// Why something stays, one failure for each interface at most.
     pub failures: Vec<ApplyError>,
 }
 

@@ -9,7 +9,7 @@ use crate::{Link, Netlink, NetlinkError, VethPrefix};
 /// One end of the veth of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VethEnd {
-    /// Its name.
+    /// The name of the link.
     pub name: String,
     /// Its MAC address, which follows from the pod's key.
     pub mac: Mac,

@@ -248,7 +248,7 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'
 pub(crate) enum Framed<'a> {
     /// A list is at its end, or what was asked is done.
     Done,
-    /// The kernel refused.
+    /// The kernel refused the request, with an error number.
     Refused(io::Error),
     /// Anything else, without its header.
     Message(&'a [u8]),

@@ -6,7 +6,7 @@ use std::path::Path;
 /// A process that owns a netlink socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOwner {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
     /// The name of its program, of at most 15 characters.
     pub name: String,

@@ -20,20 +20,20 @@ pub enum CreateNamespaceError {
     /// No file can have the name.
     #[error("{name:?} cannot be the name of a network namespace")]
     Name {
-        /// The name.
+        /// The name that was asked for.
         name: String,
     },
     /// The name is taken.
     #[error("network namespace {path} exists already")]
     Exists {
-        /// Where it is.
+        /// The path below `/run/netns`.
         path: PathBuf,
     },
     /// The directory of the names is not there, or what is mounted in it stays unseen in other mount namespaces, and that could not be
     /// changed.
     #[error("make {path} a shared mount point{}", without_capability(source))]
     Directory {
-        /// The directory.
+        /// The path below `/run/netns`.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -41,7 +41,7 @@ pub enum CreateNamespaceError {
     /// There could be no file to mount the namespace over.
     #[error("create {path}")]
     File {
-        /// The file.
+        /// The path below `/run/netns`.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -63,7 +63,7 @@ pub enum CreateNamespaceError {
 #[derive(Debug, thiserror::Error)]
 #[error("remove network namespace {path}{}", without_capability(source))]
 pub struct RemoveNamespaceError {
-    /// Where it is.
+    /// The path below `/run/netns`.
     pub path: PathBuf,
     /// Why it stays there.
     pub source: io::Error,

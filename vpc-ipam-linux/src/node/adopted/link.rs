@@ -16,7 +16,7 @@ use crate::{Address, Link, LinkIndex, Protocol, Route, Rule, Table};
 /// What there is of pods that are in no state file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// Their links.
+    /// Links that are one pod's own, or the VLAN of such a pod, by their indexes.
     pub links: BTreeMap<LinkIndex, AdoptedLink>,
     /// Addresses of the VPC to which routes lead over links that other programs have for several pods, such as Antrea's gateway:
     /// whether the pod is there, only the route tells.
@@ -27,7 +27,7 @@ pub struct Adopted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AdoptedLink {
-    /// Its name.
+    /// The name that the link had last.
     pub name: String,
     /// Its MAC address.
     pub mac: Option<Mac>,
@@ -141,7 +141,7 @@ pub(in crate::node) enum Role {
     Veth,
     /// One of another kind, which other programs may have for several pods.
     Shared,
-    /// Hardware.
+    /// Hardware: an ENI, or the loopback.
     None,
 }
 

@@ -9,7 +9,7 @@ use crate::{KernelChange, LinkMissingError, NetlinkError, Refusal, Refused, Tabl
 #[derive(Debug, thiserror::Error)]
 #[error("set up the network of the pod{}", left_in_words(left_behind))]
 pub struct AddError {
-    /// Why it failed.
+    /// The step that failed.
     #[source]
     pub cause: AddFailure,
     /// What could not be undone.
@@ -27,7 +27,7 @@ pub enum AddFailure {
         "the pod's namespace already has a link {ifname}: did another plugin make it, or an ADD without a DEL?"
     )]
     InterfaceExists {
-        /// Its name.
+        /// The name that the runtime asked for.
         ifname: String,
     },
     /// The host's link of that name is another pod's.
@@ -59,13 +59,13 @@ pub enum AddFailure {
     /// The host has a link of that name that joins no pod.
     #[error("the host has a link {link} that is no veth: another program made it")]
     LinkOfHost {
-        /// Its name.
+        /// The name of the link.
         link: String,
     },
     /// The host's end of that name leads into this very namespace, to another link than the one asked for.
     #[error("the host's link {host} is that of another interface of the same pod")]
     HostEndInUse {
-        /// Its name.
+        /// The name of the host's end.
         host: String,
     },
     /// The trunk ENI of the pod's branch ENI has no link.
@@ -74,7 +74,7 @@ pub enum AddFailure {
     /// Another program uses the route table of the pod's branch ENI.
     #[error("route table {table} of the pod's branch ENI is in use by another program: {by}")]
     TableInUse {
-        /// The table.
+        /// The route table that was to be used.
         table: Table,
         /// A route in it, or a rule that leads there.
         by: String,
@@ -84,7 +84,7 @@ pub enum AddFailure {
         "the pod has the default route of another network, {other}, and the kernel lets none be made beside it by source: {refused}"
     )]
     OtherDefault {
-        /// The route.
+        /// The default route of the other network.
         other: String,
         /// What the kernel refused.
         refused: ApplyError,
