@@ -5,7 +5,7 @@
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
 # Without the AWS SDK, which takes minutes to compile.
-LAB := -p vpc-ipam-bins --no-default-features --features lab --locked
+LAB := -p vpc-cni -p vpc-ipam --no-default-features --locked
 VENV := target/venv
 
 help:

@@ -23,14 +23,10 @@ use std::time::Instant;
 
 use ipnet::Ipv4Net;
 use tokio::sync::oneshot;
+use vpc_ipam::lab::{LabAddress, LabNode, LabSpec, PluginCall};
 use vpc_ipam_aws::EmulatedEc2;
 use vpc_ipam_benches::bare::{self, BarePod};
 use vpc_ipam_benches::{Samples, Table, isolate};
-use vpc_ipam_bins::ipamd::settings::Settings;
-use vpc_ipam_bins::ipamd::store::{self, Store};
-use vpc_ipam_bins::ipamd::{self, Options};
-use vpc_ipam_bins::lab::{LabAddress, LabNode, LabSpec, PluginCall};
-use vpc_ipam_bins::protocol::{self, Answer, Request};
 use vpc_ipam_core::{
     AddressRequest, Budget, Card, CardChoice, DeviceIndex, KnownLimits, Lease, LeasedInterface,
     Mac, Pod, PodKey, Record, Timestamp,
@@ -42,6 +38,10 @@ use vpc_ipam_linux::{
     HostConfig, KernelChange, KernelNetlink, Namespace, Nat, Netlink as _, Table as RouteTable,
     Veth, VethPeer, VethPrefix, eni,
 };
+use vpc_ipam_protocol::{self as protocol, Answer, Request};
+use vpc_ipamd::settings::Settings;
+use vpc_ipamd::store::{self, Store};
+use vpc_ipamd::{self as ipamd, Options};
 
 /// Of amazon-vpc-cni-k8s' release 1.5.5, as docs/design.md has it.
 const PEER_PLUGIN: &str = "peer 1.5.5: 12.6 MB";

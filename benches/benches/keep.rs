@@ -14,13 +14,13 @@ use std::fs;
 use std::thread;
 use std::time::Instant;
 
+use vpc_ipam::lab::{LabNode, LabSpec, PluginCall};
 use vpc_ipam_benches::{Samples, Table, isolate};
-use vpc_ipam_bins::lab::{LabNode, LabSpec, PluginCall};
-use vpc_ipam_bins::protocol::{self, Answer, Request};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
 use vpc_ipam_linux::{
     KernelChange, KernelNetlink, LinkId, Namespace, Netlink as _, Object, Table as RouteTable,
 };
+use vpc_ipam_protocol::{self as protocol, Answer, Request};
 
 const ROUNDS: usize = 8;
 /// More than the primary ENI of an m5.large carries.

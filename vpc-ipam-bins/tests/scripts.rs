@@ -20,7 +20,7 @@ fn run(unshare: &str, arguments: &[&str]) -> (Output, Option<String>) {
     program("unshare", unshare);
     program("cargo", "printf '%s\\n' \"$@\" >\"$CALLED\"; exit 7");
     let called = folder.path().join("called");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/test.sh");
     let output = Command::new(script)
         .args(arguments)
         .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))

@@ -5,9 +5,9 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
-use vpc_ipam_bins::ipamd::Options;
-use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam::lab::LabNode;
 use vpc_ipam_linux::Namespace;
+use vpc_ipamd::Options;
 
 use crate::daemon::{Daemon, node};
 use crate::runtime::{

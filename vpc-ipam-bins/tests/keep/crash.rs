@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use vpc_ipam_bins::ipamd::store::{self, Found, Store};
-use vpc_ipam_bins::lab::LabNode;
-use vpc_ipam_bins::protocol::pending_release;
-use vpc_ipam_bins::protocol::{Request, ask};
+use vpc_ipam::lab::LabNode;
 use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
+use vpc_ipam_protocol::pending_release;
+use vpc_ipam_protocol::{Request, ask};
+use vpc_ipamd::store::{self, Found, Store};
 
 use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{
@@ -69,7 +69,7 @@ fn pod_whose_namespace_is_gone_is_deleted_without_a_daemon() {
         left => Err(format!("{left:?}")),
     });
     // There is no link left that would tell which rules were the pod's.
-    let call = vpc_ipam_bins::lab::PluginCall::del("a", None);
+    let call = vpc_ipam::lab::PluginCall::del("a", None);
     node.address.call_plugin(&call).unwrap();
 
     let daemon = Daemon::start(&node);

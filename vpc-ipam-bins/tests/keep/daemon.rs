@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use vpc_ipam::lab::LabNode;
 use vpc_ipam_aws::{Ec2Api, EmulatedEc2};
-use vpc_ipam_bins::ipamd::store;
-use vpc_ipam_bins::ipamd::{self, DaemonError, Options};
-use vpc_ipam_bins::lab::LabNode;
-use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
 use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::HostConfig;
+use vpc_ipam_protocol::{Answer, Request, Status, ask};
+use vpc_ipamd::store;
+use vpc_ipamd::{DaemonError, Options};
 
 use crate::runtime::{netns, spec, start, status, wait_until};
 
@@ -92,7 +92,7 @@ impl Daemon {
     pub(crate) fn fail(node: &LabNode) -> String {
         let never = core::future::pending();
         let error = runtime().block_on(daemon_of(node, api(node), never)).unwrap_err();
-        vpc_ipam_bins::error_chain::chain(&error)
+        vpc_ipam_protocol::error_chain::chain(&error)
     }
 }
 
@@ -143,5 +143,5 @@ fn daemon_as(
         labels: BTreeMap::new(),
     };
     configure(&mut options);
-    ipamd::run(options, api, None, shutdown)
+    vpc_ipamd::run(options, api, None, shutdown)
 }

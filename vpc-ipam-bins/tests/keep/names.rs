@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
-use vpc_ipam_bins::lab::{LabNode, PluginCall};
+use vpc_ipam::lab::{LabNode, PluginCall};
 
 use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{

@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use vpc_ipam_bins::lab::{LabAddress, PluginCall};
+use vpc_ipam::lab::{LabAddress, PluginCall};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
+use vpc_ipam_tests::program;
 
 use crate::daemon::{self, Daemon};
 use crate::runtime::{
@@ -303,7 +304,7 @@ impl Process {
     fn start(programs: &tempfile::TempDir) -> Self {
         let name = spec("t3.small").name;
         let path = std::env::var("PATH").unwrap_or_default();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vpc-ipam"))
+        let mut child = Command::new(program("vpc-ipam"))
             .args(["lab", "up", "--json", "--instance-type", "t3.small", "--name"])
             .arg(name.to_string())
             .env("PATH", format!("{}:{path}", programs.path().display()))

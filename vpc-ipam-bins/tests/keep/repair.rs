@@ -65,7 +65,7 @@ fn pod_that_dies_without_del_leaves_its_address_until_its_time_is_up() {
             assert!(net(&node, &["diff"]).status.success());
         }
         // The runtime may call DEL later, for a namespace that is not there.
-        let call = vpc_ipam_bins::lab::PluginCall::del(&name, None);
+        let call = vpc_ipam::lab::PluginCall::del(&name, None);
         node.address.call_plugin(&call).unwrap();
         assert_eq!(assigned(&node), 0);
         node.stop().unwrap();

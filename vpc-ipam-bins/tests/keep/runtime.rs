@@ -8,10 +8,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vpc_ipam_bins::lab::{LabAddress, LabNode, LabSpec, quick};
-use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
+use vpc_ipam::lab::{LabAddress, LabNode, LabSpec, quick};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
+use vpc_ipam_protocol::{Answer, Request, Status, ask};
+use vpc_ipam_tests::program;
 
 /// Returns a spec for a node that releases addresses at once.
 pub(crate) fn spec(instance_type: &str) -> LabSpec {
@@ -21,6 +22,8 @@ pub(crate) fn spec(instance_type: &str) -> LabSpec {
     });
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("keep{}n{count}", std::process::id());
+    // The lab runs the plugin that is beside it.
+    program("vpc-cni");
     LabSpec {
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
@@ -30,7 +33,7 @@ pub(crate) fn spec(instance_type: &str) -> LabSpec {
 
 pub(crate) fn start(spec: &LabSpec) -> LabNode {
     LabNode::start(spec)
-        .unwrap_or_else(|error| panic!("{}", vpc_ipam_bins::error_chain::chain(&error)))
+        .unwrap_or_else(|error| panic!("{}", vpc_ipam_protocol::error_chain::chain(&error)))
 }
 
 /// A pod with a namespace of its own.
@@ -112,7 +115,7 @@ fn spawn_with(
         config["prevResult"] = result.clone();
     }
     let spawn = || {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vpc-cni"))
+        let mut child = Command::new(program("vpc-cni"))
             .env_clear()
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &pod.name)
@@ -235,7 +238,7 @@ pub(crate) fn wait_for(node: &LabNode, what: &str, before: &[String]) {
 
 /// Calls `vpc-ipam net` for a node.
 pub(crate) fn net(node: &LabNode, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vpc-ipam"))
+    Command::new(program("vpc-ipam"))
         .arg("net")
         .args(arguments)
         .arg("--socket")

@@ -3,10 +3,10 @@
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use vpc_ipam_bins::ipamd::DaemonError;
-use vpc_ipam_bins::ipamd::store::{self, Known, Store};
-use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam::lab::LabNode;
 use vpc_ipam_core::{Mac, Timestamp};
+use vpc_ipamd::DaemonError;
+use vpc_ipamd::store::{self, Known, Store};
 
 use crate::daemon::{Daemon, api, assigned, daemon_of, node, runtime};
 use crate::faulty::Faulty;

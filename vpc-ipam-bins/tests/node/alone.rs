@@ -12,16 +12,14 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 use vpc_ipam_aws::{HttpServer, SharedCloud};
-use vpc_ipam_bins::ipamd::Clock;
-use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance};
 use vpc_ipam_core::{InstanceId, Limits};
 use vpc_ipam_linux::Namespace;
+use vpc_ipam_protocol::{Answer, Request, Status, ask};
+use vpc_ipam_tests::program;
+use vpc_ipamd::Clock;
 
 use crate::support::{run, signal, wait_until};
-
-/// The program.
-pub(crate) const VPC_IPAMD: &str = env!("CARGO_BIN_EXE_vpc-ipamd");
 
 /// The namespace, with EC2 and the metadata service of its instance on loopback.
 pub(crate) struct Alone {
@@ -61,7 +59,7 @@ impl Alone {
 
     /// Starts vpc-ipamd with these variables and no others, and with the metadata service.
     pub(crate) fn ipamd(&self, vars: &[(&str, &str)]) -> Ipamd {
-        let mut command = Command::new(VPC_IPAMD);
+        let mut command = Command::new(program("vpc-ipamd"));
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 use vpc_ipam_linux::lab::LabName;
+use vpc_ipam_tests::program;
 
-use crate::support::{VPC_IPAM, left_of, printed, signal, unused_name, wait_until};
+use crate::support::{left_of, printed, signal, unused_name, wait_until};
 use crate::user::User;
 
 /// A `vpc-ipam lab up`; ended by a signal, if only at the end of the test.
@@ -70,7 +71,7 @@ impl Drop for Up<'_> {
 
 /// Returns a call of the program as root, or as a user who is not.
 fn vpc_ipam(user: Option<&User>) -> Command {
-    user.map_or_else(|| Command::new(VPC_IPAM), User::vpc_ipam)
+    user.map_or_else(|| Command::new(program("vpc-ipam")), User::vpc_ipam)
 }
 
 fn wait_until_gone(name: &LabName) {
@@ -82,7 +83,7 @@ fn wait_until_gone(name: &LabName) {
 
 #[test]
 fn lab_run_passes_and_says_what_it_did_and_why() {
-    let output = Command::new(VPC_IPAM).args(["lab", "run"]).output().unwrap();
+    let output = Command::new(program("vpc-ipam")).args(["lab", "run"]).output().unwrap();
     let said = printed(&output);
     assert!(output.status.success(), "{said}");
     for expected in [
@@ -115,7 +116,7 @@ fn lab_run_passes_for_other_types_and_variables() {
         let runs: Vec<_> = some
             .iter()
             .map(|(arguments, expected)| {
-                let mut run = Command::new(VPC_IPAM);
+                let mut run = Command::new(program("vpc-ipam"));
                 let run = run.args(["lab", "run"]).args(*arguments);
                 let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
                 (run, arguments, expected)
@@ -133,7 +134,7 @@ fn lab_run_passes_for_other_types_and_variables() {
 #[cfg(feature = "aws")]
 #[test]
 fn lab_run_passes_through_the_sdk_and_http() {
-    let output = Command::new(VPC_IPAM).args(["lab", "run", "--wire"]).output().unwrap();
+    let output = Command::new(program("vpc-ipam")).args(["lab", "run", "--wire"]).output().unwrap();
     assert!(
         output.status.success() && printed(&output).contains("all passed"),
         "{}",
@@ -246,7 +247,7 @@ fn root_enters_no_namespace_of_a_user() {
         [&["exec", "node", "--", "true"][..], &["pod", "add", "web"], &["pod", "del", "web"]]
     {
         let (command, rest) = command.split_at(if command[0] == "pod" { 2 } else { 1 });
-        let output = Command::new(VPC_IPAM)
+        let output = Command::new(program("vpc-ipam"))
             .arg("lab")
             .args(command)
             .args(["--name", &up.name.to_string()])
@@ -303,7 +304,7 @@ fn lab_up_tells_where_it_is_and_takes_pods() {
 fn command_in_a_lab_gets_the_signals_and_ends_as_it_ends() {
     let up = Up::start();
     let name = up.name.to_string();
-    let mut sleep = Command::new(VPC_IPAM)
+    let mut sleep = Command::new(program("vpc-ipam"))
         .args(["lab", "exec", "--name", &name, "node", "--", "sleep", "600"])
         .spawn()
         .unwrap();
@@ -336,7 +337,7 @@ fn reader_who_stops_holds_up_neither_pods_nor_the_end() {
     rustix::io::ioctl_fionbio(&stderr, true).unwrap();
     while std::io::Write::write(&mut stderr, &[b'.'; 4096]).is_ok() {}
     rustix::io::ioctl_fionbio(&stderr, false).unwrap();
-    let mut up = Command::new(VPC_IPAM)
+    let mut up = Command::new(program("vpc-ipam"))
         .args(["lab", "up", "--json", "--name", &name, "--env", "WARM_IP_TARGET=many"])
         .stdout(Stdio::piped())
         .stderr(stderr)
@@ -346,7 +347,7 @@ fn reader_who_stops_holds_up_neither_pods_nor_the_end() {
     BufReader::new(up.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let lab = |arguments: &[&str]| {
         let (command, rest) = arguments.split_at(arguments.len().min(2));
-        let mut all = Command::new(VPC_IPAM);
+        let mut all = Command::new(program("vpc-ipam"));
         all.arg("lab").args(command).args(["--name", &name]).args(rest).output().unwrap()
     };
     let added = lab(&["pod", "add", "web"]);
@@ -362,7 +363,7 @@ fn reader_who_stops_holds_up_neither_pods_nor_the_end() {
 fn reader_who_goes_leaves_nothing_behind() {
     for arguments in [&["run"][..], &["up"]] {
         let name = unused_name();
-        let mut lab = Command::new(VPC_IPAM);
+        let mut lab = Command::new(program("vpc-ipam"));
         let mut lab = match arguments {
             ["up"] => lab.args(["lab", "up", "--name", &name.to_string()]),
             _ => lab.args(["lab", "run"]),
@@ -450,7 +451,7 @@ fn what_cannot_be_is_refused_with_what_helps() {
         (&["lab", "frobnicate"], 2, "frobnicate"),
     ];
     for (arguments, code, expected) in cases {
-        let output = Command::new(VPC_IPAM).args(arguments).output().unwrap();
+        let output = Command::new(program("vpc-ipam")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", printed(&output));
         assert!(printed(&output).contains(expected), "{arguments:?}: {}", printed(&output));
     }

@@ -5,10 +5,11 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
-use vpc_ipam_bins::lab::{LabNode, PluginCall};
-use vpc_ipam_bins::protocol::{Answer, Request, Status, ask};
+use vpc_ipam::lab::{LabNode, PluginCall};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
+use vpc_ipam_protocol::{Answer, Request, Status, ask};
+use vpc_ipam_tests::program;
 
 use crate::support::{kernel_state, settled_state, signal, spec, start, wait_until};
 
@@ -23,7 +24,7 @@ impl Ipamd {
     fn start(node: &LabNode) -> Self {
         let address = &node.address;
         let log = address.socket.with_file_name("ipamd.log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vpc-ipamd"));
+        let mut command = Command::new(program("vpc-ipamd"));
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
@@ -191,7 +192,7 @@ fn program_says_what_it_cannot_do() {
         ),
     ];
     for (arguments, expected) in cases {
-        let output = Command::new(env!("CARGO_BIN_EXE_vpc-ipamd"))
+        let output = Command::new(program("vpc-ipamd"))
             .env_clear()
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_ACCESS_KEY_ID", "test")

@@ -1,5 +1,4 @@
 //! A node in a box, used as a container runtime, an operator and a newcomer use it: through programs and the kernel.
-#![cfg(feature = "lab")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 #![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
 

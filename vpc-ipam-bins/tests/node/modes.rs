@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
+use vpc_ipam_tests::program;
 
-use crate::support::{VPC_IPAM, printed};
+use crate::support::printed;
 use crate::user::User;
 
 /// A run of the lab: its arguments, and what it has to say.
@@ -44,7 +45,7 @@ fn words(text: &str) -> String {
 }
 
 fn as_root() -> Command {
-    Command::new(VPC_IPAM)
+    Command::new(program("vpc-ipam"))
 }
 
 const IPV4: &str = "--env=ENABLE_IPv4=true";
@@ -195,7 +196,8 @@ fn custom_networking_takes_the_subnet_that_is_named() {
         "overrides.json",
         r#"[{"when": {"zones": ["lab-1a"]}, "set": {"eni_config": {"subnet": "subnet-071c18690ee42c90b"}}}]"#,
     );
-    let output = Command::new(VPC_IPAM).args(["lab", "run", CUSTOM, &named]).output().unwrap();
+    let output =
+        Command::new(program("vpc-ipam")).args(["lab", "run", CUSTOM, &named]).output().unwrap();
     assert_says(&output, CUSTOM, &["pods in 10.0.32.0/19 18 18 ok"]);
 }
 
@@ -209,7 +211,11 @@ fn what_cannot_be_shown_is_refused_with_the_reason() {
         (&[IPV6, "--instance-type=m4.large"], "m4.large takes no prefixes, which IPv6 needs"),
     ];
     for (arguments, expected) in cases {
-        let output = Command::new(VPC_IPAM).args(["lab", "run"]).args(arguments).output().unwrap();
+        let output = Command::new(program("vpc-ipam"))
+            .args(["lab", "run"])
+            .args(arguments)
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", printed(&output));
         assert!(printed(&output).contains(expected), "{arguments:?}: {}", printed(&output));
     }
@@ -225,7 +231,8 @@ fn file_that_cannot_be_used_is_told() {
     ];
     for (option, expected) in cases {
         for command in ["run", "up"] {
-            let output = Command::new(VPC_IPAM).args(["lab", command, &option]).output().unwrap();
+            let output =
+                Command::new(program("vpc-ipam")).args(["lab", command, &option]).output().unwrap();
             assert_eq!(output.status.code(), Some(1), "{option}: {}", printed(&output));
             assert!(printed(&output).contains(expected), "{option}: {}", printed(&output));
         }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use vpc_ipam_bins::lab::{LabNode, LabSpec};
+use vpc_ipam::lab::{LabNode, LabSpec};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
+use vpc_ipam_tests::program;
 
-use crate::support::{
-    VPC_CNI, kernel_state, printed, run, settled_state, spec, start, wait_for_state,
-};
+use crate::support::{kernel_state, printed, run, settled_state, spec, start, wait_for_state};
 
 /// A call as a runtime makes it; tests leave parts out or spoil them.
 struct Call {
@@ -55,7 +54,7 @@ impl Call {
 
     fn output(&self, node: &LabNode) -> Output {
         let run = || {
-            let mut child = Command::new(VPC_CNI)
+            let mut child = Command::new(program("vpc-cni"))
                 .env_clear()
                 .envs(self.vars.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::piped())
@@ -262,8 +261,8 @@ fn assigned(node: &LabNode) -> u32 {
     node_status(node).enis.iter().map(|eni| eni.assigned).sum()
 }
 
-fn node_status(node: &LabNode) -> vpc_ipam_bins::protocol::Status {
-    use vpc_ipam_bins::protocol::{Answer, Request, ask};
+fn node_status(node: &LabNode) -> vpc_ipam_protocol::Status {
+    use vpc_ipam_protocol::{Answer, Request, ask};
 
     let Answer::Status(status) = ask(&node.address.socket, &Request::Status).unwrap() else {
         panic!("the daemon did not answer with its status")
@@ -319,7 +318,7 @@ impl Drop for SmallDisk {
 #[test]
 fn full_disk_refuses_pods_until_there_is_room_and_loses_nothing() {
     let spec = spec("m5.large");
-    let disk = SmallDisk::mount(vpc_ipam_bins::lab::folder(&spec.name));
+    let disk = SmallDisk::mount(vpc_ipam::lab::folder(&spec.name));
     let node = start(&spec);
     let a = pod(&node, "a");
     Call::new(&node, "ADD", "a", &a.path).succeed(&node);

@@ -2,12 +2,13 @@
 
 use std::process::Command;
 
-use vpc_ipam_bins::lab::PluginCall;
+use vpc_ipam::lab::PluginCall;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab;
+use vpc_ipam_tests::program;
 
-use crate::alone::{Fronts, Ipamd, VPC_IPAMD};
-use crate::support::{VPC_IPAM, kernel_state, run, settled_state, spec, start, wait_until};
+use crate::alone::{Fronts, Ipamd};
+use crate::support::{kernel_state, run, settled_state, spec, start, wait_until};
 
 /// As root with CAP_NET_ADMIN alone, no way to gain more, and a root file system that only the folder of socket and state can be
 /// written in.
@@ -22,8 +23,9 @@ fn daemon_needs_no_right_but_to_administer_the_network() {
 
     let confine = format!(
         "mount --bind {0} {0} && mount -o remount,bind,ro / && exec setpriv --no-new-privs \
-         --inh-caps=-all --ambient-caps=-all --bounding-set=-all,+net_admin {VPC_IPAMD} \"$@\"",
-        folder.display()
+         --inh-caps=-all --ambient-caps=-all --bounding-set=-all,+net_admin {1} \"$@\"",
+        folder.display(),
+        program("vpc-ipamd").display()
     );
     let mut command = Command::new("unshare");
     command
@@ -86,8 +88,10 @@ fn daemon_needs_no_right_but_to_administer_the_network() {
     run(&netns, &["sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1"]);
     let socket = node.address.socket.to_str().unwrap();
     wait_until("nothing to differ", || {
-        let output =
-            Command::new(VPC_IPAM).args(["net", "repair", "--socket", socket]).output().unwrap();
+        let output = Command::new(program("vpc-ipam"))
+            .args(["net", "repair", "--socket", socket])
+            .output()
+            .unwrap();
         if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
     });
     for (pod, _) in &pods {

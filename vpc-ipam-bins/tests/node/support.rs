@@ -6,14 +6,10 @@ use std::process::{Command, Output};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal};
-use vpc_ipam_bins::lab::{LabNode, LabSpec, quick};
+use vpc_ipam::lab::{LabNode, LabSpec, quick};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
-
-/// What `vpc-ipam` and its like are called here.
-pub(crate) const VPC_IPAM: &str = env!("CARGO_BIN_EXE_vpc-ipam");
-/// The plugin.
-pub(crate) const VPC_CNI: &str = env!("CARGO_BIN_EXE_vpc-cni");
+use vpc_ipam_tests::program;
 
 /// Returns a name that no other lab has.
 pub(crate) fn unused_name() -> LabName {
@@ -27,6 +23,8 @@ pub(crate) fn spec(instance_type: &str) -> LabSpec {
     lab::requirements().unwrap_or_else(|unmet| {
         panic!("{unmet}\nRun the tests with scripts/test.sh instead of cargo test.")
     });
+    // The lab runs the plugin that is beside it.
+    program("vpc-cni");
     LabSpec {
         vars: vec![("IP_COOLDOWN_PERIOD".to_owned(), "1".to_owned())],
         timing: Some(quick()),
@@ -128,7 +126,7 @@ pub(crate) fn assigned_by_ec2(node: &LabNode) -> Vec<String> {
 pub(crate) fn left_of(name: &LabName) -> Vec<String> {
     let mut left = Namespace::names().unwrap();
     left.retain(|netns| netns.starts_with(&format!("vil-{name}-")));
-    let folder = vpc_ipam_bins::lab::folder(name);
+    let folder = vpc_ipam::lab::folder(name);
     if folder.exists() {
         left.push(folder.display().to_string());
     }
@@ -137,5 +135,5 @@ pub(crate) fn left_of(name: &LabName) -> Vec<String> {
 
 /// Returns the error with all of its causes.
 pub(crate) fn chain(error: &dyn core::error::Error) -> String {
-    vpc_ipam_bins::error_chain::chain(error)
+    vpc_ipam_protocol::error_chain::chain(error)
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
+use vpc_ipam_tests::program;
 
-use crate::support::{VPC_IPAM, wait_until};
+use crate::support::wait_until;
 
 /// A user who is not root, with folders of their own.
 ///
@@ -25,9 +26,8 @@ impl User {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        for program in ["vpc-ipam", "vpc-cni"] {
-            let from = Path::new(VPC_IPAM).with_file_name(program);
-            fs::copy(from, folder.path().join(program)).unwrap();
+        for name in ["vpc-ipam", "vpc-cni"] {
+            fs::copy(program(name), folder.path().join(name)).unwrap();
         }
         let mut user = Self { folder, namespace: None };
         fs::create_dir(user.runtime()).unwrap();

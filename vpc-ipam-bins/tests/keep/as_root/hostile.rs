@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::path::Path;
 
-use vpc_ipam_bins::protocol::pending_release::{self, PendingRelease};
 use vpc_ipam_core::PodKey;
+use vpc_ipam_protocol::pending_release::{self, PendingRelease};
 
 use crate::daemon::{Daemon, assigned, node};
 use crate::runtime::{Pod, call, succeeded, wait_for_no_pods};

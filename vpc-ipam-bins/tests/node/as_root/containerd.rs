@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
-use vpc_ipam_bins::lab::LabNode;
+use vpc_ipam::lab::LabNode;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::INTERNET;
 

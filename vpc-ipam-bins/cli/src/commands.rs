@@ -1,0 +1,56 @@
+//! The program `vpc-ipam`.
+
+mod capacity;
+mod lab;
+mod net;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vpc_ipam_protocol::error_chain::chain;
+use vpc_ipam_protocol::one_line::OneLine;
+
+/// Address management of AWS nodes: what types hold, how many pods fit, and a VPC in a box to try it in.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what instance types hold: ENIs, addresses, network cards
+    Limits(capacity::LimitsArgs),
+    /// Show how many pods an instance type takes, and what keeps it from taking more
+    MaxPods(capacity::MaxPodsArgs),
+    /// Show how many addresses a node takes out of its subnets: at boot, with pods, at worst
+    // The name of before, for one release.
+    #[command(alias = "claim")]
+    Footprint(capacity::FootprintArgs),
+    /// Compare this node's network with what it should be, and put it right
+    Net(net::NetArgs),
+    /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
+    Lab(lab::LabArgs),
+}
+
+/// What a command can end with, besides success.
+type Failure = Box<dyn core::error::Error>;
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Limits(args) => capacity::limits(&args),
+        Command::MaxPods(args) => capacity::max_pods(&args),
+        Command::Footprint(args) => capacity::footprint(&args),
+        Command::Net(args) => return net::main(&args),
+        Command::Lab(args) => return lab::main(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("vpc-ipam: {}", OneLine(chain(&*failure)));
+            ExitCode::FAILURE
+        }
+    }
+}

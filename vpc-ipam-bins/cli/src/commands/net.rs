@@ -1,0 +1,111 @@
+//! `vpc-ipam net`: the node's network, as it is and as it should be.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use vpc_ipam_protocol::error_chain::chain;
+use vpc_ipam_protocol::one_line::OneLine;
+use vpc_ipam_protocol::{self as protocol, Answer, NetReport, Refusal, Request, SOCKET};
+
+/// Compare this node's network with what it should be, and put it right.
+///
+/// The daemon compares: links, addresses, routes and rules of the node, its ENIs and its pods, kernel variables and address
+/// translation. It does so by itself whenever the kernel reports a change; this command shows it. It also shows what other
+/// programs have in the kernel that diverts packets of pods or ENIs, which is theirs to remove, and how many packets of pods were
+/// dropped because they came from addresses that are not the pod's.
+///
+/// Exits with 0 if nothing differs, 1 if something does, 2 if that cannot be told, wholly or in part. After a repair that is what differs still.
+#[derive(Debug, Args)]
+pub(super) struct NetArgs {
+    #[command(subcommand)]
+    command: NetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum NetCommand {
+    /// Show what differs from what it should be
+    Diff {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Put right what differs
+    Repair {
+        /// Print the commands that would do it (ip, sysctl, nft, iptables-restore) and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Where the daemon listens
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const DIFFERS: u8 = 1;
+const FAILED: u8 = 2;
+
+pub(super) fn main(args: &NetArgs) -> ExitCode {
+    let (how, request, dry_run) = match &args.command {
+        NetCommand::Diff { how } => (how, Request::NetDiff, false),
+        NetCommand::Repair { how, dry_run: true } => (how, Request::NetDiff, true),
+        NetCommand::Repair { how, dry_run: false } => (how, Request::NetRepair, false),
+    };
+    let report = match ask(how, &request) {
+        Ok(report) => report,
+        Err(failed) => {
+            eprintln!("vpc-ipam: {}", OneLine(failed));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let not_told: Vec<String> =
+        report.not_told.iter().map(|it| format!("not told: {it}")).collect();
+    let beyond: Vec<&String> =
+        report.beyond.iter().chain(&report.conflicts).chain(&not_told).collect();
+    if how.json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(json) => println!("{json}"),
+            Err(error) => {
+                eprintln!("vpc-ipam: {error}");
+                return ExitCode::from(FAILED);
+            }
+        }
+    } else if dry_run {
+        report.commands.iter().for_each(|command| println!("{command}"));
+        // Not for a shell.
+        beyond.iter().for_each(|what| eprintln!("{}", OneLine(what)));
+    } else {
+        let done = if request == Request::NetRepair { "put right: " } else { "" };
+        report.differences.iter().for_each(|what| println!("{done}{}", OneLine(what)));
+        beyond.iter().for_each(|what| println!("{}", OneLine(what)));
+        if let Some(spoofed @ 1..) = report.spoofed {
+            // No difference: the node is as it should be.
+            eprintln!("packets of pods that were dropped for their sources: {spoofed}");
+        }
+    }
+    if !not_told.is_empty() {
+        return ExitCode::from(FAILED);
+    }
+    let repaired = request == Request::NetRepair || report.differences.is_empty();
+    if repaired && beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }
+}
+
+fn ask(how: &How, request: &Request) -> Result<NetReport, String> {
+    match protocol::ask(&how.socket, request) {
+        Ok(Answer::Net(report)) => Ok(report),
+        Ok(Answer::Refused(Refusal { message, details, .. })) => {
+            Err(format!("{message}: {details}"))
+        }
+        Ok(other) => Err(format!(
+            "the daemon's answer does not fit the question: {other:?}; is it of the same version?"
+        )),
+        Err(error) => Err(format!("{}; is vpc-ipamd running?", chain(&error))),
+    }
+}

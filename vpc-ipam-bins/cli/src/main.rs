@@ -1,0 +1,5 @@
+//! The command line of vpc-ipam.
+
+fn main() -> std::process::ExitCode {
+    vpc_ipam::commands::main()
+}

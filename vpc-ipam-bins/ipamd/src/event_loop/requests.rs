@@ -1,0 +1,131 @@
+//! What the plugin and the command line ask for, and how they are answered.
+
+use tokio::sync::oneshot;
+use tracing::warn;
+use vpc_ipam_core::{Assigned, PodKey, Record, Released, Timestamp};
+use vpc_ipam_protocol::{Answer, Assign, Request};
+
+use super::Loop;
+use super::answers::{answer, gone, refused};
+use super::commit::Write;
+use crate::fronts::status;
+use crate::threads::net_report;
+
+impl Loop {
+    pub(super) fn on_request(
+        &mut self,
+        request: Request,
+        caller: oneshot::Sender<Answer>,
+        now: Timestamp,
+    ) {
+        match request {
+            Request::Assign(assign) => self.on_assign(assign, caller, now),
+            Request::Find(key) => {
+                let found = self.ipam.pool().lease(&key).cloned();
+                answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
+            }
+            Request::Leave(key) => {
+                self.keeper.leaving(&key);
+                let found = self.ipam.pool().lease(&key).cloned();
+                answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
+            }
+            Request::Release(key) => self.release(&key, Some(caller), now),
+            Request::Status => {
+                let problems = self.keeper.problems(now);
+                let status =
+                    status::of(&self.ipam, &self.sources, self.keeper.counts(), problems, now);
+                answer(caller, Answer::Status(status));
+            }
+            Request::NetDiff => {
+                let kernel = self.host.diff(self.keeper.node());
+                let translation = self.translation.diff(self.keeper.node());
+                let told = net_report::answer("compare the node's network", kernel, translation);
+                tokio::spawn(async move { answer(caller, told.await) });
+            }
+            Request::NetRepair => {
+                let kernel = self.host.repair_now(self.keeper.node());
+                let translation = self.translation.repair_now(self.keeper.node());
+                let told = net_report::answer("put the node's network right", kernel, translation);
+                tokio::spawn(async move { answer(caller, told.await) });
+            }
+        }
+    }
+
+    fn on_assign(&mut self, assign: Assign, caller: oneshot::Sender<Answer>, now: Timestamp) {
+        match assign {
+            // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
+            // that the sources may take long to say.
+            Assign { request, .. }
+                if !self.sources.answered() && self.ipam.pool().lease(&request.key).is_some() =>
+            {
+                let said = match self.ipam.pool().lease(&request.key).cloned() {
+                    Some(lease) => {
+                        self.keeper.leased(&lease, now);
+                        self.lease(lease)
+                    }
+                    None => gone(),
+                };
+                answer(caller, said);
+            }
+            Assign { request, .. } if let Some(taken) = self.names.taken(&request.pod, 1) => {
+                let refused = taken.answer(&request.pod);
+                warn!(pod = %request.key, ?taken, "no address");
+                answer(caller, refused);
+            }
+            Assign { request, sandbox } => {
+                if let Some(sandbox) = sandbox {
+                    self.sandboxes.insert(request.key.clone(), sandbox);
+                }
+                match self.ipam.assign(&request, now) {
+                    Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted, vec![caller]),
+                    Ok(Assigned::Later { .. }) => {
+                        self.callers.entry(request.key).or_default().push(caller);
+                    }
+                    Err(error) => {
+                        warn!(pod = %request.key, error = %error, "no address");
+                        answer(caller, refused(&error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Releases the addresses of a pod that is gone, and answers who asked for it once that is durable.
+    pub(super) fn release(
+        &mut self,
+        key: &PodKey,
+        caller: Option<oneshot::Sender<Answer>>,
+        now: Timestamp,
+    ) {
+        self.sandboxes.remove(key);
+        if let Some(left) = self.keeper.released(key) {
+            self.departed.push(key, left, now);
+        }
+        for waiting in self.callers.remove(key).unwrap_or_default() {
+            answer(waiting, gone());
+        }
+        match self.ipam.release(key, now) {
+            Released::Lease { lease, at } => {
+                self.names.remove(&lease);
+                let record = Record::released(&lease, at);
+                self.flush.released(lease.addresses(), now);
+                self.keep_untracked(lease.addresses(), now);
+                let lease = self.lease(lease);
+                let callers = caller.into_iter().collect();
+                self.commit_later([Write::Release(record, lease, callers)]);
+            }
+            Released::WasWaiting | Released::Unknown => {
+                let Some(caller) = caller else { return };
+                match self.release_of(key) {
+                    // Asked again: the pod is gone for good once that is durable.
+                    Some(callers) => callers.push(caller),
+                    None => answer(caller, Answer::Unknown),
+                }
+            }
+        }
+    }
+
+    pub(super) fn lease(&self, lease: vpc_ipam_core::Lease) -> Answer {
+        Answer::Lease { lease, links: self.links.clone() }
+    }
+}

@@ -1,0 +1,46 @@
+use core::time::Duration;
+
+use vpc_ipam_core::{Ipam, Timestamp};
+use vpc_ipam_protocol::{EniStatus, Status};
+
+use crate::sources::Sources;
+
+/// Returns how a node stands.
+///
+/// `repairs` is how often its network was put right, and of how many objects; `problems` is what is wrong with it besides.
+pub(crate) fn of(
+    ipam: &Ipam,
+    sources: &Sources,
+    repairs: (u64, u64),
+    problems: Vec<String>,
+    now: Timestamp,
+) -> Status {
+    let node = &ipam.constraints().node;
+    let cooldown = ipam.config().cooldown;
+    let enis: Vec<EniStatus> = ipam
+        .pool()
+        .enis()
+        .iter()
+        .map(|eni| EniStatus {
+            id: eni.id.to_string(),
+            card: eni.card.0,
+            device: eni.device.0,
+            stage: eni.stage,
+            addresses: eni.blocks().iter().map(|block| block.capacity()).sum(),
+            assigned: eni.assigned(),
+            cooling: eni.blocks().iter().map(|b| b.cooling(now, cooldown, Duration::ZERO)).sum(),
+        })
+        .collect();
+    Status {
+        // Until a source has answered nothing is known of what could be granted.
+        ready: sources.answered() && ipam.readiness(now).is_ready(),
+        instance: node.instance.to_string(),
+        instance_type: node.instance_type.to_string(),
+        enis,
+        waiting: ipam.waiting().len(),
+        held: ipam.plan(now).blocked.iter().map(ToString::to_string).collect(),
+        repairs: repairs.0,
+        repaired: repairs.1,
+        problems: sources.problems(node).into_iter().chain(problems).collect(),
+    }
+}

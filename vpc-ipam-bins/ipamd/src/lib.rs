@@ -1,0 +1,73 @@
+//! The daemon as a library function: one task owns the address management of a node, and everything else talks to it.
+//!
+//! ```text
+//! plugin ──► server ──► requests ┐           ┌──► executor of EC2 calls (a task each)
+//!                       outcomes ┼─► loop ───┼──► host thread (the kernel)
+//!                       commits  ┘   (Ipam)  └──► store thread (many grants, one commit)
+//! ```
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the programs are where clocks and variables are read"
+)]
+
+mod clock;
+mod conntrack;
+mod error;
+mod event_loop;
+mod fronts;
+mod input;
+mod keeper;
+mod link_names;
+pub mod operator_file;
+mod options;
+mod pending_links;
+#[cfg(feature = "aws")]
+pub mod program;
+pub mod settings;
+mod sources;
+mod start;
+pub mod store;
+#[cfg(feature = "aws")]
+mod telemetry;
+mod threads;
+
+use core::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::info;
+use vpc_ipam_aws::Ec2Api;
+
+pub use self::clock::Clock;
+pub use self::error::{DaemonError, HostThreadError};
+pub use self::options::{Notice, Options};
+
+/// How many inputs may queue up before those who bring them wait.
+const INPUTS_MAX: usize = 1024;
+
+/// Manages the addresses of the node until `shutdown` completes, also while it starts.
+pub async fn run(
+    options: Options,
+    api: Arc<dyn Ec2Api>,
+    notices: Option<std::sync::mpsc::Sender<Notice>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DaemonError> {
+    tokio::pin!(shutdown);
+    let (inputs, queue) = mpsc::channel(INPUTS_MAX);
+    let started = tokio::select! {
+        biased;
+        () = &mut shutdown => {
+            info!("stopped while it started");
+            return Ok(());
+        }
+        started = start::start(options, api, notices, inputs) => started?,
+    };
+    let start::Started { mut daemon, server } = started;
+    let result = daemon.run(queue, shutdown).await;
+    // Who still waits hears that the daemon stops.
+    let writer = daemon.end();
+    server.stop().await;
+    writer.stop().await;
+    result
+}

@@ -1,0 +1,188 @@
+//! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_proxy};
+use vpc_ipam_core::{Budget, Config, KnownLimits};
+use vpc_ipam_linux::{Namespace, NamespaceError};
+use vpc_ipam_protocol::SOCKET;
+use vpc_ipam_protocol::error_chain::chain;
+
+use crate::operator_file::{self, OperatorFileError};
+use crate::settings::Settings;
+use crate::{DaemonError, Options};
+use crate::{store, telemetry};
+
+/// Manages the ENIs and addresses of this node, and assigns addresses to pods.
+///
+/// Settings are the environment variables of amazon-vpc-cni-k8s; docs/operator.md names them.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Args {
+    /// Where the CNI plugin asks
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
+    /// What must survive a restart, on a file system that a reboot clears
+    #[arg(long, value_name = "PATH", default_value = "/run/vpc-ipam/state.redb")]
+    state: PathBuf,
+    /// The node's network namespace, if it is not this program's own
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// Leave the rules and chains that amazon-vpc-cni-k8s made on the node, instead of taking them over
+    #[arg(long)]
+    no_adopt: bool,
+    /// URL of EC2 instead of AWS's own [env: AWS_EC2_ENDPOINT, AWS_ENDPOINT_URL_EC2, AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    ec2_endpoint: Option<String>,
+    /// URL of the instance metadata service [env: AWS_EC2_METADATA_SERVICE_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    imds_endpoint: Option<String>,
+    /// Region, instead of asking the metadata service [env: AWS_REGION, AWS_DEFAULT_REGION]
+    #[arg(long)]
+    region: Option<String>,
+    /// The most pods that this node runs, as kubelet reports it; no more addresses than that are held
+    #[arg(long, value_name = "N")]
+    max_pods: Option<u32>,
+    /// A file with limits of instance types that come before the built-in table's, as `vpc-ipam limits --json` prints
+    /// them
+    #[arg(long, value_name = "PATH")]
+    limits: Option<PathBuf>,
+    /// A file with settings for some nodes only: a JSON array of {"when": …, "set": …}
+    #[arg(long, value_name = "PATH")]
+    overrides: Option<PathBuf>,
+    /// A label of this node, by which overrides may name it; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = crate::settings::parse_var)]
+    labels: Vec<(String, String)>,
+    /// Write log lines as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Why the program could not do its work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("open the node's network namespace")]
+    Netns(#[from] NamespaceError),
+    #[error("read the boot id of the kernel")]
+    Boot(#[source] std::io::Error),
+    #[error("prepare to call EC2")]
+    Connect(#[from] ConnectError),
+    #[error("watch for signals")]
+    Signal(#[source] std::io::Error),
+    #[error("start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    File(#[from] OperatorFileError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    // One that is no text is none of ours.
+    let vars = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let (settings, notes) = Settings::from_vars(vars);
+    telemetry::start(settings.log_level, args.log_json);
+    for note in notes {
+        warn!("{note}");
+    }
+    for name in unusable_proxies() {
+        warn!("{name} names no proxy that could be used (http://HOST:PORT); it is passed over");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(args, settings));
+            // A name that is still being looked up must not delay the end.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(Failure::Runtime(error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{}", chain(&failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
+    // Before all else: what ends a process by default is ignored by one that is the first of its container.
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signal)?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => info!("SIGINT: stopping"),
+        }
+    };
+
+    let netns = match &args.netns {
+        Some(path) => Namespace::open(path)?,
+        None => Namespace::current()?,
+    };
+    for path in shared_files() {
+        operator_file::expect_readable(&path)?;
+    }
+    let mut limits = KnownLimits::default();
+    if let Some(path) = &args.limits {
+        limits.overrides = operator_file::limits(path)?;
+    }
+    let overrides = match &args.overrides {
+        Some(path) => operator_file::overrides(path)?,
+        None => Vec::new(),
+    };
+    let options = Options {
+        overrides,
+        labels: args.labels.into_iter().collect(),
+        limits,
+        config: Config { pods_max: args.max_pods, ..settings.config },
+        host_config: settings.host,
+        budget: Budget::default(),
+        netns,
+        socket: args.socket,
+        state: args.state,
+        boot: store::boot_id().map_err(Failure::Boot)?,
+        adopt: !args.no_adopt,
+    };
+    let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let api = SdkEc2::connect(SdkOptions {
+        // Here and not left to the SDK, for which an empty variable is set.
+        region: args.region.or_else(|| var("AWS_REGION")).or_else(|| var("AWS_DEFAULT_REGION")),
+        ec2_endpoint: args.ec2_endpoint.or_else(|| var("AWS_EC2_ENDPOINT")),
+        imds_endpoint: args.imds_endpoint.or_else(|| var("AWS_EC2_METADATA_SERVICE_ENDPOINT")),
+        credentials: Credentials::Chain,
+        timeout: settings.http_timeout,
+    })
+    .await?;
+
+    Ok(crate::run(options, Arc::new(api), None, shutdown).await?)
+}
+
+/// Returns the files that the AWS SDK reads, as far as variables name them. It waits for what is a FIFO.
+fn shared_files() -> impl Iterator<Item = PathBuf> {
+    let names = ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"];
+    let named = names.into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".aws"));
+    named.chain(
+        home.into_iter().flat_map(|home| ["config", "credentials"].map(|file| home.join(file))),
+    )
+}
+
+/// Returns the variables that are to name a proxy and name none that could be used. Their values may hold a password.
+fn unusable_proxies() -> impl Iterator<Item = &'static str> {
+    let names =
+        ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    names.into_iter().filter(|name| {
+        std::env::var(name).is_ok_and(|value| !value.is_empty() && !is_usable_proxy(&value))
+    })
+}

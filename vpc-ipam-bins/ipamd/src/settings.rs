@@ -1,0 +1,159 @@
+//! All settings of the daemon, from the variables of amazon-vpc-cni-k8s.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use vpc_ipam_core::{Config, ConfigProblem, ConfigWarning, Vars};
+use vpc_ipam_linux::HostConfig;
+
+/// What the variables of a node say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What the operator wants of addresses.
+    pub config: Config,
+    /// What the operator wants of the node's network.
+    pub host: HostConfig,
+    /// How long a call of EC2 may take: `HTTP_TIMEOUT`, by default and at least 10 s, as in amazon-vpc-cni-k8s.
+    pub http_timeout: Duration,
+    /// From which level on there are log lines: `AWS_VPC_K8S_CNI_LOGLEVEL`, by default `debug`, as in amazon-vpc-cni-k8s.
+    pub log_level: LogLevel,
+}
+
+/// From which level on there are log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// None at all.
+    Off,
+    /// What an operator has to repair.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// What changed.
+    Info,
+    /// What was decided, and why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Returns the level as log filters name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the variables of amazon-vpc-cni-k8s. Any other is left alone; what cannot be used, or has no effect, is noted.
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (String, String)>,
+    ) -> (Self, Vec<ConfigWarning>) {
+        let vars: Vec<(String, String)> = vars.into_iter().collect();
+        let (mut config, mut notes) = Config::from_vars(vars.iter().cloned());
+        let (host, more) = HostConfig::from_vars(vars.iter().cloned());
+        notes.extend(more);
+        let mut vars = Vars::new(vars);
+        config.eni_tags = eni_tags(&mut vars);
+        let http_timeout = vars.clamped("HTTP_TIMEOUT", 10..=3600, 10);
+        let http_timeout = Duration::from_secs(http_timeout.unsigned_abs());
+        // An outcome that core does not wait for any more would be lost.
+        let answer_max = &mut config.timing.answer_max;
+        *answer_max = (http_timeout + Duration::from_secs(60)).max(*answer_max);
+        let settings = Self { config, host, http_timeout, log_level: log_level(&mut vars) };
+        notes.extend(vars.into_warnings());
+        (settings, notes)
+    }
+}
+
+/// Reads `NAME=VALUE`.
+pub fn parse_var(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
+        _ => Err("expected NAME=VALUE".to_string()),
+    }
+}
+
+fn eni_tags(vars: &mut Vars) -> BTreeMap<String, String> {
+    const NAME: &str = "ADDITIONAL_ENI_TAGS";
+    let Some(text) = vars.text(NAME) else { return BTreeMap::new() };
+    serde_json::from_str(text).unwrap_or_else(|_| {
+        let expected = "a JSON object whose values are text";
+        vars.warn(
+            NAME,
+            ConfigProblem::Unusable { expected, used: "no tags besides our own".to_string() },
+        );
+        BTreeMap::new()
+    })
+}
+
+fn log_level(vars: &mut Vars) -> LogLevel {
+    const NAME: &str = "AWS_VPC_K8S_CNI_LOGLEVEL";
+    match vars.text(NAME).unwrap_or("debug").to_lowercase().as_str() {
+        "off" => LogLevel::Off,
+        "error" | "critical" | "fatal" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "info" => LogLevel::Info,
+        "debug" => LogLevel::Debug,
+        "trace" => LogLevel::Trace,
+        _ => {
+            let expected = "off, error, warn, info, debug or trace";
+            vars.warn(NAME, ConfigProblem::Unusable { expected, used: "debug".to_string() });
+            LogLevel::Debug
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_used_is_noted() {
+        let cases = [
+            ("ADDITIONAL_ENI_TAGS", r#"{"team": "net"}"#, None),
+            ("ADDITIONAL_ENI_TAGS", r#"{"team": 1}"#, Some("using no tags besides our own")),
+            ("ADDITIONAL_ENI_TAGS", "team=net", Some("using no tags besides our own")),
+            ("HTTP_TIMEOUT", "30", None),
+            ("HTTP_TIMEOUT", "5", Some("10")),
+            ("HTTP_TIMEOUT", "soon", Some("10")),
+            ("AWS_VPC_K8S_CNI_LOGLEVEL", "WARN", None),
+            ("AWS_VPC_K8S_CNI_LOGLEVEL", "loud", Some("using debug")),
+            ("WARM_IP_TARGET", "many", Some("WARM_IP_TARGET")),
+            ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "dice", Some("hashrandom")),
+        ];
+        for (name, value, expected) in cases {
+            let (_, notes) = Settings::from_vars([(name.to_string(), value.to_string())]);
+            let notes: Vec<String> = notes.iter().map(ToString::to_string).collect();
+            match expected {
+                None => assert_eq!(notes, [""; 0], "{name}={value}"),
+                Some(words) => {
+                    assert!(notes.iter().any(|n| n.contains(words)), "{name}={value}: {notes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_take_effect() {
+        let vars = [
+            ("ADDITIONAL_ENI_TAGS", r#"{"team": "net"}"#),
+            ("HTTP_TIMEOUT", "30"),
+            ("AWS_VPC_K8S_CNI_LOGLEVEL", "Fatal"),
+            ("WARM_IP_TARGET", "5"),
+        ];
+        let vars = vars.map(|(name, value)| (name.to_string(), value.to_string()));
+        let (settings, notes) = Settings::from_vars(vars);
+        assert_eq!(notes, []);
+        assert_eq!(settings.config.eni_tags["team"], "net");
+        assert_eq!(settings.http_timeout, Duration::from_secs(30));
+        assert_eq!(settings.log_level, LogLevel::Error);
+        assert_eq!(settings.config.target, vpc_ipam_core::WarmTarget::Ips { warm: 5, minimum: 0 });
+    }
+}

@@ -1,0 +1,273 @@
+//! What the plugin and the command line say to the daemon, and hear: one JSON document each way over a unix socket.
+//!
+//! The caller writes a request and closes its side; the daemon answers and closes. Only root and the daemon's own user are
+//! served.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the programs are where clocks and variables are read"
+)]
+
+pub mod error_chain;
+pub mod one_line;
+pub mod pending_release;
+mod refusal;
+pub mod trusted_file;
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
+
+pub use self::refusal::{Refusal, RefusalKind};
+
+/// Where the daemon listens unless told otherwise.
+pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
+/// The longest document either side reads, in bytes: many times the longest that either writes.
+pub const DOCUMENT_MAX: u64 = 1 << 20;
+/// How long the plugin waits for an answer: longer than an ADD may wait for an address.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the daemon is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// An address for a pod; answered with [`Answer::Lease`].
+    Assign(Assign),
+    /// What a pod has; answered with [`Answer::Lease`] or [`Answer::Unknown`].
+    Find(PodKey),
+    /// What a pod has that is about to be taken apart, so that the daemon stops repairing it; answered as [`Request::Find`].
+    Leave(PodKey),
+    /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
+    Release(PodKey),
+    /// How the node stands; answered with [`Answer::Status`].
+    Status,
+    /// How the node's network differs from what it should be; answered with [`Answer::Net`].
+    NetDiff,
+    /// That the node's network be made as it should be; answered with [`Answer::Net`].
+    NetRepair,
+}
+
+/// A pod that wants an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    /// Which, and on which network cards.
+    #[serde(flatten)]
+    pub request: AddressRequest,
+    /// The file of its network namespace, by which it can be told later that it is gone; earlier plugins do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<PathBuf>,
+}
+
+impl From<AddressRequest> for Assign {
+    fn from(request: AddressRequest) -> Self {
+        Self { request, sandbox: None }
+    }
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// A pod's addresses, and how its links are to be made.
+    Lease {
+        /// The addresses.
+        lease: Lease,
+        /// What the node's configuration says of links.
+        links: PodLinks,
+    },
+    /// The pod is not known.
+    Unknown,
+    /// How the node stands.
+    Status(Status),
+    /// How the node's network is.
+    Net(NetReport),
+    /// It could not be done.
+    Refused(Refusal),
+}
+
+/// What all pods of a node have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodLinks {
+    /// The prefix of host veth names.
+    pub veth_prefix: String,
+    /// The MTU in bytes.
+    pub mtu: u16,
+    /// Whether pods without an IPv4 address reach IPv4 through the node.
+    pub ipv4_egress: bool,
+    /// Whether pods without an IPv6 address reach IPv6 through the node.
+    pub ipv6_egress: bool,
+    /// Whether pods without an IPv6 address have no IPv6 at all.
+    pub ipv6_disabled: bool,
+    /// The route tables of ENIs for which they do not follow from the place.
+    pub tables: BTreeMap<EniId, u32>,
+    /// Whether pods may send from their own addresses alone.
+    #[serde(default = "unless_told_otherwise")]
+    pub source_check: bool,
+}
+
+fn unless_told_otherwise() -> bool {
+    true
+}
+
+/// How a node's network differs, or differed, from what it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetReport {
+    /// In words.
+    pub differences: Vec<String>,
+    /// What differs and is not for the daemon to put right: links that are not there, kernel variables that cannot be
+    /// written.
+    pub beyond: Vec<String>,
+    /// Objects of other programs that stand in the way, and their likely authors.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
+    /// What cannot be told, and why.
+    #[serde(default)]
+    pub not_told: Vec<String>,
+    /// The commands that do what a repair would do; none after a repair.
+    pub commands: Vec<String>,
+    /// How many packets of pods were dropped for their sources since the check of sources was made; `None` where that cannot be told.
+    #[serde(default)]
+    pub spoofed: Option<u64>,
+}
+
+/// How a node stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the next pod would get an address, at once or within the time that an ADD may wait.
+    pub ready: bool,
+    /// The instance.
+    pub instance: String,
+    /// Its type.
+    pub instance_type: String,
+    /// The ENIs.
+    pub enis: Vec<EniStatus>,
+    /// Pods that wait for an address.
+    pub waiting: usize,
+    /// What is wanted but has to wait, and for what.
+    pub held: Vec<String>,
+    /// How often the node's network was found damaged and put right.
+    pub repairs: u64,
+    /// How many objects that were.
+    pub repaired: u64,
+    /// What an operator should look at, and what it may come from.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// How an ENI stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EniStatus {
+    /// Its id.
+    pub id: String,
+    /// Its network card.
+    pub card: u8,
+    /// Its index on that card.
+    pub device: u8,
+    /// How far it is.
+    pub stage: vpc_ipam_core::Stage,
+    /// Addresses on it.
+    pub addresses: u32,
+    /// Of these, addresses that pods hold.
+    pub assigned: u32,
+    /// Of these, addresses that cool down.
+    pub cooling: u32,
+}
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// No daemon listens at the socket, or we may not.
+    #[error("connect to the daemon at {path}")]
+    Connect {
+        /// The socket.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Another user listens there, who may not speak for the daemon.
+    #[error("user {uid} listens at {path}, who is neither root nor the user of this program")]
+    Untrusted {
+        /// The socket.
+        path: String,
+        /// The user who listens.
+        uid: u32,
+    },
+    /// The connection broke, or no answer came in time.
+    #[error("ask the daemon")]
+    Exchange(#[source] io::Error),
+    /// The answer is not what this version understands.
+    #[error("read the daemon's answer")]
+    Decode(#[source] serde_json::Error),
+}
+
+/// Asks the daemon and waits for its answer.
+pub fn ask(socket: &Path, request: &Request) -> Result<Answer, AskError> {
+    Asked::send(socket, request)?.answer()
+}
+
+/// A question that the daemon was asked and has yet to answer.
+#[derive(Debug)]
+pub struct Asked(UnixStream);
+
+impl Asked {
+    /// Asks the daemon, and does not wait: a grant takes the daemon a while, in which the caller has things to do too.
+    pub fn send(socket: &Path, request: &Request) -> Result<Self, AskError> {
+        let mut stream = UnixStream::connect(socket)
+            .map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
+        let listener = rustix::net::sockopt::socket_peercred(&stream)
+            .map_err(|error| AskError::Exchange(error.into()))?;
+        let uid = listener.uid.as_raw();
+        if !trusted_file::is_trusted(uid) {
+            return Err(AskError::Untrusted { path: socket.display().to_string(), uid });
+        }
+        let mut send = || -> io::Result<()> {
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+            stream.write_all(&serde_json::to_vec(request)?)?;
+            stream.shutdown(std::net::Shutdown::Write)
+        };
+        send().map_err(AskError::Exchange)?;
+        Ok(Self(stream))
+    }
+
+    /// Waits for the answer.
+    pub fn answer(self) -> Result<Answer, AskError> {
+        // As long as the answers are that the plugin gets.
+        let mut answer = Vec::with_capacity(2048);
+        self.0.take(DOCUMENT_MAX).read_to_end(&mut answer).map_err(AskError::Exchange)?;
+        if answer.is_empty() {
+            let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+            return Err(AskError::Exchange(closed));
+        }
+        serde_json::from_slice(&answer).map_err(AskError::Decode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_survive_encoding() {
+        let key = PodKey::new("aws-cni", "c0ffee", "eth0").unwrap();
+        let requests = [Request::Find(key.clone()), Request::Release(key), Request::Status];
+        for request in requests {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");
+        }
+        let refused = Answer::Refused(Refusal {
+            kind: RefusalKind::TryAgainLater,
+            message: "assign".into(),
+            details: "full".into(),
+        });
+        let text = serde_json::to_string(&refused).unwrap();
+        assert_eq!(text, r#"{"refused":{"code":11,"message":"assign","details":"full"}}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), refused);
+    }
+}

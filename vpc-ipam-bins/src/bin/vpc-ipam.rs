@@ -1,5 +1,0 @@
-//! The command line of vpc-ipam.
-
-fn main() -> std::process::ExitCode {
-    vpc_ipam_bins::cli::main()
-}

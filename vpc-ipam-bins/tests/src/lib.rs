@@ -1,0 +1,36 @@
+//! The programs of this workspace, for tests that run them together: cargo tells a program's file to the tests of its own
+//! package alone.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What builds all programs.
+const BUILD: &str = "cargo build --workspace --all-features --locked; without the AWS SDK, --no-default-features in place of \
+                     --all-features";
+
+/// Returns the file of a program of this workspace, which cargo puts into the folder above that of the tests.
+///
+/// # Panics
+/// Panics if the program is not there, or was built before a change that the test was built after. `cargo build` writes beside a
+/// program which files it is made of; what changed since the test was built is in neither.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let folder = test.ancestors().nth(2).expect("tests are in a folder of the programs' folder");
+    let program = folder.join(name);
+    let (Some(built), Some(test_built)) = (modified(&program), modified(&test)) else {
+        panic!("{} is not there: build it first ({BUILD})", program.display());
+    };
+    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let changed = |source: &&str| {
+        modified(Path::new(source)).is_some_and(|at| at > built && at <= test_built)
+    };
+    if let Some(source) = sources.split_whitespace().skip(1).find(changed) {
+        panic!("{} is older than {source}: build it first ({BUILD})", program.display());
+    }
+    program
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
+}
