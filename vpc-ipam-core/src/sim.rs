@@ -42,7 +42,6 @@
 mod cloud;
 mod error;
 mod execute;
-mod fabric;
 mod fault;
 mod refusal;
 mod rng;
@@ -50,11 +49,10 @@ mod space;
 mod world;
 
 pub use cloud::{
-    Attachment, Cloud, CreateInterface, CreateSubnet, Instance, Ipv4Request, Ipv6Request,
-    ModifyInterface, NetworkInterface, RunInstance, Vpc,
+    Attachment, Change, Cloud, CreateInterface, CreateSubnet, Instance, Ipv4Request, Ipv6Request,
+    ModifyInterface, NetworkInterface, Port, RunInstance, Vpc,
 };
 pub use error::CloudError;
-pub use fabric::{Change, Port};
 pub use fault::{Fault, Faults};
 pub use refusal::{About, Call, Lasts, Refusal, Refusals};
 pub use space::Reservation;

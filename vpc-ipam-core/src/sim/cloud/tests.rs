@@ -1,7 +1,18 @@
-use alloc::string::ToString as _;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
-use crate::sim::Port;
+use crate::sim::error::CloudError;
+use crate::{
+    AttachNetworkInterface, AttachmentId, Card, DeviceIndex, EniAttribute, InterfaceType,
+    Ipv4Amount, Limits, Node, ObservedSubnet, Scope, Source, Timestamp, UnassignPrivateIpAddresses,
+};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
-use super::NetworkInterface;
+use super::interface::NetworkInterface;
 use crate::{AttachmentId, Card, DeviceIndex, EniId, InstanceId, Mac, SubnetId};
 
 /// An attached ENI as the network behind it sees it.
