@@ -1,0 +1,187 @@
+use alloc::format;
+use alloc::string::ToString as _;
+use alloc::sync::Arc;
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::pool::Eni;
+use crate::testkit::driver::{Driver, PODS};
+use crate::testkit::rule::{Breach, Rule, hold};
+use crate::testkit::step::Store;
+use crate::{
+    AddressRequest, AssignError, Assigned, BlockState, Card, CardChoice, InterfaceType, Pod,
+    PodKey, Record, Released, Stage, Uncommitted,
+};
+
+/// Pods, and the store of their leases.
+impl Driver {
+    pub(super) fn add(&mut self, pod: u8, every_card: bool) -> Result<(), Breach> {
+        let name = format!("pod-{}", pod % PODS);
+        let key = key(pod);
+        let request = AddressRequest {
+            key: key.clone(),
+            pod: Arc::new(Pod { namespace: "default".to_string(), name }),
+            cards: if every_card { CardChoice::Every } else { CardChoice::Any },
+        };
+        let could = self.free_address();
+        match self.ipam.assign(&request, self.now) {
+            Ok(Assigned::Now(uncommitted)) => self.granted(uncommitted)?,
+            Ok(Assigned::Later { deadline }) => {
+                hold!(deadline > self.now, Answered, "{key} shall wait until {deadline}");
+            }
+            Err(AssignError::NoAddress { .. }) => {
+                let refused =
+                    !every_card && !self.config.multi_nic && self.config.families.ipv4().is_some();
+                if refused
+                    && !self.config.families.ipv6()
+                    && let Some(free) = could
+                {
+                    hold!(false, Answered, "{key} was refused while {free} is free");
+                }
+            }
+            Err(AssignError::OneCard) => {
+                let one = !self.config.multi_nic;
+                hold!(every_card && one, Answered, "{key} was refused for want of cards");
+            }
+            Err(AssignError::NotUsable { .. }) => {
+                let held = self.model.leases.get(&key).or(self.model.granted.get(&key));
+                hold!(held.is_some(), Answered, "{key} was refused an address that it has not");
+            }
+            Err(error) => hold!(false, Answered, "{key}: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Returns an IPv4 address that a pod could have had, as far as can be seen without a plan.
+    pub(super) fn free_address(&self) -> Option<IpAddr> {
+        let usable = |eni: &&Eni| {
+            eni.stage == Stage::Ready
+                && eni.is_managed()
+                && !eni.excluded
+                && eni.interface_type != InterfaceType::Trunk
+                && !(self.config.custom_networking && eni.is_primary())
+                && eni.card == Card(0)
+        };
+        let blocks = self.ipam.pool().enis().iter().filter(usable).flat_map(Eni::blocks);
+        let confirmed = blocks.filter(|block| block.state() == BlockState::Confirmed);
+        let hosts = confirmed.filter_map(|block| match block.net() {
+            IpNet::V4(net) => Some(u32::from(net.network())..=u32::from(net.broadcast())),
+            IpNet::V6(_) => None,
+        });
+        hosts.flatten().map(|bits| IpAddr::V4(bits.into())).find(|address| {
+            self.model.owner(*address).is_none()
+                && !self.model.is_cooling(*address, self.config.cooldown, self.real)
+                && !self.model.seems_to_cool(*address, self.config.cooldown, self.now)
+                && !self.model.unknown.contains(address)
+        })
+    }
+
+    pub(super) fn del(&mut self, pod: u8) -> Result<(), Breach> {
+        let key = key(pod);
+        let held = self.model.leases.get(&key).or(self.model.granted.get(&key)).cloned();
+        let released = self.ipam.release(&key, self.now);
+        match (&released, &held) {
+            (Released::Lease { lease, at }, Some(held)) => {
+                hold!(
+                    lease.addresses().eq(held.addresses()),
+                    LeasesLast,
+                    "{held:?} ended as {lease:?}"
+                );
+                let record = Record::released(lease, *at);
+                let right = matches!(&record, Record::Released { key: of, at, .. } if *of == key && *at == self.now);
+                hold!(right, LeasesLast, "the record of DEL is {record:?}");
+            }
+            (Released::Lease { lease, .. }, None) => {
+                hold!(false, LeasesLast, "{key} held nothing and released {lease:?}");
+            }
+            (_, Some(held)) => hold!(false, LeasesLast, "{released:?}, but held {held:?}"),
+            (_, None) => {}
+        }
+        self.model.on_del(&key, self.now, self.real);
+        let again = self.ipam.release(&key, self.now);
+        hold!(again == Released::Unknown, LeasesLast, "the second DEL of {key}: {again:?}");
+        Ok(())
+    }
+
+    /// Checks a grant, and makes it durable, or not, as the store is.
+    pub(super) fn granted(&mut self, uncommitted: Uncommitted) -> Result<(), Breach> {
+        let Uncommitted { lease } = &uncommitted;
+        self.note(|| format!("granted {lease:?}"));
+        self.check_grant(lease)?;
+        if !self.model.leases.contains_key(&lease.key) {
+            self.model.granted.insert(lease.key.clone(), lease.clone());
+        }
+        match self.store {
+            Store::Prompt => self.commit(uncommitted)?,
+            Store::Slow => self.unwritten.push_back(uncommitted.lease),
+            Store::Broken => self.abandon(uncommitted)?,
+            Store::Lying => {
+                self.model.undead.insert(uncommitted.lease.key.clone(), uncommitted.lease.clone());
+                self.abandon(uncommitted)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn written(&mut self, durable: bool) -> Result<(), Breach> {
+        let Some(lease) = self.unwritten.pop_front() else {
+            return Ok(());
+        };
+        let uncommitted = Uncommitted { lease };
+        if durable {
+            self.commit(uncommitted)?;
+        } else {
+            self.abandon(uncommitted)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self, uncommitted: Uncommitted) -> Result<(), Breach> {
+        let written = uncommitted.lease.clone();
+        let held = self.model.leases.get(&written.key).or(self.model.granted.get(&written.key));
+        let expected = held.is_some_and(|held| {
+            held.serial == written.serial && held.addresses().eq(written.addresses())
+        });
+        let lease = self.ipam.commit(uncommitted);
+        match lease {
+            Some(lease) => {
+                let same = lease.addresses().eq(written.addresses());
+                hold!(same, LeasesLast, "{written:?} was written, and {lease:?} counts as durable");
+                hold!(expected, LeasesLast, "{lease:?} was given up and counts as durable");
+                self.model.on_durable(lease);
+            }
+            None => hold!(!expected, LeasesLast, "{written:?} was written and does not count"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn abandon(&mut self, uncommitted: Uncommitted) -> Result<(), Breach> {
+        let lease = uncommitted.lease.clone();
+        let undone = self.ipam.abandon(uncommitted, self.now);
+        let others = self.unwritten.iter().any(|other| *other == lease);
+        let held = self.model.granted.get(&lease.key);
+        let same = held.is_some_and(|held| {
+            held.serial == lease.serial && held.addresses().eq(lease.addresses())
+        });
+        let durable = self.model.leases.contains_key(&lease.key);
+        if !others && same {
+            self.model.granted.remove(&lease.key);
+        }
+        let expected = !others && same && !durable;
+        hold!(
+            undone.is_some() == expected,
+            LeasesLast,
+            "{lease:?} was abandoned, to be undone: {undone:?}"
+        );
+        if durable {
+            // It was durable before: what was written again is no other.
+            self.model.undead.remove(&lease.key);
+        }
+        Ok(())
+    }
+}
+
+fn key(pod: u8) -> PodKey {
+    PodKey::new("aws-cni", &format!("pod-{}", pod % PODS), "eth0").expect("no part is empty")
+}
