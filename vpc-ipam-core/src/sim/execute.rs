@@ -1,6 +1,7 @@
 use crate::sim::{Cloud, CloudError, CreateInterface, Ipv4Request, Ipv6Request, ModifyInterface};
 use crate::{
-    Ec2Action, Effect, Failure, FailureKind, Node, ObservedEni, Outcome, Source, Timestamp,
+    Ec2Action, Effect, Failure, FailureKind, Node, ObservedEni, ObservedSubnet, Outcome, Source,
+    Timestamp,
 };
 use alloc::vec::Vec;
 use ipnet::IpNet;
@@ -70,14 +71,19 @@ impl Cloud {
             Ec2Action::DescribeNetworkInterfaces(scope) => {
                 Effect::Observed(self.observe(node.instance, Source::Ec2, scope, now)?)
             }
-            Ec2Action::DescribeSubnets => {
-                let subnets = self.describe_subnets(&[], now)?;
-                let of_node = |subnet: &crate::ObservedSubnet| {
-                    subnet.vpc == node.vpc && subnet.zone == node.zone
-                };
-                Effect::Subnets(subnets.into_iter().filter(of_node).collect::<Vec<_>>())
-            }
+            Ec2Action::DescribeSubnets => Effect::Subnets(self.subnets_near(node, now)?),
             Ec2Action::ReadMetadata => Effect::Metadata(self.metadata(node.instance, now)?),
         })
+    }
+
+    /// Returns the subnets of a node's VPC in its zone.
+    fn subnets_near(
+        &mut self,
+        node: &Node,
+        now: Timestamp,
+    ) -> Result<Vec<ObservedSubnet>, CloudError> {
+        let mut subnets = self.describe_subnets(&[], now)?;
+        subnets.retain(|subnet| subnet.vpc == node.vpc && subnet.zone == node.zone);
+        Ok(subnets)
     }
 }

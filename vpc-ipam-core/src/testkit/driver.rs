@@ -17,7 +17,7 @@ use super::setup::{Launched, Setup};
 use super::step::Store;
 use crate::sim::{Call, Cloud, Refusals};
 use crate::{
-    ActionId, Config, EniConfig, EniId, Ipam, Ipv4Amount, Issued, Lease, Node, Observation,
+    ActionId, Config, EniConfig, EniId, Event, Ipam, Ipv4Amount, Issued, Lease, Node, Observation,
     Outcome, Timestamp,
 };
 
@@ -178,11 +178,11 @@ impl Driver {
             }
             while let Some(event) = self.ipam.poll_event() {
                 match &event {
-                    crate::Event::EniAppeared { eni, .. } => {
+                    Event::EniAppeared { eni, .. } => {
                         self.model.known_since.insert(*eni, self.now);
                     }
-                    crate::Event::EniVanished { eni, .. } => self.check_vanished(*eni)?,
-                    crate::Event::ActionFailed { id, .. } => self.on_failed(*id),
+                    Event::EniVanished { eni, .. } => self.check_vanished(*eni)?,
+                    Event::ActionFailed { id, .. } => self.on_failed(*id),
                     _ => {}
                 }
                 self.note(|| format!("event {event:?}"));

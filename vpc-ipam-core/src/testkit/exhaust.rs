@@ -53,7 +53,7 @@ pub fn exhaust(
                     continue;
                 }
                 if length <= settled {
-                    driver.clone().settle().map_err(broken(&path))?;
+                    driver.clone().converge().map_err(broken(&path))?;
                 }
                 if length < depth {
                     next.push((driver, path));

@@ -90,9 +90,9 @@ impl Rule {
 pub struct Broken {
     /// After which step; one more than there are means while settling at the end.
     pub step: usize,
-    /// Which.
+    /// The rule that did not hold.
     pub rule: Rule,
-    /// What was seen.
+    /// What was seen instead, with the ids and addresses concerned.
     pub what: String,
 }
 

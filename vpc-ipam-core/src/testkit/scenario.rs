@@ -18,9 +18,9 @@ use super::step::{STEP_BYTES, Step};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
-    /// Where it starts.
+    /// The node, its cloud and its configuration at the start.
     pub setup: Setup,
-    /// What happens.
+    /// What happens, in this order, before everything heals.
     pub steps: Vec<Step>,
 }
 
@@ -36,7 +36,7 @@ impl Scenario {
         Self { setup: Setup::decode(setup), steps }
     }
 
-    /// Runs it, checks the rules after every step, then lets the node converges, and checks that it does.
+    /// Runs it, checks the rules after every step, then lets the node converge, and checks that it does.
     pub fn run(&self) -> Result<(), Broken> {
         self.drive(&mut Driver::new(&self.setup))
     }
@@ -58,6 +58,6 @@ impl Scenario {
         for (step, what) in (1..).zip(&self.steps) {
             driver.step(*what).map_err(broken(step))?;
         }
-        driver.settle().map_err(broken(self.steps.len() + 1))
+        driver.converge().map_err(broken(self.steps.len() + 1))
     }
 }

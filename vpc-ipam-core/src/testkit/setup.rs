@@ -56,7 +56,7 @@ pub enum Terrain {
 pub enum Resident {
     /// With the tag `no_manage`, another program's.
     NoManage,
-    /// A trunk.
+    /// A trunk, which carries branch ENIs and no pods of ours.
     Trunk,
     /// With a fabric adapter, and addresses.
     Efa,
@@ -78,7 +78,7 @@ pub(super) const SLOTS: [u16; 6] = [3, 1, 9, 14, 29, 49];
 pub(super) const ENIS: [u8; 5] = [2, 3, 4, 8, 15];
 
 impl Setup {
-    /// When scenarios start.
+    /// When scenarios start: far enough from 1970 for clocks to be set back.
     pub const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     /// How far back stale answers may reach.
     pub(super) const REACH: Duration = Duration::from_secs(120);
@@ -279,44 +279,27 @@ pub(super) fn limits_of(slots: u8, enis: u8, shape: u8) -> Limits {
     }
 }
 
+/// The families that a byte picks from, the simplest first.
+const FAMILIES: [Families; 7] = [
+    Families::Ipv4(Ipv4Kind::Addresses),
+    Families::Ipv4(Ipv4Kind::Addresses),
+    Families::Ipv4(Ipv4Kind::Prefixes),
+    Families::Ipv4(Ipv4Kind::Prefixes),
+    Families::Dual(Ipv4Kind::Addresses),
+    Families::Dual(Ipv4Kind::Prefixes),
+    Families::Ipv6,
+];
+
 /// Returns a configuration that instances with these limits can follow, of eight bytes.
 pub(super) fn config_of(limits: &Limits, bytes: &[u8]) -> Config {
     let byte = |index: usize| bytes.get(index).copied().unwrap_or(0);
     let slots = u32::from(limits.ipv4_slots());
-    let ips = |warm, minimum| WarmTarget::Ips { warm, minimum };
-    let target = pick(
-        &[
-            ips(1, 0),
-            WarmTarget::Enis(1),
-            WarmTarget::Enis(0),
-            WarmTarget::Enis(2),
-            ips(2, 5),
-            ips(slots - 1, 0),
-            ips(slots, slots + 1),
-            ips(slots + 1, 0),
-            ips(0, slots),
-            ips(17, 33),
-            WarmTarget::Prefixes(1),
-            WarmTarget::Prefixes(0),
-            WarmTarget::Prefixes(2),
-            WarmTarget::Batch { batch: 16, buffer_percent: 50 },
-            WarmTarget::Batch { batch: 5, buffer_percent: 130 },
-        ],
-        byte(0),
-    );
-    let families = pick(
-        &[
-            Families::Ipv4(Ipv4Kind::Addresses),
-            Families::Ipv4(Ipv4Kind::Addresses),
-            Families::Ipv4(Ipv4Kind::Prefixes),
-            Families::Ipv4(Ipv4Kind::Prefixes),
-            Families::Dual(Ipv4Kind::Addresses),
-            Families::Dual(Ipv4Kind::Prefixes),
-            Families::Ipv6,
-        ],
-        byte(1),
-    );
-    let families = if limits.prefixes() { families } else { Families::Ipv4(Ipv4Kind::Prefixes) };
+    let target = pick(&targets_of(slots), byte(0));
+    let families = if limits.prefixes() {
+        pick(&FAMILIES, byte(1))
+    } else {
+        Families::Ipv4(Ipv4Kind::Prefixes)
+    };
     let enis = limits.enis(Card(0));
     let enis_max =
         pick(&[None, None, None, Some(1), Some(2), Some(enis - 1), Some(enis + 1)], byte(2));
@@ -344,6 +327,28 @@ pub(super) fn config_of(limits: &Limits, bytes: &[u8]) -> Config {
         ec2_reads: rare % 8 != 3,
         ..Config::default()
     }
+}
+
+/// Returns the targets that a byte picks from, the simplest first, where an ENI has that many slots.
+fn targets_of(slots: u32) -> [WarmTarget; 15] {
+    let ips = |warm, minimum| WarmTarget::Ips { warm, minimum };
+    [
+        ips(1, 0),
+        WarmTarget::Enis(1),
+        WarmTarget::Enis(0),
+        WarmTarget::Enis(2),
+        ips(2, 5),
+        ips(slots - 1, 0),
+        ips(slots, slots + 1),
+        ips(slots + 1, 0),
+        ips(0, slots),
+        ips(17, 33),
+        WarmTarget::Prefixes(1),
+        WarmTarget::Prefixes(0),
+        WarmTarget::Prefixes(2),
+        WarmTarget::Batch { batch: 16, buffer_percent: 50 },
+        WarmTarget::Batch { batch: 5, buffer_percent: 130 },
+    ]
 }
 
 /// Returns the item that a byte stands for: 0 for the first.

@@ -11,18 +11,18 @@ use crate::{FailureKind, Source};
 pub enum Step {
     /// Time passes until something is due, or for 5 minutes if nothing is.
     UntilDue,
-    /// Time passes.
+    /// Time passes, with everything that becomes due.
     Wait(Duration),
     /// A pod asks for an address; again, if it has one.
     Add {
-        /// Which.
+        /// The number of the pod, of 64.
         pod: u8,
         /// Whether on every network card.
         every_card: bool,
     },
-    /// A pod goes.
+    /// A pod goes, and its DEL arrives twice.
     Del {
-        /// Which.
+        /// The number of the pod, of 64.
         pod: u8,
     },
     /// From now on the store of leases is prompt, slow or broken.
@@ -34,42 +34,42 @@ pub enum Step {
     },
     /// An action is carried out and its answer arrives.
     Answer {
-        /// Which of those that were not carried out.
+        /// The index among the actions that were not carried out.
         which: u8,
-        /// What goes wrong.
+        /// What goes wrong with the call; `None` for nothing.
         fault: Option<Fault>,
     },
     /// An action is carried out; the answer is on its way.
     Execute {
-        /// Which of those that were not carried out.
+        /// The index among the actions that were not carried out.
         which: u8,
-        /// What goes wrong.
+        /// What goes wrong with the call; `None` for nothing.
         fault: Option<Fault>,
     },
-    /// An answer arrives.
+    /// An answer that was on its way arrives.
     Deliver {
-        /// Which of those on their way.
+        /// The index among the answers on their way.
         which: u8,
     },
     /// All that was asked for is carried out, and what follows from it.
     Cooperate,
     /// A source is asked by another program; the answer arrives at once.
     Observe {
-        /// Which.
+        /// The source that is asked.
         source: Source,
-        /// What goes wrong.
+        /// What goes wrong with the call; `None` for nothing.
         fault: Option<Fault>,
     },
     /// A source is asked by another program; the answer is on its way.
     Photograph {
-        /// Which.
+        /// The source that is asked.
         source: Source,
-        /// What goes wrong.
+        /// What goes wrong with the call; `None` for nothing.
         fault: Option<Fault>,
     },
     /// An answer that another program asked for arrives.
     Show {
-        /// Which of those on their way.
+        /// The index among the answers on their way.
         which: u8,
     },
     /// The process dies; another starts with what was durable.
@@ -78,7 +78,7 @@ pub enum Step {
     ClockBack(Duration),
     /// The operator wants something else.
     Configure {
-        /// What, as in the setup.
+        /// Target and families, decoded as in the setup.
         bytes: [u8; 2],
     },
     /// Pods may no longer be scheduled, or may again.
@@ -87,21 +87,21 @@ pub enum Step {
     Terminate,
     /// An untracked owner uses an address of ours, or no longer does.
     Untracked {
-        /// Which.
+        /// The index among what there is of the kind.
         which: u8,
         /// Whether it is in use.
         in_use: bool,
     },
     /// Another program changes the node's ENIs.
     Meddle {
-        /// How.
+        /// What the program does.
         how: Meddling,
-        /// Which ENI or block.
+        /// The index among the attached ENIs.
         which: u8,
     },
     /// Other nodes take addresses of the primary subnet.
     Crowd {
-        /// How many.
+        /// How many addresses they take.
         addresses: u8,
     },
     /// Other nodes release what they took last.
@@ -113,25 +113,25 @@ pub enum Step {
     },
     /// Calls fail from now on.
     Refuse {
-        /// Which calls.
+        /// The operation whose calls fail.
         call: Call,
-        /// About what.
+        /// Narrows it to calls about one thing.
         about: Place,
-        /// How.
+        /// The kind of failure that they answer with.
         kind: FailureKind,
-        /// For how long.
+        /// How long they go on failing; zero fails the next call alone.
         lasts: Duration,
     },
     /// Nothing is refused any more.
     Heal,
     /// Other nodes take all but so many addresses of the primary subnet.
     Fill {
-        /// How many they leave.
+        /// How many addresses they leave free.
         leave: u8,
     },
     /// A /28 of the primary subnet is reserved.
     Reserve {
-        /// Which.
+        /// The index among what there is of the kind.
         which: u8,
         /// Whether for addresses that calls name, rather than for prefixes.
         explicit: bool,
@@ -140,14 +140,14 @@ pub enum Step {
     AttachOtherVpc,
     /// The instance is stopped and started as one of another size; its pods are gone.
     Resize {
-        /// Which size, as in the setup.
+        /// Slots an ENI, decoded as in the setup.
         slots: u8,
-        /// Which number of ENIs, as in the setup.
+        /// ENIs of the type, decoded as in the setup.
         enis: u8,
     },
     /// The executor loses an action: no outcome ever comes.
     Lose {
-        /// Which of those that were not carried out.
+        /// The index among the actions that were not carried out.
         which: u8,
     },
     /// An hour passes in which everything that is not refused works, and nothing else happens.
@@ -159,7 +159,7 @@ pub enum Step {
 /// Which calls of one name fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// All.
+    /// All of them.
     Anywhere,
     /// Those about one ENI; which, counted among those that are attached.
     Eni(u8),
@@ -167,6 +167,20 @@ pub enum Place {
     PrimarySubnet,
     /// Those on a network card.
     Card(u8),
+}
+
+impl Place {
+    /// What a byte picks from: one in four calls anywhere.
+    const ALL: [Self; 8] = [
+        Self::Anywhere,
+        Self::Anywhere,
+        Self::Eni(0),
+        Self::Eni(1),
+        Self::Eni(2),
+        Self::PrimarySubnet,
+        Self::Card(0),
+        Self::Card(1),
+    ];
 }
 
 /// How the store of leases is.
@@ -191,12 +205,18 @@ pub enum Meddling {
     Unassign,
     /// Adds an address to an ENI.
     Assign,
-    /// Attaches an ENI of their own.
+    /// Attaches an ENI of its own.
     Attach,
     /// Gives the primary ENI another security group.
     Groups,
     /// Attaches an ENI that was made for the node to another instance, before the node does.
     Steal,
+}
+
+impl Meddling {
+    /// In the order in which bytes pick them.
+    const ALL: [Self; 6] =
+        [Self::Detach, Self::Unassign, Self::Assign, Self::Attach, Self::Groups, Self::Steal];
 }
 
 /// How many bytes one step takes.
@@ -234,41 +254,11 @@ impl Step {
             54 => Self::Cordon(a % 2 == 0),
             55 if a % 4 == 0 => Self::Terminate,
             55..=56 => Self::Untracked { which: a, in_use: b % 2 == 0 },
-            57..=58 => Self::Meddle {
-                how: pick(
-                    &[
-                        Meddling::Detach,
-                        Meddling::Unassign,
-                        Meddling::Assign,
-                        Meddling::Attach,
-                        Meddling::Groups,
-                        Meddling::Steal,
-                    ],
-                    b,
-                ),
-                which: a,
-            },
+            57..=58 => Self::Meddle { how: pick(&Meddling::ALL, b), which: a },
             59 => Self::Crowd { addresses: a % 64 + 1 },
             60 => Self::Disperse,
             61 => Self::Kernel { works: a % 2 == 0 },
-            62 => {
-                let call = pick(&Call::ALL, a % 16);
-                let about = pick(
-                    &[
-                        Place::Anywhere,
-                        Place::Anywhere,
-                        Place::Eni(0),
-                        Place::Eni(1),
-                        Place::Eni(2),
-                        Place::PrimarySubnet,
-                        Place::Card(0),
-                        Place::Card(1),
-                    ],
-                    b / 16,
-                );
-                let lasts = Duration::from_secs(pick(&LASTS, a / 16));
-                Self::Refuse { call, about, kind: pick(call.kinds(), b % 16), lasts }
-            }
+            62 => Self::decode_refusal(a, b),
             _ => match a % 16 {
                 0 => Self::Heal,
                 1 | 2 => Self::Fill { leave: b % 32 },
@@ -280,6 +270,13 @@ impl Step {
                 _ => Self::Probe,
             },
         }
+    }
+
+    fn decode_refusal(a: u8, b: u8) -> Self {
+        let call = pick(&Call::ALL, a % 16);
+        let about = pick(&Place::ALL, b / 16);
+        let lasts = Duration::from_secs(pick(&LASTS, a / 16));
+        Self::Refuse { call, about, kind: pick(call.kinds(), b % 16), lasts }
     }
 }
 

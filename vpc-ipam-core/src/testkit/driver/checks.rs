@@ -7,12 +7,13 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::plan::backoff;
 use crate::pool::Eni;
 use crate::testkit::driver::{Driver, blocks_of};
 use crate::testkit::rule::{Breach, Rule, hold};
 use crate::{
-    Action, Because, Card, Ec2Action, EniId, HostAction, InterfaceType, Issued, Lease,
-    LeasedInterface, Scope,
+    Action, AssignPrivateIpAddresses, Because, Card, CreateNetworkInterface, Ec2Action, EniId,
+    HostAction, InterfaceType, Issued, Lease, LeasedInterface, Scope, UnassignPrivateIpAddresses,
 };
 
 /// The rules of what is granted, asked for and given up.
@@ -78,11 +79,7 @@ impl Driver {
             }
         }
         if let Some(eni) = self.ipam.pool().eni(on.eni) {
-            let serves = eni.is_managed()
-                && !eni.excluded
-                && eni.interface_type != InterfaceType::Trunk
-                && !(self.config.custom_networking && eni.is_primary());
-            hold!(serves, HandsOff, "{} serves no pods: {lease:?}", on.eni);
+            hold!(self.serves_pods(eni), HandsOff, "{} serves no pods: {lease:?}", on.eni);
         }
         Ok(())
     }
@@ -129,7 +126,7 @@ impl Driver {
         let fixed = matches!(eni.interface_type, InterfaceType::Trunk | InterfaceType::Efa);
         hold!(!fixed, HandsOff, "{id} is a {:?} and goes: {because}", eni.interface_type);
         for block in eni.blocks() {
-            self.check_nobody_in(id, block.net())?;
+            self.check_unused(id, block.net())?;
         }
         if matches!(because, Because::NotNeeded { .. } | Because::Excluded) {
             let age = self.now.since(self.model.known_since.get(&id).copied().unwrap_or(self.now));
@@ -182,7 +179,7 @@ impl Driver {
     }
 
     /// Checks that no address of a block is in use, and that none cools.
-    pub(super) fn check_nobody_in(&self, eni: EniId, net: IpNet) -> Result<(), Breach> {
+    pub(super) fn check_unused(&self, eni: EniId, net: IpNet) -> Result<(), Breach> {
         for (address, lease) in self.model.held().filter(|(address, _)| net.contains(address)) {
             hold!(false, InUseStays, "{net} of {eni} goes with {address} of {}", lease.key);
         }
@@ -200,104 +197,133 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn check_ec2_action(
-        &mut self,
-        action: &Ec2Action,
-        because: Because,
-    ) -> Result<(), Breach> {
-        let about = crate::plan::backoff::about(action);
-        let gate = if self.terminating {
+    /// Returns why the node may not grow, if it may not.
+    fn gate(&self) -> Option<&'static str> {
+        if self.terminating {
             Some("terminating")
         } else if !self.schedulable && !self.config.manage_unschedulable {
             Some("cordoned")
         } else {
             None
-        };
-        if let Some(id) = about {
-            hold!(!self.model.foreign.contains(&id), HandsOff, "{action} is not ours to do");
-            let removes = matches!(
-                action,
-                Ec2Action::DetachNetworkInterface(_) | Ec2Action::DeleteNetworkInterface(_)
-            );
-            let tags = matches!(action, Ec2Action::CreateTags(_)) && id != self.node.primary;
-            hold!(!removes && !tags || self.is_made_for_us(id), HandsOff, "{action}: not ours");
         }
-        let eni = about.and_then(|id| self.ipam.pool().eni(id));
+    }
+
+    fn check_ec2_action(&mut self, action: &Ec2Action, because: Because) -> Result<(), Breach> {
+        self.check_ours(action)?;
         match action {
             Ec2Action::CreateNetworkInterface(request) => {
-                // One that may have been made is asked for again, unless the node is going away.
-                let again = because == Because::Unanswered && !self.terminating;
-                hold!(gate.is_none() || again, HandsOff, "{action} while {gate:?}");
-                let new = self.model.tokens.insert(request.client_token.clone());
-                let again = because == Because::Unanswered;
-                hold!(new != again, WellFormed, "the token of {action} is new: {new}, {because}");
-                let slots = u32::from(self.setup.limits.ipv4_slots());
-                let blocks = blocks_of(request.ipv4);
-                hold!(blocks <= slots, Limits, "{action} on ENIs of {slots}");
-                if let Because::OffTarget { card, .. } | Because::NoEniOnCard { card } = because {
-                    self.check_room(card, action)?;
-                }
+                self.check_creation(action, request, because)
             }
             Ec2Action::AttachNetworkInterface(request) => {
+                let gate = self.gate();
                 hold!(gate.is_none(), HandsOff, "{action} while {gate:?}");
                 let most = self.setup.limits.enis(request.card);
                 hold!(request.device.0 < most, Limits, "{action} of {most}");
+                Ok(())
             }
-            Ec2Action::AssignPrivateIpAddresses(request) => {
-                hold!(gate.is_none(), HandsOff, "{action} while {gate:?}");
-                hold!(blocks_of(request.amount) > 0, WellFormed, "{action}");
-                if let Some(eni) = eni {
-                    let serves = eni.is_managed()
-                        && !eni.excluded
-                        && eni.interface_type != InterfaceType::Trunk
-                        && !(self.config.custom_networking && eni.is_primary());
-                    hold!(serves, HandsOff, "{action}, which serves no pods");
-                    let (slots, used) = (self.setup.limits.ipv4_slots(), eni.ipv4_slots_used());
-                    hold!(used <= u32::from(slots), Limits, "{action}: {used} slots of {slots}");
-                }
-            }
+            Ec2Action::AssignPrivateIpAddresses(request) => self.check_assignment(action, request),
             Ec2Action::AssignIpv6Addresses(request) => {
                 hold!(!self.terminating, HandsOff, "{action} while terminating");
                 hold!(request.prefixes > 0, WellFormed, "{action}");
+                Ok(())
             }
             Ec2Action::UnassignPrivateIpAddresses(request) => {
-                hold!(!request.blocks.is_empty(), WellFormed, "{action}");
-                let kinds = request.blocks.iter().map(|net| net.prefix_len());
-                let one_kind = kinds.clone().min() == kinds.max();
-                hold!(one_kind, WellFormed, "two kinds of block: {request:?}");
-                let own = self.cloud.interface(&request.eni).and_then(|eni| eni.primary_ipv4);
-                for net in &request.blocks {
-                    hold!(Some(net.addr()) != own, PrimaryAddress, "{action}: {net}");
-                    self.check_nobody_in(request.eni, IpNet::V4(*net))?;
-                }
+                self.check_unassignment(action, request)
             }
             Ec2Action::UnassignIpv6Addresses(request) => {
                 hold!(!request.prefixes.is_empty(), WellFormed, "{action}");
-                for net in &request.prefixes {
-                    self.check_nobody_in(request.eni, IpNet::V6(*net))?;
-                }
+                let mut prefixes = request.prefixes.iter();
+                prefixes.try_for_each(|net| self.check_unused(request.eni, IpNet::V6(*net)))
             }
             Ec2Action::DetachNetworkInterface(request) => {
                 hold!(request.eni != self.node.primary, HandsOff, "{action}");
-                let link = self.model.links.contains(&request.eni);
-                hold!(
-                    !link || self.model.meddled,
-                    FreedInTime,
-                    "{action} before its link is removed"
-                );
-                self.check_removal(request.eni, because)?;
+                let link = self.model.links.contains(&request.eni) && !self.model.meddled;
+                hold!(!link, FreedInTime, "{action} before its link is removed");
+                self.check_removal(request.eni, because)
             }
             Ec2Action::DeleteNetworkInterface(request) => {
                 hold!(request.eni != self.node.primary, HandsOff, "{action}");
-                self.check_removal(request.eni, because)?;
+                self.check_removal(request.eni, because)
             }
             Ec2Action::ModifyNetworkInterfaceAttribute(_)
             | Ec2Action::CreateTags(_)
             | Ec2Action::DescribeNetworkInterfaces(_)
             | Ec2Action::DescribeSubnets
-            | Ec2Action::ReadMetadata => {}
+            | Ec2Action::ReadMetadata => Ok(()),
+        }
+    }
+
+    /// Checks that an action is about no ENI of another program.
+    fn check_ours(&self, action: &Ec2Action) -> Result<(), Breach> {
+        let Some(id) = backoff::about(action) else { return Ok(()) };
+        hold!(!self.model.foreign.contains(&id), HandsOff, "{action} is not ours to do");
+        let removes = matches!(
+            action,
+            Ec2Action::DetachNetworkInterface(_) | Ec2Action::DeleteNetworkInterface(_)
+        );
+        let tags = matches!(action, Ec2Action::CreateTags(_)) && id != self.node.primary;
+        hold!(!removes && !tags || self.is_made_for_us(id), HandsOff, "{action}: not ours");
+        Ok(())
+    }
+
+    fn check_creation(
+        &mut self,
+        action: &Ec2Action,
+        request: &CreateNetworkInterface,
+        because: Because,
+    ) -> Result<(), Breach> {
+        // One that may have been made is asked for again, unless the node is going away.
+        let (gate, again) = (self.gate(), because == Because::Unanswered);
+        hold!(gate.is_none() || again && !self.terminating, HandsOff, "{action} while {gate:?}");
+        let new = self.model.tokens.insert(request.client_token.clone());
+        hold!(new != again, WellFormed, "the token of {action} is new: {new}, {because}");
+        let slots = u32::from(self.setup.limits.ipv4_slots());
+        let blocks = blocks_of(request.ipv4);
+        hold!(blocks <= slots, Limits, "{action} on ENIs of {slots}");
+        if let Because::OffTarget { card, .. } | Because::NoEniOnCard { card } = because {
+            self.check_room(card, action)?;
         }
         Ok(())
+    }
+
+    fn check_assignment(
+        &self,
+        action: &Ec2Action,
+        request: &AssignPrivateIpAddresses,
+    ) -> Result<(), Breach> {
+        let gate = self.gate();
+        hold!(gate.is_none(), HandsOff, "{action} while {gate:?}");
+        hold!(blocks_of(request.amount) > 0, WellFormed, "{action}");
+        let Some(eni) = self.ipam.pool().eni(request.eni) else { return Ok(()) };
+        hold!(self.serves_pods(eni), HandsOff, "{action}, which serves no pods");
+        let (slots, used) = (self.setup.limits.ipv4_slots(), eni.ipv4_slots_used());
+        hold!(used <= u32::from(slots), Limits, "{action}: {used} slots of {slots}");
+        Ok(())
+    }
+
+    fn check_unassignment(
+        &self,
+        action: &Ec2Action,
+        request: &UnassignPrivateIpAddresses,
+    ) -> Result<(), Breach> {
+        hold!(!request.blocks.is_empty(), WellFormed, "{action}");
+        let kinds = request.blocks.iter().map(|net| net.prefix_len());
+        let one_kind = kinds.clone().min() == kinds.max();
+        hold!(one_kind, WellFormed, "two kinds of block: {request:?}");
+        let own = self.cloud.interface(&request.eni).and_then(|eni| eni.primary_ipv4);
+        for net in &request.blocks {
+            hold!(Some(net.addr()) != own, PrimaryAddress, "{action}: {net}");
+            self.check_unused(request.eni, IpNet::V4(*net))?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether pods may have addresses of an ENI.
+    pub(super) fn serves_pods(&self, eni: &Eni) -> bool {
+        eni.is_managed()
+            && !eni.excluded
+            && eni.interface_type != InterfaceType::Trunk
+            && !(self.config.custom_networking && eni.is_primary())
     }
 
     /// Returns whether the tag of an ENI names this instance, or the ENI is gone.

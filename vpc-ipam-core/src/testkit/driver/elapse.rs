@@ -6,6 +6,7 @@ use core::time::Duration;
 use crate::sim::Call;
 use crate::testkit::driver::Driver;
 use crate::testkit::rule::{Breach, Rule, hold};
+use crate::testkit::setup::Setup;
 use crate::testkit::step::Store;
 use crate::{AddressRequest, Assigned, CardChoice, Ipv4Kind, Pod, PodKey, Readiness, Timestamp};
 
@@ -16,7 +17,7 @@ const CALLS_AN_HOUR: u32 = 22;
 /// Time that passes, and what has to hold after it.
 impl Driver {
     /// Heals the cloud and the node, lets time pass, and checks that the node converges at its target.
-    pub(in crate::testkit) fn settle(&mut self) -> Result<(), Breach> {
+    pub(in crate::testkit) fn converge(&mut self) -> Result<(), Breach> {
         /// How long the worst chain of waits may take: audits, and back-offs at their longest.
         const LONG: Duration = Duration::from_secs(3 * 3600);
         /// In which nothing may change any more.
@@ -126,6 +127,20 @@ impl Driver {
         Ok(())
     }
 
+    /// Sets the clock that core gets back.
+    pub(super) fn set_clock_back(&mut self, duration: Duration) {
+        let back = self.now.as_nanos().saturating_sub(duration.as_nanos() as u64);
+        self.now = Timestamp::from_nanos(back);
+        self.model.on_clock_set_back(self.now);
+        // The cloud's past goes by the same clock.
+        self.cloud.remember(Setup::REACH);
+        // What was shown before has no age by this clock: it is void.
+        self.photographs.clear();
+        let posted = self.posted.iter().map(|(issued, _)| issued);
+        self.void.extend(self.issued.iter().chain(posted).map(|issued| issued.id));
+        self.ipam.handle_timeout(self.now);
+    }
+
     /// Carries everything out as it comes until a point in time.
     pub(in crate::testkit) fn run_until(&mut self, end: Timestamp) -> Result<(), Breach> {
         loop {
@@ -154,6 +169,12 @@ impl Driver {
         }
         hold!(self.issued.is_empty(), Converges, "400 actions at one time");
         Ok(())
+    }
+
+    /// Waits until something is due, or for 5 minutes if nothing is.
+    pub(super) fn wait_until_due(&mut self) -> Result<(), Breach> {
+        let due = self.ipam.poll_timeout().map(|(at, _)| at);
+        self.wait_until(due.unwrap_or(self.now + Duration::from_secs(300)))
     }
 
     pub(super) fn wait_until(&mut self, at: Timestamp) -> Result<(), Breach> {

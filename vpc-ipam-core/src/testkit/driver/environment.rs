@@ -8,19 +8,61 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::model::tags;
 use crate::pool::Eni;
 use crate::sim::{
-    About, Call, CreateInterface, CreateSubnet, Ipv4Request, Lasts, ModifyInterface, Refusal,
-    Reservation, RunInstance,
+    About, Call, CreateInterface, CreateSubnet, Ipv4Request, Lasts, ModifyInterface,
+    NetworkInterface, Refusal, Reservation, RunInstance,
 };
 use crate::testkit::driver::{Driver, index};
-use crate::testkit::setup::{limits_of, net};
+use crate::testkit::setup::{config_of, limits_of, net};
 use crate::testkit::step::{Meddling, Place};
 use crate::{
-    Action, AttachNetworkInterface, Card, DeviceIndex, Ec2Action, EniId, FailureKind, Ipam,
+    Action, AttachNetworkInterface, Card, Config, DeviceIndex, Ec2Action, EniId, FailureKind, Ipam,
     Ipv4Amount, PodKey, Scope, UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
 
 /// What EC2, the operator and other programs do.
 impl Driver {
+    /// The operator wants another target, and other families where the setup allows them.
+    pub(super) fn configure(&mut self, [target, families]: [u8; 2]) {
+        let was = &self.setup.config;
+        let wanted = config_of(&self.setup.limits, &[target, families]);
+        self.config = Config {
+            families: if was.custom_networking { was.families } else { wanted.families },
+            target: wanted.target,
+            ..was.clone()
+        };
+        let usable = self.ipam.handle_config(self.config.clone(), self.now);
+        usable.expect("a setup's configurations are usable");
+    }
+
+    pub(super) fn cordon(&mut self, cordoned: bool) {
+        self.schedulable = !cordoned;
+        self.ipam.handle_schedulable(!cordoned, self.now);
+    }
+
+    pub(super) fn terminate(&mut self) {
+        self.terminating = true;
+        self.ipam.handle_terminating(self.now);
+    }
+
+    /// Other nodes take addresses of the primary subnet, if it has as many.
+    pub(super) fn crowd(&mut self, addresses: u8) {
+        let request = CreateInterface {
+            ipv4: Ipv4Request::Count(Ipv4Amount::Addresses(u16::from(addresses))),
+            ..CreateInterface::new(self.node.subnet)
+        };
+        if let Ok(eni) = self.cloud.create_network_interface(&request, self.now) {
+            self.crowds.push(eni.id);
+            self.on_space_taken();
+        }
+    }
+
+    /// Other nodes release what they took last.
+    pub(super) fn disperse(&mut self) {
+        if let Some(eni) = self.crowds.pop() {
+            let _ = self.cloud.delete_network_interface(eni, self.now);
+        }
+    }
+
     pub(super) fn refuse(&mut self, call: Call, about: Place, kind: FailureKind, lasts: Duration) {
         let about = match about {
             Place::Anywhere => None,
@@ -136,12 +178,12 @@ impl Driver {
         self.unseen_shortage = true;
         self.unseen_fragments = true;
         let has = |address: IpAddr| {
-            let net = |eni: &crate::sim::NetworkInterface| {
+            let carries = |eni: &NetworkInterface| {
                 let blocks = eni.ipv4.iter().map(|net| IpNet::V4(*net));
                 let mut blocks = blocks.chain(eni.ipv6.iter().map(|net| IpNet::V6(*net)));
                 blocks.any(|net| net.contains(&address))
             };
-            self.cloud.interfaces().any(net)
+            self.cloud.interfaces().any(carries)
         };
         let undead = self.model.undead.values();
         let lost = undead.filter(|lease| !lease.addresses().all(has));
@@ -210,52 +252,14 @@ impl Driver {
                     self.model.links.remove(&eni);
                 }
             }
-            Meddling::Unassign => {
-                if let Some(block) = found.ipv4.first() {
-                    let request = UnassignPrivateIpAddresses { eni, blocks: [*block].into() };
-                    let done = self.cloud.unassign_private_ip_addresses(&request, now);
-                    self.model.meddled |= done.is_ok();
-                } else if let Some(block) = found.ipv6.first() {
-                    let request = UnassignIpv6Addresses { eni, prefixes: [*block].into() };
-                    let done = self.cloud.unassign_ipv6_addresses(&request, now);
-                    self.model.meddled |= done.is_ok();
-                }
-            }
+            Meddling::Unassign => self.unassign_a_block(&found),
             Meddling::Assign => {
                 self.on_space_taken();
                 let one = Ipv4Request::Count(Ipv4Amount::Addresses(1));
                 let _ = self.cloud.assign_private_ip_addresses(eni, &one, now);
             }
-            Meddling::Attach => {
-                let tags = [(tags::NO_MANAGE.to_string(), "true".to_string())].into();
-                let request = CreateInterface { tags, ..CreateInterface::new(self.node.subnet) };
-                self.on_space_taken();
-                self.unseen_eni = true;
-                let free = self.free_device();
-                let Some(device) = free else { return };
-                let Ok(made) = self.cloud.create_network_interface(&request, now) else { return };
-                let instance = self.node.instance;
-                let attach =
-                    AttachNetworkInterface { eni: made.id, instance, card: Card(0), device };
-                let attached = self.cloud.attach_network_interface(&attach, now).is_ok();
-                if attached && self.config.ec2_reads {
-                    self.model.foreign.insert(made.id);
-                }
-            }
-            Meddling::Steal => {
-                let owner = Some(self.node.instance.as_str());
-                let made = self.cloud.interfaces().find(|eni| {
-                    eni.attachment.is_none()
-                        && eni.tags.get(Scope::INSTANCE_TAG).map(String::as_str) == owner
-                });
-                let Some(eni) = made.map(|eni| eni.id) else { return };
-                let run = RunInstance::new(self.setup.limits.clone(), self.node.subnet);
-                let Ok(instance) = self.cloud.run_instance(run, now) else { return };
-                let (card, device) = (Card(0), DeviceIndex(1));
-                let attach = AttachNetworkInterface { eni, instance, card, device };
-                let stolen = self.cloud.attach_network_interface(&attach, now).is_ok();
-                self.model.meddled |= stolen;
-            }
+            Meddling::Attach => self.attach_unmanaged(),
+            Meddling::Steal => self.steal_unattached(),
             Meddling::Groups => {
                 if let Ok(group) = self.cloud.create_security_group(self.node.vpc) {
                     let groups = ModifyInterface::Groups([group].into());
@@ -264,6 +268,52 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Another program takes the first block of an ENI away.
+    fn unassign_a_block(&mut self, eni: &NetworkInterface) {
+        let id = eni.id;
+        if let Some(block) = eni.ipv4.first() {
+            let request = UnassignPrivateIpAddresses { eni: id, blocks: [*block].into() };
+            let done = self.cloud.unassign_private_ip_addresses(&request, self.now);
+            self.model.meddled |= done.is_ok();
+        } else if let Some(block) = eni.ipv6.first() {
+            let request = UnassignIpv6Addresses { eni: id, prefixes: [*block].into() };
+            let done = self.cloud.unassign_ipv6_addresses(&request, self.now);
+            self.model.meddled |= done.is_ok();
+        }
+    }
+
+    /// Another program attaches an ENI of its own, tagged as one that the node must not manage.
+    fn attach_unmanaged(&mut self) {
+        let tags = [(tags::NO_MANAGE.to_string(), "true".to_string())].into();
+        let request = CreateInterface { tags, ..CreateInterface::new(self.node.subnet) };
+        self.on_space_taken();
+        self.unseen_eni = true;
+        let Some(device) = self.free_device() else { return };
+        let Ok(made) = self.cloud.create_network_interface(&request, self.now) else { return };
+        let instance = self.node.instance;
+        let attach = AttachNetworkInterface { eni: made.id, instance, card: Card(0), device };
+        let attached = self.cloud.attach_network_interface(&attach, self.now).is_ok();
+        if attached && self.config.ec2_reads {
+            self.model.foreign.insert(made.id);
+        }
+    }
+
+    /// Another program attaches an ENI that was made for the node to an instance of its own.
+    fn steal_unattached(&mut self) {
+        let owner = Some(self.node.instance.as_str());
+        let made = self.cloud.interfaces().find(|eni| {
+            eni.attachment.is_none()
+                && eni.tags.get(Scope::INSTANCE_TAG).map(String::as_str) == owner
+        });
+        let Some(eni) = made.map(|eni| eni.id) else { return };
+        let run = RunInstance::new(self.setup.limits.clone(), self.node.subnet);
+        let Ok(instance) = self.cloud.run_instance(run, self.now) else { return };
+        let attach =
+            AttachNetworkInterface { eni, instance, card: Card(0), device: DeviceIndex(1) };
+        let stolen = self.cloud.attach_network_interface(&attach, self.now).is_ok();
+        self.model.meddled |= stolen;
     }
 
     /// Returns the ENIs that are attached in truth.

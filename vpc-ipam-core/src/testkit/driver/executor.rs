@@ -4,12 +4,13 @@ use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
+use crate::plan::backoff;
 use crate::sim::{Call, Fault};
 use crate::testkit::driver::{Driver, index};
 use crate::testkit::rule::Breach;
 use crate::{
-    Action, Ec2Action, EniId, Failure, FailureKind, HostAction, Issued, Observation, Outcome,
-    Scope, Source,
+    Action, Ec2Action, Ec2Operation, Effect, EniId, Failure, FailureKind, HostAction, Issued,
+    Observation, Outcome, Scope, Source,
 };
 
 /// The executor, and answers to questions of other programs.
@@ -49,7 +50,7 @@ impl Driver {
             }
             (None, Action::Host(action)) => self.on_host(action, fault),
         };
-        let listed = matches!(&outcome, Outcome::Done(crate::Effect::Subnets(_)));
+        let listed = matches!(&outcome, Outcome::Done(Effect::Subnets(_)));
         let short = matches!(&outcome, Outcome::Failed(failure)
             if matches!(failure.kind, FailureKind::SubnetFull | FailureKind::NoFreePrefix));
         self.unseen_shortage &= late || !listed && !short;
@@ -57,7 +58,7 @@ impl Driver {
             if failure.kind == FailureKind::NoFreePrefix);
         self.unseen_fragments &= !no_prefix && !has_prefix(&outcome);
         let reads = match &issued.action {
-            Action::Ec2(action) => action.operation().is_none_or(crate::Ec2Operation::reads),
+            Action::Ec2(action) => action.operation().is_none_or(Ec2Operation::reads),
             Action::Host(_) => false,
         };
         if !reads {
@@ -91,24 +92,58 @@ impl Driver {
         if fault == Some(Fault::AnswerLost) {
             return failed(FailureKind::Kernel);
         }
-        Outcome::Done(crate::Effect::Done)
+        Outcome::Done(Effect::Done)
+    }
+
+    /// Carries out an action, and hands core its outcome.
+    pub(super) fn answer(&mut self, which: u8, fault: Option<Fault>) -> Result<(), Breach> {
+        match self.execute(which, fault) {
+            Some((issued, outcome)) => self.deliver(&issued, outcome),
+            None => Ok(()),
+        }
+    }
+
+    /// Carries out an action, whose outcome is on its way until [`Step::Deliver`](crate::testkit::Step::Deliver).
+    pub(super) fn post(&mut self, which: u8, fault: Option<Fault>) {
+        let posted = self.execute(which, fault);
+        self.posted.extend(posted);
+    }
+
+    /// Hands core an outcome that was on its way.
+    pub(super) fn deliver_posted(&mut self, which: u8) -> Result<(), Breach> {
+        match index(which, self.posted.len()) {
+            Some(index) => {
+                let (issued, outcome) = self.posted.remove(index);
+                self.deliver(&issued, outcome)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Loses an action: core never gets an outcome of it.
+    pub(super) fn lose(&mut self, which: u8) {
+        if let Some(index) = index(which, self.issued.len()) {
+            let issued = self.issued.remove(index);
+            self.note(|| format!("lost {} {:?}", issued.id, issued.action));
+            self.lost.push(issued.id);
+        }
     }
 
     /// Hands core the outcome of an action.
     pub(super) fn deliver(&mut self, issued: &Issued, outcome: Outcome) -> Result<(), Breach> {
         if let Outcome::Done(effect) = &outcome {
             match effect {
-                crate::Effect::Created(eni) => self.model.on_shown(eni.id, &eni.blocks),
-                crate::Effect::Assigned(blocks) => {
+                Effect::Created(eni) => self.model.on_shown(eni.id, &eni.blocks),
+                Effect::Assigned(blocks) => {
                     if let Action::Ec2(action) = &issued.action
-                        && let Some(eni) = crate::plan::backoff::about(action)
+                        && let Some(eni) = backoff::about(action)
                     {
                         self.model.on_shown(eni, blocks);
                     }
                 }
                 _ if self.void.contains(&issued.id) || self.given_up.contains(&issued.id) => {}
-                crate::Effect::Observed(observation) => self.on_observation(&observation.clone()),
-                crate::Effect::Metadata(metadata) => {
+                Effect::Observed(observation) => self.on_observation(&observation.clone()),
+                Effect::Metadata(metadata) => {
                     self.on_observation(&metadata.observation.clone());
                 }
                 _ => {}
@@ -130,9 +165,38 @@ impl Driver {
             Source::Imds => Ec2Action::ReadMetadata,
         };
         match self.cloud.execute_with(&self.node, &action, fault, self.now) {
-            Outcome::Done(crate::Effect::Observed(observation)) => Some(observation),
-            Outcome::Done(crate::Effect::Metadata(metadata)) => Some(metadata.observation),
+            Outcome::Done(Effect::Observed(observation)) => Some(observation),
+            Outcome::Done(Effect::Metadata(metadata)) => Some(metadata.observation),
             Outcome::Done(_) | Outcome::Failed(_) => None,
+        }
+    }
+
+    /// Asks a source as another program does, and shows core the answer.
+    pub(super) fn observe_at_once(
+        &mut self,
+        source: Source,
+        fault: Option<Fault>,
+    ) -> Result<(), Breach> {
+        match self.photograph(source, fault) {
+            Some(observation) => self.observe(&observation),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks a source as another program does, whose answer is on its way until [`Step::Show`](crate::testkit::Step::Show).
+    pub(super) fn keep_photograph(&mut self, source: Source, fault: Option<Fault>) {
+        let photograph = self.photograph(source, fault);
+        self.photographs.extend(photograph);
+    }
+
+    /// Shows core an answer that was on its way.
+    pub(super) fn show(&mut self, which: u8) -> Result<(), Breach> {
+        match index(which, self.photographs.len()) {
+            Some(index) => {
+                let observation = self.photographs.remove(index);
+                self.observe(&observation)
+            }
+            None => Ok(()),
         }
     }
 
@@ -162,8 +226,8 @@ impl Driver {
 
 fn has_prefix(outcome: &Outcome) -> bool {
     let blocks = match outcome {
-        Outcome::Done(crate::Effect::Created(eni)) => &eni.blocks,
-        Outcome::Done(crate::Effect::Assigned(blocks)) => blocks,
+        Outcome::Done(Effect::Created(eni)) => &eni.blocks,
+        Outcome::Done(Effect::Assigned(blocks)) => blocks,
         Outcome::Done(_) | Outcome::Failed(_) => return false,
     };
     blocks.iter().any(|block| matches!(block, IpNet::V4(net) if net.prefix_len() < 32))

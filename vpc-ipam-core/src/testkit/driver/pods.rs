@@ -10,8 +10,8 @@ use crate::testkit::driver::{Driver, PODS};
 use crate::testkit::rule::{Breach, Rule, hold};
 use crate::testkit::step::Store;
 use crate::{
-    AddressRequest, AssignError, Assigned, BlockState, Card, CardChoice, InterfaceType, Pod,
-    PodKey, Record, Released, Stage, Uncommitted,
+    AddressRequest, AssignError, Assigned, BlockState, Card, CardChoice, Pod, PodKey, Record,
+    Released, Stage, Uncommitted,
 };
 
 /// Pods, and the store of their leases.
@@ -55,14 +55,8 @@ impl Driver {
 
     /// Returns an IPv4 address that a pod could have had, as far as can be seen without a plan.
     pub(super) fn free_address(&self) -> Option<IpAddr> {
-        let usable = |eni: &&Eni| {
-            eni.stage == Stage::Ready
-                && eni.is_managed()
-                && !eni.excluded
-                && eni.interface_type != InterfaceType::Trunk
-                && !(self.config.custom_networking && eni.is_primary())
-                && eni.card == Card(0)
-        };
+        let usable =
+            |eni: &&Eni| eni.stage == Stage::Ready && eni.card == Card(0) && self.serves_pods(eni);
         let blocks = self.ipam.pool().enis().iter().filter(usable).flat_map(Eni::blocks);
         let confirmed = blocks.filter(|block| block.state() == BlockState::Confirmed);
         let hosts = confirmed.filter_map(|block| match block.net() {

@@ -2,9 +2,14 @@ use alloc::vec::Vec;
 
 use ipnet::IpNet;
 
+use crate::pool::Eni;
+use crate::sim::NetworkInterface;
 use crate::testkit::driver::Driver;
 use crate::testkit::rule::{Breach, Rule, hold};
-use crate::{BlockState, Demand, InterfaceType, Ipv4Kind, Scope, Stage, WaitingOn, Wanted};
+use crate::{
+    Block, BlockState, Blocked, CardDemand, Demand, Ipv4Kind, ObservedEni, Scope, Stage, WaitingOn,
+    Wanted,
+};
 
 /// The rules of a node that was left alone with a healthy cloud.
 impl Driver {
@@ -13,75 +18,65 @@ impl Driver {
         let plan = self.ipam.plan(self.now);
         let waiting = self.ipam.waiting().count();
         hold!(waiting == 0, Answered, "{waiting} pods wait for ever");
-        for eni in self.ipam.pool().enis() {
-            hold!(
-                eni.unconfirmed.is_none() || !eni.is_managed(),
-                Converges,
-                "{} is unconfirmed for ever",
-                eni.id
-            );
-            for block in eni.blocks().iter().filter(|_| eni.is_managed()) {
-                hold!(
-                    !block.is_releasing(),
-                    ReleasesEnd,
-                    "{} is being released for ever",
-                    block.net()
-                );
-                hold!(
-                    block.state() == BlockState::Confirmed,
-                    Converges,
-                    "{} is {:?} for ever",
-                    block.net(),
-                    block.state()
-                );
-            }
-            let under_way = matches!(eni.stage, Stage::Ready) || !eni.is_managed();
-            let gated = self.terminating
-                || !self.config.provisioning
-                || (!self.schedulable && !self.config.manage_unschedulable);
-            let waits = self.is_used(eni.id) || self.is_named(eni.id);
-            hold!(under_way || gated || waits, Converges, "{} is {:?} for ever", eni.id, eni.stage);
-        }
+        self.check_enis_converged()?;
         self.check_truth()?;
-        for on_card in &plan.demand {
-            let held: Vec<_> = plan.blocked.iter().collect();
-            let card = on_card.card;
-            match on_card.demand {
-                Demand::Met => {}
-                Demand::Short(_) => {
-                    let reason = held.iter().any(|held| {
-                        matches!(held.wanted, Wanted::Addresses { card: of } | Wanted::Eni { card: of } if of == card)
-                            && !matches!(held.waiting_on, WaitingOn::Outcome(_) | WaitingOn::Observation { .. })
-                    });
-                    hold!(reason, Converges, "{on_card:?} and nothing says why: {held:?}");
-                }
-                Demand::Over(_) => {
-                    // EC2 goes on refusing what the surplus is on, and the plan says so.
-                    let failing = held.iter().any(|held| {
-                        held.wanted == Wanted::FewerAddresses { card }
-                            && matches!(held.waiting_on, WaitingOn::Backoff { .. })
-                    });
-                    let idle =
-                        self.ipam.pool().enis().iter().filter(|eni| eni.card == card).any(|eni| {
-                            eni.is_managed()
-                                && !eni.excluded
-                                && eni.blocks().iter().any(|block| {
-                                    matches!(block.net(), IpNet::V4(_))
-                                        && block.is_idle(self.now, self.config.cooldown)
-                                        && block.is_prefix() == (on_card.kind == Ipv4Kind::Prefixes)
-                                })
-                                && eni.interface_type != InterfaceType::Trunk
-                                && !(self.config.custom_networking && eni.is_primary())
-                        });
-                    hold!(
-                        !idle || !self.config.provisioning || failing,
-                        Converges,
-                        "{on_card:?} stays: {held:?}"
-                    );
-                }
+        plan.demand.iter().try_for_each(|on_card| self.check_demand_met(on_card, &plan.blocked))
+    }
+
+    /// Checks that no ENI and no block is between two states for ever.
+    fn check_enis_converged(&self) -> Result<(), Breach> {
+        for eni in self.ipam.pool().enis().iter().filter(|eni| eni.is_managed()) {
+            let (id, stage) = (eni.id, eni.stage);
+            hold!(eni.unconfirmed.is_none(), Converges, "{id} is unconfirmed for ever");
+            for block in eni.blocks() {
+                let (net, state) = (block.net(), block.state());
+                hold!(!block.is_releasing(), ReleasesEnd, "{net} is being released for ever");
+                let confirmed = state == BlockState::Confirmed;
+                hold!(confirmed, Converges, "{net} is {state:?} for ever");
+            }
+            let waits = self.is_gated() || self.is_used(id) || self.is_named(id);
+            hold!(stage == Stage::Ready || waits, Converges, "{id} is {stage:?} for ever");
+        }
+        Ok(())
+    }
+
+    /// Checks that a card is at its target, or that the plan says why it is not.
+    fn check_demand_met(&self, on_card: &CardDemand, blocked: &[Blocked]) -> Result<(), Breach> {
+        let card = on_card.card;
+        match on_card.demand {
+            Demand::Met => {}
+            Demand::Short(_) => {
+                let reason = blocked.iter().any(|blocked| {
+                    matches!(blocked.wanted, Wanted::Addresses { card: of } | Wanted::Eni { card: of } if of == card)
+                        && !matches!(blocked.waiting_on, WaitingOn::Outcome(_) | WaitingOn::Observation { .. })
+                });
+                hold!(reason, Converges, "{on_card:?} and nothing says why: {blocked:?}");
+            }
+            Demand::Over(_) => {
+                // EC2 goes on refusing what the surplus is on, and the plan says so.
+                let failing = blocked.iter().any(|blocked| {
+                    blocked.wanted == Wanted::FewerAddresses { card }
+                        && matches!(blocked.waiting_on, WaitingOn::Backoff { .. })
+                });
+                let enis = self.ipam.pool().enis().iter();
+                let serving = enis.filter(|eni| eni.card == card && self.serves_pods(eni));
+                let idle = serving.flat_map(Eni::blocks).any(|block| {
+                    matches!(block.net(), IpNet::V4(_))
+                        && block.is_idle(self.now, self.config.cooldown)
+                        && block.is_prefix() == (on_card.kind == Ipv4Kind::Prefixes)
+                });
+                let stays = idle && self.config.provisioning && !failing;
+                hold!(!stays, Converges, "{on_card:?} stays: {blocked:?}");
             }
         }
         Ok(())
+    }
+
+    /// Returns whether the node may not change its ENIs.
+    fn is_gated(&self) -> bool {
+        self.terminating
+            || !self.config.provisioning
+            || (!self.schedulable && !self.config.manage_unschedulable)
     }
 
     /// Checks that core knows what is there, and that nothing was forgotten.
@@ -95,10 +90,10 @@ impl Driver {
             if !eni.is_managed() {
                 continue;
             }
-            let shown = crate::ObservedEni::from(truth);
+            let shown = ObservedEni::from(truth);
             let mut blocks: Vec<IpNet> = shown.blocks.iter().map(IpNet::trunc).collect();
             blocks.sort_unstable();
-            let known: Vec<IpNet> = eni.blocks().iter().map(crate::Block::net).collect();
+            let known: Vec<IpNet> = eni.blocks().iter().map(Block::net).collect();
             hold!(blocks == known, Converges, "{id} has {blocks:?}, known are {known:?}");
         }
         for eni in self.ipam.pool().enis() {
@@ -107,10 +102,7 @@ impl Driver {
             });
             hold!(ours, Converges, "{} does not exist, or is another instance's", eni.id);
         }
-        let gated = self.terminating
-            || !self.config.provisioning
-            || (!self.schedulable && !self.config.manage_unschedulable);
-        let owner = |eni: &crate::sim::NetworkInterface| eni.tags.get(Scope::INSTANCE_TAG).cloned();
+        let owner = |eni: &NetworkInterface| eni.tags.get(Scope::INSTANCE_TAG).cloned();
         let forgotten = self.cloud.interfaces().find(|eni| {
             eni.attachment.is_none()
                 && owner(eni).as_deref() == Some(self.node.instance.as_str())
@@ -118,7 +110,7 @@ impl Driver {
                 && !self.is_named(eni.id)
         });
         hold!(
-            gated || forgotten.is_none(),
+            self.is_gated() || forgotten.is_none(),
             NoLeak,
             "{:?} is attached to nothing",
             forgotten.map(|eni| eni.id)

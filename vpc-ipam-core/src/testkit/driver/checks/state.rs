@@ -1,9 +1,10 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::plan::backoff;
 use crate::testkit::driver::{Driver, blocks_of};
 use crate::testkit::rule::{Breach, Rule, hold};
-use crate::{Action, Because, Card, Ec2Action, EniId, Ipv4Amount, Violation};
+use crate::{Action, Because, Card, Ec2Action, EniId, Ipv4Amount, Plan, Violation};
 
 /// The rules of every state.
 impl Driver {
@@ -61,7 +62,7 @@ impl Driver {
             .ipam
             .in_flight()
             .filter_map(|(_, planned)| match &planned.action {
-                Action::Ec2(action) => crate::plan::backoff::about(action),
+                Action::Ec2(action) => backoff::about(action),
                 Action::Host(_) => None,
             })
             .collect();
@@ -72,7 +73,7 @@ impl Driver {
     }
 
     /// Checks that a plan does no more than what the node can hold needs.
-    pub(in crate::testkit::driver) fn check_size(&self, plan: &crate::Plan) -> Result<(), Breach> {
+    pub(in crate::testkit::driver) fn check_size(&self, plan: &Plan) -> Result<(), Breach> {
         let limits = &self.setup.limits;
         let enis: usize = limits.cards().iter().map(|card| usize::from(limits.enis(*card))).sum();
         let known = self.ipam.pool().enis().len();
