@@ -24,22 +24,22 @@ use crate::{
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which calls.
+    /// The operation, or the change of the node, whose calls fail.
     pub call: Call,
-    /// About what; `None` refuses them all.
+    /// Narrows it to calls about one thing; `None` refuses them all.
     pub about: Option<About>,
-    /// How they fail.
+    /// The kind of failure that each refused call answers with.
     pub kind: FailureKind,
-    /// For how long.
+    /// How long the calls go on failing.
     pub lasts: Lasts,
 }
 
 /// Calls of one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
-    /// An EC2 operation.
+    /// A call to the API of EC2.
     Ec2(Ec2Operation),
-    /// Reading the metadata.
+    /// Reading the metadata service, which is no operation of EC2.
     ReadMetadata,
     /// [`HostAction::SetUpEni`].
     SetUpEni,
@@ -50,7 +50,7 @@ pub enum Call {
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
-    /// One ENI.
+    /// The ENI that the call changes or asks for.
     Eni(EniId),
     /// A subnet: that of the ENI, or of the ENI to be made.
     Subnet(SubnetId),
@@ -170,12 +170,12 @@ struct Standing {
 }
 
 impl Refusals {
-    /// Adds a refusal.
+    /// Adds a refusal to those that stand; of two that fit a call, the older one answers.
     pub fn refuse(&mut self, refusal: Refusal) {
         self.standing.push(Standing { refusal, met: 0, known: false });
     }
 
-    /// Ends all refusals.
+    /// Ends all refusals, those that last for ever included.
     pub fn heal(&mut self) {
         self.standing.clear();
     }

@@ -25,9 +25,9 @@ pub(super) struct Ipv4Space {
 /// For what a range of a subnet is reserved (CreateSubnetCidrReservation): EC2 assigns nothing else out of it by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reservation {
-    /// Prefixes.
+    /// For /28 prefixes: single addresses come from elsewhere.
     Prefix,
-    /// Addresses that are named in the call.
+    /// For addresses that a call names.
     Explicit,
 }
 

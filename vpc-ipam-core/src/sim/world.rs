@@ -41,11 +41,11 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct World {
-    /// The cloud.
+    /// EC2 and IMDS; a test changes it as other programs would.
     pub cloud: Cloud,
     /// The node's address management.
     pub ipam: Ipam,
-    /// The time.
+    /// The time that core and the cloud get; [`World::run_for`] moves it.
     pub now: Timestamp,
     leases: BTreeMap<PodKey, Lease>,
     /// Pods that were refused and ask again, as kubelet makes them.
@@ -158,7 +158,7 @@ impl World {
         AddressRequest { key: Self::key(name), pod: Arc::new(pod), cards }
     }
 
-    /// Ends a pod.
+    /// Ends a pod, by the name under which it was added: its lease is released.
     pub fn remove_pod(&mut self, name: &str) -> Released {
         let key = Self::key(name);
         self.refused.retain(|(_, request)| request.key != key);

@@ -9,13 +9,13 @@ use crate::{AttachmentId, Card, DeviceIndex, EniId, InstanceId, Mac, SubnetId};
 /// An attached ENI as the network behind it sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// The ENI.
+    /// The ENI whose port it is.
     pub eni: EniId,
     /// Its attachment, a new one each time.
     pub attachment: AttachmentId,
     /// The instance into which it is plugged.
     pub instance: InstanceId,
-    /// The network card.
+    /// The network card of the instance.
     pub card: Card,
     /// The index on that card.
     pub device: DeviceIndex,
@@ -36,7 +36,7 @@ pub enum Change {
     Unassigned {
         /// The port as it is.
         port: Port,
-        /// What it lost.
+        /// What is no longer delivered to it.
         blocks: Vec<IpNet>,
     },
     /// A link is there, with all of the port's blocks.
@@ -45,7 +45,7 @@ pub enum Change {
     Assigned {
         /// The port as it is.
         port: Port,
-        /// What it gained.
+        /// What is delivered to it besides.
         blocks: Vec<IpNet>,
     },
 }

@@ -15,7 +15,7 @@ pub struct Instance {
     pub limits: Limits,
     /// What does not change while it lives.
     pub node: Node,
-    /// Its tags.
+    /// Tags by key, as [`RunInstance`] or [`Cloud::create_tags`] set them.
     pub tags: BTreeMap<String, String>,
     /// When it was launched.
     pub launched: Timestamp,
@@ -103,7 +103,7 @@ impl Cloud {
 }
 
 impl Cloud {
-    /// Returns an instance.
+    /// Returns an instance that runs, by its id.
     pub fn instance(&self, id: &InstanceId) -> Option<&Instance> {
         self.instances.get(id)
     }

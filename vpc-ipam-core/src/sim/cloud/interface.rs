@@ -17,23 +17,23 @@ use crate::{
 /// An ENI with all that EC2 tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkInterface {
-    /// Its id.
+    /// The id, `eni-` and 17 hexadecimal digits.
     pub id: EniId,
-    /// Its MAC address.
+    /// The MAC address of its link, unique in the cloud.
     pub mac: Mac,
-    /// Its VPC.
+    /// The VPC, which is its subnet's.
     pub vpc: VpcId,
-    /// Its subnet.
+    /// The subnet that all its addresses are of.
     pub subnet: SubnetId,
     /// Its availability zone, which is its subnet's.
     pub zone: Zone,
     /// What it is for.
     pub interface_type: InterfaceType,
-    /// Its description.
+    /// The text that its maker gave it.
     pub description: String,
-    /// Its security groups.
+    /// The security groups, in the order in which they were set.
     pub security_groups: Vec<SecurityGroupId>,
-    /// Its tags.
+    /// Tags by key.
     pub tags: BTreeMap<String, String>,
     /// Its own IPv4 address; an EFA-only ENI has none.
     pub primary_ipv4: Option<Ipv4Addr>,
@@ -48,15 +48,15 @@ pub struct NetworkInterface {
 /// The attachment of an ENI to an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Its id.
+    /// The id, a new one each time the ENI is attached.
     pub id: AttachmentId,
-    /// The instance.
+    /// The instance to which it is attached.
     pub instance: InstanceId,
-    /// The network card.
+    /// The network card of the instance; 0 where a type has one.
     pub card: Card,
     /// The index on that card.
     pub device: DeviceIndex,
-    /// How far it is.
+    /// How far attaching is: this cloud attaches and detaches at once.
     pub status: AttachmentStatus,
     /// Whether the ENI goes when the instance goes.
     pub delete_on_termination: bool,
@@ -208,7 +208,7 @@ impl Cloud {
 }
 
 impl Cloud {
-    /// Returns an ENI.
+    /// Returns an ENI by its id.
     pub fn interface(&self, id: &EniId) -> Option<&NetworkInterface> {
         self.enis.get(id)
     }

@@ -13,15 +13,15 @@ use crate::{
 /// What a subnet shall be made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateSubnet {
-    /// Its VPC.
+    /// The VPC to make it in.
     pub vpc: VpcId,
-    /// Its availability zone.
+    /// The availability zone that its instances and ENIs are in.
     pub zone: Zone,
     /// Its IPv4 range, from /16 to /28, within the VPC's.
     pub ipv4_cidr: Ipv4Net,
     /// Its IPv6 range, a /64 within the VPC's.
     pub ipv6_cidr: Option<Ipv6Net>,
-    /// Its tags.
+    /// Tags to set at once.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -43,7 +43,7 @@ pub struct RunInstance {
     pub security_groups: Vec<SecurityGroupId>,
     /// Its primary ENI's own IPv4 address; `None` leaves the choice to EC2.
     pub primary_ipv4: Option<Ipv4Addr>,
-    /// Its tags.
+    /// Tags to set at once.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -65,13 +65,13 @@ impl RunInstance {
 pub struct CreateInterface {
     /// Makes a repeated call return the first call's ENI instead of a second one, while that ENI exists.
     pub client_token: Option<String>,
-    /// Where.
+    /// The subnet to make it in, which decides its VPC and zone.
     pub subnet: SubnetId,
     /// Its security groups; empty asks for the VPC's default group.
     pub security_groups: Vec<SecurityGroupId>,
-    /// Its description.
+    /// A text that EC2 keeps and shows.
     pub description: String,
-    /// Its tags.
+    /// Tags to set at once.
     pub tags: BTreeMap<String, String>,
     /// What it is for.
     pub interface_type: InterfaceType,
@@ -79,7 +79,7 @@ pub struct CreateInterface {
     pub primary_ipv4: Option<Ipv4Addr>,
     /// IPv4 besides its own address.
     pub ipv4: Ipv4Request,
-    /// IPv6.
+    /// IPv6 addresses or prefixes, where the subnet has an IPv6 range.
     pub ipv6: Ipv6Request,
 }
 
@@ -124,7 +124,6 @@ pub enum Ipv4Request {
 }
 
 impl Default for Ipv4Request {
-    /// Asks for none.
     fn default() -> Self {
         Self::Count(Ipv4Amount::Addresses(0))
     }
@@ -161,7 +160,6 @@ pub enum Ipv6Request {
 }
 
 impl Default for Ipv6Request {
-    /// Asks for none.
     fn default() -> Self {
         Self::AddressCount(0)
     }
@@ -189,9 +187,9 @@ impl Ipv6Request {
 pub enum ModifyInterface {
     /// Decides whether the ENI goes when the instance goes.
     DeleteOnTermination {
-        /// Its attachment.
+        /// The ENI's present attachment; another's is refused.
         attachment: AttachmentId,
-        /// Whether it goes.
+        /// Whether EC2 deletes it when the instance ends.
         value: bool,
     },
     /// Replaces the security groups.

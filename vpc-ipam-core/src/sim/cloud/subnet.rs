@@ -12,14 +12,14 @@ use crate::sim::rng::Rng;
 use crate::sim::space::{Ipv4Space, Ipv6Space, Reservation};
 use crate::{Ipv4Amount, ObservedSubnet, SecurityGroupId, SubnetId, Timestamp, VpcId, Zone};
 
-/// A VPC.
+/// A VPC: the ranges that its subnets are cut from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vpc {
-    /// Its id.
+    /// The id, `vpc-` and 17 hexadecimal digits.
     pub id: VpcId,
-    /// Its IPv4 ranges.
+    /// The IPv4 ranges, the first of which is the one it was made with.
     pub ipv4_cidrs: Vec<Ipv4Net>,
-    /// Its IPv6 ranges.
+    /// The IPv6 ranges, of which each subnet may have a /64.
     pub ipv6_cidrs: Vec<Ipv6Net>,
     /// The security group of ENIs that are made without one.
     pub default_security_group: SecurityGroupId,
@@ -161,12 +161,12 @@ impl Cloud {
 }
 
 impl Cloud {
-    /// Returns a VPC.
+    /// Returns a VPC by its id.
     pub fn vpc(&self, id: &VpcId) -> Option<&Vpc> {
         self.vpcs.get(id)
     }
 
-    /// Returns a subnet.
+    /// Returns a subnet by its id, as DescribeSubnets shows it.
     pub fn subnet(&self, id: &SubnetId) -> Option<ObservedSubnet> {
         self.subnets.get(id).map(ObservedSubnet::from)
     }

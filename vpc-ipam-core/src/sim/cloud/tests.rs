@@ -44,9 +44,8 @@ fn what_was_made_can_be_read_back() {
 }
 
 #[test]
-fn refusals_carry_ec2s_codes_and_change_nothing() {
-    type Call = fn(&mut Lab) -> Result<(), CloudError>;
-    let cases: [(&str, Call, &str); 24] = [
+fn refused_creations_carry_ec2s_codes_and_change_nothing() {
+    assert_refused(&[
         (
             "create in an unknown subnet",
             |lab| lab.create(CreateInterface::new(id("subnet-0"))),
@@ -105,6 +104,12 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             },
             "UnsupportedOperation",
         ),
+    ]);
+}
+
+#[test]
+fn refused_attachments_carry_ec2s_codes_and_change_nothing() {
+    assert_refused(&[
         (
             "attach an unknown ENI",
             |lab| lab.attach(id("eni-0"), 0, 1),
@@ -140,6 +145,12 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             |lab| lab.attach(lab.crowded, 0, 2),
             "PrivateIpAddressLimitExceeded",
         ),
+    ]);
+}
+
+#[test]
+fn refused_addresses_carry_ec2s_codes_and_change_nothing() {
+    assert_refused(&[
         (
             "assign one too many",
             |lab| lab.assign(lab.secondary, addresses(10)),
@@ -168,6 +179,12 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             |lab| lab.unassign(lab.secondary, nets(&["10.0.1.77/32"])),
             "InvalidParameterValue",
         ),
+    ]);
+}
+
+#[test]
+fn refused_detachments_deletions_tags_and_attributes_carry_ec2s_codes_and_change_nothing() {
+    assert_refused(&[
         ("detach the primary ENI", |lab| lab.detach(lab.node().primary), "OperationNotPermitted"),
         (
             "detach what is not attached",
@@ -193,13 +210,7 @@ fn refusals_carry_ec2s_codes_and_change_nothing() {
             },
             "InvalidParameterValue",
         ),
-    ];
-    for (what, call, expected) in cases {
-        let mut lab = Lab::new("m5.large");
-        let before = lab.state();
-        assert_eq!(code(call(&mut lab)), expected, "{what}");
-        assert_eq!(lab.state(), before, "{what}");
-    }
+    ]);
 }
 
 #[test]
@@ -528,6 +539,18 @@ impl Lab {
             self.cloud.describe_subnets(&[], NOW).unwrap(),
             format!("{:?}", self.cloud.describe_instances(&[], NOW).unwrap()),
         )
+    }
+}
+
+/// What is refused, the call, and the code of EC2's answer.
+type Refused = (&'static str, fn(&mut Lab) -> Result<(), CloudError>, &'static str);
+
+fn assert_refused(cases: &[Refused]) {
+    for (what, call, expected) in cases {
+        let mut lab = Lab::new("m5.large");
+        let before = lab.state();
+        assert_eq!(code(call(&mut lab)), *expected, "{what}");
+        assert_eq!(lab.state(), before, "{what}");
     }
 }
 
