@@ -1,4 +1,7 @@
 //! How many pods an instance type takes, and how many addresses its node will hold.
+//!
+//! Pure functions of [`Limits`] and settings: no allocation but where limits list network cards, no clock, no EC2.
+//! [`compat`] computes what other tools say of the same node.
 
 pub mod compat;
 
@@ -8,12 +11,26 @@ use crate::plan::demand::PREFIX_SIZE;
 use crate::{Card, Config, Demand, Families, Ipv4Kind, Limits, Stock, demand};
 
 /// What decides how many pods fit on a node, besides its type.
+///
+/// ```
+/// use vpc_ipam_core::Config;
+/// use vpc_ipam_core::capacity::{Cap, Shape};
+///
+/// // The usual node, with some differences ...
+/// let shape = Shape::default().with_custom_networking(true).with_cap(Cap::ByVcpus);
+/// assert_eq!(shape.host_network_pods, 2);
+/// // ... or the node that variables configure.
+/// let (config, _) = Config::from_vars([("MAX_ENI", "4")]);
+/// assert_eq!(Shape::from(&config).enis_max, Some(4));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+#[non_exhaustive]
 pub struct Shape {
     /// Which addresses pods get.
     pub families: Families,
-    /// `MAX_ENI`.
+    /// `MAX_ENI`: the most ENIs, the primary included. 0 is as `None`, which leaves the type's limit.
     pub enis_max: Option<u8>,
     /// Whether the primary ENI gives pods no address.
     pub custom_networking: bool,
@@ -41,22 +58,74 @@ impl Default for Shape {
     }
 }
 
+impl Shape {
+    /// Sets which addresses pods get.
+    pub fn with_families(self, families: Families) -> Self {
+        Self { families, ..self }
+    }
+
+    /// Sets the most ENIs, `MAX_ENI`.
+    pub fn with_enis_max(self, enis_max: impl Into<Option<u8>>) -> Self {
+        Self { enis_max: enis_max.into(), ..self }
+    }
+
+    /// Sets whether the primary ENI gives pods no address.
+    pub fn with_custom_networking(self, custom_networking: bool) -> Self {
+        Self { custom_networking, ..self }
+    }
+
+    /// Sets whether one ENI is kept for a trunk.
+    pub fn with_trunk(self, trunk: bool) -> Self {
+        Self { trunk, ..self }
+    }
+
+    /// Sets how many further ENIs of the default card are not for pods.
+    pub fn with_enis_reserved(self, enis_reserved: u8) -> Self {
+        Self { enis_reserved, ..self }
+    }
+
+    /// Sets how many pods are on the host's network.
+    pub fn with_host_network_pods(self, host_network_pods: u32) -> Self {
+        Self { host_network_pods, ..self }
+    }
+
+    /// Sets the bound that has nothing to do with addresses.
+    pub fn with_cap(self, cap: Cap) -> Self {
+        Self { cap, ..self }
+    }
+}
+
+/// What variables configure, with 2 pods on the host's network and without a cap.
+impl From<&Config> for Shape {
+    fn from(config: &Config) -> Self {
+        Self {
+            families: config.families,
+            enis_max: config.enis_max,
+            custom_networking: config.custom_networking,
+            trunk: config.trunk,
+            ..Self::default()
+        }
+    }
+}
+
 /// A bound on pods that has nothing to do with addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Cap {
-    /// None.
+    /// Addresses alone bound the pods.
     #[default]
     None,
-    /// What AWS advises: 110 pods up to 30 vCPUs, 250 above.
+    /// What AWS advises: 110 pods up to 30 vCPUs, or where they are not known, and 250 above.
     ByVcpus,
-    /// So many.
+    /// This many pods, those on the host's network included.
     Fixed(u32),
 }
 
 /// How many pods a node takes, and what keeps it from taking more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Capacity {
     /// Pods for which there are addresses, those on the host's network included.
     pub by_addresses: u32,
@@ -65,7 +134,7 @@ pub struct Capacity {
     /// What keeps it from taking more.
     pub bound_by: Bound,
     /// Pods that can have a branch ENI each, among the others; `None` without a trunk, or where the type's number is not
-    /// known.
+    /// known: [`Limits::branch_enis`] tells the two apart.
     pub branch_enis: Option<u16>,
 }
 
@@ -91,6 +160,8 @@ pub enum Bound {
     Cap,
     /// The type has no ENI left for pods.
     NoEniForPods,
+    /// The type takes no prefixes, which IPv6 needs: the node will not start.
+    NoPrefixesForIpv6,
 }
 
 impl fmt::Display for Bound {
@@ -104,6 +175,7 @@ impl fmt::Display for Bound {
             Self::Ipv6Prefix => "addresses of an IPv6 prefix that are kept track of",
             Self::Cap => "cap",
             Self::NoEniForPods => "no ENI left for pods",
+            Self::NoPrefixesForIpv6 => "a type without prefixes, which IPv6 needs",
         })
     }
 }
@@ -119,18 +191,17 @@ impl fmt::Display for Bound {
 /// let m5_large = Limits::lookup("m5.large".parse()?)?;
 /// assert_eq!(max_pods(&m5_large, &Shape::default()).max_pods, 29);
 ///
-/// let prefixes = Shape {
-///     families: Families::Ipv4(Ipv4Kind::Prefixes),
-///     cap: Cap::ByVcpus,
-///     ..Shape::default()
-/// };
+/// let prefixes = Shape::default()
+///     .with_families(Families::Ipv4(Ipv4Kind::Prefixes))
+///     .with_cap(Cap::ByVcpus);
 /// let capacity = max_pods(&m5_large, &prefixes);
 /// assert_eq!((capacity.by_addresses, capacity.max_pods, capacity.bound_by), (434, 110, Bound::Cap));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
     let of_type = u32::from(limits.enis(limits.default_card));
-    let allowed = shape.enis_max.map_or(of_type, |most| of_type.min(most.into()));
+    let enis_max = shape.enis_max.filter(|most| *most > 0);
+    let allowed = enis_max.map_or(of_type, |most| of_type.min(most.into()));
     let takes_trunk = limits.branch_enis != Some(0);
     let kept_for = [
         (Bound::ReservedEnis, u32::from(shape.enis_reserved)),
@@ -140,7 +211,9 @@ pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
     let kept = kept_for.iter().map(|(_, enis)| enis).sum::<u32>();
     let enis = allowed.saturating_sub(kept);
     let slots = u32::from(limits.ipv4_slots());
+    let lacks_prefixes = shape.families.ipv6() && !limits.prefixes();
     let addresses = match shape.families {
+        _ if lacks_prefixes => 0,
         // One prefix of the primary ENI serves the node; of its 2^48 addresses as many are used as the pool keeps track of.
         Families::Ipv6 => 65_536,
         _ if enis == 0 => 0,
@@ -157,7 +230,9 @@ pub fn max_pods(limits: &Limits, shape: &Shape) -> Capacity {
         Cap::ByVcpus => advised(limits),
         Cap::Fixed(pods) => pods,
     };
-    let bound_by = if cap < by_addresses {
+    let bound_by = if lacks_prefixes {
+        Bound::NoPrefixesForIpv6
+    } else if cap < by_addresses {
         Bound::Cap
     } else if shape.families == Families::Ipv6 {
         Bound::Ipv6Prefix
@@ -187,21 +262,25 @@ fn advised(limits: &Limits) -> u32 {
     if limits.vcpus > 30 { 250 } else { 110 }
 }
 
-/// How many addresses a node takes out of its subnets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node takes out of its subnets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Footprint {
     /// ENIs, the primary included.
     pub enis: u32,
-    /// Addresses for pods, used and held ready.
+    /// IPv4 addresses for pods, used and held ready.
     pub for_pods: u32,
-    /// Addresses out of subnets: those for pods, and each ENI's own.
+    /// IPv4 addresses out of subnets: those for pods, and each ENI's own.
     pub in_all: u32,
+    /// IPv6 prefixes (/80).
+    pub ipv6_prefixes: u32,
 }
 
 /// How many addresses a node takes in the course of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Footprints {
     /// Before the first pod.
     pub at_boot: Footprint,
@@ -215,6 +294,8 @@ pub struct Footprints {
 /// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address but at most `max_pods`, and
 /// at worst.
 ///
+/// All zero where pods get IPv6 and the type takes no prefixes: such a node does not start.
+///
 /// ```
 /// use vpc_ipam_core::capacity::address_footprint;
 /// use vpc_ipam_core::{Config, Limits};
@@ -226,12 +307,22 @@ pub struct Footprints {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn address_footprint(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Footprints {
+    if config.families.ipv6() && !limits.prefixes() {
+        let none = Footprint::default();
+        return Footprints { at_boot: none, at_pods: none, worst: none };
+    }
     let footprint = |config: &Config, pods| footprint(limits, config, pods);
     let mut worst = footprint(config, u32::MAX / 2);
     if limits.prefixes() && config.families.ipv4() == Some(Ipv4Kind::Prefixes) {
         // Where single addresses stand in for prefixes they take sixteen times the places.
-        let singles = Config { families: Families::Ipv4(Ipv4Kind::Addresses), ..config.clone() };
-        worst.enis = worst.enis.max(footprint(&singles, u32::MAX / 2).enis);
+        let families = match config.families {
+            Families::Dual(_) => Families::Dual(Ipv4Kind::Addresses),
+            _ => Families::Ipv4(Ipv4Kind::Addresses),
+        };
+        let singles = Config { families, ..config.clone() };
+        let singles = footprint(&singles, u32::MAX / 2);
+        worst.enis = worst.enis.max(singles.enis);
+        worst.ipv6_prefixes = worst.ipv6_prefixes.max(singles.ipv6_prefixes);
         worst.in_all = worst.for_pods.saturating_add(worst.enis);
     }
     let at_pods = footprint(config, pods.min(max_pods));
@@ -248,6 +339,7 @@ fn footprint(limits: &Limits, config: &Config, pods: u32) -> Footprint {
         footprint.enis = footprint.enis.saturating_add(more.enis);
         footprint.for_pods = footprint.for_pods.saturating_add(more.for_pods);
         footprint.in_all = footprint.in_all.saturating_add(more.in_all);
+        footprint.ipv6_prefixes = footprint.ipv6_prefixes.saturating_add(more.ipv6_prefixes);
     }
     footprint
 }
@@ -261,7 +353,7 @@ fn footprint_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) ->
     let slots = u32::from(limits.ipv4_slots()).max(1);
 
     let Some(configured) = config.families.ipv4() else {
-        return Footprint { enis: 1, for_pods: 0, in_all: 1 };
+        return Footprint { enis: 1, for_pods: 0, in_all: 1, ipv6_prefixes: 1 };
     };
     let kind = if limits.prefixes() { configured } else { Ipv4Kind::Addresses };
     let size = match kind {
@@ -279,7 +371,9 @@ fn footprint_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) ->
     let blocks = wanted.min(pods_max.map_or(u32::MAX, |most| most.div_ceil(size))).min(blocks_max);
     let enis = (blocks.div_ceil(slots) + for_primary).clamp(1, enis_max.max(1));
     let for_pods = blocks * size;
-    Footprint { enis, for_pods, in_all: for_pods + enis }
+    // Where pods get one of each family, every ENI that serves pods has a prefix.
+    let serving = if config.families.ipv6() { enis - for_primary.min(enis) } else { 0 };
+    Footprint { enis, for_pods, in_all: for_pods + enis, ipv6_prefixes: serving }
 }
 
 #[cfg(test)]
@@ -365,6 +459,21 @@ mod tests {
                 Bound::Cap,
             ),
             ("m5.large", Shape { enis_max: Some(2), ..plain }, 20, Bound::MaxEni),
+            ("m5.large", Shape { enis_max: Some(0), ..plain }, 29, Bound::InstanceType),
+            (
+                "m4.large",
+                Shape { families: Families::Ipv6, cap: Cap::ByVcpus, ..plain },
+                2,
+                Bound::NoPrefixesForIpv6,
+            ),
+            (
+                "m4.large",
+                Shape { families: Families::Dual(Ipv4Kind::Addresses), ..plain },
+                2,
+                Bound::NoPrefixesForIpv6,
+            ),
+            // vCPUs are not known.
+            ("c5a.metal", Shape { cap: Cap::ByVcpus, ..plain }, 110, Bound::Cap),
             ("m5.large", Shape { cap: Cap::Fixed(10), ..plain }, 10, Bound::Cap),
             ("m5.large", Shape { cap: Cap::ByVcpus, ..prefixes }, 110, Bound::Cap),
             ("m5.large", prefixes, 434, Bound::InstanceType),
@@ -393,8 +502,10 @@ mod tests {
         for (name, expected) in [
             ("m5.large", Some(9)),
             ("c5.4xlarge", Some(54)),
-            ("m5.4xlarge", None),
+            ("m5.4xlarge", Some(54)),
             ("t3.large", None),
+            // The type takes a trunk; of how many branch ENIs is not published.
+            ("r9g.large", None),
         ] {
             assert_eq!(max_pods(&limits(name), &shape).branch_enis, expected, "{name}");
             assert_eq!(max_pods(&limits(name), &Shape::default()).branch_enis, None, "{name}");

@@ -42,13 +42,15 @@ pub struct Limits {
     /// Whether it is a whole machine; such a type has no hypervisor, and every feature of Nitro.
     #[cfg_attr(feature = "serde", serde(default))]
     pub bare_metal: bool,
-    /// Virtual CPUs, as launched by default.
+    /// Virtual CPUs, as launched by default; 0 if that is not known.
     #[cfg_attr(feature = "serde", serde(default))]
     pub vcpus: u16,
-    /// Memory in MiB.
+    /// Memory in MiB; 0 if that is not known.
     #[cfg_attr(feature = "serde", serde(default))]
     pub memory_mib: u32,
-    /// How many branch ENIs a trunk carries, 0 if the type takes no trunk, `None` if that is not known: EC2 does not tell.
+    /// How many branch ENIs a trunk carries, 0 if the type takes no trunk, `None` if that is not known. EC2 does not tell;
+    /// the table has the numbers of Karpenter and of the VPC resource controller, which agree, and 0 on Xen and for the t
+    /// family, as AWS's guide to security groups for pods says.
     #[cfg_attr(feature = "serde", serde(default))]
     pub branch_enis: Option<u16>,
 }
@@ -85,8 +87,9 @@ pub enum Hypervisor {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownLimits {
-    /// Who is believed, the first first; who is missing is not believed at all. By default the operator, then the table,
-    /// then EC2, so that EC2 is asked only about types that are newer than the table.
+    /// Who is believed, the first first; who is missing is not believed at all. By default the operator, then EC2's answer
+    /// as the table has it, then EC2, then other tools' tables: EC2 is asked only about types that the table does not have
+    /// from EC2 itself, and where it does not answer the other tools' word counts.
     pub trust: Vec<LimitsSource>,
     /// What the operator says: of two entries for one type the later counts.
     pub overrides: Vec<Limits>,
@@ -97,19 +100,23 @@ pub struct KnownLimits {
 /// Who says what an instance type can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum LimitsSource {
     /// The operator, in an override file.
     Override,
-    /// The table that ships with this crate.
+    /// EC2, in the answer from which the table of this crate was made.
     Table,
     /// EC2, in its answer to DescribeInstanceTypes.
     Ec2,
+    /// Public tables of other tools: for types that the answer in the table lacks, such as dl1.24xlarge.
+    OtherTables,
 }
 
 impl Default for KnownLimits {
     fn default() -> Self {
-        let trust = alloc::vec![LimitsSource::Override, LimitsSource::Table, LimitsSource::Ec2];
+        use LimitsSource::{Ec2, OtherTables, Override, Table};
+        let trust = alloc::vec![Override, Table, Ec2, OtherTables];
         Self { trust, overrides: Vec::new(), ec2: Vec::new() }
     }
 }
@@ -142,8 +149,15 @@ impl KnownLimits {
         };
         match source {
             LimitsSource::Override => among(&self.overrides),
-            LimitsSource::Table => Limits::lookup(instance_type).ok(),
-            LimitsSource::Ec2 => among(&self.ec2),
+            LimitsSource::Table | LimitsSource::OtherTables => {
+                let row = row_of(instance_type).filter(|row| row.source() == source)?;
+                Some(row.limits(instance_type))
+            }
+            LimitsSource::Ec2 => {
+                let limits = among(&self.ec2)?;
+                let in_table = row_of(instance_type).and_then(Row::branch_enis);
+                Some(Limits { branch_enis: limits.branch_enis.or(in_table), ..limits })
+            }
         }
     }
 }
@@ -163,11 +177,16 @@ pub struct UnknownInstanceTypeError {
 impl Limits {
     /// Returns the limits of a type in the built-in table.
     pub fn lookup(instance_type: InstanceType) -> Result<Self, UnknownInstanceTypeError> {
-        let found = table::TABLE.binary_search_by(|row| row.name.cmp(instance_type.as_str()));
-        match found {
-            Ok(index) => Ok(table::TABLE[index].limits(instance_type)),
-            Err(_) => Err(UnknownInstanceTypeError { instance_type }),
+        match row_of(instance_type) {
+            Some(row) => Ok(row.limits(instance_type)),
+            None => Err(UnknownInstanceTypeError { instance_type }),
         }
+    }
+
+    /// Returns where the built-in table has a type from, [`LimitsSource::Table`] or [`LimitsSource::OtherTables`]; `None`
+    /// if it does not have it.
+    pub fn source_in_table(instance_type: InstanceType) -> Option<LimitsSource> {
+        row_of(instance_type).map(Row::source)
     }
 
     /// Returns the limits of every type in the built-in table, sorted by name.
@@ -186,6 +205,11 @@ impl Limits {
     /// Returns the network cards.
     pub fn cards(&self) -> Vec<Card> {
         (0u8..).take(self.enis_per_card.len()).map(Card).collect()
+    }
+
+    /// Returns how many ENIs the network cards take together.
+    pub fn enis_in_all(&self) -> u32 {
+        self.enis_per_card.iter().map(|enis| u32::from(*enis)).sum()
     }
 
     /// Returns how many blocks of IPv4 besides its own address an ENI takes; a block is an address or a /28 prefix.
@@ -210,7 +234,21 @@ struct Row {
     bare_metal: bool,
     vcpus: u16,
     memory_mib: u32,
+    branch_enis: u8,
+    listed_by: u8,
 }
+
+/// No public table says how many branch ENIs the type takes.
+const UNKNOWN: u8 = u8::MAX;
+
+/// EC2's answer has the type.
+const EC2: u8 = 1;
+/// amazon-vpc-cni-k8s lists it, in eni-max-pods.txt too.
+const VPC_CNI: u8 = 2;
+/// nodeadm lists it.
+const NODEADM: u8 = 4;
+/// pluto lists it.
+const PLUTO: u8 = 8;
 
 #[expect(clippy::too_many_arguments, reason = "one per column of the generated table")]
 const fn row(
@@ -223,6 +261,8 @@ const fn row(
     bare_metal: bool,
     vcpus: u16,
     memory_mib: u32,
+    branch_enis: u8,
+    listed_by: u8,
 ) -> Row {
     Row {
         name,
@@ -234,7 +274,14 @@ const fn row(
         bare_metal,
         vcpus,
         memory_mib,
+        branch_enis,
+        listed_by,
     }
+}
+
+fn row_of(instance_type: InstanceType) -> Option<&'static Row> {
+    let found = table::TABLE.binary_search_by(|row| row.name.cmp(instance_type.as_str()));
+    found.ok().map(|index| &table::TABLE[index])
 }
 
 impl Row {
@@ -252,32 +299,40 @@ impl Row {
             branch_enis: self.branch_enis(),
         }
     }
+
+    fn source(&self) -> LimitsSource {
+        if self.listed_by & EC2 == EC2 { LimitsSource::Table } else { LimitsSource::OtherTables }
+    }
+
+    fn branch_enis(&self) -> Option<u16> {
+        (self.branch_enis != UNKNOWN).then_some(u16::from(self.branch_enis))
+    }
 }
 
-impl Row {
-    /// Returns how many branch ENIs a trunk of the type carries, as far as that is published: the guide to security groups
-    /// for pods wants Nitro and excludes the t family, the EKS best practices name 9 for m5.large, and the numbers of the
-    /// families below are those that amazon-vpc-resource-controller-k8s goes by (October 2025).
-    fn branch_enis(&self) -> Option<u16> {
-        let (family, size) = self.name.split_once('.').unwrap_or((self.name, ""));
-        let burstable =
-            family.starts_with('t') && family[1..].starts_with(|c: char| c.is_ascii_digit());
-        match (family, size) {
-            _ if burstable || self.hypervisor == Hypervisor::Xen => Some(0),
-            ("m5", "large") => Some(9),
-            ("a1" | "c5" | "c5a" | "c5ad", size) => match size {
-                "medium" => Some(10),
-                "large" => Some(9),
-                "xlarge" => Some(18),
-                "2xlarge" => Some(38),
-                "4xlarge" | "8xlarge" | "9xlarge" | "12xlarge" => Some(54),
-                "16xlarge" | "18xlarge" | "24xlarge" => Some(107),
-                "metal" => Some(if family == "a1" { 54 } else { 107 }),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
+/// A tool that carries a list of types of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum List {
+    /// eni-max-pods.txt of amazon-vpc-cni-k8s.
+    EniMaxPods,
+    /// instance-info.jsonl of nodeadm.
+    Nodeadm,
+    /// eni-max-pods of Bottlerocket.
+    Pluto,
+}
+
+/// Returns the pods that a tool's own list has for a type, if it has the type: ENIs of the default card, as the list counts
+/// them, x (addresses - 1) + 2.
+pub(crate) fn listed_pods(list: List, instance_type: InstanceType) -> Option<u32> {
+    let flag = match list {
+        List::EniMaxPods => VPC_CNI,
+        List::Nodeadm => NODEADM,
+        List::Pluto => PLUTO,
+    };
+    let row = row_of(instance_type).filter(|row| row.listed_by & flag == flag)?;
+    let differs = |(name, pods): &(&str, u32)| (*name == row.name).then_some(*pods);
+    let differing = table::ENI_MAX_PODS_DIFFERS.iter().find_map(differs);
+    let enis = row.enis_per_card[usize::from(row.default_card)];
+    Some(differing.unwrap_or(u32::from(enis) * (u32::from(row.ipv4_per_eni) - 1) + 2))
 }
 
 #[cfg(test)]
@@ -288,15 +343,20 @@ mod tests {
     #[test]
     fn types_that_take_no_trunk_are_known() {
         let cases = [
-            ("m8g.12xlarge", None),
+            ("m8g.12xlarge", Some(54)),
             ("i3.2xlarge", Some(0)),
             ("t3.large", Some(0)),
-            ("trn1.32xlarge", None),
+            ("t8i.nano", Some(0)),
+            ("u-6tb1.56xlarge", Some(0)),
+            ("u-6tb1.112xlarge", Some(0)),
+            ("trn1.32xlarge", Some(82)),
             ("m5.large", Some(9)),
+            ("m5.xlarge", Some(18)),
             ("a1.metal", Some(54)),
             ("c5.metal", Some(107)),
-            ("c5a.8xlarge", Some(54)),
-            ("m5.xlarge", None),
+            ("g4ad.16xlarge", Some(6)),
+            ("r9g.large", None),
+            ("hpc6a.48xlarge", None),
         ];
         for (name, expected) in cases {
             let limits = Limits::lookup(name.parse().unwrap()).unwrap();
@@ -306,18 +366,22 @@ mod tests {
 
     #[test]
     fn limits_come_from_who_is_trusted_first() {
-        use LimitsSource::{Ec2, Override, Table};
+        use LimitsSource::{Ec2, OtherTables, Override, Table};
         let m5_large = Limits::lookup("m5.large".parse().unwrap()).unwrap();
         let says = |enis: u8, name: &str| Limits {
             instance_type: name.parse().unwrap(),
             enis_per_card: alloc::vec![enis].into(),
             ..m5_large.clone()
         };
-        // Trust, type, ENIs and source; the operator says 5 or 6, EC2 7, the table 3 of m5.large.
+        // Trust, type, ENIs and source; the operator says 5 or 6, EC2 7, the table 3 of m5.large and, from other tables, 15
+        // of dl1.24xlarge.
         let overrides = alloc::vec![says(4, "m5.large"), says(5, "m5.large"), says(6, "m98.large")];
         let ec2 = alloc::vec![says(7, "m5.large"), says(7, "m99.large")];
         let default = KnownLimits::default().trust;
-        let cases: [(&[LimitsSource], &str, Option<(u8, LimitsSource)>); 9] = [
+        let cases: [(&[LimitsSource], &str, Option<(u8, LimitsSource)>); 12] = [
+            (&default, "dl1.24xlarge", Some((15, OtherTables))),
+            (&[OtherTables], "m5.large", None),
+            (&[Table, Ec2], "dl1.24xlarge", None),
             (&default, "m5.large", Some((5, Override))),
             (&default, "m98.large", Some((6, Override))),
             (&default, "m99.large", Some((7, Ec2))),
@@ -344,6 +408,7 @@ mod tests {
         };
         assert!(!asks(&default, "m5.large"));
         assert!(asks(&default, "m99.large"));
+        assert!(asks(&default, "dl1.24xlarge"));
         assert!(asks(&[Ec2, Table], "m5.large"));
         assert!(!asks(&[Table], "m99.large"));
     }
@@ -364,7 +429,7 @@ mod tests {
 
     #[test]
     fn every_type_of_the_table_is_found_by_its_name() {
-        assert_eq!(Limits::all().len(), 1395);
+        assert_eq!(Limits::all().len(), 1458);
         for limits in Limits::all() {
             assert_eq!(Limits::lookup(limits.instance_type).as_ref(), Ok(&limits));
             assert!(limits.enis(Card(0)) >= 1, "{limits:?}");
@@ -391,6 +456,40 @@ mod tests {
     }
 
     #[test]
+    fn types_that_ec2_s_answer_lacks_come_from_other_tables() {
+        let from = |source| {
+            let of =
+                |limits: &Limits| Limits::source_in_table(limits.instance_type) == Some(source);
+            Limits::all().filter(of).count()
+        };
+        assert_eq!((from(LimitsSource::Table), from(LimitsSource::OtherTables)), (1395, 63));
+        // Type, ENIs and addresses, prefixes, vCPUs.
+        let cases = [
+            ("dl1.24xlarge", 15, 50, true, 96),
+            ("p3.2xlarge", 4, 15, false, 8),
+            ("g3.16xlarge", 15, 50, false, 64),
+            ("i3.metal", 15, 50, true, 72),
+            ("c7g-flex.medium", 2, 4, true, 1),
+        ];
+        for (name, enis, ipv4, prefixes, vcpus) in cases {
+            let limits = Limits::lookup(name.parse().unwrap()).unwrap();
+            let actual =
+                (limits.enis(Card(0)), limits.ipv4_per_eni, limits.prefixes(), limits.vcpus);
+            assert_eq!(actual, (enis, ipv4, prefixes, vcpus), "{name}");
+        }
+        assert_eq!(Limits::source_in_table("m99.large".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn branch_enis_of_the_table_complete_what_ec2_says() {
+        let m5_large = Limits::lookup("m5.large".parse().unwrap()).unwrap();
+        let ec2 = alloc::vec![Limits { branch_enis: None, ..m5_large.clone() }];
+        let known =
+            KnownLimits { trust: alloc::vec![LimitsSource::Ec2], ec2, ..KnownLimits::default() };
+        assert_eq!(known.find(m5_large.instance_type).unwrap(), (m5_large, LimitsSource::Ec2));
+    }
+
+    #[test]
     fn cards_of_one_type_may_differ() {
         let limits = Limits::lookup("i7ie.48xlarge".parse().unwrap()).unwrap();
         assert_eq!(limits.enis_per_card.as_ref(), [8, 7]);
@@ -400,7 +499,7 @@ mod tests {
     #[test]
     fn bare_metal_takes_prefixes_like_nitro() {
         let metal: Vec<_> = Limits::all().filter(|limits| limits.bare_metal).collect();
-        assert_eq!(metal.len(), 154);
+        assert_eq!(metal.len(), 163);
         for limits in metal {
             assert_eq!(limits.hypervisor, Hypervisor::Unknown, "{limits:?}");
             assert!(limits.prefixes(), "{limits:?}");

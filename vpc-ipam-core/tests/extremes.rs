@@ -176,15 +176,14 @@ fn shapes() -> impl Strategy<Value = Shape> {
             host_network_pods,
             cap,
         )| {
-            Shape {
-                families,
-                enis_max,
-                custom_networking,
-                trunk,
-                enis_reserved,
-                host_network_pods,
-                cap,
-            }
+            Shape::default()
+                .with_families(families)
+                .with_enis_max(enis_max)
+                .with_custom_networking(custom_networking)
+                .with_trunk(trunk)
+                .with_enis_reserved(enis_reserved)
+                .with_host_network_pods(host_network_pods)
+                .with_cap(cap)
         },
     )
 }

@@ -8,7 +8,16 @@ use vpc_ipam_core::EniConfig;
 use vpc_ipam_core::capacity::{Footprint, address_footprint};
 
 /// Instance type, variables, pods that need an address, the most that the node runs.
-const CASES: [(&str, &[(&str, &str)], usize, u32); 20] = [
+const CASES: [(&str, &[(&str, &str)], usize, u32); 24] = [
+    ("m5.large", &[("ENABLE_IPv6", "true")], 20, 110),
+    ("m5.large", &[("ENABLE_IPv6", "true"), ("ENABLE_IPv4", "true")], 20, 110),
+    (
+        "m5.4xlarge",
+        &[("ENABLE_IPv6", "true"), ("ENABLE_IPv4", "true"), ("WARM_IP_TARGET", "2")],
+        40,
+        110,
+    ),
+    ("p4d.24xlarge", &[("ENABLE_IPv6", "true"), ("ENABLE_MULTI_NIC", "true")], 12, 110),
     ("m5.large", &[], 0, 29),
     ("m5.large", &[], 10, 29),
     ("m5.large", &[], 27, 29),
@@ -45,30 +54,55 @@ fn start(instance_type: &str, vars: &[(&str, &str)], max_pods: u32) -> Node {
     node
 }
 
+/// What a [`Footprint`] counts.
+#[derive(Debug, PartialEq)]
+struct Taken {
+    enis: u32,
+    for_pods: u32,
+    in_all: u32,
+    ipv6_prefixes: u32,
+}
+
+impl From<Footprint> for Taken {
+    fn from(footprint: Footprint) -> Self {
+        let Footprint { enis, for_pods, in_all, ipv6_prefixes, .. } = footprint;
+        Self { enis, for_pods, in_all, ipv6_prefixes }
+    }
+}
+
 /// Counts what a node takes out of its subnets.
-fn taken(node: &Node) -> Footprint {
+fn taken(node: &Node) -> Taken {
     let mine = || node.cloud.interfaces().filter(|eni| eni.attachment.is_some());
     let of_net = |length: u8| 1u32 << (32 - length);
     let for_pods = mine().flat_map(|eni| &eni.ipv4).map(|net| of_net(net.prefix_len())).sum();
     let enis = mine().count() as u32;
-    Footprint { enis, for_pods, in_all: for_pods + enis }
+    let ipv6_prefixes = mine().map(|eni| eni.ipv6.len()).sum::<usize>() as u32;
+    Taken { enis, for_pods, in_all: for_pods + enis, ipv6_prefixes }
 }
 
 #[test]
-fn claims_are_what_a_node_comes_to_take() {
+fn footprints_are_what_a_node_comes_to_take() {
     for (instance_type, vars, pods, max_pods) in CASES {
         let mut node = start(instance_type, vars, max_pods);
         let footprints = address_footprint(&node.limits, &node.config, pods as u32, max_pods);
-        assert_eq!(taken(&node), footprints.at_boot, "{instance_type} {vars:?} at boot");
+        assert_eq!(
+            taken(&node),
+            Taken::from(footprints.at_boot),
+            "{instance_type} {vars:?} at boot"
+        );
         node.add(names("pod", 0..pods));
         node.run_for(600);
         assert_eq!(node.stored.len(), pods, "{instance_type} {vars:?}");
-        assert_eq!(taken(&node), footprints.at_pods, "{instance_type} {vars:?} with {pods} pods");
+        assert_eq!(
+            taken(&node),
+            Taken::from(footprints.at_pods),
+            "{instance_type} {vars:?} with {pods} pods"
+        );
     }
 }
 
 #[test]
-fn no_coming_and_going_takes_more_than_the_worst_claim() {
+fn no_coming_and_going_takes_more_than_the_worst_footprint() {
     for (instance_type, vars, pods, max_pods) in CASES {
         for capped in [true, false] {
             let mut node = start(instance_type, vars, max_pods);

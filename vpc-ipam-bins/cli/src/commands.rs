@@ -28,6 +28,8 @@ enum Command {
     // The name of before, for one release.
     #[command(alias = "claim")]
     Footprint(capacity::FootprintArgs),
+    /// Write what limits and max-pods say of every type as JSON and CSV, for tools in other languages
+    CapacityData(capacity::DataArgs),
     /// Compare this node's network with what it should be, and put it right
     Net(net::NetArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Limits(args) => capacity::limits(&args),
         Command::MaxPods(args) => capacity::max_pods(&args),
         Command::Footprint(args) => capacity::footprint(&args),
+        Command::CapacityData(args) => capacity::data(&args),
         Command::Net(args) => return net::main(&args),
         Command::Lab(args) => return lab::main(args),
     };

@@ -48,23 +48,13 @@ impl Left {
 
 impl Expected {
     pub(super) fn of(limits: &Limits, config: &Config) -> Self {
-        let shape = Shape {
-            families: config.families,
-            enis_max: config.enis_max,
-            custom_networking: config.custom_networking,
-            trunk: config.trunk,
-            enis_reserved: 0,
-            host_network_pods: 0,
-            cap: config.pods_max.map_or(Cap::None, Cap::Fixed),
-        };
+        let shape = Shape::from(config)
+            .with_host_network_pods(0)
+            .with_cap(config.pods_max.map_or(Cap::None, Cap::Fixed));
         let most = max_pods(limits, &shape).max_pods;
-        let Footprint { enis, for_pods, .. } = address_footprint(limits, config, 0, most).at_boot;
-        let of_primary = u32::from(config.custom_networking);
-        let left = Left {
-            enis,
-            addresses: for_pods,
-            ipv6_prefixes: if config.families.ipv6() { enis - of_primary } else { 0 },
-        };
+        let Footprint { enis, for_pods, ipv6_prefixes, .. } =
+            address_footprint(limits, config, 0, most).at_boot;
+        let left = Left { enis, addresses: for_pods, ipv6_prefixes };
         let cards = limits.cards();
         if config.multi_nic && cards.len() > 1 {
             Self { left, ..Self::on_cards(limits, config, &cards, most) }
@@ -74,12 +64,10 @@ impl Expected {
     }
 
     fn on_one_card(limits: &Limits, config: &Config, most: u32) -> Self {
-        let one_eni = Shape {
-            families: config.families,
-            enis_max: Some(1),
-            host_network_pods: 0,
-            ..Shape::default()
-        };
+        let one_eni = Shape::default()
+            .with_families(config.families)
+            .with_enis_max(1)
+            .with_host_network_pods(0);
         let per_eni = max_pods(limits, &one_eni).max_pods.max(1);
         let pods = match config.families {
             Families::Ipv6 => PODS_MAX_IPV6.min(most),
