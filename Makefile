@@ -1,6 +1,6 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test can-test test-deps lab-deps lint build bench fuzz fuzz-long limits
+.PHONY: help lab test can-test test-deps lab-deps lint build bench fuzz fuzz-long limits capacity-data
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
@@ -17,6 +17,7 @@ help:
 	@echo 'make fuzz         fuzz the core, and what the kernel answers, for a minute each (SECONDS=600, TARGETS=scenario)'
 	@echo 'make fuzz-long    run 100,000 scenarios that a seed decides (CASES=, SEED=)'
 	@echo 'make limits       regenerate the table of instance types'
+	@echo 'make capacity-data  write data/capacity, for tools in other languages'
 
 lab: lab-deps
 ifdef WIRE
@@ -64,3 +65,6 @@ fuzz-long:
 limits:
 	pip download --quiet --no-deps --dest target/moto moto==5.2.5
 	scripts/generate-limits.py target/moto/moto-5.2.5-*.whl
+
+capacity-data:
+	cargo run --quiet $(LAB) --bin vpc-ipam -- capacity-data data/capacity
