@@ -67,4 +67,4 @@ limits:
 	scripts/generate-limits.py target/moto/moto-5.2.5-*.whl
 
 capacity-data:
-	cargo run --quiet $(LAB) --bin vpc-ipam -- capacity-data data/capacity
+	cargo run --quiet -p vpc-ipam --no-default-features --locked -- capacity-data data/capacity

@@ -249,7 +249,7 @@ fn the_data_files_are_what_the_code_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/folder");
     let printed = prints(&format!("capacity-data {}", path.display()));
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/capacity");
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/capacity");
     for name in ["limits.json", "limits.csv", "max-pods.json", "max-pods.csv", "vectors.json"] {
         assert!(printed.contains(name), "{printed}");
         let [is, says] =
@@ -278,9 +278,9 @@ for name in ['limits', 'max-pods', 'vectors']:
 ";
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("VPC_IPAM_TEST_PYTHON")
-        .map_or(here.join("../target/venv/bin/python"), PathBuf::from);
+        .map_or(here.join("../../target/venv/bin/python"), PathBuf::from);
     assert!(python.is_file(), "{} is missing: `make test` makes it", python.display());
-    let folder = here.join("../data/capacity");
+    let folder = here.join("../../data/capacity");
     let output = Command::new(python).args(["-c", script]).arg(folder).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
