@@ -196,10 +196,10 @@ fn seen_by_nft(nft: &Path, tables: &[&str], why: &str) -> Vec<String> {
     tables.iter().filter_map(unlisted).collect()
 }
 
-/// Removes it from the calling thread's namespace; what one program cannot do keeps none of the others from its part.
-pub(crate) fn remove(nft: &Path, peer: &AwsCniNat) -> io::Result<()> {
+/// Removes it from the calling thread's namespace; what one program cannot do stops no other program.
+pub(crate) fn remove(nft: &Path, left: &AwsCniNat) -> io::Result<()> {
     let mut result = Ok(());
-    for (program, arguments, script) in peer.removal(nft) {
+    for (program, arguments, script) in left.removal(nft) {
         result = result.and(run(&program, arguments, &script).map(drop));
     }
     result

@@ -62,16 +62,16 @@ pub(crate) fn all_but_translation(config: &HostConfig, facts: &HostFacts) -> Sta
             state.wanted.push(Object::Rule(rule.clone()));
         }
         // Rules of ours with another mark are of an earlier configuration. One with ours and without a protocol is amazon-vpc-cni-k8s's.
-        let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule };
-        state.claims.extend([any_of_ours(mark_rule(family)), Claim::Rules(peers)]);
+        let of_aws_cni = Rule { protocol: Protocol::UNSPECIFIED, ..rule };
+        state.claims.extend([any_of_ours(mark_rule(family)), Claim::Rules(of_aws_cni)]);
         state.append(local_rule(family, config, facts));
     }
     if facts.families.ipv4().is_some() {
         let rule = Rule::new(Family::Ipv4, PRIORITY_SERVICE, Table::MAIN);
         let to = config.service_cidrs.iter().map(|cidr| Object::Rule(rule.clone().to(*cidr)));
         state.wanted.extend(to);
-        let peers = Rule { protocol: Protocol::UNSPECIFIED, ..rule.clone() };
-        state.claims.extend([any_of_ours(rule), Claim::Rules(peers)]);
+        let of_aws_cni = Rule { protocol: Protocol::UNSPECIFIED, ..rule.clone() };
+        state.claims.extend([any_of_ours(rule), Claim::Rules(of_aws_cni)]);
     }
     // It names the links of pods alone.
     state.wanted.push(Object::SourceCheck(SourceCheck::render(config, facts)));

@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(
             handed_out,
             [[(1, 0), (1, 0)], [(0, 0), (0, 0)]],
-            "connections of the address and others, by origin and by reply"
+            "connections of the address and of other addresses, by origin and by reply"
         );
     }
     /// Removes a namespace, also after a panic.

@@ -38,7 +38,7 @@ pub enum LabNode {
     Pod(String),
 }
 
-/// Tells the namespaces of labs from all others.
+/// Begins the names of the namespaces of labs, and of no other namespaces.
 const PREFIX: &str = "vil-";
 
 const POD: &str = "pod-";

@@ -122,7 +122,7 @@ fn parse(listing: &str) -> Option<BTreeMap<String, u64>> {
         .collect()
 }
 
-/// Returns the nft by which the VPC is played: the system's, whatever stands in its place for the node.
+/// Returns the nft by which the VPC is played: the system's, whatever the node uses instead.
 pub(super) fn nft_of_system() -> &'static Path {
     let paths = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"].map(Path::new);
     paths.into_iter().find(|path| path.exists()).unwrap_or(Path::new("nft"))

@@ -36,7 +36,7 @@ pub enum KernelEvent {
         /// Whether it was taken.
         gone: bool,
     },
-    /// A route was made, put in the place of another, or removed.
+    /// A route was made, replaced another, or was removed.
     Route {
         /// The route, and where it leads.
         entry: RouteEntry,

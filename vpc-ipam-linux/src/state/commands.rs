@@ -149,8 +149,8 @@ fn remove(object: &Object) -> Vec<String> {
         Object::SourceCheck(_) => {
             vec![here_document("nft --file -", &SourceCheck::none().script())]
         }
-        Object::AwsCniNat(peer) => {
-            let removal = peer.removal(Path::new("nft")).into_iter();
+        Object::AwsCniNat(left) => {
+            let removal = left.removal(Path::new("nft")).into_iter();
             removal
                 .map(|(program, arguments, script)| {
                     let program = program.display().to_string();

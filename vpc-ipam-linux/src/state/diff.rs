@@ -115,7 +115,7 @@ pub(super) fn difference_of(wanted: &Object, actual: &Actual) -> Option<Differen
         Object::SourceCheck(SourceCheck(rules)) => {
             return rules_differ(wanted, rules, actual.source_check.as_ref());
         }
-        Object::AwsCniNat(peer) => actual.aws_cni_nat == *peer,
+        Object::AwsCniNat(left) => actual.aws_cni_nat == *left,
     };
     if is_there { None } else { missing() }
 }
@@ -184,9 +184,9 @@ fn unwanted(desired: &State, actual: &Actual) -> Vec<Object> {
                 found.extend(rules_like(pattern, actual, ours));
             }
             Claim::Rules(pattern) => {
-                let ours_or_nobodys =
+                let ours_or_no_protocol =
                     |rule: &Rule| [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol);
-                found.extend(rules_like(pattern, actual, ours_or_nobodys));
+                found.extend(rules_like(pattern, actual, ours_or_no_protocol));
             }
             Claim::KernelRule(rule) => {
                 found.extend(rules_like(rule, actual, |candidate| candidate == rule));
@@ -292,19 +292,19 @@ mod tests {
             mark: Some(Mark { value: 0x80, mask: 0x80 }),
             ..Rule::new(Family::Ipv4, 1024, Table::MAIN)
         };
-        let nobodys = Rule { protocol: Protocol::UNSPECIFIED, ..ours.clone() };
+        let no_protocol = Rule { protocol: Protocol::UNSPECIFIED, ..ours.clone() };
         let foreign = Rule { protocol: Protocol(4), ..ours.clone() };
         let desired = State {
             wanted: vec![Object::Rule(ours.clone())],
-            claims: vec![Claim::Rules(nobodys.clone())],
+            claims: vec![Claim::Rules(no_protocol.clone())],
         };
         let cases = [
             vec![],
             vec![&ours],
-            vec![&nobodys],
-            vec![&nobodys, &ours],
-            vec![&ours, &nobodys],
-            vec![&ours, &foreign, &nobodys],
+            vec![&no_protocol],
+            vec![&no_protocol, &ours],
+            vec![&ours, &no_protocol],
+            vec![&ours, &foreign, &no_protocol],
         ];
         for rules in cases {
             let actual =
@@ -312,11 +312,11 @@ mod tests {
             let mut kernel = actual.rules.clone();
             for change in changes(&diff(&desired, &actual), &actual) {
                 act(&mut kernel, &change);
-                assert!(kernel.contains(&ours) || kernel.contains(&nobodys), "{actual:?}");
+                assert!(kernel.contains(&ours) || kernel.contains(&no_protocol), "{actual:?}");
             }
             let expected = if actual.rules.contains(&foreign) {
                 // To the kernel it looks like the one that should go, and it stands in front of it.
-                vec![&foreign, &nobodys, &ours]
+                vec![&foreign, &no_protocol, &ours]
             } else {
                 vec![&ours]
             };

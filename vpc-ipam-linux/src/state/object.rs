@@ -80,7 +80,7 @@ impl fmt::Display for Object {
             Self::Sysctl(sysctl) => write!(f, "sysctl {sysctl}"),
             Self::Nat(nat) => write!(f, "{nat}"),
             Self::SourceCheck(check) => write!(f, "{check}"),
-            Self::AwsCniNat(peer) => write!(f, "{peer}"),
+            Self::AwsCniNat(left) => write!(f, "{left}"),
         }
     }
 }

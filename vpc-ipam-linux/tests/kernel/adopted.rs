@@ -231,7 +231,7 @@ fn pod_that_leaves_or_gets_another_link_is_followed() {
     node.remember(&repair(&node, &vpc, Extent::All));
     drop(first);
     wait_until(|| vpc.node.try_ip("link show eni0000000000a").is_err());
-    // The kernel may have told nothing yet: the link of another pod has the name.
+    // The kernel may have reported nothing yet: the link of another pod has the name.
     let _second = old::pod(&vpc.node, "eni0000000000a", &[V4_ON_ENI], Some(2));
 
     node.remember(&repair(&node, &vpc, Extent::All));

@@ -227,7 +227,7 @@ fn what_leads_the_same_way_or_concerns_other_networks_is_no_conflict() {
         vpc.node.ip(command);
         let conflicts = conflicts(&node, &vpc);
         if command.contains("suppress_prefixlength") {
-            // It names the pod's address and leads to main; that it leads nowhere by a default route is not told.
+            // It names the pod's address and leads to main; that it leads nowhere by a default route is not reported.
             assert_eq!(conflicts.len(), 1, "{conflicts:?}");
             vpc.node.ip(&command.replace(" add ", " del "));
         } else {

@@ -9,12 +9,12 @@ use crate::support::{Netns, add, network};
 /// The kernel picks the connections of a few addresses out, and hands all out for many.
 #[test]
 fn connections_of_a_released_address_are_forgotten_and_no_others() {
-    for others in [0, 1, 5] {
-        forgets_connections_of_one_address(others);
+    for more in [0, 1, 5] {
+        forgets_connections_of_one_address(more);
     }
 }
 
-fn forgets_connections_of_one_address(others: u8) {
+fn forgets_connections_of_one_address(more: u8) {
     let node = Netns::new();
     let (gone, stays) = (network("a", 0, "10.0.0.100"), network("b", 0, "10.0.0.101"));
     let (gone, stays) = (add(&node, &gone), add(&node, &stays));
@@ -39,7 +39,7 @@ fn forgets_connections_of_one_address(others: u8) {
     assert_eq!(ports(&listed()), [true; 4], "{}", listed());
 
     let mut addresses: BTreeSet<IpAddr> = ["10.0.0.100".parse().unwrap()].into();
-    addresses.extend((0..others).map(|number| IpAddr::from([10, 0, 9, number])));
+    addresses.extend((0..more).map(|number| IpAddr::from([10, 0, 9, number])));
     addresses.insert("2001:db8::1".parse().unwrap());
     let forgotten = flush_conntrack(&node.namespace, &addresses).unwrap();
 

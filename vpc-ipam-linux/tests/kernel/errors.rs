@@ -69,7 +69,7 @@ fn kernel_variables_that_cannot_be_written_stop_nothing_else() {
     assert_eq!(words, expected);
     assert!(vpc.nat().is_some());
     assert_eq!(vpc.node.rules(1024).len(), 1);
-    // What is right already needs no write, so it is not told.
+    // What is right already needs no write, so it is not reported.
     vpc.node.exec("sysctl -qw net.ipv4.conf.eth0.rp_filter=2 net.ipv4.conf.all.send_redirects=0");
     let again = host::set_up(&mut netlink, &HostConfig::default(), &vpc.host_facts());
     assert_eq!(again.unwrap(), []);

@@ -152,7 +152,7 @@ fn what_could_not_be_undone_is_told() {
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// One change is refused, the others are made.
+    /// One change is refused, the rest is made.
     Refuse,
     /// The change and those that travel with it are not sent.
     LoseConnection,

@@ -1,4 +1,4 @@
-//! Nodes as other programs and amazon-vpc-cni-k8s leave them, one of a kind: after the take-over all that others made is as it was.
+//! Nodes as other programs and amazon-vpc-cni-k8s leave them, one of a kind: after the take-over all that other programs made is as it was.
 //!
 //! `migrate/` has a file for each: sections of commands of iproute2 and of lines of iptables-save, each of other programs or of amazon-vpc-cni-k8s, in the
 //! order in which they are made.
@@ -19,7 +19,7 @@ struct Case {
     name: &'static str,
     /// Pods besides 10.0.0.100 on eth0 and 10.0.0.101 on eth1.
     pods: &'static [&'static str],
-    /// What of others stands in the way, as it is reported.
+    /// What of other programs stands in the way, as it is reported.
     conflicts: &'static [&'static str],
 }
 
@@ -62,9 +62,9 @@ fn what_others_made_is_as_it_was_after_the_node_is_taken_over() {
         assert_eq!(node.untracked(), untracked, "{case}");
         let after = found.state();
         if conflicts.is_empty() {
-            let mut others = before.iptables.clone();
-            others.retain(|line| !line.contains("AWS"));
-            assert_eq!(after.iptables, others, "{case}");
+            let mut rest = before.iptables.clone();
+            rest.retain(|line| !line.contains("AWS"));
+            assert_eq!(after.iptables, rest, "{case}");
         } else {
             assert_eq!(after.iptables, before.iptables, "{case}: nothing is changed");
         }
@@ -124,8 +124,8 @@ fn what_amazon_vpc_cni_k8s_made_is_as_it_was_too_where_nothing_is_to_be_adopted(
         let after = found.state();
         assert_eq!(after.iptables, before.iptables, "{case}");
         let ours = |line: &&String| !line.contains("proto 86");
-        let others: Vec<_> = after.kernel.iter().filter(ours).cloned().collect();
-        assert_same(&others, &before.kernel, &case);
+        let rest: Vec<_> = after.kernel.iter().filter(ours).cloned().collect();
+        assert_same(&rest, &before.kernel, &case);
     }
 }
 

@@ -245,7 +245,7 @@ fn rules_of_a_pod_that_a_plugin_is_at_work_on_are_left_alone() {
     drop(b);
 }
 
-/// The repair makes a rule again just when the plugin removes all others.
+/// The repair makes a rule again just when the plugin removes all other rules.
 #[test]
 fn what_a_repair_made_of_a_pod_that_went_meanwhile_is_removed() {
     let (vpc, node, [_a, b]) = node_with_pods();

@@ -162,7 +162,7 @@ fn build(vpc: &Vpc, case: &Case) -> (NodeNetwork, Vec<Netns>) {
     (node, pods)
 }
 
-/// Makes what others have on a node: some of it looks like ours.
+/// Makes what other programs have on a node: some of it looks like ours.
 fn foreign(node: &Netns) {
     for command in [
         "rule add from 10.9.9.9 lookup 30200 pref 30200",
@@ -208,7 +208,7 @@ fn do_damage(node: &Netns, case: &Case, damage: Damage) {
         Damage::DivertRoute(number) => choose(&diverted, number).map(|route| {
             let destination = route.split(' ').next().unwrap();
             let table = route.split(" table ").nth(1).and_then(|it| it.split(' ').next());
-            // The same place by another way, which replaces ours.
+            // The same destination by another way, which replaces ours.
             format!(
                 "route replace {destination} dev eth0 table {} proto static",
                 table.unwrap_or("main")

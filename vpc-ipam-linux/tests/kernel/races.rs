@@ -268,7 +268,7 @@ fn pod_is_found_by_its_key_alone() {
     assert_eq!(pod::remove_found(&mut node.netlink(), &key("b")).unwrap(), [] as [IpAddr; 0]);
 }
 
-/// Stops the others, also after a panic.
+/// Stops the other threads, also after a panic.
 struct Stops<'a>(&'a AtomicBool);
 
 impl Drop for Stops<'_> {

@@ -75,8 +75,8 @@ fn v1_4_0_other_bits_of_the_mark_do_not_matter_and_stay() {
     );
     let seen = source_seen(&b.namespace, &vpc.fabric.namespace, INTERNET);
     assert_eq!(seen.as_deref(), Some("10.0.0.10"));
-    let others = vpc.node.exec("nft list chain ip other d");
-    assert!(!others.contains("packets 0 "), "{others}");
+    let other = vpc.node.exec("nft list chain ip other d");
+    assert!(!other.contains("packets 0 "), "{other}");
 }
 
 /// 1.4.0: the route of the previous pod with the address was left, and the new one not added beside it.
@@ -92,7 +92,7 @@ fn v1_4_0_leftover_route_of_an_address_is_replaced() {
     assert_eq!(pod::check(&mut vpc.node.netlink(), &mut pod.netlink(), &network).unwrap(), []);
 }
 
-/// 1.5.0: iptables was not told to wait for its lock.
+/// 1.5.0: iptables was run without waiting for its lock.
 #[test]
 fn v1_5_0_lock_of_iptables_is_waited_for() {
     let vpc = Vpc::new();

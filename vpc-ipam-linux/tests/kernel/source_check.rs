@@ -197,9 +197,9 @@ fn pods_reach_the_other_family_through_the_node_from_their_own_hidden_address() 
                 let settings = PodSettings { egress: Some(egress), ..settings() };
                 add(&vpc.node, &pod::desired(&lease, &settings).unwrap())
             });
-            let [own, others] = [&pods[0], &pods[1]].map(|pod| hidden(pod, egress));
+            let [own, of_other] = [&pods[0], &pods[1]].map(|pod| hidden(pod, egress));
             let spoofed = || self::netlink(&vpc, backend).spoofed_packets().unwrap();
-            for other in [others.as_str(), HOST[family], NODE[family]] {
+            for other in [of_other.as_str(), HOST[family], NODE[family]] {
                 let before = spoofed();
                 let arrives = arrives(&pods[0], other, &own, &vpc.fabric, INTERNET[family]);
                 assert!(!arrives, "{backend}: {egress:?}: from {other}");
@@ -376,8 +376,8 @@ impl World {
 
     /// Returns whom a pod may send to, by what addresses.
     fn receivers(&self, sender: &Sender) -> Vec<([&'static str; 2], &Netns)> {
-        let others = self.pods.iter().filter(|pod| pod.name != sender.name);
-        let pods = others.map(|pod| (pod.addresses, &pod.netns));
+        let other_pods = self.pods.iter().filter(|pod| pod.name != sender.name);
+        let pods = other_pods.map(|pod| (pod.addresses, &pod.netns));
         let outside =
             [(NODE, &self.vpc.node), (HOST, &self.vpc.fabric), (INTERNET, &self.vpc.fabric)];
         pods.chain(outside).collect()

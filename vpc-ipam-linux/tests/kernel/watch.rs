@@ -321,7 +321,7 @@ pub async fn wait_for_concern(watch: &mut Watch, node: &mut NodeNetwork, damage:
     timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("{damage}: no event"))
 }
 
-/// Returns what was told so far: the kernel tells before the system call that changed something returns.
+/// Returns the events so far: the kernel reports before the system call that changed something returns.
 pub async fn drain(watch: &mut Watch) -> Vec<KernelEvent> {
     let mut events = Vec::new();
     // tokio lets a task receive so much before it has to step back once.

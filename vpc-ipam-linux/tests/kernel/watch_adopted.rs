@@ -134,7 +134,7 @@ async fn route_under_another_protocol_is_as_good() {
 async fn address_translation_of_amazon_vpc_cni_k8s_is_an_event_and_that_of_other_programs_is_not() {
     let (vpc, node) = node();
     let mut watch = Watch::open(&vpc.node.namespace).unwrap();
-    let peers = [
+    let of_aws_cni = [
         "nft add table ip aws-cni",
         "nft add chain ip aws-cni snat-mark",
         "iptables-nft -w -t nat -N AWS-SNAT-CHAIN-0",
@@ -142,7 +142,7 @@ async fn address_translation_of_amazon_vpc_cni_k8s_is_an_event_and_that_of_other
         "iptables-nft -w -t nat -A POSTROUTING -m comment --comment 'AWS SNAT CHAIN' -j AWS-SNAT-CHAIN-0",
         "iptables-nft -w -t mangle -A PREROUTING -i eni+ -m comment --comment 'AWS, primary ENI' -j CONNMARK --restore-mark --mask 0x80",
     ];
-    let others = [
+    let foreign = [
         "nft add table ip kube-proxy",
         "nft add table ip6 aws-cni",
         "nft add table inet aws-cni",
@@ -153,7 +153,7 @@ async fn address_translation_of_amazon_vpc_cni_k8s_is_an_event_and_that_of_other
         "iptables-nft -w -t nat -N AWS-SNAT-CHAIN-MINE",
     ];
     for (command, is_from_aws_cni) in
-        peers.map(|it| (it, true)).into_iter().chain(others.map(|it| (it, false)))
+        of_aws_cni.map(|it| (it, true)).into_iter().chain(foreign.map(|it| (it, false)))
     {
         vpc.node.shell(command);
         let heard = drain(&mut watch).await;

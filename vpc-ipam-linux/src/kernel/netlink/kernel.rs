@@ -171,8 +171,8 @@ impl KernelNetlink {
             KernelChange::Remove(Object::SourceCheck(_)) => {
                 self.with_rules(Set::Sources, |backend| backend.replace(&SourceCheck::none().0))
             }
-            KernelChange::Remove(Object::AwsCniNat(peer)) => {
-                self.namespace.run(|| aws_cni::remove(&self.nat_programs.nft, peer))
+            KernelChange::Remove(Object::AwsCniNat(left)) => {
+                self.namespace.run(|| aws_cni::remove(&self.nat_programs.nft, left))
             }
             // What has no absence, or no presence.
             _ => Ok(Ok(())),

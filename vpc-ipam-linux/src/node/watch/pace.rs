@@ -88,7 +88,7 @@ impl Pace {
         early.map(|(object, _)| object.clone()).collect()
     }
 
-    /// Takes note that a repair ended, which put some objects right and left others as they are, named in their own words.
+    /// Takes note that a repair ended, which put some objects right and left other objects as they are, named in their own words.
     pub fn repaired(
         &mut self,
         objects: &[String],
@@ -168,9 +168,9 @@ mod tests {
                 assert_eq!(pace.take(now), Some(Extent::Routing));
                 pace.spared(now).contains(RULE)
             } {
-                let others = (now.since(begun) == GATHER).then_some(&*another);
-                let others = names(others.as_slice());
-                pace.repaired(&others, &names(&[RULE]), Extent::Routing, now);
+                let spared = (now.since(begun) == GATHER).then_some(&*another);
+                let spared = names(spared.as_slice());
+                pace.repaired(&spared, &names(&[RULE]), Extent::Routing, now);
             }
             waits.push(now.since(begun));
             pace.repaired(&names(&[RULE]), &[], Extent::Routing, now);

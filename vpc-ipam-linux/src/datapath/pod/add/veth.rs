@@ -1,4 +1,4 @@
-//! The veths of a pod that is added: made, found from an earlier ADD, or put in the place of an earlier pod's.
+//! The veths of a pod that is added: made, found from an earlier ADD, or made instead of an earlier pod's.
 
 use super::error::AddFailure;
 use crate::datapath::pod::name;
