@@ -99,10 +99,9 @@ pub use node::{
 };
 pub use state::actual::Actual;
 pub use state::apply::{Applied, ApplyError, apply, remove};
-pub use state::change::{
-    Bridge, KernelChange, KernelEffect, Refusal, Refused, Veth, VethPeer, Vlan,
-};
+pub use state::change::{Bridge, KernelChange, KernelEffect, Veth, VethPeer, Vlan};
 pub use state::commands::commands;
 pub use state::diff::{Difference, diff};
 pub use state::object::Object;
+pub use state::refusal::{Refusal, Refused};
 pub use state::{Claim, State};

@@ -6,6 +6,7 @@ pub(crate) mod change;
 pub(crate) mod commands;
 pub(crate) mod diff;
 pub(crate) mod object;
+pub(crate) mod refusal;
 
 use crate::{Family, LinkId, Object, Route, Rule, SysctlKey};
 

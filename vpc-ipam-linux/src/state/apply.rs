@@ -4,8 +4,8 @@ use std::io;
 
 use super::State;
 use super::actual::Actual;
-use super::change::is_so_already;
 use super::diff::{Difference, changes, diff, difference_of};
+use super::refusal::is_so_already;
 use crate::{KernelChange, NatActual, Netlink, NetlinkError, Object, Refused};
 
 /// What [`apply`] changed.

@@ -465,6 +465,6 @@ mod tests {
         let refusal = netlink.ask(request).unwrap().unwrap_err();
         let of_ipv6 = crate::Rule::new(Family::Ipv6, 512, crate::Table::MAIN);
         let change = KernelChange::Remove(Object::Rule(of_ipv6));
-        assert!(crate::state::change::is_so_already(&change, &refusal), "{refusal:?}");
+        assert!(crate::state::refusal::is_so_already(&change, &refusal), "{refusal:?}");
     }
 }
