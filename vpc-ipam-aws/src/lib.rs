@@ -37,6 +37,7 @@
 //! # #[cfg(not(feature = "emulator"))]
 //! # fn main() {}
 //! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 mod api;

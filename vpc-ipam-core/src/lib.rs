@@ -138,6 +138,7 @@
 //! * `sim`: [`sim`], a model of EC2 in virtual time to test against.
 //! * `testkit`: [`testkit`], what this crate is tested with, for executors and changes of your own; it needs `std`.
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
