@@ -102,6 +102,9 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             // Expressions of nodeadm and Karpenter.
             "cel",
             "clap",
+            // Completions and the manual.
+            "clap_complete",
+            "clap_mangen",
             "ipnet",
             // Processes and user namespaces of labs.
             "rustix",

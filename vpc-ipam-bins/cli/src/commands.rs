@@ -3,16 +3,25 @@
 mod capacity;
 mod lab;
 mod net;
+mod shell;
 
+use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipam_protocol::one_line::OneLine;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; nothing differs
+  1  failed, and standard error says why; `net`: something differs; `lab run`: a check failed
+  2  the arguments are wrong; `net`: what differs cannot be told
+  `lab exec` exits as the command does that it ran";
+
 /// Address management of AWS nodes: what types hold, how many pods fit, and a VPC in a box to try it in.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(name = "vpc-ipam", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -34,6 +43,10 @@ enum Command {
     Net(net::NetArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
     Lab(lab::LabArgs),
+    /// Print what makes a shell complete commands, options and their values
+    Completions(shell::CompletionsArgs),
+    /// Write the manual, a page a command
+    Man(shell::ManArgs),
 }
 
 /// What a command can end with, besides success.
@@ -48,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::CapacityData(args) => capacity::data(&args),
         Command::Net(args) => return net::main(&args),
         Command::Lab(args) => return lab::main(args),
+        Command::Completions(args) => shell::completions(&args, Args::command()),
+        Command::Man(args) => shell::man(&args, Args::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,5 +70,13 @@ pub fn main() -> ExitCode {
             eprintln!("vpc-ipam: {}", OneLine(chain(&*failure)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A reader that closes early, as `head` does, has what it wants.
+fn unless_closed(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
     }
 }

@@ -279,7 +279,7 @@ for name in ['limits', 'max-pods', 'vectors']:
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("VPC_IPAM_TEST_PYTHON")
         .map_or(here.join("../../target/venv/bin/python"), PathBuf::from);
-    assert!(python.is_file(), "{} is missing: `make test` makes it", python.display());
+    assert!(python.is_file(), "{} is missing: `make test-deps` makes it", python.display());
     let folder = here.join("../../data/capacity");
     let output = Command::new(python).args(["-c", script]).arg(folder).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
