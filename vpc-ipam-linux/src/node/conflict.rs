@@ -21,7 +21,7 @@ use crate::{
     eni, link_by_mac,
 };
 
-/// More than anyone reads.
+/// How many conflicts are reported: more than an operator reads.
 const CONFLICTS_MAX: usize = 100;
 
 /// Where the kernel looks up main for what no rule leads elsewhere.

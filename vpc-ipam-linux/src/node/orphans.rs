@@ -43,7 +43,7 @@ impl NodeNetwork {
                 PRIORITY_FROM_POD => (rule.source, true),
                 PRIORITY_BRANCH => {
                     let input = rule.input.as_deref().unwrap_or_default();
-                    // The table of a VLAN whose link is still there leads somewhere, and not for anyone else.
+                    // The table of a VLAN whose link is still there leads somewhere, but for that VLAN's pod alone.
                     let of_branch = branch::is_of_strict_pod(input) && branch::is_table(rule.table);
                     return of_branch || leads_nowhere && branch::is_of_pods(input);
                 }

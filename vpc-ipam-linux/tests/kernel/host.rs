@@ -97,7 +97,7 @@ fn odd_name_of_the_primary_link_is_one_word_in_rules_and_commands() {
         assert_eq!(
             vpc.set_up_host(&config),
             2,
-            "{name:?}: all but the seals of the rules is there"
+            "{name:?}: all but the digests of the rules is there"
         );
 
         assert_eq!(vpc.set_up_host(&config), 0, "{name:?}");

@@ -95,7 +95,7 @@ fn printed_commands_do_what_a_repair_does() {
 #[test]
 fn printed_script_of_address_translation_is_the_one_that_is_applied() {
     let (vpc, node, _pods) = node_with_pods();
-    let made = without_seal(&vpc.nat().unwrap());
+    let made = without_digest(&vpc.nat().unwrap());
     vpc.node.nft("flush table ip vpc-ipam");
     let changes = node.diff(&mut vpc.node.netlink(), Extent::All).unwrap().changes;
     let script = commands(&changes);
@@ -103,7 +103,7 @@ fn printed_script_of_address_translation_is_the_one_that_is_applied() {
 
     vpc.node.shell(&script[0]);
 
-    assert_eq!(without_seal(&vpc.nat().unwrap()), made);
+    assert_eq!(without_digest(&vpc.nat().unwrap()), made);
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-fn without_seal(listing: &str) -> String {
+fn without_digest(listing: &str) -> String {
     let (before, after) = listing.split_once("\tchain sealed-").unwrap_or((listing, ""));
     let after = after.split_once("}\n").map_or("", |(_, after)| after);
     format!("{}{after}", before.trim_end()).replace('\n', "").trim().to_owned()

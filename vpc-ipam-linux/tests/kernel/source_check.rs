@@ -171,7 +171,7 @@ fn further_interfaces_send_from_their_own_addresses() {
     }
 }
 
-/// The address that only the node knows is a pod's own too, and no other's.
+/// The address that only the node knows is a pod's own too, and no other pod's.
 #[test]
 fn pods_reach_the_other_family_through_the_node_from_their_own_hidden_address() {
     for backend in BACKENDS {

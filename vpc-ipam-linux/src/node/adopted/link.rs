@@ -100,7 +100,7 @@ impl AdoptedLink {
             PRIORITY_BRANCH => rule.input.as_deref() == Some(&*self.name),
             _ => false,
         };
-        // One that another program has is shown with more, so that no one claims it: that the pod has it holds all the same.
+        // A rule of another program is shown with more than this crate makes, and no claim takes it. It is for the pod all the same.
         is_for
             && [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol)
             && Rule { more: false, ..rule.clone() }.is_plain()
