@@ -183,6 +183,8 @@ fn foreign(node: &Netns) {
 fn do_damage(node: &Netns, case: &Case, damage: Damage) {
     let rules: Vec<String> = lines(node, "rule show");
     let rules: Vec<String> = rules.into_iter().filter(|it| it.ends_with(" proto 86")).collect();
+    let unmoved: Vec<String> =
+        rules.iter().filter(|rule| !rule.contains(" lookup 99 ")).cloned().collect();
     let routes: Vec<String> = lines(node, "-4 route show table all proto 86");
     let added = |route: &&String| route.starts_with("198.51.100.0/24 ");
     let diverted: Vec<String> = routes.iter().filter(|route| !added(route)).cloned().collect();
@@ -199,7 +201,8 @@ fn do_damage(node: &Netns, case: &Case, damage: Damage) {
             let (before, _) = rule.split_once(" lookup ").unwrap();
             format!("rule add {before} lookup 99 protocol 86")
         }),
-        Damage::TwinRule(number) => choose(&rules, number)
+        // Not of one that another damage moved: its twin is another program's rule, which is left.
+        Damage::TwinRule(number) => choose(&unmoved, number)
             .map(|rule| format!("rule add {}", arguments(&rule).replace(" protocol 86", ""))),
         Damage::RemoveRoute(number) => {
             choose(&routes, number).map(|route| format!("route del {route}"))
