@@ -7,7 +7,7 @@ pub mod compat;
 
 use core::fmt;
 
-use crate::plan::demand::PREFIX_SIZE;
+use crate::model::action::PREFIX_SIZE;
 use crate::{Card, Config, Demand, Families, Ipv4Kind, Limits, Stock, demand};
 
 /// What decides how many pods fit on a node, besides its type.

@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::plan::demand::PREFIX_SIZE;
+use crate::model::action::PREFIX_SIZE;
 use crate::{Card, ConfigProblem, ConfigWarning, Limits, SecurityGroupId, SubnetId, Vars};
 
 /// What the operator wants of a node's addresses. Every combination of fields is usable.

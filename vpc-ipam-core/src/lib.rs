@@ -187,13 +187,14 @@ pub use model::observation::{
     AttachmentStatus, IncompleteEni, InterfaceType, Metadata, Node, Observation,
     ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source, SubnetRanges,
 };
+pub use model::operation::Ec2Operation;
 pub use model::outcome::{Effect, Failure, FailureKind, Outcome};
+pub use model::scope::{BackoffScope, Question};
 pub use model::time::Timestamp;
-pub use plan::backoff::{BackoffScope, Question, RecentFailure};
-pub use plan::budget::{Budget, Ec2Operation, Rate};
+pub use model::unconfirmed::{Unconfirmed, UnconfirmedCause};
+pub use plan::backoff::RecentFailure;
+pub use plan::budget::{Budget, Rate};
 pub use plan::constraints::{Constraints, LearnedLimit};
 pub use plan::demand::{Demand, Stock, demand};
 pub use plan::{Because, Blocked, CardDemand, EniLimit, Plan, Planned, WaitingOn, Wanted, plan};
-pub use pool::{
-    Block, BlockState, Eni, Management, Pool, Removing, Stage, Unconfirmed, UnconfirmedCause,
-};
+pub use pool::{Block, BlockState, Eni, Management, Pool, Removing, Stage};

@@ -8,6 +8,7 @@ pub(crate) mod backoff;
 pub(crate) mod budget;
 pub(crate) mod constraints;
 pub(crate) mod demand;
+mod eni_tags;
 mod grow;
 mod lifecycle;
 mod reads;
@@ -20,9 +21,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{about, gates, of_eni};
 use crate::plan::budget::Spent;
-use crate::plan::demand::PREFIX_SIZE;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eligibility, Eni, Pool, Stage};
 use crate::{
     Action, BackoffScope, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action,

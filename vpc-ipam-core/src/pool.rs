@@ -27,7 +27,7 @@ use crate::{
 
 pub use self::block::{Block, BlockState};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
-pub use self::eni::{Eni, Management, Removing, Stage, Unconfirmed, UnconfirmedCause};
+pub use self::eni::{Eni, Management, Removing, Stage};
 pub(crate) use self::reconcile::{Background, Finding, is_whole};
 
 /// What the node holds: ENIs in the order of network card and device index, and which pod has which address.

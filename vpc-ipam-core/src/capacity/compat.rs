@@ -8,7 +8,7 @@
 //! kubernetes/autoscaler, cilium/cilium (`pkg/aws/eni`), bottlerocket-os/bottlerocket (`pluto`, October 2024).
 
 use crate::limits::{List, listed_pods};
-use crate::plan::demand::PREFIX_SIZE;
+use crate::model::action::PREFIX_SIZE;
 use crate::{Card, Hypervisor, InstanceType, Limits};
 
 /// What kubelet takes where it is not told a number.

@@ -8,9 +8,9 @@ use ipnet::IpNet;
 
 use super::{GIVEN_UP_MAX, InFlight, Ipam};
 use crate::ipam::journal::Input;
+use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{PASSING, Pace, about, asks_for_prefixes, gates, rule};
 use crate::plan::constraints::AskedOf;
-use crate::plan::demand::PREFIX_SIZE;
 use crate::pool::{Background, Ec2CallKind, Eni, Finding, is_whole};
 use crate::{
     Action, ActionId, AttachmentStatus, BackoffScope, Ec2Action, Effect, EniId, Event, Failure,

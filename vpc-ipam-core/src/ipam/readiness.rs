@@ -8,9 +8,9 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Assigned, Ipam, WAITING_MAX};
+use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{about, gates, is_step_of_new_eni, of_eni};
 use crate::plan::constraints::AskedOf;
-use crate::plan::demand::PREFIX_SIZE;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AddressRequest, BackoffScope, Because, BlockState, Blocked, Card, CardChoice,

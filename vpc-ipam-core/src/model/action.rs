@@ -78,6 +78,9 @@ pub enum Ipv4Amount {
     Prefixes(u16),
 }
 
+/// How many addresses a /28 prefix has.
+pub(crate) const PREFIX_SIZE: u32 = 16;
+
 /// The call CreateNetworkInterface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -78,6 +78,15 @@ pub enum Source {
     Ec2,
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Imds => "IMDS",
+            Self::Ec2 => "EC2",
+        })
+    }
+}
+
 /// Which ENIs a question is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

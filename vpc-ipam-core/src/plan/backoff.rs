@@ -5,59 +5,11 @@ mod rules;
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use crate::{Card, Ec2Operation, EniId, Failure, FailureKind, SubnetId, Timestamp, WaitingOn};
+use crate::{BackoffScope, Failure, FailureKind, Timestamp, WaitingOn};
 
 pub(crate) use self::rules::{
     PASSING, about, asks_for_prefixes, gates, is_step_of_new_eni, of_eni, rule,
 };
-
-/// What failed, and so is left alone for a while: no more than the failure says something about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum BackoffScope {
-    /// An EC2 operation, whatever it is about: throttled, or the account's quota is used up.
-    Operation(Ec2Operation),
-    /// An EC2 operation on one ENI.
-    EniOperation(EniId, Ec2Operation),
-    /// Creating ENIs in one subnet.
-    Creation(SubnetId),
-    /// A subnet without free IPv4 addresses.
-    Subnet(SubnetId),
-    /// A subnet without a free /28; single addresses may still be free.
-    SubnetPrefixes(SubnetId),
-    /// A subnet without a free /80 of IPv6.
-    SubnetIpv6(SubnetId),
-    /// Further ENIs on a network card: the last ones that were made never served a pod.
-    Card(Card),
-    /// The node's set-up of one ENI.
-    SetUp(EniId),
-    /// The removal of the node's set-up of one ENI.
-    TearDown(EniId),
-    /// Freeing one ENI: it could not leave, and serves pods again.
-    Free(EniId),
-    /// One question to EC2 or IMDS.
-    Question(Question),
-    /// What IMDS shows of one ENI: EC2 says otherwise.
-    Hint(EniId),
-}
-
-/// What EC2 and IMDS are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum Question {
-    /// IMDS: the metadata.
-    Metadata,
-    /// EC2: the ENIs that are attached to the instance.
-    Attached,
-    /// EC2: the ENIs that were made for the instance and are attached to nothing.
-    Unattached,
-    /// EC2: single ENIs that are unconfirmed.
-    Unconfirmed,
-    /// EC2: the subnets.
-    Subnets,
-}
 
 /// What failed lately, and until when it is left alone.
 ///
@@ -243,6 +195,7 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Ec2Operation, Question};
 
     #[test]
     fn waits_double_up_to_a_bound_and_start_over_after_a_success() {

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::model::action::PREFIX_SIZE;
 use crate::{Ipv4Kind, WarmTarget};
 
 /// What a node holds of IPv4 on one network card, in the units of its mode.
@@ -55,9 +56,6 @@ impl fmt::Display for Demand {
         }
     }
 }
-
-/// How many addresses a /28 prefix has.
-pub(crate) const PREFIX_SIZE: u32 = 16;
 
 /// Returns how far `stock` is from `target`.
 ///

@@ -6,10 +6,10 @@ use core::cmp::Reverse;
 
 use super::subnet::addresses_of;
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
-use crate::model::tags;
+use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::gates;
 use crate::plan::constraints::AskedOf;
-use crate::plan::demand::PREFIX_SIZE;
+use crate::plan::eni_tags;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AssignPrivateIpAddresses, BackoffScope, Card, CreateNetworkInterface,
@@ -311,7 +311,7 @@ impl Planner<'_> {
             security_groups: groups.to_vec(),
             // amazon-vpc-cni-k8s' tools find its ENIs by this prefix.
             description: alloc::format!("aws-K8S-{}", node.instance),
-            tags: tags::of_new_eni(node, self.config, self.now),
+            tags: eni_tags::of_new_eni(node, self.config, self.now),
             ipv4,
             ipv6_prefixes: u16::from(self.eligibility.ipv6),
         }

@@ -2,10 +2,9 @@
 
 use core::fmt;
 
-use crate::plan::backoff::{BackoffScope, Question};
 use crate::{
-    Action, ActionId, Card, Demand, Ec2Operation, EniId, FailureKind, Source, Stock, SubnetId,
-    Timestamp, UnconfirmedCause, WarmTarget,
+    Action, ActionId, BackoffScope, Card, Demand, Ec2Operation, EniId, FailureKind, Source, Stock,
+    SubnetId, Timestamp, UnconfirmedCause, WarmTarget,
 };
 
 /// Something to do, and why.
@@ -401,44 +400,6 @@ impl fmt::Display for WaitingOn {
             Self::Terminating => f.write_str("the node is going away"),
             Self::ProvisioningOff => f.write_str("the configuration forbids changes in EC2"),
         }
-    }
-}
-
-impl fmt::Display for BackoffScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Operation(operation) => write!(f, "{operation} failed"),
-            Self::EniOperation(eni, operation) => write!(f, "{eni}: {operation} failed"),
-            Self::Creation(subnet) => write!(f, "{subnet}: CreateNetworkInterface failed"),
-            Self::Subnet(subnet) => write!(f, "{subnet} has no free address"),
-            Self::SubnetPrefixes(subnet) => write!(f, "{subnet} has no free prefix"),
-            Self::SubnetIpv6(subnet) => write!(f, "{subnet} has no free IPv6 prefix"),
-            Self::Card(card) => write!(f, "the last ENI made for {card} never served a pod"),
-            Self::SetUp(eni) => write!(f, "the node could not configure {eni}"),
-            Self::TearDown(eni) => write!(f, "the node could not remove the rules of {eni}"),
-            Self::Free(eni) => write!(f, "{eni} could not leave and serves pods again"),
-            Self::Question(Question::Metadata) => f.write_str("the metadata could not be read"),
-            Self::Question(Question::Attached) => {
-                f.write_str("attached ENIs: DescribeNetworkInterfaces failed")
-            }
-            Self::Question(Question::Unattached) => {
-                f.write_str("unattached ENIs: DescribeNetworkInterfaces failed")
-            }
-            Self::Question(Question::Unconfirmed) => {
-                f.write_str("unconfirmed ENIs: DescribeNetworkInterfaces failed")
-            }
-            Self::Question(Question::Subnets) => f.write_str("DescribeSubnets failed"),
-            Self::Hint(eni) => write!(f, "IMDS shows {eni} otherwise than EC2"),
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Imds => "IMDS",
-            Self::Ec2 => "EC2",
-        })
     }
 }
 

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::Planner;
+use crate::model::action::PREFIX_SIZE;
 use crate::model::tags::{SUBNET_CLUSTER_PREFIX, SUBNET_ROLE};
 use crate::plan::constraints::AskedOf;
-use crate::plan::demand::PREFIX_SIZE;
 use crate::pool::{Ec2Call, Ec2CallKind};
 use crate::{BackoffScope, Ipv4Amount, Ipv4Kind, ObservedSubnet, SubnetId, WaitingOn};
 

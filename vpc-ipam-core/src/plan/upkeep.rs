@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use super::{Because, Planner, Wanted};
-use crate::model::tags;
+use crate::plan::eni_tags;
 use crate::pool::{Eni, Stage};
 use crate::{
     CreateTags, Ec2Action, EniAttribute, InterfaceType, ModifyNetworkInterfaceAttribute,
@@ -16,7 +16,7 @@ impl Planner<'_> {
         if !self.config.provisioning {
             return;
         }
-        let tags = tags::wanted(self.config);
+        let tags = eni_tags::wanted(self.config);
         for eni in self.pool.enis() {
             let stays = matches!(eni.stage, Stage::Attached | Stage::Ready);
             if eni.is_managed() && stays {

@@ -8,7 +8,6 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::pool::queue::Turn;
 use crate::{Source, Timestamp};
 
 /// What EC2 assigns and takes back as a whole: a secondary IPv4 address (/32), an IPv4 prefix (/28) or an IPv6 prefix
@@ -47,6 +46,15 @@ pub(crate) enum BlockKind {
 struct Next {
     released_at: Option<Timestamp>,
     offset: usize,
+}
+
+/// When a block hands out its next address: the fullest does first; of equals, the one whose address cooled longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    /// How many of its addresses pods hold.
+    pub(crate) assigned: Reverse<u32>,
+    /// When its next address was last released, if it was ever used.
+    pub(crate) released_at: Option<Timestamp>,
 }
 
 /// How far a block can be relied on.

@@ -3,20 +3,19 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::model::tags;
-use crate::pool::Block;
-use crate::pool::block::BlockKind;
+use crate::pool::block::{Block, BlockKind};
 use crate::pool::queue::Queues;
 use crate::pool::tally::{Tallies, Tally};
 use crate::{
     ActionId, AttachmentId, AttachmentStatus, Card, DeviceIndex, EniId, InstanceId, InterfaceType,
-    LeasedInterface, Mac, ObservedEni, SecurityGroupId, Source, SubnetId, Timestamp, VpcId,
+    LeasedInterface, Mac, ObservedEni, SecurityGroupId, SubnetId, Timestamp, Unconfirmed,
+    UnconfirmedCause, VpcId,
 };
 
 /// An ENI of the node, whether we manage it or not.
@@ -128,42 +127,6 @@ pub enum Management {
     InterfaceType,
     /// It is on a network card that is not in use: `ENABLE_MULTI_NIC` is off, or the card is kept for EFA.
     Card,
-}
-
-/// Why EC2 has to be asked about an ENI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Unconfirmed {
-    /// Since when.
-    pub since: Timestamp,
-    /// Why.
-    pub cause: UnconfirmedCause,
-}
-
-/// Why EC2 has to be asked about an ENI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum UnconfirmedCause {
-    /// A call got no answer, so whether it took effect is not known.
-    Unanswered,
-    /// EC2's refusal does not fit what we know of it.
-    Contradicted,
-    /// A source showed other addresses than we know.
-    Differs(Source),
-    /// A source that should show it did not.
-    Missing(Source),
-}
-
-impl fmt::Display for UnconfirmedCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unanswered => f.write_str("a call got no answer"),
-            Self::Contradicted => f.write_str("EC2's refusal does not fit what is known"),
-            Self::Differs(source) => write!(f, "{source} shows other addresses"),
-            Self::Missing(source) => write!(f, "{source} does not show it"),
-        }
-    }
 }
 
 /// An EC2 call under way for one ENI, and what it will change.

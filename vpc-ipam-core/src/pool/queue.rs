@@ -1,11 +1,8 @@
 //! In which order the blocks of an ENI hand out their addresses, kept up to date so that the next is found without a search.
 
 use alloc::collections::VecDeque;
-use core::cmp::Reverse;
 
-use crate::Timestamp;
-use crate::pool::Block;
-use crate::pool::block::BlockKind;
+use crate::pool::block::{Block, BlockKind, Turn};
 
 /// The blocks of an ENI that have a free address, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,15 +14,6 @@ pub(crate) struct Queues {
 
 /// Blocks by their index, in the order in which they hand out addresses: by turn; of equals, the lowest index.
 type Queue = VecDeque<(Turn, usize)>;
-
-/// When a block hands out its next address: the fullest does first; of equals, the one whose address cooled longest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn {
-    /// How many of its addresses pods hold.
-    pub(crate) assigned: Reverse<u32>,
-    /// When its next address was last released, if it was ever used.
-    pub(crate) released_at: Option<Timestamp>,
-}
 
 impl Queues {
     /// Puts blocks in order.

@@ -11,12 +11,12 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{BlockState, Eni, Management, Pool, Removing, Stage, UnconfirmedCause};
+use super::{BlockState, Eni, Management, Pool, Removing, Stage};
 use crate::model::tags;
 use crate::{
     AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
     InterfaceType, Lease, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges,
-    Timestamp,
+    Timestamp, UnconfirmedCause,
 };
 
 /// What an observation leads to, besides the changes of the pool.

@@ -1,8 +1,7 @@
 //! What the blocks of an ENI amount to, kept up to date so that they need not be counted.
 
 use crate::Timestamp;
-use crate::pool::Block;
-use crate::pool::block::BlockKind;
+use crate::pool::block::{Block, BlockKind};
 
 /// What the blocks of an ENI amount to, by their kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,11 @@
 
 use core::time::Duration;
 
-use super::{BackoffScope, Pace, Question};
-use crate::{Ec2Action, Ec2Operation, EniId, FailureKind, Ipv4Amount, Scope, SubnetId};
+use super::Pace;
+use crate::{
+    BackoffScope, Ec2Action, Ec2Operation, EniId, FailureKind, Ipv4Amount, Question, Scope,
+    SubnetId,
+};
 
 /// After a failure that passes by itself: throttling, no answer, a state that EC2 is about to leave.
 pub(crate) const PASSING: Pace = Pace::secs(1, 5 * 60);
