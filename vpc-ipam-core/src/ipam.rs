@@ -15,16 +15,21 @@ use core::net::IpAddr;
 pub use self::readiness::{AssignError, Readiness};
 use crate::ipam::journal::{Input, Recorder};
 use crate::plan::backoff::Pace;
-use crate::plan::constraints::Read;
-use crate::plan::is_excluded;
+use crate::plan::calls::CallLimiter;
+use crate::plan::client_tokens::ClientTokens;
+use crate::plan::learned::Learned;
+use crate::plan::reads::{Read, Reads};
+use crate::plan::{Inputs, is_excluded, plan};
+use crate::pool::surroundings::Surroundings;
 use crate::pool::{
     Background, Creation, Ec2Call, Ec2CallKind, Eligibility, Finding, NotAssigned, is_whole,
 };
 use crate::{
-    Action, ActionId, AddressRequest, BackoffScope, Because, Budget, Card, CardChoice, Config,
-    Constraints, DeviceIndex, Ec2Action, EniAttribute, EniConfig, EniId, Event, Failure,
-    FailureKind, Families, HostAction, Ipv4Amount, Lease, Limits, Node, Observation, Plan, Planned,
-    PodKey, Pool, Question, Record, Scope, Source, Stage, Timestamp, Uncommitted, WaitingOn, plan,
+    Action, ActionId, AddressRequest, BackoffScope, Because, Budget, Card, CardChoice, Conditions,
+    Config, DeviceIndex, Ec2Action, EniAttribute, EniConfig, EniId, Event, Failure, FailureKind,
+    Families, HostAction, Ipv4Amount, LearnedLimit, Lease, Limits, Node, Observation, Plan,
+    Planned, PodKey, Pool, Question, RecentFailure, Record, Scope, Source, Stage, Timestamp,
+    Uncommitted, WaitingOn,
 };
 
 /// The address management of one node, as a value that is fed events.
@@ -42,7 +47,13 @@ pub struct Ipam {
     config: Config,
     limits: Limits,
     pool: Pool,
-    constraints: Constraints,
+    node: Node,
+    conditions: Conditions,
+    surroundings: Surroundings,
+    reads: Reads,
+    learned: Learned,
+    calls: CallLimiter,
+    tokens: ClientTokens,
     waiting: VecDeque<Waiting>,
     in_flight: BTreeMap<ActionId, InFlight>,
     /// Actions that were given up because no outcome came in time; an outcome that comes later is no more than a hint.
@@ -199,11 +210,17 @@ impl Ipam {
     ) -> Result<Self, UnusableConfigError> {
         usable(&config, &limits)?;
         let config = config.usable();
-        let mut constraints = Constraints::new(node, budget, seed);
+        let mut reads = Reads::default();
         // Where EC2 may not be asked, they are all there is.
-        constraints.reads.metadata.answered = config.ec2_reads.then_some(now);
+        reads.metadata.answered = config.ec2_reads.then_some(now);
         Ok(Self {
-            constraints,
+            conditions: Conditions::default(),
+            surroundings: Surroundings::default(),
+            reads,
+            learned: Learned::default(),
+            calls: CallLimiter::new(budget, seed),
+            tokens: ClientTokens::new(node.instance, seed),
+            node,
             config,
             limits,
             pool: Pool::default(),
@@ -272,7 +289,7 @@ impl Ipam {
         usable(&config, &self.limits)?;
         let tape = self.tape(|| Input::Config(Box::new(config.clone())));
         self.config = config.usable();
-        self.pool.manage(&self.config, &self.constraints.node);
+        self.pool.manage(&self.config, &self.node);
         self.mark_excluded();
         self.replan(now);
         self.record(tape, Some(now));
@@ -282,7 +299,7 @@ impl Ipam {
     /// Takes in where new ENIs go under custom networking.
     pub fn handle_eni_config(&mut self, eni_config: Option<EniConfig>, now: Timestamp) {
         let tape = self.tape(|| Input::EniConfig(eni_config.clone()));
-        self.constraints.eni_config = eni_config;
+        self.conditions.eni_config = eni_config;
         self.mark_excluded();
         self.replan(now);
         self.record(tape, Some(now));
@@ -291,7 +308,7 @@ impl Ipam {
     /// Takes in whether pods may be scheduled on the node.
     pub fn handle_schedulable(&mut self, schedulable: bool, now: Timestamp) {
         let tape = self.tape(|| Input::Schedulable(schedulable));
-        self.constraints.schedulable = schedulable;
+        self.conditions.schedulable = schedulable;
         self.replan(now);
         self.record(tape, Some(now));
     }
@@ -299,7 +316,7 @@ impl Ipam {
     /// Takes in that the node is going away: nothing is acquired any more.
     pub fn handle_terminating(&mut self, now: Timestamp) {
         let tape = self.tape(|| Input::Terminating);
-        self.constraints.terminating = true;
+        self.conditions.terminating = true;
         self.replan(now);
         self.record(tape, Some(now));
     }
@@ -465,7 +482,19 @@ impl Ipam {
 
     /// Returns what would be done now, and why, and what is held back, and by what. Changes nothing.
     pub fn plan(&self, now: Timestamp) -> Plan {
-        plan(&self.pool, &self.config, &self.limits, &self.constraints, now)
+        plan(Inputs {
+            pool: &self.pool,
+            config: &self.config,
+            limits: &self.limits,
+            node: &self.node,
+            conditions: &self.conditions,
+            surroundings: &self.surroundings,
+            reads: &self.reads,
+            learned: &self.learned,
+            calls: &self.calls,
+            tokens: self.tokens,
+            now,
+        })
     }
 
     /// Returns what the node holds.
@@ -483,9 +512,24 @@ impl Ipam {
         &self.limits
     }
 
-    /// Returns what bears on plans besides.
-    pub fn constraints(&self) -> &Constraints {
-        &self.constraints
+    /// Returns the node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Returns what the node's scheduler and its pods ask for.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// Returns what failed lately and is left alone for a while.
+    pub fn recent_failures(&self, now: Timestamp) -> impl Iterator<Item = RecentFailure> {
+        self.calls.backoff.recent(now)
+    }
+
+    /// Returns the limits that EC2 holds lower than those of the instance type.
+    pub fn learned_limits(&self) -> impl Iterator<Item = LearnedLimit> {
+        self.learned.limits()
     }
 
     /// Returns the actions whose outcome is not known yet.
@@ -500,9 +544,11 @@ impl Ipam {
 
     /// Returns everything that decides what comes next: all but what waits to be polled.
     pub(crate) fn essence(&self) -> impl fmt::Debug + '_ {
-        let Self { config, limits, pool, constraints, waiting, in_flight, given_up, .. } = self;
-        let state = (config, limits, pool, constraints, waiting, in_flight, given_up);
-        (state, self.latest, self.next_id, self.changed_at, self.due)
+        let Self { node, config, limits, pool, conditions, surroundings, .. } = self;
+        let Self { reads, learned, calls, tokens, waiting, in_flight, given_up, .. } = self;
+        let inputs = (node, config, limits, pool, conditions, surroundings);
+        let state = (reads, learned, calls, tokens, waiting, in_flight, given_up);
+        (inputs, state, self.latest, self.next_id, self.changed_at, self.due)
     }
 
     /// Serves those who wait, plans, and issues what is planned.
@@ -510,12 +556,13 @@ impl Ipam {
         self.changed_at = None;
         self.on_time(now);
         self.give_up_unanswered(now);
-        if self.constraints.terminating {
+        if self.conditions.terminating {
             self.give_up_creations();
         }
         self.pool.prune(&self.config, self.asked_at(), now);
         self.pool.yield_places();
-        self.constraints.prune(now);
+        self.calls.backoff.prune(now);
+        self.learned.prune(now);
         self.serve_waiting(now);
         let Plan { actions, blocked, .. } = self.plan(now);
         for planned in actions {
@@ -593,8 +640,8 @@ impl Ipam {
                 every += u32::from(request.cards == CardChoice::Every);
             }
         }
-        self.constraints.waiting = any;
-        self.constraints.waiting_every_card = every;
+        self.conditions.waiting = any;
+        self.conditions.waiting_every_card = every;
     }
 
     /// Returns when the first address that cools is ready, if one cools.
@@ -617,7 +664,7 @@ impl Ipam {
 
     /// Remembers a failure, and says so if it is news.
     fn fail(&mut self, scope: BackoffScope, pace: Pace, failure: &Failure, now: Timestamp) {
-        let backoff = &mut self.constraints.backoff;
+        let backoff = &mut self.calls.backoff;
         if backoff.on_failed(scope, pace, failure, now) {
             let until = backoff.until(scope, now).unwrap_or(now);
             self.event(Event::Failing { scope, failure: failure.clone(), until });
@@ -626,7 +673,7 @@ impl Ipam {
 
     /// Forgets failures, and says so if there were any.
     fn succeed(&mut self, scope: BackoffScope) {
-        let failures = self.constraints.backoff.on_success(scope);
+        let failures = self.calls.backoff.on_success(scope);
         if failures > 0 {
             self.event(Event::Recovered { scope, failures });
         }
@@ -649,15 +696,21 @@ impl Ipam {
             return false;
         }
         self.know_primary(observation, now);
-        let background = Background { constraints: &self.constraints, config: &self.config, now };
+        let background = Background {
+            node: &self.node,
+            subnets: &self.surroundings.subnets,
+            imds_ignored: &self.calls.backoff.hints_ignored(now),
+            config: &self.config,
+            now,
+        };
         let finding = self.pool.on_observation(observation, background);
         self.on_finding(finding, now);
         self.on_answered(observation, now);
-        let primary = enis.iter().find(|eni| eni.id == self.constraints.node.primary);
+        let primary = enis.iter().find(|eni| eni.id == self.node.primary);
         if let Some(primary) = primary {
             let mut groups = primary.security_groups.clone();
             groups.sort_unstable();
-            self.constraints.security_groups = groups;
+            self.surroundings.security_groups = groups;
         }
         self.mark_excluded();
         true
@@ -668,7 +721,7 @@ impl Ipam {
         for event in finding.events {
             self.event(event);
         }
-        let reads = &mut self.constraints.reads;
+        let reads = &mut self.reads;
         reads.ask_ec2 |= !finding.unknown.is_empty();
         reads.hints.extend(finding.unknown);
         for eni in finding.borne_out {
@@ -693,7 +746,7 @@ impl Ipam {
     /// Notes which question an observation answers.
     fn on_answered(&mut self, observation: &Observation, now: Timestamp) {
         let as_of = observation.as_of;
-        let reads = &mut self.constraints.reads;
+        let reads = &mut self.reads;
         let answered = |read: &mut Read| {
             read.answered = Some(read.answered.map_or(as_of, |at| at.max(as_of)));
         };
@@ -704,7 +757,7 @@ impl Ipam {
                     answered(&mut reads.attached);
                 }
             }
-            (Source::Ec2, Scope::Attached) if is_whole(observation, &self.constraints.node) => {
+            (Source::Ec2, Scope::Attached) if is_whole(observation, &self.node) => {
                 answered(&mut reads.attached);
                 reads.ask_ec2 = false;
                 for eni in core::mem::take(&mut reads.hints) {
@@ -725,13 +778,13 @@ impl Ipam {
     /// Learns of the primary ENI by IMDS while EC2 cannot be asked what there is. Its blocks are suspect until EC2 shows
     /// them; it can get further ones.
     fn know_primary(&mut self, observation: &Observation, now: Timestamp) {
-        let primary = self.constraints.node.primary;
-        let unknown = self.constraints.reads.attached.answered.is_none()
+        let primary = self.node.primary;
+        let unknown = self.reads.attached.answered.is_none()
             && self.pool.eni(primary).is_none()
             && observation.source == Source::Imds;
         if unknown
             && self.config.ec2_reads
-            && self.constraints.is_question_stuck(Question::Attached)
+            && self.calls.is_question_stuck(Question::Attached)
             && let Some(observed) = observation.enis.iter().find(|eni| eni.id == primary)
         {
             let event = self.pool.insert_unconfirmed_primary(observed, now);
@@ -743,10 +796,10 @@ impl Ipam {
     /// ENIConfig names is in use, whatever its tags say: under custom networking no subnet is discovered by tags.
     fn mark_excluded(&mut self) {
         let cluster = self.config.cluster.as_deref();
-        let named = self.constraints.eni_config.as_ref().filter(|_| self.config.custom_networking);
+        let named = self.conditions.eni_config.as_ref().filter(|_| self.config.custom_networking);
         let named = named.map(|eni_config| eni_config.subnet);
         for eni in self.pool.enis_mut() {
-            if let Some(subnet) = self.constraints.subnets.list.iter().find(|s| s.id == eni.subnet)
+            if let Some(subnet) = self.surroundings.subnets.list.iter().find(|s| s.id == eni.subnet)
             {
                 eni.excluded = named != Some(eni.subnet) && is_excluded(subnet, cluster);
             }
@@ -778,9 +831,9 @@ impl Ipam {
         now: Timestamp,
     ) {
         if let Some(operation) = action.operation() {
-            self.constraints.spent.on_call(&self.constraints.budget, operation, now);
+            self.calls.spent.on_call(&self.calls.budget, operation, now);
         }
-        let reads = &mut self.constraints.reads;
+        let reads = &mut self.reads;
         let (eni, kind) = match action {
             Ec2Action::CreateNetworkInterface(request) => {
                 self.on_creation_issued(id, request, because);
@@ -868,7 +921,7 @@ impl Ipam {
             Because::OffTarget { card, .. } | Because::NoEniOnCard { card } => card,
             _ => Card(0),
         };
-        self.constraints.tokens += 1;
+        self.tokens.on_used();
         // The planner made sure that there is one.
         let mut devices = (0..self.limits.enis(card)).map(DeviceIndex);
         let Some(device) = devices.find(|device| self.pool.is_device_free(card, *device)) else {
@@ -881,7 +934,7 @@ impl Ipam {
     }
 
     fn on_release_issued(&mut self, eni: EniId, nets: &[ipnet::IpNet], now: Timestamp) {
-        self.constraints.shrunk_at = Some(now);
+        self.pool.shrunk_at = Some(now);
         if let Some(eni) = self.pool.eni_mut(eni) {
             eni.edit_blocks(|block| {
                 if nets.contains(&block.net()) {

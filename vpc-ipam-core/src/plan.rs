@@ -6,12 +6,15 @@
 
 pub(crate) mod backoff;
 pub(crate) mod budget;
-pub(crate) mod constraints;
+pub(crate) mod calls;
+pub(crate) mod client_tokens;
+pub(crate) mod conditions;
 pub(crate) mod demand;
 mod eni_tags;
 mod grow;
+pub(crate) mod learned;
 mod lifecycle;
-mod reads;
+pub(crate) mod reads;
 mod reason;
 mod shrink;
 mod subnet;
@@ -24,10 +27,15 @@ use core::time::Duration;
 use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{about, gates, of_eni};
 use crate::plan::budget::Spent;
+use crate::plan::calls::CallLimiter;
+use crate::plan::client_tokens::ClientTokens;
+use crate::plan::learned::Learned;
+use crate::plan::reads::Reads;
+use crate::pool::surroundings::Surroundings;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eligibility, Eni, Pool, Stage};
 use crate::{
-    Action, BackoffScope, Card, Config, Constraints, Cooling, Demand, DeviceIndex, Ec2Action,
-    Ec2Operation, EniId, EniLink, HostAction, Ipv4Amount, Ipv4Kind, Limits, Question, Stock,
+    Action, BackoffScope, Card, Conditions, Config, Cooling, Demand, DeviceIndex, Ec2Action,
+    Ec2Operation, EniId, EniLink, HostAction, Ipv4Amount, Ipv4Kind, Limits, Node, Question, Stock,
     SubnetId, SubnetRanges, Timestamp, Timing, WarmTarget, demand,
 };
 
@@ -75,24 +83,42 @@ impl Plan {
     }
 }
 
-/// Returns what to do next on a node, and why. The same arguments give the same plan.
+/// Everything that a plan follows from.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) config: &'a Config,
+    pub(crate) limits: &'a Limits,
+    pub(crate) node: &'a Node,
+    pub(crate) conditions: &'a Conditions,
+    pub(crate) surroundings: &'a Surroundings,
+    pub(crate) reads: &'a Reads,
+    pub(crate) learned: &'a Learned,
+    pub(crate) calls: &'a CallLimiter,
+    pub(crate) tokens: ClientTokens,
+    pub(crate) now: Timestamp,
+}
+
+/// Returns what to do next on a node, and why. The same inputs give the same plan.
 ///
 /// The whole shortage is planned at once, waiting pods included; growing and shrinking exclude each other.
-pub fn plan(
-    pool: &Pool,
-    config: &Config,
-    limits: &Limits,
-    constraints: &Constraints,
-    now: Timestamp,
-) -> Plan {
+pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
+    let Inputs { pool, config, limits, node, conditions, surroundings, .. } = inputs;
+    let Inputs { reads, learned, calls, tokens, now, .. } = inputs;
     let mut planner = Planner {
         pool,
         config,
         limits,
-        constraints,
+        node,
+        conditions,
+        surroundings,
+        reads,
+        learned,
+        calls,
+        tokens,
         now,
         eligibility: Eligibility::new(config, limits),
-        slots: constraints.learned.new_eni_slots(now).unwrap_or(u16::MAX).min(limits.ipv4_slots()),
+        slots: learned.new_eni_slots(now).unwrap_or(u16::MAX).min(limits.ipv4_slots()),
         timing: config.timing.usable(),
         asked: BTreeMap::new(),
         spent: None,
@@ -113,7 +139,13 @@ struct Planner<'a> {
     pool: &'a Pool,
     config: &'a Config,
     limits: &'a Limits,
-    constraints: &'a Constraints,
+    node: &'a Node,
+    conditions: &'a Conditions,
+    surroundings: &'a Surroundings,
+    reads: &'a Reads,
+    learned: &'a Learned,
+    calls: &'a CallLimiter,
+    tokens: ClientTokens,
     now: Timestamp,
     eligibility: Eligibility,
     /// How many IPv4 blocks a new ENI takes, as the type promises or EC2 taught.
@@ -133,7 +165,7 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// Compares each network card with its target and lets it grow or shrink.
     fn cards(&mut self) {
-        let unknown = self.constraints.reads.attached.answered.is_none();
+        let unknown = self.reads.attached.answered.is_none();
         // Where EC2 does not say what there is, the primary ENI may be known by IMDS, and can get addresses.
         if unknown && self.pool.enis().is_empty() {
             let wanted = Wanted::Addresses { card: Card(0) };
@@ -154,7 +186,7 @@ impl Planner<'_> {
             let mut demand = demand(target, kind, stock, self.slots);
             if demand == Demand::Met
                 && stock.free() <= 0
-                && self.constraints.does_growth_fail()
+                && self.calls.does_growth_fail()
                 && !self.has_trusted_room(card)
                 && !self.has_trusted_place(card)
             {
@@ -192,11 +224,11 @@ impl Planner<'_> {
 
     /// Returns whether an ENI serves pods, or will by steps of which none is stuck.
     fn serves_in_time(&self, eni: &Eni) -> bool {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let stuck =
             |operation| of_eni(eni.id, operation).into_iter().any(|scope| backoff.is_stuck(scope));
         let unconfirmed =
-            eni.unconfirmed.is_some() && self.constraints.is_question_stuck(Question::Unconfirmed);
+            eni.unconfirmed.is_some() && self.calls.is_question_stuck(Question::Unconfirmed);
         let way = match eni.stage {
             Stage::Ready => true,
             Stage::Attached => !self.link_is_missing(eni),
@@ -214,7 +246,7 @@ impl Planner<'_> {
     fn lacks_ipv6_for_long(&self, eni: &Eni) -> bool {
         /// An ENI more is a high price for a refusal that may pass.
         const PATIENCE: Duration = Duration::from_secs(60);
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let mut scopes = of_eni(eni.id, Ec2Operation::AssignIpv6Addresses)
             .into_iter()
             .chain([BackoffScope::SubnetIpv6(eni.subnet)]);
@@ -228,7 +260,7 @@ impl Planner<'_> {
     fn link_is_missing(&self, eni: &Eni) -> bool {
         // Links appear within 5 s as a rule; an executor may wait for 10 s before it says that one is missing.
         const PATIENCE: Duration = Duration::from_secs(15);
-        let since = self.constraints.backoff.failing_since(BackoffScope::SetUp(eni.id));
+        let since = self.calls.backoff.failing_since(BackoffScope::SetUp(eni.id));
         since.is_some_and(|since| since + PATIENCE <= self.now)
     }
 
@@ -264,8 +296,8 @@ impl Planner<'_> {
             }
         }
         stock.waiting = match card {
-            Card(0) => self.constraints.waiting,
-            Card(_) => self.constraints.waiting_every_card,
+            Card(0) => self.conditions.waiting,
+            Card(_) => self.conditions.waiting_every_card,
         };
         stock
     }
@@ -302,14 +334,14 @@ impl Planner<'_> {
 
     /// Returns how many further IPv4 blocks an ENI takes.
     fn room(&self, eni: &Eni) -> u32 {
-        let learned = self.constraints.learned.eni_slots(eni.id, self.now).unwrap_or(u16::MAX);
+        let learned = self.learned.eni_slots(eni.id, self.now).unwrap_or(u16::MAX);
         u32::from(self.limits.ipv4_slots().min(learned)).saturating_sub(eni.ipv4_slots_used())
     }
 
     /// Returns how many ENIs a card takes as far as EC2 is concerned, and whether it taught that by a refusal.
     fn enis_of_type(&self, card: Card) -> (u8, bool) {
         let of_type = self.limits.enis(card);
-        match self.constraints.learned.enis(card, self.now) {
+        match self.learned.enis(card, self.now) {
             Some(most) if most < of_type => (most, true),
             _ => (of_type, false),
         }
@@ -351,7 +383,7 @@ impl Planner<'_> {
     fn link(&self, eni: &Eni) -> Option<EniLink> {
         // What was set up for it is found without.
         let unknown = eni.is_removing().then(SubnetRanges::default);
-        let subnet = self.constraints.ranges(eni.subnet).or(unknown)?;
+        let subnet = self.surroundings.subnets.ranges_of(eni.subnet).or(unknown)?;
         // A node whose pods have none may have IPv6 switched off.
         let ipv6 = self.config.families.ipv6();
         Some(EniLink {
@@ -384,14 +416,14 @@ impl Planner<'_> {
             self.block(wanted, wait);
             return false;
         }
-        let budget = &self.constraints.budget;
-        let spent = self.spent.as_ref().unwrap_or(&self.constraints.spent);
+        let budget = &self.calls.budget;
+        let spent = self.spent.as_ref().unwrap_or(&self.calls.spent);
         let ready_at = spent.ready_at(budget, operation, 1, self.now);
         if ready_at > self.now {
             self.block(wanted, WaitingOn::Budget { operation, until: ready_at });
             return false;
         }
-        let spent = self.spent.get_or_insert_with(|| self.constraints.spent.clone());
+        let spent = self.spent.get_or_insert_with(|| self.calls.spent.clone());
         spent.on_call(budget, operation, self.now);
         self.busy.extend(about);
         self.plan.actions.push(Planned { action: Action::Ec2(action), because });
@@ -402,7 +434,7 @@ impl Planner<'_> {
     fn wait_of(&self, action: &Ec2Action) -> Option<WaitingOn> {
         let eni = about(action).and_then(|eni| self.pool.eni(eni));
         let waits = gates(action, eni.map(|eni| eni.subnet))
-            .filter_map(|scope| self.constraints.backoff.wait(scope, self.now));
+            .filter_map(|scope| self.calls.backoff.wait(scope, self.now));
         waits.max_by_key(WaitingOn::until)
     }
 
@@ -418,7 +450,7 @@ impl Planner<'_> {
             HostAction::SetUpEni(_) => BackoffScope::SetUp(eni),
             HostAction::RemoveEni(_) => BackoffScope::TearDown(eni),
         };
-        if let Some(wait) = self.constraints.backoff.wait(scope, self.now) {
+        if let Some(wait) = self.calls.backoff.wait(scope, self.now) {
             self.block(wanted, wait);
             return false;
         }
@@ -449,9 +481,9 @@ impl Planner<'_> {
     fn growth_gate(&self) -> Option<WaitingOn> {
         if !self.config.provisioning {
             Some(WaitingOn::ProvisioningOff)
-        } else if self.constraints.terminating {
+        } else if self.conditions.terminating {
             Some(WaitingOn::Terminating)
-        } else if !self.constraints.schedulable && !self.config.manage_unschedulable {
+        } else if !self.conditions.schedulable && !self.config.manage_unschedulable {
             Some(WaitingOn::Unschedulable)
         } else {
             None

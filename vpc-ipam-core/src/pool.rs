@@ -6,6 +6,7 @@ mod eni;
 mod lifecycle;
 mod queue;
 mod reconcile;
+pub(crate) mod surroundings;
 mod tally;
 
 use alloc::collections::BTreeSet;
@@ -57,6 +58,8 @@ pub struct Pool {
     enis_gone: BTreeMap<EniId, Timestamp>,
     /// When the last of those went that are no longer remembered.
     forgotten: Option<Timestamp>,
+    /// When addresses were last released to EC2.
+    pub(crate) shrunk_at: Option<Timestamp>,
 }
 
 /// A lease and whether it is durable.

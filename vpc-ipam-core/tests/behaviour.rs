@@ -648,7 +648,7 @@ fn a_pod_that_waits_for_the_address_it_has_is_no_demand() {
     assert_eq!(node.ask("pod"), Ok(None));
     node.ipam.handle_timeout(node.now);
     assert_eq!(node.ipam.waiting().len(), 1);
-    assert_eq!(node.ipam.constraints().waiting, 0);
+    assert_eq!(node.ipam.conditions().waiting, 0);
     node.run_for(600);
     assert_eq!(node.held(), (2, 1));
     assert_eq!(node.count("AssignPrivateIpAddresses"), 2);
@@ -702,7 +702,7 @@ fn calls_stay_within_the_budget_and_what_is_over_waits_its_turn() {
     let mut node = setup.start();
     let rate = vpc_ipam_core::Rate { burst: 2, interval: core::time::Duration::from_secs(10) };
     let budget = vpc_ipam_core::Budget { default: rate, rates: Default::default() };
-    let start = node.ipam.constraints().node.clone();
+    let start = node.ipam.node().clone();
     node.ipam = vpc_ipam_core::Ipam::new(
         start,
         node.limits.clone(),

@@ -890,7 +890,7 @@ fn a_configuration_that_a_type_cannot_follow_is_refused() {
         ("m5.large", &[ipv6], true),
     ];
     for (name, vars, usable) in cases {
-        let node = Node::settled("m5.large", &[]).ipam.constraints().node.clone();
+        let node = Node::settled("m5.large", &[]).ipam.node().clone();
         let limits = Limits::lookup(name.parse().unwrap()).unwrap();
         let config = Config::from_vars(vars.iter().copied()).0;
         let made: Result<Ipam, UnusableConfigError> =

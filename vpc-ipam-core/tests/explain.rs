@@ -77,7 +77,7 @@ fn what_is_under_way_is_told_apart_from_what_comes_next_and_what_waits() {
 fn until_left_alone(node: &mut Node) {
     for _ in 0..600 {
         let longest = node.now + core::time::Duration::from_secs(40);
-        if node.ipam.constraints().recent_failures(node.now).any(|f| f.until > longest) {
+        if node.ipam.recent_failures(node.now).any(|f| f.until > longest) {
             return;
         }
         node.run_for(1);

@@ -244,7 +244,7 @@ impl World {
             }
             if let Some(Issued { id, action, .. }) = self.ipam.poll_action() {
                 self.actions += 1;
-                let node = self.ipam.constraints().node.clone();
+                let node = self.ipam.node().clone();
                 let outcome = match &action {
                     Action::Ec2(action) => self.cloud.execute(&node, action, self.now),
                     Action::Host(_) => Outcome::Done(Effect::Done),

@@ -75,7 +75,7 @@ fn a_primary_eni_at_device_1_is_the_primary() {
     setup.shift = 1;
     let mut node = setup.start();
     node.run_for(60);
-    let primary = node.ipam.constraints().node.primary;
+    let primary = node.ipam.node().primary;
     let pods = names("p", 0..32);
     node.add(&pods);
     node.run_for(120);
@@ -106,7 +106,7 @@ fn a_primary_eni_at_device_1_serves_no_pod_under_custom_networking() {
     node.set_eni_config(EniConfig { subnet, security_groups: vec![] });
     let pods = names("p", 0..20);
     node.insist(&pods, 60);
-    let primary = node.ipam.constraints().node.primary;
+    let primary = node.ipam.node().primary;
     let on_primary = node.stored.values().filter(|lease| lease.first.eni == primary).count();
     assert_eq!((node.served(&pods), on_primary), (20, 0));
 }

@@ -107,7 +107,7 @@ fn metadata_that_asks_to_be_left_alone_for_an_hour_gets_five_minutes() {
 #[test]
 fn answers_without_the_primary_eni_are_asked_for_ever_more_rarely() {
     let mut node = Setup::new("m5.large", &[WARM_1]).start();
-    node.unseen = vec![node.ipam.constraints().node.primary];
+    node.unseen = vec![node.ipam.node().primary];
     let calls = calls_in(&mut node, "DescribeNetworkInterfaces", 3600);
     assert!(calls <= 2 * PASSING_MAX, "{calls} in an hour, of two questions");
     let later = calls_in(&mut node, "DescribeNetworkInterfaces", 3600);

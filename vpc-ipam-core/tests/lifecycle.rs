@@ -78,7 +78,7 @@ impl Life {
         let create = |i: &Issued| call_of(&i.action) == "CreateNetworkInterface";
         let create = under_way.iter().position(create).unwrap();
         node.execute(under_way.remove(create));
-        let primary = node.ipam.constraints().node.primary;
+        let primary = node.ipam.node().primary;
         let eni = node.enis().iter().find(|eni| eni.id != primary).unwrap().id;
         let mut life = Self { node, eni, under_way };
         life.under_way.extend(tick(&mut life.node));

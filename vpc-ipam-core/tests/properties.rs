@@ -77,7 +77,7 @@ proptest! {
         }
         world.run_for(2 * HOUR);
         // Where a subnet is full, it is tried again from time to time, and refuses.
-        let failing = world.ipam.constraints().recent_failures(world.now).count() > 0;
+        let failing = world.ipam.recent_failures(world.now).count() > 0;
         let more = changes(&world).count() - done;
         prop_assert!(more == 0 || failing, "{more} changes after it converged\n{}", world.transcript());
     }
@@ -249,7 +249,7 @@ proptest! {
     #[test]
     fn snapshot_taken_in_twice_counts_once((setup, pods) in anything()) {
         let mut world = settled(&setup, pods);
-        let node = world.ipam.constraints().node.clone();
+        let node = world.ipam.node().clone();
         for source in [Source::Ec2, Source::Imds] {
             let seen = world.cloud.observe(node.instance, source, &Scope::Attached, world.now).unwrap();
             world.ipam.observe(&seen, world.now);
@@ -265,7 +265,7 @@ proptest! {
     #[test]
     fn snapshot_older_than_the_last_confirmed_effect_changes_nothing((setup, pods) in plain()) {
         let mut world = settled(&setup, 0);
-        let node = world.ipam.constraints().node.clone();
+        let node = world.ipam.node().clone();
         let old = world.cloud.observe(node.instance, Source::Ec2, &Scope::Attached, world.now).unwrap();
         add(&mut world, pods);
         world.run_for(Duration::from_secs(30));
@@ -288,7 +288,7 @@ proptest! {
         world.run_for(Duration::from_secs(5));
         let leases = world.leases().clone();
         prop_assert_eq!(leases.len(), usize::from(pods));
-        let node = world.ipam.constraints().node.clone();
+        let node = world.ipam.node().clone();
         for source in [Source::Imds, Source::Ec2] {
             let seen = world.cloud.observe(node.instance, source, &Scope::Attached, world.now).unwrap();
             world.ipam.observe(&seen, world.now);
@@ -308,12 +308,12 @@ fn one_release_has_one_kind_of_block() {
     setup.config.target = WarmTarget::Prefixes(3);
     let mut world = setup.world();
     world.run_for(HOUR);
-    let primary = world.ipam.constraints().node.primary;
+    let primary = world.ipam.node().primary;
     let more = vpc_ipam_core::sim::Ipv4Request::Count(vpc_ipam_core::Ipv4Amount::Addresses(3));
     world.cloud.assign_private_ip_addresses(primary, &more, world.now).unwrap();
     let config = Config { target: WarmTarget::Prefixes(1), ..setup.config };
     world.ipam.handle_config(config, world.now).unwrap();
-    let node = world.ipam.constraints().node.clone();
+    let node = world.ipam.node().clone();
     let seen =
         world.cloud.observe(node.instance, Source::Ec2, &Scope::Attached, world.now).unwrap();
     world.ipam.observe(&seen, world.now);

@@ -293,7 +293,7 @@ impl Session {
         }
         self.name("subnet", node.subnet.as_str());
         self.name("i", node.instance.as_str());
-        let primary = node.ipam.constraints().node.primary;
+        let primary = node.ipam.node().primary;
         self.name("eni", primary.as_str());
         node.run();
         self.node = Some(node);

@@ -208,7 +208,7 @@ impl Case {
         if self.settled {
             world.run_for(10 * MINUTE);
         }
-        let node = world.ipam.constraints().node.clone();
+        let node = world.ipam.node().clone();
         world.refuse(Refusal {
             call: self.call,
             about: match self.place {

@@ -261,7 +261,7 @@ impl Loop {
             }
             Action::Ec2(action) => {
                 let (api, inputs) = (Arc::clone(&self.api), self.inputs.clone());
-                let node = self.ipam.constraints().node.clone();
+                let node = self.ipam.node().clone();
                 let now = self.clock.now();
                 tokio::spawn(async move {
                     let outcome = vpc_ipam_aws::execute(&*api, &node, &action, now).await;
@@ -324,7 +324,7 @@ impl Loop {
         if let Outcome::Done(Effect::Observed(shown)) = &outcome {
             self.cool(shown, now);
         }
-        self.sources.on_outcome(&outcome, &self.ipam.constraints().node);
+        self.sources.on_outcome(&outcome, self.ipam.node());
         self.notice(Notice::Ended(now, id, outcome.clone()));
         self.ipam.handle_outcome(id, outcome, now);
     }
@@ -382,7 +382,7 @@ impl Loop {
     /// Takes in the metadata of this start, after those of the state file served meanwhile.
     fn on_first_metadata(&mut self, metadata: Metadata, now: Timestamp) {
         self.sources.metadata_read(&metadata);
-        let before = &self.ipam.constraints().node;
+        let before = self.ipam.node();
         if metadata.node != *before {
             let name = |Node { instance, instance_type, primary, .. }: &Node| {
                 format!("{instance} of type {instance_type} with primary ENI {primary}")

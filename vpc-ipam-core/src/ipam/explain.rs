@@ -103,7 +103,7 @@ impl Ipam {
     /// Returns what is wanted, what is being done and why, and what is held back, by what and until when. Changes nothing.
     pub fn explain(&self, now: Timestamp) -> Explanation {
         let plan = self.plan(now);
-        let node = &self.constraints().node;
+        let node = self.node();
         let cooldown = self.config().cooldown;
         let enis = self.pool().enis().iter().map(|eni| {
             let (mut ipv4, mut ipv6) = (AddressCount::default(), AddressCount::default());
@@ -151,8 +151,8 @@ impl Ipam {
             doing: doing.collect(),
             next: plan.actions,
             blocked: plan.blocked,
-            failed: self.constraints().recent_failures(now).collect(),
-            learned: self.constraints().learned().collect(),
+            failed: self.recent_failures(now).collect(),
+            learned: self.learned_limits().collect(),
             waiting: waiting.collect(),
             due: self.poll_timeout(),
         }

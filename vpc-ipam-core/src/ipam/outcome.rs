@@ -10,8 +10,8 @@ use super::{GIVEN_UP_MAX, InFlight, Ipam};
 use crate::ipam::journal::Input;
 use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{PASSING, Pace, about, asks_for_prefixes, gates, rule};
-use crate::plan::constraints::AskedOf;
-use crate::pool::{Background, Ec2CallKind, Eni, Finding, is_whole};
+use crate::plan::learned::AskedOf;
+use crate::pool::{Ec2CallKind, Eni, Finding, is_whole};
 use crate::{
     Action, ActionId, AttachmentStatus, BackoffScope, Ec2Action, Effect, EniId, Event, Failure,
     FailureKind, HostAction, Ipv4Amount, Observation, ObservedEni, ObservedSubnet, Outcome, Source,
@@ -105,7 +105,7 @@ impl Ipam {
             self.replan(now);
             return;
         };
-        let reads = &mut self.constraints.reads;
+        let reads = &mut self.reads;
         match (&action, about(&action)) {
             (Ec2Action::CreateNetworkInterface(_), _) => reads.unattached.answered = None,
             (_, Some(eni)) => {
@@ -230,7 +230,7 @@ impl Ipam {
             }
             (Ec2Action::ReadMetadata, Effect::Metadata(metadata)) => {
                 // Those of an ENI that is not told whole are what they were.
-                self.constraints.subnets.ranges.extend(metadata.subnets);
+                self.surroundings.subnets.ranges.extend(metadata.subnets);
                 self.refuse_outside();
                 self.on_shown(metadata.observation, in_flight, now)
             }
@@ -258,10 +258,10 @@ impl Ipam {
         if !self.on_observation(&observation, now) {
             return Err(unanswered("the answer took too long to be compared".into()));
         }
-        if is_whole(&observation, &self.constraints.node) {
+        if is_whole(&observation, &self.node) {
             return Ok(());
         }
-        let node = &self.constraints.node;
+        let node = &self.node;
         if let Some(listed) = observation.incomplete.first() {
             let message = format!("{listed}, and not the primary {}", node.primary);
             return Err(Failure { kind: FailureKind::Incomplete, retry_after: None, message });
@@ -277,11 +277,11 @@ impl Ipam {
     }
 
     fn on_subnets(&mut self, subnets: Vec<ObservedSubnet>, now: Timestamp) {
-        self.constraints.reads.subnets.answered = Some(now);
-        self.constraints.subnets.on_listed(subnets);
+        self.reads.subnets.answered = Some(now);
+        self.surroundings.subnets.on_listed(subnets);
         let subnet_backoff = self.config.timing.subnet_backoff;
         let full: Vec<SubnetId> = self
-            .constraints
+            .surroundings
             .subnets
             .list
             .iter()
@@ -290,7 +290,7 @@ impl Ipam {
             .collect();
         for subnet in full {
             let scope = BackoffScope::Subnet(subnet);
-            if self.constraints.backoff.until(scope, now).is_none() {
+            if self.calls.backoff.until(scope, now).is_none() {
                 let pace = Pace { first: subnet_backoff, most: subnet_backoff.saturating_mul(4) };
                 let failure = Failure {
                     kind: FailureKind::SubnetFull,
@@ -305,7 +305,7 @@ impl Ipam {
     }
 
     fn refuse_outside(&mut self) {
-        for event in self.pool.refuse_outside(&self.constraints) {
+        for event in self.pool.refuse_outside(&self.surroundings.subnets) {
             self.event(event);
         }
     }
@@ -318,10 +318,9 @@ impl Ipam {
         self.on_ipv4_had(subnet, ipv4, 1);
         // After a repeated call an observation may have shown it already.
         if self.pool.eni(observed.id).is_none() {
-            let background =
-                Background { constraints: &self.constraints, config: &self.config, now };
             let mut finding = Finding::default();
-            let observed = self.pool.without_unusable(observed, background, &mut finding);
+            let subnets = &self.surroundings.subnets;
+            let observed = self.pool.without_unusable(observed, subnets, &mut finding);
             let mut eni = Eni::new(&observed, creation.card, creation.device, now, now);
             // The answer to the call may leave them out; they were part of it.
             eni.tags.extend(creation.request.tags);
@@ -366,7 +365,7 @@ impl Ipam {
                     if prefixes { Ipv4Amount::Prefixes(had) } else { Ipv4Amount::Addresses(had) };
                 self.on_ipv4_had(subnet, had, 0);
                 let (Ipv4Amount::Addresses(blocks) | Ipv4Amount::Prefixes(blocks)) = had;
-                self.constraints.on_had(AskedOf::Eni(id), blocks);
+                self.learned.on_had(AskedOf::Eni(id), blocks);
             }
             (Ec2CallKind::AssignIpv6, Effect::Assigned(blocks)) => {
                 self.on_assigned(id, &blocks, true, now)?;
@@ -392,9 +391,9 @@ impl Ipam {
         ipv6: bool,
         now: Timestamp,
     ) -> Result<u16, Failure> {
-        let background = Background { constraints: &self.constraints, config: &self.config, now };
         let mut finding = Finding::default();
-        let had = self.pool.on_blocks_assigned(id, blocks, ipv6, background, &mut finding);
+        let subnets = &self.surroundings.subnets;
+        let had = self.pool.on_blocks_assigned(id, blocks, ipv6, subnets, now, &mut finding);
         self.on_finding(finding, now);
         if had.is_empty() {
             if let Some(eni) = self.pool.eni_mut(id) {
@@ -415,11 +414,11 @@ impl Ipam {
             Ipv4Amount::Addresses(n) => (u32::from(n), AskedOf::Addresses(subnet), n),
             Ipv4Amount::Prefixes(n) => (u32::from(n) * PREFIX_SIZE, AskedOf::Prefixes(subnet), n),
         };
-        self.constraints.on_had(of, blocks);
+        self.learned.on_had(of, blocks);
         if matches!(amount, Ipv4Amount::Prefixes(_)) {
-            self.constraints.subnets.fragmented.remove(&subnet);
+            self.surroundings.subnets.fragmented.remove(&subnet);
         }
-        if let Some(subnet) = self.constraints.subnets.list.iter_mut().find(|it| it.id == subnet) {
+        if let Some(subnet) = self.surroundings.subnets.list.iter_mut().find(|it| it.id == subnet) {
             let taken = addresses.saturating_add(own);
             subnet.ipv4_addresses_free = subnet.ipv4_addresses_free.saturating_sub(taken);
         }
@@ -432,7 +431,7 @@ impl Ipam {
             IpNet::V6(_) => 0,
         });
         let freed: u32 = sizes.sum();
-        if let Some(subnet) = self.constraints.subnets.list.iter_mut().find(|it| it.id == subnet) {
+        if let Some(subnet) = self.surroundings.subnets.list.iter_mut().find(|it| it.id == subnet) {
             subnet.ipv4_addresses_free = subnet.ipv4_addresses_free.saturating_add(freed);
         }
     }
@@ -465,7 +464,7 @@ impl Ipam {
             }
             (_, Some(eni)) => {
                 let again = action.operation().map_or(0, |operation| {
-                    self.constraints.backoff.in_a_row(BackoffScope::EniOperation(eni, operation))
+                    self.calls.backoff.in_a_row(BackoffScope::EniOperation(eni, operation))
                 });
                 self.on_eni_call_failed(eni, id, failure, again > ASKED_MAX, now);
             }
@@ -496,14 +495,14 @@ impl Ipam {
                 } else {
                     AskedOf::Addresses(subnet)
                 };
-                let fewer = self.constraints.on_too_many(of, blocks, until);
+                let fewer = self.learned.on_too_many(of, blocks, until);
                 if asks_for_prefixes(action) && !fewer {
-                    self.constraints.subnets.on_no_prefix(subnet);
+                    self.surroundings.subnets.on_no_prefix(subnet);
                 }
                 fewer && about(action).is_some()
             }
             (FailureKind::AddressLimit, _, Some(eni)) if self.learn_slots(eni, blocks, now) => {
-                self.constraints.on_too_many(AskedOf::Eni(eni), blocks, until);
+                self.learned.on_too_many(AskedOf::Eni(eni), blocks, until);
                 true
             }
             _ => false,
@@ -521,7 +520,7 @@ impl Ipam {
         }
         let most = blocks_of(eni).saturating_add(u32::from(refused)).saturating_sub(1);
         let most = u16::try_from(most).unwrap_or(u16::MAX);
-        let learned = &mut self.constraints.learned;
+        let learned = &mut self.learned;
         let lower = learned.eni_slots(id, now).unwrap_or(self.limits.ipv4_slots()) > most;
         if lower {
             learned.on_eni_slots(id, most, now);
@@ -531,7 +530,7 @@ impl Ipam {
 
     fn on_creation_failed(&mut self, id: ActionId, kind: FailureKind, now: Timestamp) {
         let unanswered = kind == FailureKind::Unanswered;
-        let terminating = self.constraints.terminating;
+        let terminating = self.conditions.terminating;
         let creations = self.pool.creations_mut();
         let Some(creation) = creations.get_mut(&id) else {
             return;
@@ -546,7 +545,7 @@ impl Ipam {
         let was_unanswered = creation.attempts > 1 || unanswered;
         creations.remove(&id);
         if was_unanswered {
-            self.constraints.reads.unattached.answered = None;
+            self.reads.unattached.answered = None;
         }
     }
 
@@ -556,7 +555,7 @@ impl Ipam {
         let before = creations.len();
         creations.retain(|_, creation| creation.called);
         if creations.len() < before {
-            self.constraints.reads.unattached.answered = None;
+            self.reads.unattached.answered = None;
         }
     }
 
@@ -583,7 +582,7 @@ impl Ipam {
             && matches!(failed, FailureKind::Rejected | FailureKind::InUse)
         {
             // Another program's ENI may be there: only a look at all ENIs tells.
-            self.constraints.reads.ask_ec2 = true;
+            self.reads.ask_ec2 = true;
         }
         match (kind, failed) {
             // What EC2 no longer has is deleted.
@@ -670,7 +669,7 @@ impl Ipam {
                 let attached = u8::try_from(attached.count()).unwrap_or(u8::MAX);
                 let lower = attached < self.limits.enis(card);
                 if lower {
-                    self.constraints.learned.on_enis(card, attached, now);
+                    self.learned.on_enis(card, attached, now);
                 }
                 lower
             }
@@ -678,7 +677,7 @@ impl Ipam {
                 let most = u16::try_from(blocks.saturating_sub(1)).unwrap_or(u16::MAX);
                 let lower = most > 0 && most < self.limits.ipv4_slots();
                 if lower {
-                    self.constraints.learned.on_new_eni_slots(most, now);
+                    self.learned.on_new_eni_slots(most, now);
                 }
                 lower
             }
@@ -699,14 +698,14 @@ impl Ipam {
     /// stays on its way out.
     fn return_if_stuck(&mut self, id: EniId, failure: &Failure, now: Timestamp) {
         use crate::Ec2Operation::DetachNetworkInterface as Detach;
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let scopes = [
             BackoffScope::EniOperation(id, Detach),
             BackoffScope::Operation(Detach),
             BackoffScope::TearDown(id),
         ];
         let stuck = scopes.iter().any(|scope| backoff.is_stuck(*scope));
-        if !stuck || self.constraints.terminating {
+        if !stuck || self.conditions.terminating {
             return;
         }
         let Some(eni) = self.pool.eni_mut(id) else { return };
@@ -798,7 +797,7 @@ impl Ipam {
 
     /// Records that a question is no longer being asked.
     fn end_read(&mut self, id: ActionId) {
-        let reads = &mut self.constraints.reads;
+        let reads = &mut self.reads;
         for read in [
             &mut reads.metadata,
             &mut reads.attached,

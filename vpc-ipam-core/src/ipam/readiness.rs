@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{Assigned, Ipam, WAITING_MAX};
 use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{about, gates, is_step_of_new_eni, of_eni};
-use crate::plan::constraints::AskedOf;
+use crate::plan::learned::AskedOf;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AddressRequest, BackoffScope, Because, BlockState, Blocked, Card, CardChoice,
@@ -272,7 +272,7 @@ impl Outlook<'_> {
     /// included.
     fn serves(&self, request: &AddressRequest) -> bool {
         let eligibility = self.ipam.eligibility();
-        let waiting = i64::from(self.ipam.constraints().waiting);
+        let waiting = i64::from(self.ipam.conditions().waiting);
         let ipv4 = eligibility.ipv4.is_none() || {
             let enough = match request.cards {
                 CardChoice::Any => {
@@ -280,7 +280,7 @@ impl Outlook<'_> {
                     cards.map(|card| self.addresses(card)).sum::<i64>() >= waiting
                 }
                 CardChoice::Every => {
-                    let every = i64::from(self.ipam.constraints().waiting_every_card);
+                    let every = i64::from(self.ipam.conditions().waiting_every_card);
                     self.cards().all(|card| {
                         let before = if card == Card(0) { waiting } else { every };
                         self.addresses(card) >= before
@@ -302,7 +302,7 @@ impl Outlook<'_> {
 
     /// Returns whether something is expected to succeed.
     fn is_trusted(&self, mut scopes: impl Iterator<Item = BackoffScope>) -> bool {
-        let backoff = &self.ipam.constraints().backoff;
+        let backoff = &self.ipam.calls.backoff;
         self.trust == Trust::Any || !scopes.any(|scope| backoff.has_failed(scope))
     }
 
@@ -310,7 +310,7 @@ impl Outlook<'_> {
         let eni = about(action).and_then(|eni| self.ipam.pool().eni(eni));
         let steps_fail = matches!(action, Ec2Action::CreateNetworkInterface(_))
             && self.trust == Trust::Unfailed
-            && self.ipam.constraints().backoff.failing().any(is_step_of_new_eni);
+            && self.ipam.calls.backoff.failing().any(is_step_of_new_eni);
         let subnet = match action {
             Ec2Action::CreateNetworkInterface(call) => Some(call.subnet),
             _ => eni.map(|eni| eni.subnet),
@@ -324,7 +324,7 @@ impl Outlook<'_> {
     fn is_asked_for_one(&self, subnet: SubnetId, eni: Option<EniId>) -> bool {
         let of = [AskedOf::Addresses(subnet), AskedOf::Prefixes(subnet)];
         let mut of = of.into_iter().chain(eni.map(AskedOf::Eni));
-        of.any(|of| self.ipam.constraints().ask_most(of, self.now) == Some(1))
+        of.any(|of| self.ipam.learned.ask_most(of, self.now) == Some(1))
     }
 
     /// Counts the addresses of a card that no pod has and that can be granted before the deadline: there, asked for, or
@@ -369,13 +369,13 @@ impl Outlook<'_> {
 
     /// Returns whether the node may grow, so that an ENI that is made will be attached, and again if that is refused once.
     fn attaches(&self) -> bool {
-        let Ipam { config, constraints, .. } = self.ipam;
+        let Ipam { config, conditions, reads, .. } = self.ipam;
         // What is attached already may leave no place.
-        let known = self.trust == Trust::Any || constraints.reads.attached.answered.is_some();
+        let known = self.trust == Trust::Any || reads.attached.answered.is_some();
         known
             && config.provisioning
-            && !constraints.terminating
-            && (constraints.schedulable || config.manage_unschedulable)
+            && !conditions.terminating
+            && (conditions.schedulable || config.manage_unschedulable)
     }
 
     /// Returns whether an ENI that is being made is expected to serve pods.
@@ -422,8 +422,7 @@ impl Outlook<'_> {
             let scopes = attach.chain([BackoffScope::SetUp(eni.id)]);
             let attached = eni.stage != Stage::Available || self.attaches();
             // Its subnet may be out of use.
-            let listed = self.trust == Trust::Any
-                || self.ipam.constraints().reads.subnets.answered.is_some();
+            let listed = self.trust == Trust::Any || self.ipam.reads.subnets.answered.is_some();
             eni.stage == Stage::Ready || attached && listed && self.is_trusted(scopes)
         };
         let enis = self.ipam.pool().enis().iter();
@@ -486,11 +485,11 @@ impl Outlook<'_> {
             _ => false,
         };
         let blocked = || self.plan.blocked.iter().filter(|blocked| for_growth(blocked));
-        let constraints = self.ipam.constraints();
+        let Ipam { calls, reads, .. } = self.ipam;
         let unconfirmed = self.trust == Trust::Unfailed
-            && (constraints.does_growth_fail()
+            && (calls.does_growth_fail()
                 // Nothing is known yet of what the subnets have.
-                || constraints.reads.subnets.answered.is_none()
+                || reads.subnets.answered.is_none()
                 || blocked().any(|blocked| {
                     // What EC2 has not shown yet may leave no room.
                     !blocked.waiting_on.is_temporary()

@@ -3,9 +3,10 @@
 mod rules;
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::{BackoffScope, Failure, FailureKind, Timestamp, WaitingOn};
+use crate::{BackoffScope, EniId, Failure, FailureKind, Timestamp, WaitingOn};
 
 pub(crate) use self::rules::{
     PASSING, about, asks_for_prefixes, gates, is_step_of_new_eni, of_eni, rule,
@@ -72,6 +73,16 @@ impl Backoff {
     /// Returns until when something is left alone, if it is.
     pub(crate) fn until(&self, scope: BackoffScope, now: Timestamp) -> Option<Timestamp> {
         self.delays.get(&scope).map(|delay| delay.until).filter(|until| *until > now)
+    }
+
+    /// Returns the ENIs of which what IMDS shows is left alone.
+    pub(crate) fn hints_ignored(&self, now: Timestamp) -> Vec<EniId> {
+        let ignored = self.delays.iter().filter(|(_, delay)| delay.until > now);
+        let hints = ignored.filter_map(|(scope, _)| match scope {
+            BackoffScope::Hint(eni) => Some(*eni),
+            _ => None,
+        });
+        hints.collect()
     }
 
     /// Returns until when something that failed last is, or was, left alone.

@@ -8,8 +8,8 @@ use super::subnet::addresses_of;
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
 use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::gates;
-use crate::plan::constraints::AskedOf;
 use crate::plan::eni_tags;
+use crate::plan::learned::AskedOf;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
     Action, ActionId, AssignPrivateIpAddresses, BackoffScope, Card, CreateNetworkInterface,
@@ -70,7 +70,7 @@ impl Planner<'_> {
         if on.kind == Ipv4Kind::Prefixes || self.eligibility.ipv4 != Some(Ipv4Kind::Prefixes) {
             return u32::MAX;
         }
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let enis = self.pool.enis().iter().filter(|eni| eni.card == on.card);
         let mut subnets = enis.map(|eni| eni.subnet).chain(self.subnets_for_enis());
         let refused_once =
@@ -142,7 +142,7 @@ impl Planner<'_> {
             let amount = amount(kind, blocks);
             Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses { eni: eni.id, amount })
         };
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         if gates(&action(1), Some(eni.subnet)).any(|scope| backoff.is_stuck(scope))
             && let Some(wait) = self.wait_of(&action(1))
         {
@@ -150,8 +150,9 @@ impl Planner<'_> {
             return 0;
         }
         let most = match self.space_for(eni.subnet, kind, 0) {
-            Ok(most) => most
-                .min(self.constraints.ask_most(AskedOf::Eni(eni.id), self.now).unwrap_or(u16::MAX)),
+            Ok(most) => {
+                most.min(self.learned.ask_most(AskedOf::Eni(eni.id), self.now).unwrap_or(u16::MAX))
+            }
             Err(waiting_on) => {
                 self.block(wanted, waiting_on);
                 return 0;
@@ -165,7 +166,7 @@ impl Planner<'_> {
         if let Some(waiting_on) = self.waits_for(eni) {
             self.block(wanted, waiting_on);
             let unconfirmed = matches!(waiting_on, WaitingOn::Observation { .. });
-            let never = self.constraints.is_question_stuck(Question::Unconfirmed);
+            let never = self.calls.is_question_stuck(Question::Unconfirmed);
             return if unconfirmed && never { 0 } else { blocks };
         }
         if self.is_on_trial(eni.subnet, prefixes) {
@@ -201,7 +202,7 @@ impl Planner<'_> {
 
     /// Returns what keeps any ENI from being made for a card, if something does.
     fn keeps_from_creating(&self, card: Card) -> Option<WaitingOn> {
-        let reads = &self.constraints.reads;
+        let reads = &self.reads;
         let gate = self.growth_gate();
         if gate.is_some() {
             gate
@@ -210,12 +211,12 @@ impl Planner<'_> {
             Some(WaitingOn::FirstObservation)
         } else if self.config.ec2_reads
             && reads.unattached.answered.is_none()
-            && !self.constraints.is_question_stuck(Question::Unattached)
+            && !self.calls.is_question_stuck(Question::Unattached)
         {
             // One that was left from before a restart would do.
             Some(WaitingOn::FirstObservation)
         } else {
-            self.constraints.backoff.wait(BackoffScope::Card(card), self.now)
+            self.calls.backoff.wait(BackoffScope::Card(card), self.now)
         }
     }
 
@@ -260,12 +261,12 @@ impl Planner<'_> {
     /// Returns whether a subnet ran out of addresses when it was asked last, and one call is finding out, in this plan or
     /// under way, whether it has some again. Others would fail with it.
     fn is_on_trial(&self, subnet: SubnetId, prefixes: bool) -> bool {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let asked_of =
             if prefixes { AskedOf::Prefixes(subnet) } else { AskedOf::Addresses(subnet) };
         let failed = backoff.has_failed(BackoffScope::Subnet(subnet))
             || prefixes && backoff.has_failed(BackoffScope::SubnetPrefixes(subnet))
-            || self.constraints.ask_most(asked_of, self.now).is_some();
+            || self.learned.ask_most(asked_of, self.now).is_some();
         let subnet_of = |eni: EniId| self.pool.eni(eni).map(|eni| eni.subnet);
         let planned = || {
             self.plan.actions.iter().any(|planned| match &planned.action {
@@ -281,7 +282,7 @@ impl Planner<'_> {
 
     /// Returns whether making an ENI failed last, and one call is finding out, in this plan or under way, whether it works again.
     fn is_creation_on_trial(&self, subnet: SubnetId) -> bool {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let operation = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
         let ipv6 = self.eligibility.ipv6.then_some(BackoffScope::SubnetIpv6(subnet));
         let mut scopes = [operation, BackoffScope::Creation(subnet)].into_iter().chain(ipv6);
@@ -303,7 +304,7 @@ impl Planner<'_> {
     }
 
     fn creation(&self, subnet: SubnetId, ipv4: Ipv4Amount) -> CreateNetworkInterface {
-        let node = &self.constraints.node;
+        let node = &self.node;
         let groups = self.wanted_groups().unwrap_or_default();
         CreateNetworkInterface {
             client_token: self.client_token(),
@@ -317,16 +318,15 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns a token that no other creation of this node has, before or after a restart: the seed tells runs apart.
+    /// Returns a token that no other creation of this node has, those of this plan included.
     fn client_token(&self) -> String {
         let made = |planned: &&Planned| {
             matches!(planned.action, Action::Ec2(Ec2Action::CreateNetworkInterface(_)))
         };
         let repeated = |planned: &&Planned| planned.because == Because::Unanswered;
         let actions = self.plan.actions.iter();
-        let count = actions.filter(|planned| made(planned) && !repeated(planned)).count() as u64
-            + self.constraints.tokens;
-        alloc::format!("{}-{:016x}-{count}", self.constraints.node.instance, self.constraints.seed)
+        let asked = actions.filter(|planned| made(planned) && !repeated(planned)).count() as u64;
+        self.tokens.next_after(asked)
     }
 }
 

@@ -66,7 +66,7 @@ impl Planner<'_> {
     /// Returns whether an ENI that we made could not be attached or set up for so long that another should take its place.
     /// The one that replaces it waits for the back-off of the network card.
     fn never_serves(&self, eni: &Eni) -> bool {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let scope = match eni.stage {
             Stage::Attached => BackoffScope::SetUp(eni.id),
             _ => BackoffScope::EniOperation(eni.id, Ec2Operation::AttachNetworkInterface),
@@ -75,7 +75,7 @@ impl Planner<'_> {
         !eni.was_ready
             && self.is_ours_to_remove(eni)
             && self.config.provisioning
-            && !self.constraints.terminating
+            && !self.conditions.terminating
             && eni.is_idle(self.now, self.eligibility.cooldown)
             && backoff.failing_since(scope).is_some_and(failing)
             && backoff.until(BackoffScope::Free(eni.id), self.now).is_none()
@@ -84,7 +84,7 @@ impl Planner<'_> {
     /// Returns whether an ENI may be detached and deleted: it was made for this instance, and neither another program nor EC2
     /// needs it.
     pub(super) fn is_ours_to_remove(&self, eni: &Eni) -> bool {
-        eni.is_made_for(self.constraints.node.instance)
+        eni.is_made_for(self.node.instance)
             && !eni.is_primary()
             && !matches!(eni.interface_type, InterfaceType::Trunk | InterfaceType::Efa)
     }
@@ -116,7 +116,7 @@ impl Planner<'_> {
         match eni.stage {
             Stage::Available => self.attach_or_wait(eni),
             Stage::Attached | Stage::Ready if self.needs_ipv6_prefix(eni) => {
-                if self.constraints.terminating {
+                if self.conditions.terminating {
                     self.block(Wanted::NextStep(id), WaitingOn::Terminating);
                     return None;
                 }
@@ -163,7 +163,7 @@ impl Planner<'_> {
         if self.never_serves(eni) {
             return Some((delete(eni), Because::NeverServed { eni: eni.id }));
         }
-        if self.constraints.reads.attached.answered.is_none() {
+        if self.reads.attached.answered.is_none() {
             // What is attached already may be in its place.
             self.block(Wanted::NextStep(eni.id), WaitingOn::FirstObservation);
             return None;
@@ -190,7 +190,7 @@ impl Planner<'_> {
         };
         let attach = AttachNetworkInterface {
             eni: eni.id,
-            instance: self.constraints.node.instance,
+            instance: self.node.instance,
             card: eni.card,
             device,
         };
@@ -251,7 +251,7 @@ impl Planner<'_> {
     /// Returns until when an ENI that could not leave is not chosen again, or whether another one that was detached cannot be
     /// deleted: none is freed as long as EC2 keeps those.
     pub(super) fn freeing_backoff(&self, eni: &Eni) -> Option<WaitingOn> {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let kept = self
             .pool
             .enis()

@@ -1,14 +1,35 @@
 //! What has to be asked, and when: as little as keeps us honest.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{Because, Planner, WaitingOn, Wanted};
-use crate::plan::constraints::Read;
 use crate::{
-    Action, BackoffScope, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned, Question,
-    Scope, Source, Timestamp, Timing, Unconfirmed,
+    Action, ActionId, BackoffScope, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned,
+    Question, Scope, Source, Timestamp, Timing, Unconfirmed,
 };
+
+/// What was asked when, and what is being asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reads {
+    pub(crate) metadata: Read,
+    pub(crate) attached: Read,
+    pub(crate) unattached: Read,
+    pub(crate) unconfirmed: Read,
+    pub(crate) subnets: Read,
+    /// Whether something happened that only EC2 can explain.
+    pub(crate) ask_ec2: bool,
+    /// ENIs that IMDS showed since EC2 was asked last, and that are not known.
+    pub(crate) hints: BTreeSet<EniId>,
+}
+
+/// When one question was last answered, and whether it is being asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub(crate) answered: Option<Timestamp>,
+    pub(crate) call: Option<ActionId>,
+}
 
 impl Planner<'_> {
     pub(super) fn reads(&mut self) {
@@ -22,10 +43,10 @@ impl Planner<'_> {
     }
 
     fn read_metadata(&mut self) {
-        let read = self.constraints.reads.metadata;
+        let read = self.reads.metadata;
         let wanted = Wanted::Answer(Source::Imds);
         let scope = BackoffScope::Question(Question::Metadata);
-        if let Some(wait) = self.constraints.backoff.wait(scope, self.now) {
+        if let Some(wait) = self.calls.backoff.wait(scope, self.now) {
             self.block(wanted, wait);
             return;
         }
@@ -50,15 +71,13 @@ impl Planner<'_> {
     }
 
     fn read_attached(&mut self) {
-        let read = self.constraints.reads.attached;
+        let read = self.reads.attached;
         let wanted = Wanted::Answer(Source::Ec2);
         let timing = self.timing;
         let (due, because) = match read.answered {
             None => (self.now, Because::Start),
             // Not more often than answers can settle, whatever IMDS goes on showing.
-            Some(at) if self.constraints.reads.ask_ec2 => {
-                (at + timing.describe_spacing, Because::UnknownEni)
-            }
+            Some(at) if self.reads.ask_ec2 => (at + timing.describe_spacing, Because::UnknownEni),
             Some(at) => (at + timing.ec2_every, Because::Audit(Source::Ec2)),
         };
         if self.is_due(wanted, read, due) {
@@ -71,7 +90,7 @@ impl Planner<'_> {
         if !self.config.provisioning {
             return;
         }
-        let read = self.constraints.reads.unattached;
+        let read = self.reads.unattached;
         let wanted = Wanted::Answer(Source::Ec2);
         let (due, because) = match read.answered {
             None => (self.now, Because::Start),
@@ -94,7 +113,7 @@ impl Planner<'_> {
         let Some((eni, Unconfirmed { cause, .. })) = unconfirmed.first().copied() else {
             return;
         };
-        let read = self.constraints.reads.unconfirmed;
+        let read = self.reads.unconfirmed;
         let wanted = Wanted::Answer(Source::Ec2);
         let youngest =
             unconfirmed.iter().map(|(_, unconfirmed)| unconfirmed.since).max().unwrap_or(self.now);
@@ -110,7 +129,7 @@ impl Planner<'_> {
     /// The subnets are needed to set links up, to tell which ENIs may be filled, and to choose where an ENI goes. They are listed
     /// at start, now and then, and before addresses are asked for; see [`Planner::subnets_first`].
     fn read_subnets(&mut self) {
-        let read = self.constraints.reads.subnets;
+        let read = self.reads.subnets;
         let (due, because) = match read.answered {
             None => (self.now, Because::SubnetsNeeded),
             Some(at) => match self.lacks_ranges_since() {
@@ -134,7 +153,7 @@ impl Planner<'_> {
     /// returns what has to be waited for where the list is too old for that. Where EC2 does not list subnets, it goes
     /// without.
     pub(super) fn subnets_first(&mut self) -> Option<WaitingOn> {
-        let read = self.constraints.reads.subnets;
+        let read = self.reads.subnets;
         if self.subnets_fail() {
             return None;
         }
@@ -147,11 +166,11 @@ impl Planner<'_> {
         // One that was full is looked at before it is asked again.
         let tried_again = |subnet: &ObservedSubnet| {
             let scope = BackoffScope::Subnet(subnet.id);
-            self.constraints.backoff.last_until(scope).is_some_and(|until| at < until)
-                && self.constraints.backoff.until(scope, self.now).is_none()
+            self.calls.backoff.last_until(scope).is_some_and(|until| at < until)
+                && self.calls.backoff.until(scope, self.now).is_none()
         };
         let old = self.now.since(at) >= self.timing.subnets_age_max;
-        if !old && !self.constraints.subnets.list.iter().any(tried_again) {
+        if !old && !self.surroundings.subnets.list.iter().any(tried_again) {
             return None;
         }
         self.list_subnets(Because::SubnetsNeeded);
@@ -162,7 +181,9 @@ impl Planner<'_> {
     fn lacks_ranges_since(&self) -> Option<Timestamp> {
         let enis = self.pool.enis().iter();
         let lacks = |eni: &&Eni| {
-            eni.is_managed() && !eni.is_removing() && self.constraints.ranges(eni.subnet).is_none()
+            eni.is_managed()
+                && !eni.is_removing()
+                && self.surroundings.subnets.ranges_of(eni.subnet).is_none()
         };
         enis.filter(lacks).map(|eni| eni.since).max()
     }
@@ -180,8 +201,7 @@ impl Planner<'_> {
             BackoffScope::Operation(Ec2Operation::DescribeSubnets),
             BackoffScope::Question(Question::Subnets),
         ];
-        let left_alone =
-            |scope: BackoffScope| self.constraints.backoff.until(scope, self.now).is_some();
+        let left_alone = |scope: BackoffScope| self.calls.backoff.until(scope, self.now).is_some();
         !self.config.ec2_reads || scopes.into_iter().any(left_alone)
     }
 

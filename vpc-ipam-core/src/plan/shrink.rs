@@ -140,9 +140,9 @@ impl Planner<'_> {
 
     fn keeps_from_freeing(&self, card: Card, eni: &Eni) -> Option<WaitingOn> {
         let old_enough = eni.since + self.timing.eni_life_min;
-        if self.constraints.terminating {
+        if self.conditions.terminating {
             Some(WaitingOn::Terminating)
-        } else if !self.constraints.schedulable && !self.config.manage_unschedulable {
+        } else if !self.conditions.schedulable && !self.config.manage_unschedulable {
             Some(WaitingOn::Unschedulable)
         } else if let Some(unconfirmed) = self.pool.unconfirmed() {
             Some(WaitingOn::Disagreement(unconfirmed))
@@ -229,7 +229,7 @@ impl Planner<'_> {
         }
         // Strictly more than the spacing, as amazon-vpc-cni-k8s.
         let spacing = self.timing.shrink_spacing + Duration::from_nanos(1);
-        let until = self.constraints.shrunk_at.map(|at| at + spacing);
+        let until = self.pool.shrunk_at.map(|at| at + spacing);
         if let Some(until) = until.filter(|until| *until > self.now) {
             self.block(wanted, WaitingOn::Time { until });
             return;
@@ -266,12 +266,12 @@ impl Planner<'_> {
 
     /// Returns whether the subnet of an ENI had no free prefix when it was asked last.
     fn lacked_prefixes(&self, eni: &Eni) -> bool {
-        self.constraints.backoff.has_failed(BackoffScope::SubnetPrefixes(eni.subnet))
+        self.calls.backoff.has_failed(BackoffScope::SubnetPrefixes(eni.subnet))
     }
 
     /// Returns whether a subnet has no more free addresses than when none of them made a prefix.
     fn is_fragmented(&self, subnet: SubnetId) -> bool {
-        self.constraints.subnets.fragmented.contains_key(&subnet)
+        self.surroundings.subnets.fragmented.contains_key(&subnet)
     }
 
     /// Returns whether an ENI can have useless blocks at all.
@@ -296,7 +296,7 @@ impl Planner<'_> {
 
     /// Returns whether a card has an ENI with room for a block that nothing that failed speaks against.
     pub(super) fn has_trusted_room(&self, card: Card) -> bool {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let mut enis = self.pool.enis().iter().filter(|eni| eni.card == card && is_ready(eni));
         enis.any(|eni| {
             let amount = Ipv4Amount::Addresses(1);
@@ -311,7 +311,7 @@ impl Planner<'_> {
 
     /// Returns whether a card takes another ENI that nothing that failed speaks against.
     pub(super) fn has_trusted_place(&self, card: Card) -> bool {
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let create = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
         let speaks_against = |scope| {
             is_step_of_new_eni(scope) || scope == create || scope == BackoffScope::Card(card)

@@ -6,7 +6,7 @@ use core::cmp::Reverse;
 use super::Planner;
 use crate::model::action::PREFIX_SIZE;
 use crate::model::tags::{SUBNET_CLUSTER_PREFIX, SUBNET_ROLE};
-use crate::plan::constraints::AskedOf;
+use crate::plan::learned::AskedOf;
 use crate::pool::{Ec2Call, Ec2CallKind};
 use crate::{BackoffScope, Ipv4Amount, Ipv4Kind, ObservedSubnet, SubnetId, WaitingOn};
 
@@ -14,12 +14,12 @@ impl Planner<'_> {
     /// Returns the subnets in which an ENI may be made, the one with most free addresses first; of equals, the primary
     /// ENI's, then the lowest id. Subnets that ran out of addresses lately are among them.
     pub(super) fn subnets_for_enis(&self) -> Vec<SubnetId> {
-        let primary = self.constraints.node.subnet;
+        let primary = self.node.subnet;
         if self.config.custom_networking {
-            return self.constraints.eni_config.iter().map(|config| config.subnet).collect();
+            return self.conditions.eni_config.iter().map(|config| config.subnet).collect();
         }
         let cluster = self.config.cluster.as_deref();
-        let subnets = &self.constraints.subnets.list;
+        let subnets = &self.surroundings.subnets.list;
         let primary_excluded =
             subnets.iter().any(|subnet| subnet.id == primary && is_excluded(subnet, cluster));
         if !self.config.subnet_discovery || subnets.is_empty() {
@@ -37,14 +37,14 @@ impl Planner<'_> {
 
     /// Returns the subnet for the next ENI, and how many blocks it may be asked for at most; or what that has to wait for.
     pub(super) fn subnet_for_eni(&self, kind: Ipv4Kind) -> Result<(SubnetId, u16), WaitingOn> {
-        if self.config.custom_networking && self.constraints.eni_config.is_none() {
+        if self.config.custom_networking && self.conditions.eni_config.is_none() {
             return Err(WaitingOn::NoEniConfig);
         }
         let mut first_wait: Option<WaitingOn> = None;
         let mut subnets = self.subnets_for_enis();
         // One that refused as much comes after those that did not.
         subnets.sort_by_key(|subnet| {
-            self.constraints.ask_most(asked_of(*subnet, kind), self.now).is_some()
+            self.learned.ask_most(asked_of(*subnet, kind), self.now).is_some()
         });
         for subnet in subnets {
             let wait = match self.creation_backoff(subnet, kind) {
@@ -82,7 +82,7 @@ impl Planner<'_> {
             (kind == Ipv4Kind::Prefixes).then_some(BackoffScope::SubnetPrefixes(subnet)),
             self.eligibility.ipv6.then_some(BackoffScope::SubnetIpv6(subnet)),
         ];
-        let backoff = &self.constraints.backoff;
+        let backoff = &self.calls.backoff;
         let waits = scopes.into_iter().flatten().filter_map(|scope| backoff.wait(scope, self.now));
         waits.max_by_key(WaitingOn::until)
     }
@@ -91,7 +91,7 @@ impl Planner<'_> {
     /// for it.
     pub(super) fn prefixes_wait(&self, subnet: SubnetId, own: u32) -> Option<WaitingOn> {
         let scope = BackoffScope::SubnetPrefixes(subnet);
-        let wait = self.constraints.backoff.wait(scope, self.now);
+        let wait = self.calls.backoff.wait(scope, self.now);
         wait.or_else(|| self.space_for(subnet, Ipv4Kind::Prefixes, own).err())
     }
 
@@ -107,14 +107,14 @@ impl Planner<'_> {
             Ipv4Kind::Addresses => 1,
             Ipv4Kind::Prefixes => PREFIX_SIZE,
         };
-        let most = self.constraints.ask_most(asked_of(subnet, kind), self.now);
+        let most = self.learned.ask_most(asked_of(subnet, kind), self.now);
         let most = most.unwrap_or(u16::MAX);
         let Some(free) = self.free_in(subnet) else {
             return Ok(most);
         };
         let blocks = u16::try_from(free.saturating_sub(own) / size).unwrap_or(u16::MAX);
         if blocks == 0 {
-            let listed_at = self.constraints.reads.subnets.answered.unwrap_or(self.now);
+            let listed_at = self.reads.subnets.answered.unwrap_or(self.now);
             let until = listed_at + self.timing.subnets_age_max;
             return Err(WaitingOn::SubnetSpace { subnet, free, until });
         }
@@ -124,11 +124,11 @@ impl Planner<'_> {
     /// Returns how many addresses a subnet has free, less what was asked of it since it was listed and in this plan; `None`
     /// where subnets are not listed, or were too long ago.
     fn free_in(&self, id: SubnetId) -> Option<u32> {
-        let listed_at = self.constraints.reads.subnets.answered?;
+        let listed_at = self.reads.subnets.answered?;
         if self.now.since(listed_at) >= self.timing.subnets_age_max {
             return None;
         }
-        let listed = self.constraints.subnet(id)?.ipv4_addresses_free;
+        let listed = self.surroundings.subnets.get(id)?.ipv4_addresses_free;
         let created = self.pool.creations().values().filter(|it| it.request.subnet == id);
         let coming: u32 = created.map(|it| addresses_of(it.request.ipv4).saturating_add(1)).sum();
         let enis = self.pool.enis().iter().filter(|eni| eni.subnet == id);

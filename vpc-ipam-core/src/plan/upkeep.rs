@@ -44,7 +44,7 @@ impl Planner<'_> {
     /// An ENI that was made for the instance goes when the instance goes.
     fn deletion_with_instance(&self, eni: &Eni) -> Option<(Ec2Action, Because)> {
         let attachment = eni.attachment.filter(|_| !eni.delete_on_termination)?;
-        if !eni.is_made_for(self.constraints.node.instance) {
+        if !eni.is_made_for(self.node.instance) {
             return None;
         }
         let attribute = EniAttribute::DeleteOnTermination(attachment);
@@ -55,7 +55,7 @@ impl Planner<'_> {
 
     /// The ENIs that were made for the instance have the security groups of the primary ENI, or those of the ENIConfig.
     fn groups(&self, eni: &Eni) -> Option<(Ec2Action, Because)> {
-        let ours = eni.is_made_for(self.constraints.node.instance) && !eni.is_primary();
+        let ours = eni.is_made_for(self.node.instance) && !eni.is_primary();
         let wanted = self.wanted_groups()?;
         let theirs = &eni.security_groups;
         let differ = theirs.len() != wanted.len() || theirs.iter().any(|it| !wanted.contains(it));
@@ -70,11 +70,11 @@ impl Planner<'_> {
     /// Returns the security groups of the ENIs that we make; `None` until they are known.
     pub(super) fn wanted_groups(&self) -> Option<&[SecurityGroupId]> {
         if !self.config.custom_networking {
-            return Some(&self.constraints.security_groups);
+            return Some(&self.surroundings.security_groups);
         }
-        let config = self.constraints.eni_config.as_ref()?;
+        let config = self.conditions.eni_config.as_ref()?;
         if config.security_groups.is_empty() {
-            Some(&self.constraints.security_groups)
+            Some(&self.surroundings.security_groups)
         } else {
             Some(&config.security_groups)
         }
@@ -86,7 +86,7 @@ impl Planner<'_> {
         eni: &Eni,
         tags: &BTreeMap<String, String>,
     ) -> Option<(Ec2Action, Because)> {
-        let ours = (eni.is_primary() || eni.is_made_for(self.constraints.node.instance))
+        let ours = (eni.is_primary() || eni.is_made_for(self.node.instance))
             && eni.interface_type != InterfaceType::Trunk;
         let missing: BTreeMap<_, _> = tags
             .iter()

@@ -13,10 +13,10 @@ use ipnet::IpNet;
 
 use super::{BlockState, Eni, Management, Pool, Removing, Stage};
 use crate::model::tags;
+use crate::pool::surroundings::Subnets;
 use crate::{
-    AttachmentStatus, BackoffScope, Card, Config, Constraints, DeviceIndex, EniId, Event,
-    InterfaceType, Lease, Node, Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges,
-    Timestamp, UnconfirmedCause,
+    AttachmentStatus, Card, Config, DeviceIndex, EniId, Event, InterfaceType, Lease, Node,
+    Observation, ObservedEni, PodKey, Scope, Source, SubnetRanges, Timestamp, UnconfirmedCause,
 };
 
 /// What an observation leads to, besides the changes of the pool.
@@ -34,23 +34,22 @@ pub(crate) struct Finding {
 /// What an observation is held against besides the pool.
 #[derive(Clone, Copy)]
 pub(crate) struct Background<'a> {
-    pub(crate) constraints: &'a Constraints,
+    pub(crate) node: &'a Node,
+    pub(crate) subnets: &'a Subnets,
+    /// ENIs of which IMDS shows what EC2 contradicted lately.
+    pub(crate) imds_ignored: &'a [EniId],
     pub(crate) config: &'a Config,
     pub(crate) now: Timestamp,
 }
 
 impl Background<'_> {
-    fn node(&self) -> &Node {
-        &self.constraints.node
-    }
-
     fn settle(&self) -> Duration {
         self.config.timing.settle
     }
 
     /// Returns whether what IMDS shows of an ENI is left alone, because EC2 contradicted it lately.
     fn ignores_imds(&self, eni: EniId) -> bool {
-        self.constraints.backoff.until(BackoffScope::Hint(eni), self.now).is_some()
+        self.imds_ignored.contains(&eni)
     }
 }
 
@@ -62,7 +61,7 @@ impl Pool {
         background: Background<'_>,
     ) -> Finding {
         let mut finding = Finding::default();
-        let whole = is_whole(observation, background.node());
+        let whole = is_whole(observation, background.node);
         if !whole {
             finding.events.push(Event::ObservationPutAside {
                 source: observation.source,
@@ -73,7 +72,7 @@ impl Pool {
         // Where EC2 may not be asked, IMDS is all there is.
         let authority = observation.source == Source::Ec2 || !background.config.ec2_reads;
         for observed in &observation.enis {
-            let observed = self.without_unusable(observed, background, &mut finding);
+            let observed = self.without_unusable(observed, background.subnets, &mut finding);
             if authority {
                 self.on_shown(&observed, observation, background, &mut finding);
             } else {
@@ -111,11 +110,11 @@ impl Pool {
     pub(crate) fn without_unusable<'o>(
         &mut self,
         observed: &'o ObservedEni,
-        background: Background<'_>,
+        subnets: &Subnets,
         finding: &mut Finding,
     ) -> Cow<'o, ObservedEni> {
         let own = [observed.primary_ipv4.map(IpAddr::V4), observed.primary_ipv6.map(IpAddr::V6)];
-        let ranges = background.constraints.ranges(observed.subnet);
+        let ranges = subnets.ranges_of(observed.subnet);
         let (_, refused) = usable_of(&observed.blocks, |net| self.is_usable(net, &own, ranges));
         self.on_refused(observed.id, &refused, finding);
         if refused.is_empty() {
@@ -164,11 +163,12 @@ impl Pool {
         id: EniId,
         nets: &[IpNet],
         ipv6: bool,
-        background: Background<'_>,
+        subnets: &Subnets,
+        now: Timestamp,
         finding: &mut Finding,
     ) -> Vec<IpNet> {
         let subnet = self.eni(id).map(|eni| eni.subnet);
-        let ranges = subnet.and_then(|subnet| background.constraints.ranges(subnet));
+        let ranges = subnet.and_then(|subnet| subnets.ranges_of(subnet));
         let usable = |net| matches!(net, IpNet::V6(_)) == ipv6 && self.is_usable(net, &[], ranges);
         let (good, refused) = usable_of(nets, usable);
         if !refused.is_empty() {
@@ -177,7 +177,7 @@ impl Pool {
         for net in &good {
             self.take_over(id, *net, None);
             if let Some(eni) = self.eni_mut(id) {
-                eni.on_block_confirmed(*net, background.now);
+                eni.on_block_confirmed(*net, now);
             }
         }
         self.adopt_leases();
@@ -185,12 +185,12 @@ impl Pool {
     }
 
     /// Forgets blocks that turn out to lie outside their subnet, whose range became known only now.
-    pub(crate) fn refuse_outside(&mut self, constraints: &Constraints) -> Vec<Event> {
+    pub(crate) fn refuse_outside(&mut self, subnets: &Subnets) -> Vec<Event> {
         let mut finding = Finding::default();
         let ids: Vec<EniId> = self.enis.iter().map(|eni| eni.id).collect();
         for id in ids {
             let Some(eni) = self.eni(id) else { continue };
-            let ranges = constraints.ranges(eni.subnet);
+            let ranges = subnets.ranges_of(eni.subnet);
             let nets = eni.blocks().iter().map(super::Block::net);
             let outside = |net: &IpNet| match (net, ranges) {
                 (IpNet::V4(net), Some(SubnetRanges { ipv4: Some(range), .. })) => {
@@ -230,7 +230,7 @@ impl Pool {
     ) {
         let Observation { as_of, .. } = *observation;
         let Background { now, .. } = background;
-        let (node, settle) = (background.node(), background.settle());
+        let (node, settle) = (background.node, background.settle());
         match &observed.attachment {
             Some(attachment) if attachment.instance != node.instance => {
                 // Another program attached it there.
@@ -267,7 +267,7 @@ impl Pool {
         finding: &mut Finding,
     ) {
         let Background { config, now, .. } = background;
-        let (node, settle) = (background.node(), background.settle());
+        let (node, settle) = (background.node, background.settle());
         let gone = self.enis_gone.get(&observed.id);
         let just_gone = gone.is_some_and(|gone| is_recent(as_of, *gone, settle));
         if just_gone || is_going(observed) {
@@ -682,7 +682,7 @@ fn take_in(eni: &mut Eni, observed: &ObservedEni, as_of: Timestamp, background: 
     if let Some(tags) = &observed.tags {
         eni.tags.clone_from(tags);
     }
-    eni.management = management(eni, background.config, background.node());
+    eni.management = management(eni, background.config, background.node);
 }
 
 /// Returns whether an answer asked for at `as_of` may still show what was before a change.

@@ -261,7 +261,7 @@ impl World {
         let (outcome, delay) = match (refused, action) {
             (Some(failure), _) => (Outcome::Failed(failure), Duration::ZERO),
             (None, Action::Ec2(action)) => {
-                let node = self.ipam.constraints().node.clone();
+                let node = self.ipam.node().clone();
                 let (fault, delay) = self.faults.draw(action, &mut self.rng);
                 (self.cloud.execute_with(&node, action, fault, self.now), delay)
             }

@@ -444,7 +444,7 @@ impl Node {
     }
 
     fn carry_out(&mut self, action: &Action) -> Outcome {
-        let node = self.ipam.constraints().node.clone();
+        let node = self.ipam.node().clone();
         match action {
             Action::Ec2(action) => {
                 let mut action = action.clone();

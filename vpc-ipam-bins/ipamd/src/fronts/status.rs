@@ -15,7 +15,7 @@ pub(crate) fn of(
     problems: Vec<String>,
     now: Timestamp,
 ) -> Status {
-    let node = &ipam.constraints().node;
+    let node = ipam.node();
     let cooldown = ipam.config().cooldown;
     let enis: Vec<EniStatus> = ipam
         .pool()
