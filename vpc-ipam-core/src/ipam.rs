@@ -18,11 +18,11 @@ use crate::plan::backoff::Pace;
 use crate::plan::calls::CallLimiter;
 use crate::plan::client_tokens::ClientTokens;
 use crate::plan::learned::Learned;
-use crate::plan::reads::{Read, Reads};
+use crate::plan::questions::{Read, Reads};
 use crate::plan::{Inputs, is_excluded, plan};
 use crate::pool::surroundings::Surroundings;
 use crate::pool::{
-    Background, Creation, Ec2Call, Ec2CallKind, Eligibility, Finding, NotAssigned, is_whole,
+    Creation, Ec2Call, Ec2CallKind, Eligibility, Finding, NotAssigned, Reconciler, is_whole,
 };
 use crate::{
     Action, ActionId, AddressRequest, BackoffScope, Because, Budget, Card, CardChoice, Conditions,
@@ -696,14 +696,17 @@ impl Ipam {
             return false;
         }
         self.know_primary(observation, now);
-        let background = Background {
+        let reconciler = Reconciler {
+            pool: &mut self.pool,
+            observation,
             node: &self.node,
             subnets: &self.surroundings.subnets,
             imds_ignored: &self.calls.backoff.hints_ignored(now),
             config: &self.config,
             now,
+            finding: Finding::default(),
         };
-        let finding = self.pool.on_observation(observation, background);
+        let finding = reconciler.reconcile();
         self.on_finding(finding, now);
         self.on_answered(observation, now);
         let primary = enis.iter().find(|eni| eni.id == self.node.primary);

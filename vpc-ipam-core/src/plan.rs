@@ -14,7 +14,8 @@ mod eni_tags;
 mod grow;
 pub(crate) mod learned;
 mod lifecycle;
-pub(crate) mod reads;
+pub(crate) mod questions;
+mod reads;
 mod reason;
 mod shrink;
 mod subnet;
@@ -30,7 +31,7 @@ use crate::plan::budget::Spent;
 use crate::plan::calls::CallLimiter;
 use crate::plan::client_tokens::ClientTokens;
 use crate::plan::learned::Learned;
-use crate::plan::reads::Reads;
+use crate::plan::questions::Reads;
 use crate::pool::surroundings::Surroundings;
 use crate::pool::{Block, Ec2Call, Ec2CallKind, Eligibility, Eni, Pool, Stage};
 use crate::{

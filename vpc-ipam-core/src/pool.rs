@@ -2,12 +2,16 @@
 
 mod block;
 mod eni;
+mod finding;
+mod gone;
 #[cfg(test)]
 mod lifecycle;
+mod management;
 mod queue;
 mod reconcile;
 pub(crate) mod surroundings;
 mod tally;
+mod usable;
 
 use alloc::collections::BTreeSet;
 use alloc::collections::btree_map::{BTreeMap, Entry};
@@ -29,7 +33,8 @@ use crate::{
 pub use self::block::{Block, BlockState};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
 pub use self::eni::{Eni, Management, Removing, Stage};
-pub(crate) use self::reconcile::{Background, Finding, is_whole};
+pub(crate) use self::finding::Finding;
+pub(crate) use self::reconcile::{Reconciler, is_whole};
 
 /// What the node holds: ENIs in the order of network card and device index, and which pod has which address.
 ///
@@ -189,7 +194,7 @@ impl Pool {
         if let Some(eni) = self.eni_mut(id) {
             (eni.card, eni.device) = (card, device);
         }
-        self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
+        self.sort_enis();
     }
 
     /// Takes the places of ENIs that wait to be attached, where another program's is there meanwhile: they get others.
@@ -206,6 +211,10 @@ impl Pool {
                 eni.device = Eni::UNPLACED;
             }
         }
+        self.sort_enis();
+    }
+
+    fn sort_enis(&mut self) {
         self.enis.sort_by_key(|eni| (eni.card, eni.device, eni.id));
     }
 

@@ -1,35 +1,14 @@
 //! What has to be asked, and when: as little as keeps us honest.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{Because, Planner, WaitingOn, Wanted};
+use crate::plan::questions::Read;
 use crate::{
-    Action, ActionId, BackoffScope, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned,
-    Question, Scope, Source, Timestamp, Timing, Unconfirmed,
+    Action, BackoffScope, Ec2Action, Ec2Operation, Eni, EniId, ObservedSubnet, Planned, Question,
+    Scope, Source, Timestamp, Timing, Unconfirmed,
 };
-
-/// What was asked when, and what is being asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reads {
-    pub(crate) metadata: Read,
-    pub(crate) attached: Read,
-    pub(crate) unattached: Read,
-    pub(crate) unconfirmed: Read,
-    pub(crate) subnets: Read,
-    /// Whether something happened that only EC2 can explain.
-    pub(crate) ask_ec2: bool,
-    /// ENIs that IMDS showed since EC2 was asked last, and that are not known.
-    pub(crate) hints: BTreeSet<EniId>,
-}
-
-/// When one question was last answered, and whether it is being asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Read {
-    pub(crate) answered: Option<Timestamp>,
-    pub(crate) call: Option<ActionId>,
-}
 
 impl Planner<'_> {
     pub(super) fn reads(&mut self) {

@@ -129,6 +129,9 @@ pub enum Management {
     Card,
 }
 
+/// What both EC2 and IMDS say of an ENI: its card and index, whether it is being removed, its blocks.
+pub(crate) type Shape = (Card, DeviceIndex, bool, Vec<IpNet>);
+
 /// An EC2 call under way for one ENI, and what it will change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ec2Call {
@@ -286,7 +289,7 @@ impl Eni {
     }
 
     /// Returns what EC2 can say of it that IMDS says too.
-    pub(crate) fn shape(&self) -> (Card, DeviceIndex, bool, Vec<IpNet>) {
+    pub(crate) fn shape(&self) -> Shape {
         let nets = self.blocks.iter().map(Block::net).collect();
         (self.card, self.device, self.is_removing(), nets)
     }
