@@ -28,15 +28,14 @@
 //! ```
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::fmt::{self, Write as _};
-use core::net::IpAddr;
+use core::fmt;
 
-use crate::{
-    ActionId, AddressRequest, Budget, Config, EniConfig, Ipam, Issued, Lease, Limits, Node,
-    Observation, Outcome, PodKey, Record, Timestamp, Uncommitted, UnusableConfigError,
-};
+use crate::ipam::Ipam;
+use crate::ipam::recorder::{Recorder, Tape};
+use crate::{Budget, Config, Issued, Limits, Node, Timestamp, Uncommitted, UnusableConfigError};
+
+pub use crate::ipam::recorder::{Input, StateHash, Step};
 
 /// What an [`Ipam`] was made of: the head of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,82 +116,8 @@ impl Start {
     pub fn begin(&self) -> Result<Ipam, UnusableConfigError> {
         let Self { node, limits, config, budget, seed, at } = self.clone();
         let mut ipam = Ipam::new(node, limits, config, budget, seed, at)?;
-        ipam.recorder = Some(Box::new(Recorder { at, next: 1, steps: VecDeque::new() }));
+        ipam.recorder = Some(Box::new(Recorder::new(at)));
         Ok(ipam)
-    }
-}
-
-/// Every input of an [`Ipam`], as data; the method of the same name takes it in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum Input {
-    /// [`Ipam::restore`].
-    Restore(Vec<Record>),
-    /// [`Ipam::observe`].
-    Observe(Observation),
-    /// [`Ipam::handle_config`].
-    Config(Box<Config>),
-    /// [`Ipam::handle_eni_config`].
-    EniConfig(Option<EniConfig>),
-    /// [`Ipam::handle_schedulable`].
-    Schedulable(bool),
-    /// [`Ipam::handle_terminating`].
-    Terminating,
-    /// [`Ipam::handle_untracked`].
-    #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
-    Untracked {
-        /// Which address.
-        address: IpAddr,
-        /// Whether it is in use.
-        in_use: bool,
-    },
-    /// [`Ipam::assign`].
-    Assign(AddressRequest),
-    /// [`Ipam::commit`].
-    Commit(Lease),
-    /// [`Ipam::abandon`].
-    Abandon(Lease),
-    /// [`Ipam::release`].
-    Release(PodKey),
-    /// [`Ipam::handle_outcome`].
-    Outcome {
-        /// Of which action.
-        id: ActionId,
-        /// What became of it.
-        outcome: Outcome,
-    },
-    /// [`Ipam::handle_timeout`].
-    Timeout,
-}
-
-/// One input, and what it led to: a line of a journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Step {
-    /// Its place in the journal, from 1 without gaps.
-    pub number: u64,
-    /// When. A step that takes no time has that of the step before.
-    pub at: Timestamp,
-    /// What was told.
-    pub input: Input,
-    /// The actions that were handed out because of it.
-    pub issued: Vec<Issued>,
-    /// What the state was afterwards.
-    pub state: StateHash,
-}
-
-/// What an [`Ipam`] knows and is about to do, as one number: equal states have equal hashes, on every machine.
-///
-/// It is FNV-1a over the state's debug text, so it is the same for every build of one version of this crate, and another
-/// one for the next. Actions, grants and events that were not polled yet are no part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(transparent))]
-pub struct StateHash(pub u64);
-
-impl fmt::Display for StateHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -281,29 +206,15 @@ fn first_difference(
     different.next().map(|(recorded, replayed)| (recorded.cloned(), replayed.cloned()))
 }
 
-/// The most steps kept for a reader who is late; a longer wait leaves a gap.
-const STEPS_MAX: usize = 4096;
-
-/// What an [`Ipam`] that records keeps for that.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Recorder {
-    at: Timestamp,
-    next: u64,
-    steps: VecDeque<Step>,
-}
-
 impl Ipam {
     /// Returns the next step of the journal; none unless [`Start::begin`] made this.
     pub fn poll_step(&mut self) -> Option<Step> {
-        self.recorder.as_mut()?.steps.pop_front()
+        self.recorder.as_mut()?.pop()
     }
 
     /// Returns what is known and about to be done, as one number.
     pub fn state(&self) -> StateHash {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-        // Writing to it never fails.
-        let _ = write!(hash, "{:?}", self.essence());
-        StateHash(hash.0)
+        StateHash::of(self.essence())
     }
 
     /// Takes in an input of a journal. Answers are dropped: they are inputs themselves, later in the journal.
@@ -356,54 +267,8 @@ impl Ipam {
         let Tape { input, issued } = *tape;
         let state = self.state();
         let issued = self.actions.iter().skip(issued).cloned().collect();
-        let Some(recorder) = &mut self.recorder else {
-            return;
-        };
-        recorder.at = now.unwrap_or(recorder.at);
-        let number = recorder.next;
-        recorder.next += 1;
-        if recorder.steps.len() >= STEPS_MAX {
-            recorder.steps.pop_front();
-        }
-        recorder.steps.push_back(Step { number, at: recorder.at, input, issued, state });
-    }
-}
-
-/// A step whose input is being taken in.
-#[derive(Debug)]
-pub(crate) struct Tape {
-    input: Input,
-    /// How many actions were not polled before.
-    issued: usize,
-}
-
-/// The hash FNV-1a of 64 bits, fed with text.
-struct Fnv(u64);
-
-impl fmt::Write for Fnv {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The reference values of the algorithm's authors.
-    #[test]
-    fn hash_is_fnv_1a() {
-        for (text, expected) in [
-            ("", 0xcbf2_9ce4_8422_2325),
-            ("a", 0xaf63_dc4c_8601_ec8c),
-            ("foobar", 0x8594_4171_f739_67e8),
-        ] {
-            let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-            hash.write_str(text).unwrap();
-            assert_eq!(hash.0, expected, "{text}");
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(input, issued, state, now);
         }
     }
 }

@@ -3,11 +3,10 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Assigned, Ipam, WAITING_MAX};
+use super::{AssignError, Assigned, Ipam};
 use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::{about, gates, is_step_of_new_eni, of_eni};
 use crate::plan::learned::AskedOf;
@@ -17,73 +16,6 @@ use crate::{
     Ec2Action, Ec2Operation, EniId, Ipv4Amount, Plan, Planned, Pod, PodKey, Source, Stock,
     SubnetId, Timestamp, WaitingOn, Wanted,
 };
-
-/// Why an ADD gets no address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum AssignError {
-    /// No address can be had in the time that an ADD may wait.
-    #[error("no address to be had: {}", Causes { stock, causes })]
-    NoAddress {
-        /// What the node holds of IPv4 for pods, on the cards that the pod could use; `None` where nothing is known yet, or
-        /// where pods get IPv6 alone.
-        stock: Option<Stock>,
-        /// What stands in the way of more.
-        causes: Vec<Blocked>,
-        /// When trying again may help; `None` if only the operator, or a pod that ends, can help.
-        retry_at: Option<Timestamp>,
-    },
-    /// The pod has an address already, from before a restart, and EC2 has not confirmed it, or its ENI is not set up.
-    #[error("{address}, which is the pod's already, cannot be used: {}", Causes { stock: &None, causes })]
-    NotUsable {
-        /// The first of its addresses.
-        address: IpAddr,
-        /// What stands in the way.
-        causes: Vec<Blocked>,
-    },
-    /// The pod wants an interface on each network card, and only one card is in use.
-    #[error(
-        "the pod wants an interface on each network card: set ENABLE_MULTI_NIC to true, or take its annotation off"
-    )]
-    OneCard,
-    /// Too many pods wait already.
-    #[error("{WAITING_MAX} pods wait for an address already")]
-    TooManyWaiting,
-}
-
-impl AssignError {
-    /// Returns when trying again may help; `None` if only the operator, or a pod that ends, can help.
-    pub fn retry_at(&self) -> Option<Timestamp> {
-        match self {
-            Self::NoAddress { retry_at, .. } => *retry_at,
-            Self::NotUsable { causes, .. } => {
-                causes.iter().filter_map(|blocked| blocked.waiting_on.until()).min()
-            }
-            Self::OneCard | Self::TooManyWaiting => None,
-        }
-    }
-}
-
-struct Causes<'a> {
-    stock: &'a Option<Stock>,
-    causes: &'a [Blocked],
-}
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        if let Some(stock) = self.stock {
-            write!(f, "{stock}")?;
-            separator = "; ";
-        }
-        for blocked in self.causes {
-            write!(f, "{separator}{blocked}")?;
-            separator = "; ";
-        }
-        if separator.is_empty() { f.write_str("its ENI was not seen") } else { Ok(()) }
-    }
-}
 
 /// Whether the next ADD succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]

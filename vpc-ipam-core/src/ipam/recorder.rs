@@ -1,0 +1,181 @@
+//! The steps of a journal: every input, and what it led to.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
+use core::net::IpAddr;
+
+use crate::{
+    ActionId, AddressRequest, Config, EniConfig, Issued, Lease, Observation, Outcome, PodKey,
+    Record, Timestamp,
+};
+
+/// Every input of an [`Ipam`], as data; the method of the same name takes it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Input {
+    /// [`Ipam::restore`].
+    Restore(Vec<Record>),
+    /// [`Ipam::observe`].
+    Observe(Observation),
+    /// [`Ipam::handle_config`].
+    Config(Box<Config>),
+    /// [`Ipam::handle_eni_config`].
+    EniConfig(Option<EniConfig>),
+    /// [`Ipam::handle_schedulable`].
+    Schedulable(bool),
+    /// [`Ipam::handle_terminating`].
+    Terminating,
+    /// [`Ipam::handle_untracked`].
+    #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
+    Untracked {
+        /// Which address.
+        address: IpAddr,
+        /// Whether it is in use.
+        in_use: bool,
+    },
+    /// [`Ipam::assign`].
+    Assign(AddressRequest),
+    /// [`Ipam::commit`].
+    Commit(Lease),
+    /// [`Ipam::abandon`].
+    Abandon(Lease),
+    /// [`Ipam::release`].
+    Release(PodKey),
+    /// [`Ipam::handle_outcome`].
+    Outcome {
+        /// Of which action.
+        id: ActionId,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// [`Ipam::handle_timeout`].
+    Timeout,
+}
+
+/// One input, and what it led to: a line of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Step {
+    /// Its place in the journal, from 1 without gaps.
+    pub number: u64,
+    /// When. A step that takes no time has that of the step before.
+    pub at: Timestamp,
+    /// What was told.
+    pub input: Input,
+    /// The actions that were handed out because of it.
+    pub issued: Vec<Issued>,
+    /// What the state was afterwards.
+    pub state: StateHash,
+}
+
+/// What an [`Ipam`] knows and is about to do, as one number: equal states have equal hashes, on every machine.
+///
+/// It is FNV-1a over the state's debug text, so it is the same for every build of one version of this crate, and another
+/// one for the next. Actions, grants and events that were not polled yet are no part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+pub struct StateHash(pub u64);
+
+impl fmt::Display for StateHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The most steps kept for a reader who is late; a longer wait leaves a gap.
+const STEPS_MAX: usize = 4096;
+
+/// What an [`Ipam`] that records keeps for that.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Recorder {
+    at: Timestamp,
+    next: u64,
+    steps: VecDeque<Step>,
+}
+
+impl Recorder {
+    /// Returns a recorder of a journal that begins at a point in time.
+    pub(crate) fn new(at: Timestamp) -> Self {
+        Self { at, next: 1, steps: VecDeque::new() }
+    }
+
+    /// Returns the next step that was not read yet.
+    pub(crate) fn pop(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    /// Records a step. One that takes no time has that of the step before.
+    pub(crate) fn push(
+        &mut self,
+        input: Input,
+        issued: Vec<Issued>,
+        state: StateHash,
+        now: Option<Timestamp>,
+    ) {
+        self.at = now.unwrap_or(self.at);
+        let number = self.next;
+        self.next += 1;
+        if self.steps.len() >= STEPS_MAX {
+            self.steps.pop_front();
+        }
+        self.steps.push_back(Step { number, at: self.at, input, issued, state });
+    }
+}
+
+impl StateHash {
+    /// Returns the hash of a value's debug text.
+    pub(crate) fn of(value: impl fmt::Debug) -> Self {
+        let mut hash = Fnv::default();
+        // Writing to it never fails.
+        let _ = write!(hash, "{value:?}");
+        Self(hash.0)
+    }
+}
+
+/// A step whose input is being taken in.
+#[derive(Debug)]
+pub(crate) struct Tape {
+    pub(super) input: Input,
+    /// How many actions were not polled before.
+    pub(super) issued: usize,
+}
+
+/// The hash FNV-1a of 64 bits, fed with text.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference values of the algorithm's authors.
+    #[test]
+    fn hash_is_fnv_1a() {
+        for (text, expected) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
+            let mut hash = Fnv::default();
+            hash.write_str(text).unwrap();
+            assert_eq!(hash.0, expected, "{text}");
+        }
+    }
+}
