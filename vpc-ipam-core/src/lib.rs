@@ -158,7 +158,8 @@ pub mod sim;
 pub mod testkit;
 
 pub use config::overrides::{ConfigChange, NodeSelector, Override};
-pub use config::vars::{ConfigProblem, ConfigWarning, Vars};
+pub use config::vars::Vars;
+pub use config::warnings::{ConfigProblem, ConfigWarning};
 pub use config::{
     Config, Cooling, EniConfig, EniConfigKeys, Families, Ipv4Kind, Timing, WarmTarget,
 };

@@ -2,11 +2,12 @@
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
+use alloc::string::ToString as _;
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::RangeInclusive;
+
+use crate::{ConfigProblem, ConfigWarning};
 
 /// Variables by name, and what was wrong with them as they were read.
 ///
@@ -108,80 +109,6 @@ impl Vars {
     /// Returns the warnings, in the order in which they were added.
     pub fn into_warnings(self) -> Vec<ConfigWarning> {
         self.warnings
-    }
-}
-
-/// What an operator should know about one variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigWarning {
-    /// The variable.
-    pub variable: &'static str,
-    /// Its value, if it is set.
-    pub value: Option<String>,
-    /// What is wrong with it.
-    pub problem: ConfigProblem,
-}
-
-/// What is wrong with the value of a variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConfigProblem {
-    /// The value is neither true nor false.
-    NotTrueOrFalse {
-        /// What counts instead.
-        used: bool,
-    },
-    /// The value is no whole number.
-    NotWhole {
-        /// What counts instead.
-        used: String,
-    },
-    /// The value is a whole number, but too small or too large.
-    OutOfRange {
-        /// What is allowed.
-        range: RangeInclusive<i64>,
-        /// What counts instead.
-        used: String,
-    },
-    /// The value is none of the words that are known, or does not have the form it should.
-    Unusable {
-        /// What was expected.
-        expected: &'static str,
-        /// What counts instead.
-        used: String,
-    },
-    /// The value has no effect, because another variable is set.
-    Overridden {
-        /// The other variable.
-        by: &'static str,
-    },
-    /// The value is used as it is, and probably not what is meant.
-    Advice(&'static str),
-}
-
-impl fmt::Display for ConfigWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            Some(value) => write!(f, "{}={value:?}: ", self.variable)?,
-            None => write!(f, "{} unset: ", self.variable)?,
-        }
-        f.write_str(&match &self.problem {
-            ConfigProblem::NotTrueOrFalse { used } => {
-                format!("neither true nor false; using {used}")
-            }
-            ConfigProblem::NotWhole { used } => format!("not a whole number; using {used}"),
-            ConfigProblem::OutOfRange { range, used } if *range.end() == i64::MAX => {
-                format!("less than {}; using {used}", range.start())
-            }
-            ConfigProblem::OutOfRange { range, used } => {
-                format!("outside {} to {}; using {used}", range.start(), range.end())
-            }
-            ConfigProblem::Unusable { expected, used } => {
-                format!("expected {expected}; using {used}")
-            }
-            ConfigProblem::Overridden { by } => format!("has no effect while {by} is set"),
-            ConfigProblem::Advice(advice) => (*advice).to_owned(),
-        })
     }
 }
 
