@@ -314,7 +314,7 @@ impl Ipam {
             self.give_up_creations();
         }
         self.pool.prune(&self.config, self.asked_at(), now);
-        self.pool.yield_places();
+        self.pool.yield_slots();
         self.calls.backoff.prune(now);
         self.learned.prune(now);
         self.serve_waiting(now);

@@ -190,7 +190,7 @@ impl Pool {
     }
 
     /// Records at which index of which card an ENI will be attached.
-    pub(crate) fn on_place_chosen(&mut self, id: EniId, card: Card, device: DeviceIndex) {
+    pub(crate) fn on_slot_chosen(&mut self, id: EniId, card: Card, device: DeviceIndex) {
         if let Some(eni) = self.eni_mut(id) {
             (eni.card, eni.device) = (card, device);
         }
@@ -198,7 +198,7 @@ impl Pool {
     }
 
     /// Takes the places of ENIs that wait to be attached, where another program's is there meanwhile: they get others.
-    pub(crate) fn yield_places(&mut self) {
+    pub(crate) fn yield_slots(&mut self) {
         let attached: Vec<(Card, DeviceIndex)> = self
             .enis
             .iter()
@@ -378,53 +378,20 @@ impl Pool {
         let vacant = match leases.entry(request.key.clone()) {
             Entry::Vacant(vacant) => vacant,
             Entry::Occupied(mut occupied) => {
-                let usable = |address| {
-                    let serves = |eni: &Eni| {
-                        eni.stage == Stage::Ready
-                            && eni
-                                .block(address)
-                                .is_some_and(|b| b.state() == BlockState::Confirmed)
-                    };
-                    enis.iter().any(serves) && !shared.contains(&address)
-                };
                 let held = occupied.get_mut();
-                if !held.lease.addresses().all(usable) {
+                let is_usable = |address| serves(enis, address) && !shared.contains(&address);
+                if !held.lease.addresses().all(is_usable) {
                     return Err(NotAssigned::LeaseNotUsable);
                 }
                 held.uncommitted += 1;
                 return Ok(held.lease.clone());
             }
         };
-
-        let mut more = Vec::new();
-        let first = match request.cards {
-            CardChoice::Any => {
-                let cards = if eligibility.multi_nic { cards(enis) } else { Vec::new() };
-                let others = cards.into_iter().filter(|card| *card != Card(0));
-                core::iter::once(Card(0))
-                    .chain(others)
-                    .find_map(|card| take(enis, card, eligibility, now))
-                    .ok_or(NotAssigned::NoneFree)?
-            }
-            CardChoice::Every => {
-                let mut taken: Vec<LeasedInterface> = Vec::new();
-                for card in every_card {
-                    match take(enis, *card, eligibility, now) {
-                        Some(interface) => taken.push(interface),
-                        None => {
-                            for interface in &taken {
-                                put_back(enis, released_before, interface, None);
-                            }
-                            return Err(NotAssigned::NoneFree);
-                        }
-                    }
-                }
-                let mut taken = taken.into_iter();
-                let first = taken.next().ok_or(NotAssigned::NoneFree)?;
-                more.extend(taken);
-                first
-            }
+        let taken = match request.cards {
+            CardChoice::Any => take_on_any(enis, eligibility, now).map(|first| (first, Vec::new())),
+            CardChoice::Every => take_on_every(enis, released_before, every_card, eligibility, now),
         };
+        let (first, more) = taken.ok_or(NotAssigned::NoneFree)?;
         // 0 stands for a record without one.
         let serial = (*next_serial).max(1);
         *next_serial = serial.saturating_add(1);
@@ -506,6 +473,46 @@ fn cards(enis: &[Eni]) -> Vec<Card> {
     cards.sort_unstable();
     cards.dedup();
     cards
+}
+
+/// Returns whether an ENI that is ready has an address that EC2 confirmed.
+fn serves(enis: &[Eni], address: IpAddr) -> bool {
+    let confirmed = |block: &Block| block.state() == BlockState::Confirmed;
+    enis.iter().any(|eni| eni.stage == Stage::Ready && eni.block(address).is_some_and(confirmed))
+}
+
+/// Takes an interface on card 0, or else on the first other card that has one to give.
+fn take_on_any(
+    enis: &mut [Eni],
+    eligibility: &Eligibility,
+    now: Timestamp,
+) -> Option<LeasedInterface> {
+    let cards = if eligibility.multi_nic { cards(enis) } else { Vec::new() };
+    let others = cards.into_iter().filter(|card| *card != Card(0));
+    core::iter::once(Card(0)).chain(others).find_map(|card| take(enis, card, eligibility, now))
+}
+
+/// Takes an interface on each of several cards, or none at all.
+fn take_on_every(
+    enis: &mut [Eni],
+    released_before: &mut BTreeMap<IpAddr, Timestamp>,
+    cards: &[Card],
+    eligibility: &Eligibility,
+    now: Timestamp,
+) -> Option<(LeasedInterface, Vec<LeasedInterface>)> {
+    let (first, others) = cards.split_first()?;
+    let first = take(enis, *first, eligibility, now)?;
+    let mut more = Vec::new();
+    for card in others {
+        let Some(interface) = take(enis, *card, eligibility, now) else {
+            for interface in core::iter::once(&first).chain(&more) {
+                put_back(enis, released_before, interface, None);
+            }
+            return None;
+        };
+        more.push(interface);
+    }
+    Some((first, more))
 }
 
 /// Takes one address of each family from the ENI of a card that is fullest; of equals, the lowest device index.

@@ -101,6 +101,21 @@ fn note_contradictions(config: &Config, imds_only: bool, no_provisioning: bool, 
             ),
         );
     }
+    note_custom_networking(config, vars);
+    let not_for_pods = u8::from(config.custom_networking) + u8::from(config.trunk);
+    if config.provisioning && config.enis_max.is_some_and(|most| most <= not_for_pods) {
+        vars.warn(
+            "MAX_ENI",
+            ConfigProblem::Advice(
+                "leaves no ENI for pods: AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG keeps the primary one from them, and \
+                 ENABLE_POD_ENI keeps one for a trunk",
+            ),
+        );
+    }
+}
+
+/// Notes what has no effect with, or without, custom networking.
+fn note_custom_networking(config: &Config, vars: &mut Vars) {
     if config.custom_networking {
         overridden(vars, "ENABLE_SUBNET_DISCOVERY", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG");
         if config.families == Families::Ipv6 {
@@ -122,16 +137,6 @@ fn note_contradictions(config: &Config, imds_only: bool, no_provisioning: bool, 
                 );
             }
         }
-    }
-    let not_for_pods = u8::from(config.custom_networking) + u8::from(config.trunk);
-    if config.provisioning && config.enis_max.is_some_and(|most| most <= not_for_pods) {
-        vars.warn(
-            "MAX_ENI",
-            ConfigProblem::Advice(
-                "leaves no ENI for pods: AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG keeps the primary one from them, and \
-                 ENABLE_POD_ENI keeps one for a trunk",
-            ),
-        );
     }
 }
 
@@ -199,22 +204,7 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
         let by = if warm != 0 { "WARM_IP_TARGET" } else { "MINIMUM_IP_TARGET" };
         overridden(vars, "WARM_ENI_TARGET", by);
         overridden(vars, "WARM_PREFIX_TARGET", by);
-        if warm == 0 {
-            vars.warn(
-                "MINIMUM_IP_TARGET",
-                ConfigProblem::Advice(
-                    "without WARM_IP_TARGET no address is held ready once that many pods run, so each further pod waits \
-                     for EC2; set WARM_IP_TARGET to 1 or more",
-                ),
-            );
-        } else if (1..=warm).contains(&minimum) {
-            vars.warn(
-                "MINIMUM_IP_TARGET",
-                ConfigProblem::Advice(
-                    "has no effect: WARM_IP_TARGET free addresses are never fewer in all; it counts when it is larger",
-                ),
-            );
-        }
+        note_minimum(warm, minimum, vars);
         WarmTarget::Ips { warm, minimum }
     } else if with_prefixes {
         overridden(vars, "WARM_ENI_TARGET", "ENABLE_PREFIX_DELEGATION");
@@ -235,6 +225,26 @@ fn target(vars: &mut Vars, families: Families) -> WarmTarget {
             );
         }
         WarmTarget::Enis(enis)
+    }
+}
+
+/// Notes a minimum that has no effect, or that leaves nothing ready.
+fn note_minimum(warm: u32, minimum: u32, vars: &mut Vars) {
+    if warm == 0 {
+        vars.warn(
+                "MINIMUM_IP_TARGET",
+                ConfigProblem::Advice(
+                    "without WARM_IP_TARGET no address is held ready once that many pods run, so each further pod waits \
+                     for EC2; set WARM_IP_TARGET to 1 or more",
+                ),
+            );
+    } else if (1..=warm).contains(&minimum) {
+        vars.warn(
+                "MINIMUM_IP_TARGET",
+                ConfigProblem::Advice(
+                    "has no effect: WARM_IP_TARGET free addresses are never fewer in all; it counts when it is larger",
+                ),
+            );
     }
 }
 

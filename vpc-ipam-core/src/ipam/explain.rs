@@ -204,25 +204,28 @@ impl fmt::Display for Explanation {
         for WaitingPod { key, deadline } in &self.waiting {
             writeln!(f, "  waiting  {key} until {deadline}")?;
         }
-        if let Some((due, why)) = self.due {
-            write!(f, "  due      {due}: ")?;
-            let for_what = |waiting_on| {
-                let blocked =
-                    self.blocked.iter().find(|blocked| blocked.waiting_on == waiting_on)?;
-                Some(blocked.wanted)
-            };
-            match why {
-                Wake::Due(waiting_on) => match for_what(waiting_on) {
-                    Some(wanted) => writeln!(f, "{wanted}")?,
-                    None => writeln!(f, "{waiting_on}")?,
-                },
-                Wake::Changed => writeln!(f, "plan anew")?,
-                Wake::Deadline => writeln!(f, "answer a pod that waits")?,
-                Wake::Cooled => {
-                    writeln!(f, "grant an address that cooled down to a pod that waits")?
-                }
-                Wake::Unanswered => writeln!(f, "give up an action that was not answered")?,
-            }
+        self.write_due(f)
+    }
+}
+
+impl Explanation {
+    /// Writes when something is due next, and what.
+    fn write_due(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((due, why)) = self.due else { return Ok(()) };
+        write!(f, "  due      {due}: ")?;
+        let for_what = |waiting_on| {
+            let blocked = self.blocked.iter().find(|blocked| blocked.waiting_on == waiting_on)?;
+            Some(blocked.wanted)
+        };
+        match why {
+            Wake::Due(waiting_on) => match for_what(waiting_on) {
+                Some(wanted) => writeln!(f, "{wanted}")?,
+                None => writeln!(f, "{waiting_on}")?,
+            },
+            Wake::Changed => writeln!(f, "plan anew")?,
+            Wake::Deadline => writeln!(f, "answer a pod that waits")?,
+            Wake::Cooled => writeln!(f, "grant an address that cooled down to a pod that waits")?,
+            Wake::Unanswered => writeln!(f, "give up an action that was not answered")?,
         }
         Ok(())
     }

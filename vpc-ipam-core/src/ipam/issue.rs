@@ -1,6 +1,6 @@
 //! What issuing an action changes.
 
-use alloc::vec::Vec;
+use ipnet::IpNet;
 
 use crate::ipam::{InFlight, Ipam};
 use crate::pool::{Creation, Ec2Call, Ec2CallKind};
@@ -38,71 +38,46 @@ impl Ipam {
             self.calls.spent.on_call(&self.calls.budget, operation, now);
         }
         let reads = &mut self.reads;
-        let (eni, kind) = match action {
+        match action {
             Ec2Action::CreateNetworkInterface(request) => {
                 self.on_creation_issued(id, request, because);
-                return;
             }
             Ec2Action::AttachNetworkInterface(attach) => {
-                self.pool.on_place_chosen(attach.eni, attach.card, attach.device);
-                (attach.eni, Ec2CallKind::Attach)
+                self.pool.on_slot_chosen(attach.eni, attach.card, attach.device);
             }
-            Ec2Action::ModifyNetworkInterfaceAttribute(modify) => {
-                let kind = match &modify.attribute {
-                    EniAttribute::DeleteOnTermination(_) => Ec2CallKind::MarkDeleteOnTermination,
-                    EniAttribute::Groups(groups) => Ec2CallKind::SetGroups(groups.clone()),
-                };
-                (modify.eni, kind)
+            Ec2Action::UnassignPrivateIpAddresses(_) | Ec2Action::UnassignIpv6Addresses(_) => {
+                self.pool.shrunk_at = Some(now);
             }
-            Ec2Action::AssignPrivateIpAddresses(assign) => {
-                let kind = match assign.amount {
-                    Ipv4Amount::Addresses(n) => {
-                        Ec2CallKind::AssignIpv4 { blocks: n.into(), prefixes: false }
-                    }
-                    Ipv4Amount::Prefixes(n) => {
-                        Ec2CallKind::AssignIpv4 { blocks: n.into(), prefixes: true }
-                    }
-                };
-                (assign.eni, kind)
-            }
-            Ec2Action::AssignIpv6Addresses(assign) => (assign.eni, Ec2CallKind::AssignIpv6),
-            Ec2Action::UnassignPrivateIpAddresses(unassign) => {
-                let nets: Vec<_> = unassign.blocks.iter().copied().map(ipnet::IpNet::V4).collect();
-                self.on_release_issued(unassign.eni, &nets, now);
-                (unassign.eni, Ec2CallKind::Unassign(nets))
-            }
-            Ec2Action::UnassignIpv6Addresses(unassign) => {
-                let nets: Vec<_> =
-                    unassign.prefixes.iter().copied().map(ipnet::IpNet::V6).collect();
-                self.on_release_issued(unassign.eni, &nets, now);
-                (unassign.eni, Ec2CallKind::Unassign(nets))
-            }
-            Ec2Action::DetachNetworkInterface(detach) => (detach.eni, Ec2CallKind::Detach),
             Ec2Action::DeleteNetworkInterface(delete) => {
                 if let Some(eni) = self.pool.eni_mut(delete.eni) {
                     eni.on_leave();
                 }
-                (delete.eni, Ec2CallKind::Delete)
             }
-            Ec2Action::CreateTags(create) => (create.eni, Ec2CallKind::Tag(create.tags.clone())),
-            Ec2Action::DescribeNetworkInterfaces(scope) => {
-                match scope {
-                    Scope::Attached => reads.attached.call = Some(id),
-                    Scope::Unattached => reads.unattached.call = Some(id),
-                    Scope::Only(_) => reads.unconfirmed.call = Some(id),
-                }
-                return;
+            Ec2Action::DescribeNetworkInterfaces(Scope::Attached) => reads.attached.call = Some(id),
+            Ec2Action::DescribeNetworkInterfaces(Scope::Unattached) => {
+                reads.unattached.call = Some(id);
             }
-            Ec2Action::DescribeSubnets => {
-                reads.subnets.call = Some(id);
-                return;
+            Ec2Action::DescribeNetworkInterfaces(Scope::Only(_)) => {
+                reads.unconfirmed.call = Some(id);
             }
-            Ec2Action::ReadMetadata => {
-                reads.metadata.call = Some(id);
-                return;
+            Ec2Action::DescribeSubnets => reads.subnets.call = Some(id),
+            Ec2Action::ReadMetadata => reads.metadata.call = Some(id),
+            Ec2Action::ModifyNetworkInterfaceAttribute(_)
+            | Ec2Action::AssignPrivateIpAddresses(_)
+            | Ec2Action::AssignIpv6Addresses(_)
+            | Ec2Action::DetachNetworkInterface(_)
+            | Ec2Action::CreateTags(_) => {}
+        }
+        if let Some((eni, kind)) = eni_call(action)
+            && let Some(eni) = self.pool.eni_mut(eni)
+        {
+            if let Ec2CallKind::Unassign(nets) = &kind {
+                eni.edit_blocks(|block| {
+                    if nets.contains(&block.net()) {
+                        block.on_release_asked(now);
+                    }
+                });
             }
-        };
-        if let Some(eni) = self.pool.eni_mut(eni) {
             eni.ec2_call = Some(Ec2Call { id, kind });
         }
     }
@@ -137,17 +112,6 @@ impl Ipam {
         self.pool.creations_mut().insert(id, creation);
     }
 
-    pub(super) fn on_release_issued(&mut self, eni: EniId, nets: &[ipnet::IpNet], now: Timestamp) {
-        self.pool.shrunk_at = Some(now);
-        if let Some(eni) = self.pool.eni_mut(eni) {
-            eni.edit_blocks(|block| {
-                if nets.contains(&block.net()) {
-                    block.on_release_asked(now);
-                }
-            });
-        }
-    }
-
     pub(super) fn on_host_issued(&mut self, id: ActionId, action: &HostAction) {
         let (HostAction::SetUpEni(link) | HostAction::RemoveEni(link)) = action;
         if let Some(eni) = self.pool.eni_mut(link.eni) {
@@ -159,4 +123,41 @@ impl Ipam {
             eni.host_call = Some(id);
         }
     }
+}
+
+/// Returns the ENI that a call is about, and what the call will change of it.
+fn eni_call(action: &Ec2Action) -> Option<(EniId, Ec2CallKind)> {
+    Some(match action {
+        Ec2Action::AttachNetworkInterface(attach) => (attach.eni, Ec2CallKind::Attach),
+        Ec2Action::ModifyNetworkInterfaceAttribute(modify) => {
+            let kind = match &modify.attribute {
+                EniAttribute::DeleteOnTermination(_) => Ec2CallKind::MarkDeleteOnTermination,
+                EniAttribute::Groups(groups) => Ec2CallKind::SetGroups(groups.clone()),
+            };
+            (modify.eni, kind)
+        }
+        Ec2Action::AssignPrivateIpAddresses(assign) => {
+            let (blocks, prefixes) = match assign.amount {
+                Ipv4Amount::Addresses(blocks) => (blocks.into(), false),
+                Ipv4Amount::Prefixes(blocks) => (blocks.into(), true),
+            };
+            (assign.eni, Ec2CallKind::AssignIpv4 { blocks, prefixes })
+        }
+        Ec2Action::AssignIpv6Addresses(assign) => (assign.eni, Ec2CallKind::AssignIpv6),
+        Ec2Action::UnassignPrivateIpAddresses(unassign) => {
+            let nets = unassign.blocks.iter().copied().map(IpNet::V4).collect();
+            (unassign.eni, Ec2CallKind::Unassign(nets))
+        }
+        Ec2Action::UnassignIpv6Addresses(unassign) => {
+            let nets = unassign.prefixes.iter().copied().map(IpNet::V6).collect();
+            (unassign.eni, Ec2CallKind::Unassign(nets))
+        }
+        Ec2Action::DetachNetworkInterface(detach) => (detach.eni, Ec2CallKind::Detach),
+        Ec2Action::DeleteNetworkInterface(delete) => (delete.eni, Ec2CallKind::Delete),
+        Ec2Action::CreateTags(create) => (create.eni, Ec2CallKind::Tag(create.tags.clone())),
+        Ec2Action::CreateNetworkInterface(_)
+        | Ec2Action::DescribeNetworkInterfaces(_)
+        | Ec2Action::DescribeSubnets
+        | Ec2Action::ReadMetadata => return None,
+    })
 }

@@ -185,18 +185,7 @@ impl Planner<'_> {
         }
         enis.sort_by_key(|eni| (eni.is_primary(), eni.assigned(), Reverse((eni.device, eni.id))));
         let mut releases = Vec::new();
-        // While something is missing or has yet to come, what is left of the other mode may still help out, unless it takes
-        // the room.
-        let mut in_the_way = match on.demand {
-            _ if self.coming(on.card).is_some() => 0,
-            Demand::Short(_) if self.has_room(on.card) => 0,
-            // Nothing changed since no prefix could be had.
-            Demand::Short(_) if enis.iter().all(|eni| self.is_fragmented(eni.subnet)) => 0,
-            // One place is enough to find out whether a prefix can be had.
-            Demand::Short(_) if enis.iter().any(|eni| self.lacked_prefixes(eni)) => 1,
-            Demand::Short(missing) => missing as usize,
-            Demand::Met | Demand::Over(_) => usize::MAX,
-        };
+        let mut in_the_way = self.other_kind_in_the_way(on, &enis);
         for eni in enis {
             let serves = self.eligibility.takes_pods(eni);
             let most = if serves { in_the_way } else { usize::MAX };
@@ -219,10 +208,30 @@ impl Planner<'_> {
                 releases.push((eni, nets, because));
             }
         }
+        self.release(on.card, releases);
+    }
+
+    /// Returns how many blocks of the other kind than the one that counts may go. While something is missing or has yet to
+    /// come, they may still help out, unless they take the room.
+    fn other_kind_in_the_way(&self, on: CardDemand, enis: &[&Eni]) -> usize {
+        match on.demand {
+            _ if self.coming(on.card).is_some() => 0,
+            Demand::Short(_) if self.has_room(on.card) => 0,
+            // Nothing changed since no prefix could be had.
+            Demand::Short(_) if enis.iter().all(|eni| self.is_fragmented(eni.subnet)) => 0,
+            // One place is enough to find out whether a prefix can be had.
+            Demand::Short(_) if enis.iter().any(|eni| self.lacked_prefixes(eni)) => 1,
+            Demand::Short(missing) => missing as usize,
+            Demand::Met | Demand::Over(_) => usize::MAX,
+        }
+    }
+
+    /// Asks EC2 to take blocks of ENIs back, unless something holds that up.
+    fn release(&mut self, card: Card, releases: Vec<(&Eni, Vec<IpNet>, Because)>) {
         if releases.is_empty() {
             return;
         }
-        let wanted = Wanted::FewerAddresses { card: on.card };
+        let wanted = Wanted::FewerAddresses { card };
         if let Some(eni) = self.pool.unconfirmed() {
             self.block(wanted, WaitingOn::Disagreement(eni));
             return;

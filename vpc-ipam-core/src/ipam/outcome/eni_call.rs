@@ -12,7 +12,7 @@ use crate::plan::backoff::Pace;
 use crate::plan::learned::AskedOf;
 use crate::pool::{Ec2CallKind, Finding};
 use crate::{
-    ActionId, AttachmentStatus, BackoffScope, Effect, EniId, Event, Failure, FailureKind,
+    ActionId, AttachmentStatus, BackoffScope, Effect, Eni, EniId, Event, Failure, FailureKind,
     Ipv4Amount, Source, Stage, Timestamp, UnconfirmedCause,
 };
 
@@ -135,7 +135,6 @@ impl Ipam {
         asked: bool,
         now: Timestamp,
     ) {
-        let settle = self.config.timing.settle;
         let failed = failure.kind;
         let Some(eni) = self.pool.eni_mut(id) else {
             return;
@@ -144,82 +143,93 @@ impl Ipam {
         else {
             return;
         };
-        if kind == Ec2CallKind::Attach
-            && !asked
-            && matches!(failed, FailureKind::Rejected | FailureKind::InUse)
-        {
+        match kind {
+            Ec2CallKind::Attach => self.on_attach_failed(id, failure, asked, now),
+            Ec2CallKind::AssignIpv4 { .. } | Ec2CallKind::AssignIpv6 => {
+                let contradicts = is_contradiction(failed) || failed == FailureKind::AddressLimit;
+                self.unconfirm(id, failed, contradicts && !asked, now);
+            }
+            Ec2CallKind::Unassign(nets) => self.on_unassign_failed(id, &nets, failed, now),
+            Ec2CallKind::Detach => self.on_detach_failed(id, failure, asked, now),
+            Ec2CallKind::Delete => self.on_delete_failed(id, failed, now),
+            // Asked for again, they come to the same.
+            Ec2CallKind::MarkDeleteOnTermination
+            | Ec2CallKind::SetGroups(_)
+            | Ec2CallKind::Tag(_) => {}
+        }
+    }
+
+    /// EC2 is asked what an ENI is like after a call about it failed: if whether the call took effect is not known, so that
+    /// what it was to change stays unusable until then, or if the refusal contradicts what is known.
+    fn unconfirm(&mut self, id: EniId, failed: FailureKind, contradicts: bool, now: Timestamp) {
+        let cause = match failed {
+            FailureKind::Unanswered => UnconfirmedCause::Unanswered,
+            _ if contradicts => UnconfirmedCause::Contradicted,
+            _ => return,
+        };
+        if let Some(eni) = self.pool.eni_mut(id) {
+            eni.on_unconfirmed(cause, now);
+        }
+    }
+
+    fn on_attach_failed(&mut self, id: EniId, failure: &Failure, asked: bool, now: Timestamp) {
+        let failed = failure.kind;
+        if !asked && matches!(failed, FailureKind::Rejected | FailureKind::InUse) {
             // Another program's ENI may be there: only a look at all ENIs tells.
             self.reads.ask_ec2 = true;
         }
-        match (kind, failed) {
-            // What EC2 no longer has is deleted.
-            (Ec2CallKind::Delete, FailureKind::NotFound) => {
-                self.pool.remove(id, now);
-                self.event(Event::EniRemoved { eni: id });
+        match failed {
+            FailureKind::AttachmentLimit | FailureKind::EniLimit | FailureKind::AddressLimit => {
+                self.on_attach_refused(id, failure, now);
             }
-            (Ec2CallKind::Detach, FailureKind::NotFound) => eni.on_detached(now),
-            (Ec2CallKind::Detach, _) => {
-                let cause = match failed {
-                    FailureKind::Unanswered => Some(UnconfirmedCause::Unanswered),
-                    FailureKind::InUse | FailureKind::Rejected if !asked => {
-                        Some(UnconfirmedCause::Contradicted)
-                    }
-                    _ => None,
-                };
-                if let Some(cause) = cause {
-                    eni.on_unconfirmed(cause, now);
-                }
-                self.return_if_stuck(id, failure, now);
-            }
-            // Detaching still goes on, or was undone by another program: after a wait the call is repeated, until the first
-            // is past believing.
-            (Ec2CallKind::Delete, FailureKind::InUse) if !eni.knows_attachment(now, settle) => {}
-            (Ec2CallKind::Delete, FailureKind::InUse) => {
-                eni.on_unconfirmed(UnconfirmedCause::Contradicted, now);
-            }
-            (
-                Ec2CallKind::Attach,
-                FailureKind::AttachmentLimit | FailureKind::EniLimit | FailureKind::AddressLimit,
-            ) => self.on_attach_refused(id, failure, now),
-            (Ec2CallKind::Unassign(nets), FailureKind::Throttled | FailureKind::Denied) => {
-                eni.edit_blocks(|block| {
-                    if nets.contains(&block.net()) {
-                        block.on_release_refused();
-                    }
-                });
-            }
-            (Ec2CallKind::Unassign(nets), failed) => {
-                eni.edit_blocks(|block| {
-                    if nets.contains(&block.net()) {
-                        block.on_release_asked(now);
-                    }
-                });
-                eni.on_unconfirmed(
-                    match failed {
-                        FailureKind::Unanswered => UnconfirmedCause::Unanswered,
-                        _ => UnconfirmedCause::Contradicted,
-                    },
-                    now,
-                );
-            }
-            // Asked for again, they come to the same.
-            (
-                Ec2CallKind::MarkDeleteOnTermination
-                | Ec2CallKind::SetGroups(_)
-                | Ec2CallKind::Tag(_),
-                _,
-            ) => {}
-            // Whether it took effect is not known; the blocks stay unusable until EC2 tells.
-            (_, FailureKind::Unanswered) => eni.on_unconfirmed(UnconfirmedCause::Unanswered, now),
-            (
-                Ec2CallKind::Attach | Ec2CallKind::AssignIpv4 { .. } | Ec2CallKind::AssignIpv6,
-                FailureKind::NotFound
-                | FailureKind::AddressLimit
-                | FailureKind::InUse
-                | FailureKind::Rejected,
-            ) if !asked => eni.on_unconfirmed(UnconfirmedCause::Contradicted, now),
-            _ => {}
+            _ => self.unconfirm(id, failed, is_contradiction(failed) && !asked, now),
         }
+    }
+
+    fn on_unassign_failed(
+        &mut self,
+        id: EniId,
+        nets: &[IpNet],
+        failed: FailureKind,
+        now: Timestamp,
+    ) {
+        let never_tried = matches!(failed, FailureKind::Throttled | FailureKind::Denied);
+        let Some(eni) = self.pool.eni_mut(id) else { return };
+        eni.edit_blocks(|block| match nets.contains(&block.net()) {
+            true if never_tried => block.on_release_refused(),
+            true => block.on_release_asked(now),
+            false => {}
+        });
+        self.unconfirm(id, failed, !never_tried, now);
+    }
+
+    fn on_detach_failed(&mut self, id: EniId, failure: &Failure, asked: bool, now: Timestamp) {
+        let failed = failure.kind;
+        if failed == FailureKind::NotFound {
+            if let Some(eni) = self.pool.eni_mut(id) {
+                eni.on_detached(now);
+            }
+            return;
+        }
+        let contradicts = matches!(failed, FailureKind::InUse | FailureKind::Rejected);
+        self.unconfirm(id, failed, contradicts && !asked, now);
+        self.return_if_stuck(id, failure, now);
+    }
+
+    fn on_delete_failed(&mut self, id: EniId, failed: FailureKind, now: Timestamp) {
+        if failed == FailureKind::NotFound {
+            // What EC2 no longer has is deleted.
+            self.pool.remove(id, now);
+            self.event(Event::EniRemoved { eni: id });
+            return;
+        }
+        // Detaching may still go on, or was undone by another program: after a wait the call is repeated, until the first is
+        // past believing.
+        let settle = self.config.timing.settle;
+        let is_attached = |eni: &Eni| eni.knows_attachment(now, settle);
+        let contradicts =
+            failed == FailureKind::InUse && self.pool.eni(id).is_some_and(is_attached);
+        self.unconfirm(id, failed, contradicts, now);
     }
 
     /// The instance takes no further ENI, or none with as many addresses, so this one is of no use. One with pods on it,
@@ -281,4 +291,9 @@ impl Ipam {
             self.fail(BackoffScope::Free(id), FREEING, failure, now);
         }
     }
+}
+
+/// Returns whether a refusal of a call that adds something to an ENI contradicts what is known of it.
+fn is_contradiction(failed: FailureKind) -> bool {
+    matches!(failed, FailureKind::NotFound | FailureKind::InUse | FailureKind::Rejected)
 }
