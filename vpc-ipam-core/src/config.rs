@@ -248,11 +248,13 @@ pub struct Timing {
     /// that an executor waits for EC2.
     pub answer_max: Duration,
     /// How long EC2 may go on showing what was before a change. Default 60 s, as amazon-vpc-cni-k8s.
-    pub settle: Duration,
+    #[cfg_attr(feature = "serde", serde(rename = "settle"))]
+    pub eventual_consistency: Duration,
     /// After a subnet ran out of addresses, at least 1 s. Default 120 s, as amazon-vpc-cni-k8s.
     pub subnet_backoff: Duration,
     /// Between detaching an ENI and deleting it. Default 2 s, as amazon-vpc-cni-k8s.
-    pub detach_settle: Duration,
+    #[cfg_attr(feature = "serde", serde(rename = "detach_settle"))]
+    pub detach_wait: Duration,
     /// Between two questions to EC2 about an ENI on which sources disagree, at least 1 s. Default 5 s.
     pub describe_spacing: Duration,
     /// Between two readings of the metadata, at least 1 s. Default 60 s, as amazon-vpc-cni-k8s.
@@ -271,9 +273,9 @@ impl Default for Timing {
             eni_life_min: Duration::from_secs(60),
             eni_ready_max: Duration::from_secs(180),
             answer_max: Duration::from_secs(5 * 60),
-            settle: Duration::from_secs(60),
+            eventual_consistency: Duration::from_secs(60),
             subnet_backoff: Duration::from_secs(120),
-            detach_settle: Duration::from_secs(2),
+            detach_wait: Duration::from_secs(2),
             describe_spacing: Duration::from_secs(5),
             imds_every: Duration::from_secs(60),
             ec2_every: Duration::from_secs(30 * 60),
@@ -294,9 +296,9 @@ impl Timing {
             eni_life_min: most(self.eni_life_min),
             eni_ready_max: most(self.eni_ready_max),
             answer_max: most(self.answer_max).max(Duration::from_secs(10)),
-            settle: most(self.settle),
+            eventual_consistency: most(self.eventual_consistency),
             subnet_backoff: within(self.subnet_backoff),
-            detach_settle: most(self.detach_settle),
+            detach_wait: most(self.detach_wait),
             describe_spacing: within(self.describe_spacing),
             imds_every: within(self.imds_every),
             ec2_every: within(self.ec2_every),

@@ -156,7 +156,7 @@ struct Planner<'a> {
     asked: BTreeMap<SubnetId, u32>,
     /// The budget as it will be spent once the plan is carried out; `None` while it spends nothing.
     spent: Option<Spent>,
-    /// The places that this plan fills with new ENIs.
+    /// The slots that this plan fills with new ENIs.
     created: Vec<(Card, DeviceIndex)>,
     /// The ENIs for which this plan already makes an EC2 call.
     busy: Vec<EniId>,
@@ -189,7 +189,7 @@ impl Planner<'_> {
                 && stock.free() <= 0
                 && self.calls.does_growth_fail()
                 && !self.has_trusted_room(card)
-                && !self.has_trusted_place(card)
+                && !self.has_trusted_slot(card)
             {
                 // Whether the next pod can be served has to be found out, or the node would be called not ready for ever.
                 demand = Demand::Short(1);
@@ -359,7 +359,7 @@ impl Planner<'_> {
         let (of_type, learned) = self.enis_of_type(card);
         let most = self.enis_most(card);
         let enis = || self.pool.enis().iter().filter(|eni| eni.card == card);
-        let held = enis().filter(|eni| eni.occupies_slot() && eni.is_placed());
+        let held = enis().filter(|eni| eni.occupies_slot() && eni.has_slot());
         let coming =
             self.pool.creations().values().filter(|creation| creation.card == card).count()
                 + self.created.iter().filter(|(c, _)| *c == card).count();
@@ -440,7 +440,7 @@ impl Planner<'_> {
     }
 
     /// Adds a change of the node's own network to the plan, unless an earlier failure holds it back.
-    fn on_host(
+    fn plan_host_action(
         &mut self,
         eni: EniId,
         action: HostAction,

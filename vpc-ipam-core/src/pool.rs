@@ -189,7 +189,7 @@ impl Pool {
         !self.enis.iter().any(there) && !self.creations.values().any(coming)
     }
 
-    /// Records at which index of which card an ENI will be attached.
+    /// Records at which slot, an index of a card, an ENI will be attached.
     pub(crate) fn on_slot_chosen(&mut self, id: EniId, card: Card, device: DeviceIndex) {
         if let Some(eni) = self.eni_mut(id) {
             (eni.card, eni.device) = (card, device);
@@ -197,7 +197,7 @@ impl Pool {
         self.sort_enis();
     }
 
-    /// Takes the places of ENIs that wait to be attached, where another program's is there meanwhile: they get others.
+    /// Takes the slots of ENIs that wait to be attached, where another program's is there meanwhile: they get others.
     pub(crate) fn yield_slots(&mut self) {
         let attached: Vec<(Card, DeviceIndex)> = self
             .enis
@@ -206,9 +206,9 @@ impl Pool {
             .map(|eni| (eni.card, eni.device))
             .collect();
         for eni in self.enis.iter_mut().filter(|eni| eni.stage == Stage::Available) {
-            // A call under way may have its place yet.
+            // A call under way may have its slot yet.
             if eni.ec2_call.is_none() && attached.contains(&(eni.card, eni.device)) {
-                eni.device = Eni::UNPLACED;
+                eni.device = Eni::NO_SLOT;
             }
         }
         self.sort_enis();
@@ -235,10 +235,11 @@ impl Pool {
     }
 
     /// Adds an ENI and lets it take up the leases that were waiting for it. It has the blocks that no other ENI was shown to
-    /// have within the time that EC2 takes to settle; `None` if EC2 just made it, so that there is nothing to settle.
-    pub(crate) fn insert(&mut self, mut eni: Eni, settle: Option<Duration>) {
+    /// have within the time of eventual consistency; `None` if EC2 just made it, so that no other ENI can have them.
+    pub(crate) fn insert(&mut self, mut eni: Eni, eventual_consistency: Option<Duration>) {
         let nets: Vec<IpNet> = eni.blocks().iter().map(Block::net).collect();
-        let settled = settle.map(|settle| (eni.confirmed_at, settle));
+        let settled = eventual_consistency
+            .map(|eventual_consistency| (eni.confirmed_at, eventual_consistency));
         for net in nets {
             if !self.take_over(eni.id, net, settled) {
                 eni.on_block_gone(net);
@@ -267,7 +268,7 @@ impl Pool {
         }
     }
 
-    /// Settles that a block is on one ENI alone, as EC2 just said, or as an answer of some age shows. Returns false if
+    /// Decides that a block is on one ENI alone, as EC2 just said, or as an answer of some age shows. Returns false if
     /// another ENI was shown to have it too short a while ago for the answer to know; otherwise the other ENIs lose it.
     fn take_over(&mut self, by: EniId, net: IpNet, shown: Option<(Timestamp, Duration)>) -> bool {
         let overlap = |block: &&Block| block.net().contains(&net) || net.contains(&block.net());
@@ -277,10 +278,10 @@ impl Pool {
             .filter(|(eni, block)| (*eni, block.net()) != (by, net))
             .map(|(eni, block)| (eni, block.net(), block.confirmed_at()))
             .collect();
-        let unsettled = |(as_of, settle): (Timestamp, Duration)| {
-            rivals.iter().any(|(_, _, confirmed_at)| as_of < *confirmed_at + settle)
+        let is_newer = |(as_of, eventual_consistency): (Timestamp, Duration)| {
+            rivals.iter().any(|(_, _, confirmed_at)| as_of < *confirmed_at + eventual_consistency)
         };
-        if shown.is_some_and(unsettled) {
+        if shown.is_some_and(is_newer) {
             return false;
         }
         for (eni, net, _) in rivals {
@@ -342,7 +343,7 @@ impl Pool {
                         continue;
                     };
                     eni.on_assigned(address);
-                    if !eni.is_placed() {
+                    if !eni.has_slot() {
                         // Another program detached it with its pods: it goes back to the card that they are on.
                         eni.card = interface.card;
                         continue;
@@ -412,7 +413,7 @@ impl Pool {
         let held = self.held_mut(&lease)?;
         held.durable = true;
         held.uncommitted = held.uncommitted.saturating_sub(1);
-        // Its ENI may have got another place meanwhile.
+        // Its ENI may have got another slot meanwhile.
         let Lease { first, more, .. } = &held.lease;
         Some(Lease { first: *first, more: more.clone(), ..lease })
     }
@@ -579,7 +580,7 @@ fn put_back(
 ) {
     let LeasedInterface { eni: id, card, device, .. } = *interface;
     let in_place = |eni: &Eni| eni.device == device && eni.card == card && eni.id == id;
-    // One that was detached behind our back has lost its place.
+    // One that was detached behind our back has lost its slot.
     let found = enis.iter().position(in_place).or_else(|| enis.iter().position(|eni| eni.id == id));
     for address in interface.addresses() {
         let mut is_covered =

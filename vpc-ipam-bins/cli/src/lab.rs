@@ -547,7 +547,7 @@ pub fn quick() -> Timing {
     Timing {
         shrink_spacing: Duration::from_secs(1),
         eni_life_min: Duration::from_secs(2),
-        detach_settle: Duration::from_millis(200),
+        detach_wait: Duration::from_millis(200),
         ..Timing::default()
     }
 }

@@ -173,7 +173,7 @@ fn families(vars: &mut Vars) -> Families {
     }
 }
 
-/// Settles which of the overlapping variables counts: `WARM_IP_TARGET` and `MINIMUM_IP_TARGET` before all, then
+/// Decides which of the overlapping variables counts: `WARM_IP_TARGET` and `MINIMUM_IP_TARGET` before all, then
 /// `WARM_PREFIX_TARGET` where prefixes are on, `WARM_ENI_TARGET` where they are off.
 fn target(vars: &mut Vars, families: Families) -> WarmTarget {
     let counts = 0..=i64::from(u32::MAX);

@@ -224,23 +224,25 @@ impl Ipam {
         self.check_places(violations);
     }
 
-    /// Checks the places of ENIs. Another program may attach an ENI where ours was about to go: that is no breach, as EC2
+    /// Checks the slots of ENIs. Another program may attach an ENI where ours was about to go: that is no breach, as EC2
     /// refuses the second.
     fn check_places(&self, violations: &mut Vec<Violation>) {
-        let place = |eni: &Eni| (eni.card, eni.device);
+        let slot_of = |eni: &Eni| (eni.card, eni.device);
         let held = || self.pool().enis().iter().filter(|eni| eni.occupies_slot());
-        // EC2 may have been asked already, with or without an answer: then its place may be another program's.
+        // EC2 may have been asked already, with or without an answer: then its slot may be another program's.
         let going = |eni: &Eni| eni.stage == Stage::Removing(Removing::Detach);
-        let attached: Vec<_> =
-            held().filter(|eni| eni.stage != Stage::Available && !going(eni)).map(place).collect();
+        let attached: Vec<_> = held()
+            .filter(|eni| eni.stage != Stage::Available && !going(eni))
+            .map(slot_of)
+            .collect();
         let coming: Vec<_> = held()
-            .filter(|eni| eni.stage == Stage::Available && eni.is_placed())
-            .map(place)
+            .filter(|eni| eni.stage == Stage::Available && eni.has_slot())
+            .map(slot_of)
             .chain(self.pool().creations().values().map(|c| (c.card, c.device)))
             .collect();
-        for mut places in [attached.clone(), coming] {
-            places.sort_unstable();
-            for pair in places.windows(2).filter(|pair| pair[0] == pair[1]) {
+        for mut slots in [attached.clone(), coming] {
+            slots.sort_unstable();
+            for pair in slots.windows(2).filter(|pair| pair[0] == pair[1]) {
                 let (card, device) = pair[0];
                 violations.push(Violation::SharedDeviceIndex { card, device });
             }

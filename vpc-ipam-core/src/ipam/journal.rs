@@ -157,14 +157,14 @@ impl fmt::Display for Divergence {
         let Step { number, at, input, state, .. } = &self.recorded;
         write!(f, "step {number} at {at} leads to state {} instead of {state}", self.state)?;
         if let Some((recorded, replayed)) = &self.action {
-            let told = |f: &mut fmt::Formatter<'_>, issued: &Option<Issued>| match issued {
+            let write_action = |f: &mut fmt::Formatter<'_>, issued: &Option<Issued>| match issued {
                 Some(Issued { id, action, because }) => write!(f, "{id} {action}: {because}"),
                 None => f.write_str("nothing"),
             };
             f.write_str("; the first action that differs is ")?;
-            told(f, replayed)?;
+            write_action(f, replayed)?;
             f.write_str(", recorded was ")?;
-            told(f, recorded)?;
+            write_action(f, recorded)?;
         }
         write!(f, "; the input was {input:?}")
     }

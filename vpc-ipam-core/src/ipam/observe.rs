@@ -25,8 +25,8 @@ impl Ipam {
     /// Takes in an observation. Returns whether it counts: not if it is older than what is remembered, or from the future.
     pub(super) fn on_observation(&mut self, observation: &Observation, now: Timestamp) -> bool {
         let Observation { as_of, source, ref enis, .. } = *observation;
-        let settle = self.config.timing.settle;
-        if as_of > now || !self.pool.remembers(as_of, settle) {
+        let eventual_consistency = self.config.timing.eventual_consistency;
+        if as_of > now || !self.pool.remembers(as_of, eventual_consistency) {
             self.event(Event::ObservationPutAside { source, as_of, enis: enis.len() });
             return false;
         }
@@ -106,7 +106,7 @@ impl Ipam {
                     }
                 }
             }
-            // An answer without the primary ENI settles nothing.
+            // An answer without the primary ENI decides nothing.
             (Source::Ec2, Scope::Attached) => {}
             (Source::Ec2, Scope::Unattached) => answered(&mut reads.unattached),
             (Source::Ec2, Scope::Only(_)) => answered(&mut reads.unconfirmed),

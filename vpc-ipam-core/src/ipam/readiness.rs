@@ -302,7 +302,7 @@ impl Outlook<'_> {
     /// Returns whether the node may grow, so that an ENI that is made will be attached, and again if that is refused once.
     fn attaches(&self) -> bool {
         let Ipam { config, conditions, reads, .. } = self.ipam;
-        // What is attached already may leave no place.
+        // What is attached already may leave no slot.
         let known = self.trust == Trust::Any || reads.attached.answered.is_some();
         known
             && config.provisioning

@@ -58,7 +58,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Step {
-    /// Its place in the journal, from 1 without gaps.
+    /// Its position in the journal, from 1 without gaps.
     pub number: u64,
     /// When. A step that takes no time has that of the step before.
     pub at: Timestamp,

@@ -70,7 +70,7 @@ pub enum Event {
         /// Which.
         address: IpAddr,
     },
-    /// A source contradicts what is known of an ENI; until EC2 settles it, nothing is released.
+    /// A source contradicts what is known of an ENI; until EC2 decides, nothing is released.
     SourcesDisagree {
         /// Which.
         eni: EniId,
@@ -78,7 +78,7 @@ pub enum Event {
         cause: UnconfirmedCause,
     },
     /// An answer was put aside: it cannot be whole, as it lacks the primary ENI, or took longer than
-    /// [`Timing::settle`](crate::Timing::settle) to arrive.
+    /// [`Timing::eventual_consistency`](crate::Timing::eventual_consistency) to arrive.
     ObservationPutAside {
         /// Whose.
         source: Source,

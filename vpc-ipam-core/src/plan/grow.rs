@@ -32,7 +32,7 @@ impl Planner<'_> {
             && let Some(waiting_on) = self.subnets_first()
         {
             self.block(wanted, waiting_on);
-            if self.places(card) < missing {
+            if self.slots_free(card) < missing {
                 // Whatever the subnets have, this is the end.
                 let all = EniLimit::InstanceType(self.limits.enis(card));
                 let limit = self.eni_room(card).err().unwrap_or(all);
@@ -64,7 +64,7 @@ impl Planner<'_> {
         self.create_enis(card, &amounts, because);
     }
 
-    /// Returns how many single addresses may stand in for prefixes: all that leave one place free, so that a prefix can be tried
+    /// Returns how many single addresses may stand in for prefixes: all that leave one slot free, so that a prefix can be tried
     /// again without giving any of them up; or those that pods wait for, unless prefixes were refused once and not again.
     fn places_for_stand_ins(&self, on: CardDemand) -> u32 {
         if on.kind == Ipv4Kind::Prefixes || self.eligibility.ipv4 != Some(Ipv4Kind::Prefixes) {
@@ -76,11 +76,11 @@ impl Planner<'_> {
         let refused_once =
             subnets.any(|id| backoff.in_a_row(BackoffScope::SubnetPrefixes(id)) == 1);
         let awaited = if refused_once { 0 } else { u32::try_from(-on.stock.free()).unwrap_or(0) };
-        self.places(on.card).saturating_sub(1).max(awaited)
+        self.slots_free(on.card).saturating_sub(1).max(awaited)
     }
 
     /// Returns how many further blocks a card takes, on the ENIs it has and on new ones.
-    fn places(&self, card: Card) -> u32 {
+    fn slots_free(&self, card: Card) -> u32 {
         let enis = self.pool.enis().iter().filter(|eni| eni.card == card);
         let serving = enis.filter(|eni| self.eligibility.takes_pods(eni));
         let new = self.eni_room(card).unwrap_or(0) * u32::from(self.slots);
@@ -251,7 +251,7 @@ impl Planner<'_> {
         let some = amount(kind, blocks.min(most));
         let request = Ec2Action::CreateNetworkInterface(self.creation(subnet, some));
         if !self.call(request, None, Wanted::Eni { card }, because) {
-            self.created.retain(|place| *place != (card, device));
+            self.created.retain(|slot| *slot != (card, device));
             return Err(None);
         }
         self.on_asked(subnet, addresses_of(some).saturating_add(1));

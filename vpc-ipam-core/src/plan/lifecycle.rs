@@ -60,10 +60,10 @@ impl Planner<'_> {
             Because::NotSetUp => HostAction::SetUpEni(link),
             _ => HostAction::RemoveEni(link),
         };
-        self.on_host(eni.id, action, wanted, because);
+        self.plan_host_action(eni.id, action, wanted, because);
     }
 
-    /// Returns whether an ENI that we made could not be attached or set up for so long that another should take its place.
+    /// Returns whether an ENI that we made could not be attached or set up for so long that another should replace it.
     /// The one that replaces it waits for the back-off of the network card.
     fn never_serves(&self, eni: &Eni) -> bool {
         let backoff = &self.calls.backoff;
@@ -149,7 +149,7 @@ impl Planner<'_> {
         }
     }
 
-    /// An ENI that was made is attached. One that was left from before a restart has no place yet: it gets one if there
+    /// An ENI that was made is attached. One that was left from before a restart has no slot yet: it gets one if there
     /// is room, and goes if not.
     fn attach_or_wait(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
         let idle = eni.is_idle(self.now, self.eligibility.cooldown);
@@ -164,29 +164,29 @@ impl Planner<'_> {
             return Some((delete(eni), Because::NeverServed { eni: eni.id }));
         }
         if self.reads.attached.answered.is_none() {
-            // What is attached already may be in its place.
+            // What is attached already may be in its slot.
             self.block(Wanted::NextStep(eni.id), WaitingOn::FirstObservation);
             return None;
         }
-        let device = if eni.is_placed() && self.has_place(eni) {
+        let device = if eni.has_slot() && self.has_place(eni) {
             eni.device
         } else if let Some((id, _)) = self.pool.creations().iter().find(|(_, c)| c.called) {
             // It may be what that call makes.
             self.block(Wanted::NextStep(eni.id), WaitingOn::Outcome(*id));
             return None;
-        } else if !eni.is_placed()
+        } else if !eni.has_slot()
             && self.eni_room(eni.card).is_ok()
             && let Some(device) = self.place_for_eni(eni.card)
         {
             device
         } else if !idle {
-            // It was detached with its pods: it waits for a place, or for the pods to go.
+            // It was detached with its pods: it waits for a slot, or for the pods to go.
             let limit = EniLimit::InstanceType(self.limits.enis(eni.card));
             let limit = self.eni_room(eni.card).err().unwrap_or(limit);
             self.block(Wanted::NextStep(eni.id), WaitingOn::EniLimit(limit));
             return None;
         } else {
-            return Some((delete(eni), Because::NoPlace));
+            return Some((delete(eni), Because::NoSlot));
         };
         let attach = AttachNetworkInterface {
             eni: eni.id,
@@ -204,7 +204,7 @@ impl Planner<'_> {
             other.card == eni.card
                 && other.id != eni.id
                 && other.occupies_slot()
-                && other.is_placed()
+                && other.has_slot()
                 && (other.stage != Stage::Available || other.device < eni.device)
         };
         self.pool.enis().iter().filter(before).count() < usize::from(self.enis_most(eni.card))

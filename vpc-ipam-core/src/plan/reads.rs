@@ -55,7 +55,7 @@ impl Planner<'_> {
         let timing = self.timing;
         let (due, because) = match read.answered {
             None => (self.now, Because::Start),
-            // Not more often than answers can settle, whatever IMDS goes on showing.
+            // Not more often than answers can become consistent, whatever IMDS goes on showing.
             Some(at) if self.reads.ask_ec2 => (at + timing.describe_spacing, Because::UnknownEni),
             Some(at) => (at + timing.ec2_every, Because::Audit(Source::Ec2)),
         };
@@ -167,8 +167,8 @@ impl Planner<'_> {
         enis.filter(lacks).map(|eni| eni.since).max()
     }
 
-    /// Returns how long to wait after an answer at `at` until the same is asked again, if what is to be settled came up at
-    /// `since`: the longer answers leave it open, the less the next one is likely to settle it.
+    /// Returns how long to wait after an answer at `at` until the same is asked again, if the question came up at
+    /// `since`: the longer answers leave it open, the less the next one is likely to answer it.
     fn spacing(&self, at: Timestamp, since: Timestamp) -> Duration {
         let Timing { describe_spacing, ec2_every, .. } = self.timing;
         (at.since(since) / 4).min(ec2_every).max(describe_spacing)

@@ -51,11 +51,12 @@ pub enum Because {
     NoIpv6Prefix,
     /// The ENI was made but is not attached.
     NotAttached,
-    /// There is no place left to attach the ENI: it was made before a restart, or fewer ENIs are allowed than before.
-    NoPlace,
+    /// There is no slot left to attach the ENI to: it was made before a restart, or fewer ENIs are allowed than before.
+    #[cfg_attr(feature = "serde", serde(rename = "NoPlace"))]
+    NoSlot,
     /// The node is going away, and the ENI is attached to nothing.
     Terminating,
-    /// The ENI was made and could not be attached or set up for so long that another takes its place.
+    /// The ENI was made and could not be attached or set up for so long that another replaces it.
     NeverServed {
         /// Which.
         eni: EniId,
@@ -115,7 +116,7 @@ impl fmt::Display for Because {
             Self::NoEniOnCard { card } => write!(f, "{card} has no ENI that could serve pods"),
             Self::NoIpv6Prefix => f.write_str("pods need an IPv6 address and the ENI has no /80"),
             Self::NotAttached => f.write_str("made, not attached yet"),
-            Self::NoPlace => f.write_str("no place is left to attach it"),
+            Self::NoSlot => f.write_str("no place is left to attach it"),
             Self::Terminating => f.write_str("the node is terminating and it is not attached"),
             Self::NeverServed { .. } => {
                 f.write_str("it could not be attached or set up; another takes its place")
@@ -412,7 +413,7 @@ pub enum EniLimit {
     InstanceType(u8),
     /// `MAX_ENI` allows so many.
     MaxEni(u8),
-    /// Of so many, the last place is kept for a trunk.
+    /// Of so many slots, the last one is kept for a trunk.
     KeptForTrunk(u8),
     /// EC2 refused to attach more than so many lately, although the instance type promises more.
     Refused(u8),

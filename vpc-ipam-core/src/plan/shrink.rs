@@ -93,7 +93,7 @@ impl Planner<'_> {
                 self.block(wanted, WaitingOn::Subnets);
                 continue;
             };
-            if self.on_host(eni.id, HostAction::RemoveEni(link), wanted, because) {
+            if self.plan_host_action(eni.id, HostAction::RemoveEni(link), wanted, because) {
                 freed.push(eni.id);
                 *surplus = after;
             }
@@ -219,7 +219,7 @@ impl Planner<'_> {
             Demand::Short(_) if self.has_room(on.card) => 0,
             // Nothing changed since no prefix could be had.
             Demand::Short(_) if enis.iter().all(|eni| self.is_fragmented(eni.subnet)) => 0,
-            // One place is enough to find out whether a prefix can be had.
+            // One slot is enough to find out whether a prefix can be had.
             Demand::Short(_) if enis.iter().any(|eni| self.lacked_prefixes(eni)) => 1,
             Demand::Short(missing) => missing as usize,
             Demand::Met | Demand::Over(_) => usize::MAX,
@@ -319,7 +319,7 @@ impl Planner<'_> {
     }
 
     /// Returns whether a card takes another ENI that nothing that failed speaks against.
-    pub(super) fn has_trusted_place(&self, card: Card) -> bool {
+    pub(super) fn has_trusted_slot(&self, card: Card) -> bool {
         let backoff = &self.calls.backoff;
         let create = BackoffScope::Operation(Ec2Operation::CreateNetworkInterface);
         let speaks_against = |scope| {

@@ -143,8 +143,12 @@ impl Block {
 
     /// Returns whether a release whose outcome is not known has failed, since an answer of this age shows the block:
     /// one that took effect would show by then.
-    pub(crate) fn has_outlived_release(&self, as_of: Timestamp, settle: Duration) -> bool {
-        matches!(self.state, BlockState::Releasing { since } if as_of > since + settle)
+    pub(crate) fn has_outlived_release(
+        &self,
+        as_of: Timestamp,
+        eventual_consistency: Duration,
+    ) -> bool {
+        matches!(self.state, BlockState::Releasing { since } if as_of > since + eventual_consistency)
     }
 
     /// Returns when EC2 last confirmed it.
@@ -402,7 +406,7 @@ impl Block {
         self.net.contains(&address).then_some(distance)
     }
 
-    /// Returns the place of an address among those that are handed out, if it is one of them.
+    /// Returns the index of an address among those that are handed out, if it is one of them.
     fn offset(&self, address: IpAddr) -> Option<usize> {
         let distance = self.distance(address)?;
         // Below the capacity, at most SLOTS_MAX.

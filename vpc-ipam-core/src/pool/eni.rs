@@ -222,12 +222,12 @@ impl Eni {
         self.management == Management::Managed
     }
 
-    /// The device index of an ENI that is attached to nothing and has no place chosen for it; no card takes as many.
-    pub(crate) const UNPLACED: DeviceIndex = DeviceIndex(u8::MAX);
+    /// The device index of an ENI that is attached to nothing and has no slot chosen for it; no card takes as many.
+    pub(crate) const NO_SLOT: DeviceIndex = DeviceIndex(u8::MAX);
 
-    /// Returns whether it has a place on a card, or one is chosen for it.
-    pub(crate) fn is_placed(&self) -> bool {
-        self.device != Self::UNPLACED
+    /// Returns whether it has a slot on a card, or one is chosen for it.
+    pub(crate) fn has_slot(&self) -> bool {
+        self.device != Self::NO_SLOT
     }
 
     /// Returns whether it occupies a device index of the instance, or is about to.
@@ -278,7 +278,7 @@ impl Eni {
         blocks.map(|block| block.cooling(now, cooldown, horizon)).sum()
     }
 
-    /// Returns how many places for IPv4 blocks are taken, those included that were asked for.
+    /// Returns how many slots for IPv4 blocks are taken, those included that were asked for.
     pub fn ipv4_slots_used(&self) -> u32 {
         let held = self.tallies.addresses.held + self.tallies.prefixes.held;
         let coming = match &self.ec2_call {
@@ -487,12 +487,18 @@ impl Eni {
     }
 
     /// Returns whether an answer of this age knows of its last attachment or detachment.
-    pub(crate) fn knows_attachment(&self, as_of: Timestamp, settle: Duration) -> bool {
+    pub(crate) fn knows_attachment(
+        &self,
+        as_of: Timestamp,
+        eventual_consistency: Duration,
+    ) -> bool {
         match self.stage {
-            Stage::Removing(Removing::Delete { not_before }) => as_of > not_before + settle,
+            Stage::Removing(Removing::Delete { not_before }) => {
+                as_of > not_before + eventual_consistency
+            }
             // It had none that could be mistaken for the last.
             Stage::Available => true,
-            _ => as_of > self.attached_at + settle,
+            _ => as_of > self.attached_at + eventual_consistency,
         }
     }
 

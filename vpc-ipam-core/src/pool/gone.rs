@@ -46,7 +46,7 @@ impl Pool {
     /// was asked that has no answer yet: what it needs is kept.
     pub(crate) fn prune(&mut self, config: &Config, asked_at: Option<Timestamp>, now: Timestamp) {
         // Twice the time, since an answer may be asked for just before the limit and take a while.
-        let late = config.timing.settle.saturating_mul(2);
+        let late = config.timing.eventual_consistency.saturating_mul(2);
         let needed_at = asked_at.map_or(now, |at| at.min(now));
         let mut forgotten = self.forgotten;
         let mut keep = |gone: Timestamp| {
@@ -63,8 +63,8 @@ impl Pool {
     }
 
     /// Returns whether everything is still remembered that an answer of this age could wrongly show.
-    pub(crate) fn remembers(&self, as_of: Timestamp, settle: Duration) -> bool {
-        self.forgotten.is_none_or(|gone| !is_recent(as_of, gone, settle))
+    pub(crate) fn remembers(&self, as_of: Timestamp, eventual_consistency: Duration) -> bool {
+        self.forgotten.is_none_or(|gone| !is_recent(as_of, gone, eventual_consistency))
     }
 
     /// Remembers that EC2 took a block back, so that a late answer does not bring it back.
@@ -74,6 +74,10 @@ impl Pool {
 }
 
 /// Returns whether an answer asked for at `as_of` may still show what was before a change.
-pub(crate) fn is_recent(as_of: Timestamp, changed: Timestamp, settle: Duration) -> bool {
-    as_of <= changed + settle
+pub(crate) fn is_recent(
+    as_of: Timestamp,
+    changed: Timestamp,
+    eventual_consistency: Duration,
+) -> bool {
+    as_of <= changed + eventual_consistency
 }

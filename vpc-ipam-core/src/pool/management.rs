@@ -13,7 +13,7 @@ impl Pool {
     }
 }
 
-/// Returns whether we manage an ENI, by its place, its kind and its tags.
+/// Returns whether we manage an ENI, by its card, its kind and its tags.
 pub(crate) fn management(eni: &Eni, config: &Config, node: &Node) -> Management {
     if eni.id == node.primary {
         return Management::Managed;

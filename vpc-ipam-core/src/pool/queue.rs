@@ -52,8 +52,8 @@ impl Queues {
             // Most often it is the first whose address was handed out.
             if queue.front() == Some(&(turn, index)) {
                 queue.pop_front();
-            } else if let Ok(place) = queue.binary_search(&(turn, index)) {
-                queue.remove(place);
+            } else if let Ok(at) = queue.binary_search(&(turn, index)) {
+                queue.remove(at);
             }
         }
         if let Some(turn) = after {
@@ -61,8 +61,8 @@ impl Queues {
             // An address that was just released most often has to cool longest.
             if queue.back().is_none_or(|last| *last < (turn, index)) {
                 queue.push_back((turn, index));
-            } else if let Err(place) = queue.binary_search(&(turn, index)) {
-                queue.insert(place, (turn, index));
+            } else if let Err(at) = queue.binary_search(&(turn, index)) {
+                queue.insert(at, (turn, index));
             }
         }
     }

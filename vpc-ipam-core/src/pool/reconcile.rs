@@ -76,13 +76,13 @@ impl Reconciler<'_> {
     }
 
     /// Returns how long a source may go on showing what was before a change.
-    fn settle(&self) -> Duration {
-        self.config.timing.settle
+    fn eventual_consistency(&self) -> Duration {
+        self.config.timing.eventual_consistency
     }
 
     /// Returns whether the observation may still show what was before a change.
     fn may_precede(&self, changed: Timestamp) -> bool {
-        is_recent(self.as_of(), changed, self.settle())
+        is_recent(self.as_of(), changed, self.eventual_consistency())
     }
 
     /// Returns whether EC2 took a block back so short a while ago that the observation may still show it.
@@ -117,8 +117,10 @@ impl Reconciler<'_> {
 
     /// Another program attached an ENI to another instance.
     fn shown_elsewhere(&mut self, observed: &ObservedEni) {
-        let (as_of, settle) = (self.as_of(), self.settle());
-        let knows = |eni: &Eni| as_of >= eni.confirmed_at && eni.knows_attachment(as_of, settle);
+        let (as_of, eventual_consistency) = (self.as_of(), self.eventual_consistency());
+        let knows = |eni: &Eni| {
+            as_of >= eni.confirmed_at && eni.knows_attachment(as_of, eventual_consistency)
+        };
         if self.pool.eni(observed.id).is_some_and(knows) {
             self.pool.on_eni_gone(observed.id, self.now, &mut self.finding);
         }
@@ -139,7 +141,7 @@ impl Reconciler<'_> {
         }
         let (card, device) = match &observed.attachment {
             Some(attachment) => (attachment.card, attachment.device),
-            None => (Card(0), Eni::UNPLACED),
+            None => (Card(0), Eni::NO_SLOT),
         };
         let mut eni = Eni::new(observed, card, device, self.as_of(), self.now);
         eni.primary = eni.id == self.node.primary;
@@ -149,7 +151,7 @@ impl Reconciler<'_> {
             eni.on_set_up();
         }
         self.finding.events.push(Event::EniAppeared { eni: eni.id, card, device });
-        self.pool.insert(eni, Some(self.settle()));
+        self.pool.insert(eni, Some(self.eventual_consistency()));
         if self.lacks_leased_address(observed.id) {
             // Asked for once more, or the ENI would count as unused and go.
             self.disagree(observed.id, UnconfirmedCause::Differs(Source::Ec2));
@@ -166,9 +168,9 @@ impl Reconciler<'_> {
 
     /// EC2 shows an ENI that we know.
     fn shown_again(&mut self, observed: &ObservedEni) {
-        let (as_of, settle) = (self.as_of(), self.settle());
+        let (as_of, eventual_consistency) = (self.as_of(), self.eventual_consistency());
         let Some(eni) = self.pool.eni(observed.id) else { return };
-        let knows = eni.knows_attachment(as_of, settle);
+        let knows = eni.knows_attachment(as_of, eventual_consistency);
         if is_going(observed) && knows && !eni.is_removing() {
             self.pool.on_eni_gone(observed.id, self.now, &mut self.finding);
             return;
@@ -241,11 +243,13 @@ impl Reconciler<'_> {
 
     /// EC2 shows the blocks of an ENI that we know.
     fn blocks_shown(&mut self, observed: &ObservedEni) {
-        let (as_of, settle) = (self.as_of(), self.settle());
+        let (as_of, eventual_consistency) = (self.as_of(), self.eventual_consistency());
         // What moved here from another ENI is taken from that one first.
         let nets = observed.blocks.iter().map(IpNet::trunc);
         let claimed: Vec<IpNet> = nets
-            .filter(|net| self.pool.take_over(observed.id, *net, Some((as_of, settle))))
+            .filter(|net| {
+                self.pool.take_over(observed.id, *net, Some((as_of, eventual_consistency)))
+            })
             .collect();
         let mut added = Vec::new();
         for net in claimed {
@@ -255,7 +259,7 @@ impl Reconciler<'_> {
                 let idle = eni.ec2_call.is_none();
                 eni.on_block_confirmed(net, as_of);
                 eni.edit_block_of(net.network(), |block| {
-                    if idle && block.has_outlived_release(as_of, settle) {
+                    if idle && block.has_outlived_release(as_of, eventual_consistency) {
                         block.on_release_refused();
                     }
                 });
@@ -361,9 +365,11 @@ impl Reconciler<'_> {
 
     /// Returns whether an ENI is shown with a block that it should not have.
     fn is_more_shown(&self, eni: &Eni, observed: &ObservedEni) -> bool {
-        let (as_of, settle) = (self.as_of(), self.settle());
+        let (as_of, eventual_consistency) = (self.as_of(), self.eventual_consistency());
         observed.blocks.iter().map(IpNet::trunc).any(|net| match eni.block_of_net(net) {
-            Some(block) => eni.ec2_call.is_none() && block.has_outlived_release(as_of, settle),
+            Some(block) => {
+                eni.ec2_call.is_none() && block.has_outlived_release(as_of, eventual_consistency)
+            }
             None => !self.may_precede_release_of(net),
         })
     }

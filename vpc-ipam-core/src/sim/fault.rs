@@ -103,7 +103,7 @@ pub struct Faults {
     /// [`Fault::Reordered`].
     pub reordered: u16,
     /// How far back a stale answer reaches at most. Address management counts on EC2 being late by
-    /// [`Timing::settle`](crate::Timing::settle) at most.
+    /// [`Timing::eventual_consistency`](crate::Timing::eventual_consistency) at most.
     pub stale_max: Duration,
     /// How long an answer takes at most to arrive; what it tells is as old as the call.
     pub delay_max: Duration,

@@ -222,7 +222,7 @@ impl Meddling {
 /// How many bytes one step takes.
 pub(super) const STEP_BYTES: usize = 3;
 
-/// The staleness that address management must bear: [`crate::Timing::settle`].
+/// The staleness that address management must bear: [`crate::Timing::eventual_consistency`].
 const STALE: [u64; 6] = [1, 10, 30, 45, 55, 59];
 const WAITS: [u64; 12] = [0, 1, 5, 10, 29, 30, 31, 60, 61, 121, 301, 1801];
 /// From the next call to as long as a scenario takes.

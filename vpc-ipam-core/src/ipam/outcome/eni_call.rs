@@ -27,7 +27,7 @@ impl Ipam {
         effect: Effect,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let detach_settle = self.config.timing.detach_settle;
+        let detach_wait = self.config.timing.detach_wait;
         let Some(eni) = self.pool.eni_mut(id) else {
             return Ok(());
         };
@@ -56,7 +56,7 @@ impl Ipam {
                 self.on_assigned(id, &blocks, true, now)?;
             }
             (Ec2CallKind::Unassign(nets), _) => self.on_blocks_gone(id, nets, now),
-            (Ec2CallKind::Detach, _) => eni.on_detached(now + detach_settle),
+            (Ec2CallKind::Detach, _) => eni.on_detached(now + detach_wait),
             (Ec2CallKind::Delete, _) => {
                 self.pool.remove(id, now);
                 self.event(Event::EniRemoved { eni: id });
@@ -225,15 +225,15 @@ impl Ipam {
         }
         // Detaching may still go on, or was undone by another program: after a wait the call is repeated, until the first is
         // past believing.
-        let settle = self.config.timing.settle;
-        let is_attached = |eni: &Eni| eni.knows_attachment(now, settle);
+        let eventual_consistency = self.config.timing.eventual_consistency;
+        let is_attached = |eni: &Eni| eni.knows_attachment(now, eventual_consistency);
         let contradicts =
             failed == FailureKind::InUse && self.pool.eni(id).is_some_and(is_attached);
         self.unconfirm(id, failed, contradicts, now);
     }
 
     /// The instance takes no further ENI, or none with as many addresses, so this one is of no use. One with pods on it,
-    /// which another program detached, waits for a place or for the pods to go.
+    /// which another program detached, waits for a slot or for the pods to go.
     pub(super) fn on_attach_refused(&mut self, id: EniId, failure: &Failure, now: Timestamp) {
         let Some(eni) = self.pool.eni(id) else { return };
         let (card, in_use) = (eni.card, eni.assigned() > 0);

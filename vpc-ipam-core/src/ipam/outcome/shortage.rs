@@ -77,9 +77,9 @@ impl Ipam {
     /// An ENI refused so many further blocks. If EC2 showed lately what it has, its limit is lower than its type's. Returns
     /// whether that was learned.
     pub(super) fn learn_slots(&mut self, id: EniId, refused: u16, now: Timestamp) -> bool {
-        let settle = self.config.timing.settle;
+        let eventual_consistency = self.config.timing.eventual_consistency;
         let Some(eni) = self.pool.eni(id) else { return false };
-        if now.since(eni.confirmed_at) > settle {
+        if now.since(eni.confirmed_at) > eventual_consistency {
             // It may have blocks that are not known.
             return false;
         }

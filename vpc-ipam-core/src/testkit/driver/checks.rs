@@ -343,7 +343,7 @@ impl Driver {
             .pool()
             .enis()
             .iter()
-            .filter(|eni| eni.card == card && eni.occupies_slot() && eni.is_placed());
+            .filter(|eni| eni.card == card && eni.occupies_slot() && eni.has_slot());
         let coming = self.ipam.pool().creations().values().filter(|c| c.card == card).count();
         let enis = held.count() + coming;
         hold!(enis <= usize::from(most), Limits, "{action} makes {enis} of {most} on {card}");

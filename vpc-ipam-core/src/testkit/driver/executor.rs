@@ -211,7 +211,7 @@ impl Driver {
         let all = observation.source == self.authority() && observation.scope == Scope::Attached;
         self.unseen_eni &= !all;
         // Too old to count.
-        if !self.ipam.pool().remembers(observation.as_of, self.config.timing.settle) {
+        if !self.ipam.pool().remembers(observation.as_of, self.config.timing.eventual_consistency) {
             return;
         }
         let known: Vec<EniId> = self.ipam.pool().enis().iter().map(|eni| eni.id).collect();
