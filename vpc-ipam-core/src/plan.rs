@@ -1,6 +1,6 @@
 //! What to do next, and why: pure, from what is held and what is wanted.
 //!
-//! The rules are split by what they are about: [`reads`] what has to be asked, [`lifecycle`] the next step of each ENI,
+//! The rules are split by what they are about: [`reads`] what has to be asked, [`eni_steps`] the next step of each ENI,
 //! [`grow`] and [`shrink`] how the pool follows its target, [`subnet`] where a new ENI goes, [`upkeep`] what an ENI should have
 //! besides addresses.
 
@@ -10,10 +10,10 @@ pub(crate) mod calls;
 pub(crate) mod client_tokens;
 pub(crate) mod conditions;
 pub(crate) mod demand;
+mod eni_steps;
 mod eni_tags;
 mod grow;
 pub(crate) mod learned;
-mod lifecycle;
 pub(crate) mod questions;
 mod reads;
 mod reason;
@@ -128,7 +128,7 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
         plan: Plan::default(),
     };
     planner.reads();
-    planner.lifecycle();
+    planner.eni_steps();
     planner.cards();
     // What serves pods comes before what does not: an ENI has one EC2 call at a time.
     planner.upkeep();

@@ -11,12 +11,12 @@ use crate::{
 
 impl Planner<'_> {
     /// Plans the steps that make ENIs serve pods, or let them leave.
-    pub(super) fn lifecycle(&mut self) {
+    pub(super) fn eni_steps(&mut self) {
         self.repeat_creations();
         for eni in self.pool.enis() {
             if eni.is_managed() {
-                self.on_host_side(eni);
-                self.on_ec2_side(eni);
+                self.host_step(eni);
+                self.ec2_step(eni);
             }
         }
     }
@@ -35,7 +35,7 @@ impl Planner<'_> {
         }
     }
 
-    fn on_host_side(&mut self, eni: &Eni) {
+    fn host_step(&mut self, eni: &Eni) {
         let wanted = Wanted::NextStep(eni.id);
         let because = match eni.stage {
             Stage::Attached if self.never_serves(eni) => Because::NeverServed { eni: eni.id },
@@ -89,7 +89,7 @@ impl Planner<'_> {
             && !matches!(eni.interface_type, InterfaceType::Trunk | InterfaceType::Efa)
     }
 
-    fn on_ec2_side(&mut self, eni: &Eni) {
+    fn ec2_step(&mut self, eni: &Eni) {
         if !self.config.provisioning {
             return;
         }
