@@ -72,7 +72,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Families {
-    /// An IPv4 address.
+    /// An IPv4 address, of a pool of single addresses or of prefixes.
     Ipv4(Ipv4Kind),
     /// An IPv6 address of the ENI's /80 prefix.
     Ipv6,

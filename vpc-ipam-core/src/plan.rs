@@ -61,13 +61,13 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CardDemand {
-    /// The card.
+    /// The card that is compared.
     pub card: Card,
     /// What counts on it.
     pub target: WarmTarget,
     /// In which pieces: the configured ones, or single addresses where no subnet has a free prefix.
     pub kind: Ipv4Kind,
-    /// What it has.
+    /// What the card holds, with what is on its way.
     pub stock: Stock,
     /// How far that is from the target.
     pub demand: Demand,

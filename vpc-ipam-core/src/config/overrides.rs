@@ -28,7 +28,7 @@ use crate::{Config, EniConfig, Families, InstanceType, Node, SubnetId, WarmTarge
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Override {
-    /// Which nodes.
+    /// The nodes that the settings are for.
     pub when: NodeSelector,
     /// What holds for them.
     pub set: ConfigChange,

@@ -12,7 +12,7 @@ use crate::{Config, Ipv4Kind, Limits};
 /// What an operator should know about one variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigWarning {
-    /// The variable.
+    /// The name of the variable.
     pub variable: &'static str,
     /// Its value, if it is set.
     pub value: Option<String>,
@@ -26,31 +26,31 @@ pub struct ConfigWarning {
 pub enum ConfigProblem {
     /// The value is neither true nor false.
     NotTrueOrFalse {
-        /// What counts instead.
+        /// The value that is used instead.
         used: bool,
     },
     /// The value is no whole number.
     NotWhole {
-        /// What counts instead.
+        /// What is used instead, in words.
         used: String,
     },
     /// The value is a whole number, but too small or too large.
     OutOfRange {
-        /// What is allowed.
+        /// The values that are allowed; up to `i64::MAX` where there is no upper bound.
         range: RangeInclusive<i64>,
-        /// What counts instead.
+        /// What is used instead, in words.
         used: String,
     },
     /// The value is none of the words that are known, or does not have the form it should.
     Unusable {
-        /// What was expected.
+        /// What would be understood, in words.
         expected: &'static str,
-        /// What counts instead.
+        /// What is used instead, in words.
         used: String,
     },
     /// The value has no effect, because another variable is set.
     Overridden {
-        /// The other variable.
+        /// The variable that counts.
         by: &'static str,
     },
     /// The value is used as it is, and probably not what is meant.

@@ -21,9 +21,9 @@ pub(super) const WAITING_MAX: usize = 1024;
 pub struct Issued {
     /// Names it; hand it back with the outcome.
     pub id: ActionId,
-    /// What to do.
+    /// The action, with no choice left.
     pub action: Action,
-    /// Why.
+    /// The rule that it follows from.
     pub because: Because,
 }
 
@@ -44,7 +44,7 @@ pub enum Assigned {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a pod waits for it"]
 pub struct Grant {
-    /// Whose.
+    /// The pod that asked.
     pub key: PodKey,
     /// The address, to be made durable first, or why there is none.
     pub result: Result<Uncommitted, AssignError>,
@@ -63,7 +63,7 @@ pub(super) struct Granted {
 pub enum Released {
     /// The pod held a lease. Write [`Record::released`] to stable storage before DEL is answered.
     Lease {
-        /// What it held.
+        /// The lease that ended.
         lease: Lease,
         /// Since when its addresses cool.
         at: Timestamp,
@@ -95,12 +95,12 @@ pub enum Wake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnusableConfigError {
-    /// IPv6 needs prefixes.
+    /// The instance type takes no prefixes, of which pods get their IPv6 addresses.
     #[error(
         "{instance_type} takes no prefixes, which IPv6 needs: use a Nitro instance type or ENABLE_IPv6=false"
     )]
     Ipv6WithoutPrefixes {
-        /// The type.
+        /// The type of the instance.
         instance_type: crate::InstanceType,
     },
     /// Custom networking chooses subnets for IPv4 alone.

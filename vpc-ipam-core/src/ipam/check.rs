@@ -17,85 +17,85 @@ use crate::{Card, DeviceIndex, EniId, Ipam, PodKey, Removing, Stage};
 pub enum Violation {
     /// Two pods hold one address.
     SharedAddress {
-        /// Which.
+        /// The address.
         address: IpAddr,
-        /// Who.
+        /// The pods whose leases name it.
         pods: [PodKey; 2],
     },
     /// A pod holds the address that is an ENI's own.
     PrimaryAddressLeased {
-        /// Which.
+        /// The primary address of an ENI.
         address: IpAddr,
-        /// Who.
+        /// The pod whose lease names it.
         pod: PodKey,
     },
     /// A pod holds two interfaces on one network card.
     SharedCard {
-        /// Which.
+        /// The card on which it has two interfaces.
         card: Card,
-        /// Who.
+        /// The pod that has them.
         pod: PodKey,
     },
     /// An address of a lease is covered by a block that does not count it as assigned.
     LeaseNotCounted {
-        /// Which.
+        /// The address that its block does not count.
         address: IpAddr,
-        /// Whose.
+        /// The pod whose lease names it.
         pod: PodKey,
     },
     /// An address counts as assigned, and no lease names it: it is lost to pods.
     AssignedWithoutLease {
-        /// Which.
+        /// The address that no lease names.
         address: IpAddr,
-        /// On which ENI.
+        /// The ENI whose block counts it as assigned.
         eni: EniId,
     },
     /// The counts of an ENI or a block are not those of its addresses.
     WrongCount {
-        /// Of which ENI.
+        /// The ENI whose counts are wrong.
         eni: EniId,
     },
     /// Two ENIs carry blocks that overlap.
     OverlappingBlocks {
-        /// One.
+        /// The block that begins first.
         first: IpNet,
-        /// The other.
+        /// The block that overlaps it.
         second: IpNet,
     },
     /// An ENI has more blocks of IPv4 than the instance type allows.
     TooManyBlocks {
-        /// Which.
+        /// The ENI that has them.
         eni: EniId,
-        /// How many.
+        /// How many it has, without those that are being released.
         blocks: u32,
     },
     /// A network card has more ENIs attached than the instance type allows.
     TooManyEnis {
-        /// Which.
+        /// The card that has them.
         card: Card,
-        /// How many.
+        /// How many are attached to it.
         enis: usize,
     },
     /// Two ENIs are, or are about to be, at one index of a card.
     SharedDeviceIndex {
-        /// The card.
+        /// The card of the slot.
         card: Card,
-        /// The index.
+        /// The index of the slot on the card.
         device: DeviceIndex,
     },
     /// An ENI that pods use is on its way out.
     #[cfg_attr(feature = "serde", serde(rename = "LeavingWithPods"))]
     RemovingWithPods {
-        /// Which.
+        /// The ENI that is being removed.
         eni: EniId,
-        /// How many pods.
+        /// How many addresses on it are assigned to pods.
         pods: u32,
     },
     /// A block that a pod uses is being released.
     ReleasingWithPods {
-        /// Which.
+        /// The block that EC2 was asked to take back.
         block: IpNet,
-        /// How many pods.
+        /// How many addresses of it are assigned to pods.
         pods: u32,
     },
 }

@@ -19,11 +19,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Explanation {
-    /// When.
+    /// The point in time that it explains.
     pub at: Timestamp,
-    /// The instance.
+    /// The id of the instance.
     pub instance: InstanceId,
-    /// Its type.
+    /// The type of the instance.
     pub instance_type: InstanceType,
     /// What the next ADD would be told.
     pub readiness: Readiness,
@@ -52,9 +52,9 @@ pub struct Explanation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct EniAccount {
-    /// Which.
+    /// The id of the ENI.
     pub eni: EniId,
-    /// Its network card.
+    /// The network card that it is on, or will be attached to.
     pub card: Card,
     /// Its index on that card.
     pub device: DeviceIndex,
@@ -77,7 +77,7 @@ pub struct EniAccount {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AddressCount {
-    /// In all.
+    /// All addresses of its blocks.
     pub total: u32,
     /// Of these, addresses that pods hold.
     pub assigned: u32,
@@ -93,7 +93,7 @@ pub struct AddressCount {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct WaitingPod {
-    /// Who.
+    /// The interface of the pod that waits.
     pub key: PodKey,
     /// When it gets an answer at the latest.
     pub deadline: Timestamp,

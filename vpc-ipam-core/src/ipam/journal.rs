@@ -45,7 +45,7 @@ pub use crate::ipam::recorder::{Input, StateHash, Step};
     serde(try_from = "stored::StoredStart", into = "stored::StoredStart")
 )]
 pub struct Start {
-    /// The node.
+    /// The node that it manages.
     pub node: Node,
     /// What its type can hold.
     pub limits: Limits,
@@ -128,7 +128,7 @@ pub enum ReplayError {
     /// The configuration that it starts with cannot be used.
     #[error("start")]
     Start(#[source] UnusableConfigError),
-    /// Steps are missing.
+    /// The numbers of two steps do not follow each other.
     #[error("step {found} follows step {last}: steps between them are missing")]
     Gap {
         /// The last step before the gap, 0 for none.

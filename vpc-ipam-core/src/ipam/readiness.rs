@@ -28,7 +28,7 @@ pub enum Readiness {
         /// The point in time.
         by: Timestamp,
     },
-    /// It is refused.
+    /// No address can be had in time; the next ADD fails with this error.
     NotReady(AssignError),
 }
 

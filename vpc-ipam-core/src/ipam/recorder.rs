@@ -30,7 +30,7 @@ pub enum Input {
     /// [`Ipam::handle_untracked`].
     #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
     Untracked {
-        /// Which address.
+        /// The address of ours that it uses, or used.
         address: IpAddr,
         /// Whether it is in use.
         in_use: bool,
@@ -45,7 +45,7 @@ pub enum Input {
     Release(PodKey),
     /// [`Ipam::handle_outcome`].
     Outcome {
-        /// Of which action.
+        /// The action, as it was issued.
         id: ActionId,
         /// What became of it.
         outcome: Outcome,
@@ -62,7 +62,7 @@ pub struct Step {
     pub number: u64,
     /// When. A step that takes no time has that of the step before.
     pub at: Timestamp,
-    /// What was told.
+    /// The input that was taken in.
     pub input: Input,
     /// The actions that were handed out because of it.
     pub issued: Vec<Issued>,

@@ -87,7 +87,7 @@ pub(crate) const PREFIX_SIZE: u32 = 16;
 pub struct CreateNetworkInterface {
     /// Makes a repeated call return the first call's ENI instead of a second one.
     pub client_token: String,
-    /// Where.
+    /// The subnet, which decides the availability zone too.
     pub subnet: SubnetId,
     /// Its security groups; empty asks for the VPC's default group.
     pub security_groups: Vec<SecurityGroupId>,
@@ -105,11 +105,11 @@ pub struct CreateNetworkInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AttachNetworkInterface {
-    /// The ENI.
+    /// The ENI to attach.
     pub eni: EniId,
-    /// The instance.
+    /// The instance to attach it to, which is the node.
     pub instance: InstanceId,
-    /// The network card.
+    /// The network card of the instance, 0 on most types.
     pub card: Card,
     /// The index on that card.
     pub device: DeviceIndex,
@@ -119,9 +119,9 @@ pub struct AttachNetworkInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ModifyNetworkInterfaceAttribute {
-    /// The ENI.
+    /// The ENI whose attribute changes.
     pub eni: EniId,
-    /// What to change.
+    /// The one attribute that a call changes, with its new value.
     pub attribute: EniAttribute,
 }
 
@@ -139,7 +139,7 @@ pub enum EniAttribute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AssignPrivateIpAddresses {
-    /// The ENI.
+    /// The ENI that gets addresses or prefixes.
     pub eni: EniId,
     /// How many; EC2 gives all or none.
     pub amount: Ipv4Amount,
@@ -149,7 +149,7 @@ pub struct AssignPrivateIpAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AssignIpv6Addresses {
-    /// The ENI.
+    /// The ENI that gets prefixes.
     pub eni: EniId,
     /// How many /80 prefixes.
     pub prefixes: u16,
@@ -159,7 +159,7 @@ pub struct AssignIpv6Addresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct UnassignPrivateIpAddresses {
-    /// The ENI.
+    /// The ENI that loses them.
     pub eni: EniId,
     /// What to release: /32 for an address, /28 for a prefix.
     pub blocks: Vec<Ipv4Net>,
@@ -169,7 +169,7 @@ pub struct UnassignPrivateIpAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct UnassignIpv6Addresses {
-    /// The ENI.
+    /// The ENI that loses them.
     pub eni: EniId,
     /// What to release: /80 prefixes.
     pub prefixes: Vec<Ipv6Net>,
@@ -179,7 +179,7 @@ pub struct UnassignIpv6Addresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DetachNetworkInterface {
-    /// The ENI.
+    /// The ENI to detach.
     pub eni: EniId,
     /// Its attachment, which is what EC2 wants to be told.
     pub attachment: AttachmentId,
@@ -189,7 +189,7 @@ pub struct DetachNetworkInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DeleteNetworkInterface {
-    /// The ENI.
+    /// The ENI to delete, which is attached to nothing.
     pub eni: EniId,
 }
 
@@ -197,7 +197,7 @@ pub struct DeleteNetworkInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CreateTags {
-    /// The ENI.
+    /// The ENI that gets the tags.
     pub eni: EniId,
     /// The tags that are missing or differ.
     pub tags: BTreeMap<String, String>,
@@ -217,11 +217,11 @@ pub enum HostAction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct EniLink {
-    /// The ENI.
+    /// The ENI that the link belongs to.
     pub eni: EniId,
-    /// Finds the link.
+    /// The MAC address, by which the kernel's link is found.
     pub mac: Mac,
-    /// The network card.
+    /// The network card of the instance, 0 on most types.
     pub card: Card,
     /// The index on that card; with the card it decides the route table.
     pub device: DeviceIndex,

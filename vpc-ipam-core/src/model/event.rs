@@ -17,70 +17,70 @@ use crate::{
 pub enum Event {
     /// An ENI became known: made by us, attached by another program, or there from before a restart.
     EniAppeared {
-        /// Which.
+        /// The ENI that appeared.
         eni: EniId,
         /// On which network card.
         card: Card,
-        /// At which index.
+        /// Its index on the card; 255 until it has a slot.
         device: DeviceIndex,
     },
     /// The node set an ENI's link up: pods can use its addresses.
     EniReady {
-        /// Which.
+        /// The ENI that pods can use from now on.
         eni: EniId,
     },
     /// An ENI was removed and deleted.
     EniRemoved {
-        /// Which.
+        /// The ENI that EC2 deleted.
         eni: EniId,
     },
     /// EC2 no longer shows an ENI that we did not remove.
     EniVanished {
-        /// Which.
+        /// The ENI that EC2 no longer shows on the instance.
         eni: EniId,
         /// The pods whose addresses went with it.
         pods: Vec<PodKey>,
     },
     /// EC2 confirmed further blocks of addresses.
     BlocksAdded {
-        /// On which ENI.
+        /// The ENI that has them.
         eni: EniId,
-        /// Which.
+        /// The blocks, of which pods can have addresses.
         blocks: Vec<IpNet>,
     },
     /// An answer listed blocks that no pod can have: of a length that EC2 does not assign, outside the subnet, within another
     /// of its blocks, or with an ENI's own address in them. They are left out.
     BlocksRefused {
-        /// On which ENI.
+        /// The ENI that EC2 shows them on.
         eni: EniId,
-        /// Which.
+        /// The blocks that no pod can use.
         blocks: Vec<IpNet>,
     },
     /// EC2 took blocks back.
     BlocksRemoved {
-        /// From which ENI.
+        /// The ENI that had them.
         eni: EniId,
-        /// Which.
+        /// The blocks that it no longer has.
         blocks: Vec<IpNet>,
     },
     /// EC2 no longer shows an address that a pod holds.
     AddressLost {
-        /// Whose.
+        /// The pod that had it.
         key: PodKey,
-        /// Which.
+        /// The address, which the pod goes on using in vain.
         address: IpAddr,
     },
     /// A source contradicts what is known of an ENI; until EC2 decides, nothing is released.
     SourcesDisagree {
-        /// Which.
+        /// The ENI on which they differ.
         eni: EniId,
-        /// How.
+        /// What differs, and which source shows it so.
         cause: UnconfirmedCause,
     },
     /// An answer was put aside: it cannot be whole, as it lacks the primary ENI, or took longer than
     /// [`Timing::eventual_consistency`](crate::Timing::eventual_consistency) to arrive.
     ObservationPutAside {
-        /// Whose.
+        /// The source that made the observation.
         source: Source,
         /// When it was asked for.
         as_of: Timestamp,
@@ -89,23 +89,23 @@ pub enum Event {
     },
     /// An action failed.
     ActionFailed {
-        /// Which.
+        /// The action, as it was issued.
         id: ActionId,
-        /// Why.
+        /// How it failed.
         failure: Failure,
     },
     /// Something began to fail, or fails otherwise than before.
     Failing {
-        /// What.
+        /// What the failure says something about.
         scope: BackoffScope,
-        /// How.
+        /// The last failure.
         failure: Failure,
         /// Until when it is left alone.
         until: Timestamp,
     },
     /// Something that failed works again.
     Recovered {
-        /// What.
+        /// What works again.
         scope: BackoffScope,
         /// How often in a row it had failed.
         failures: u32,
@@ -113,12 +113,12 @@ pub enum Event {
     /// Two stored leases name one address, as a crash can leave them. Both are kept until their pods are deleted, and the
     /// address goes to no other pod.
     LeaseConflict {
-        /// Whose.
+        /// The pod whose record names an address of another record.
         key: PodKey,
     },
     /// Events were dropped because they were not polled.
     Dropped {
-        /// How many.
+        /// How many events the reader did not see.
         count: u64,
     },
 }

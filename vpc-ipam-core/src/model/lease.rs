@@ -24,11 +24,11 @@ pub struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Lease {
-    /// Whose.
+    /// The interface of the pod that holds it.
     pub key: PodKey,
     /// The pod, for people.
     pub pod: Arc<Pod>,
-    /// Since when.
+    /// When it was handed out first.
     pub since: Timestamp,
     /// Tells it from every other lease of the node, earlier ones of the same pod included; 0 in records of releases that
     /// had none.
@@ -57,11 +57,11 @@ impl Lease {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "StoredInterface"))]
 pub struct LeasedInterface {
-    /// The ENI.
+    /// The ENI that carries the addresses.
     pub eni: EniId,
-    /// Its MAC address.
+    /// The MAC address of the ENI, by which the node finds its link.
     pub mac: Mac,
-    /// Its network card.
+    /// The network card of the ENI.
     pub card: Card,
     /// Its index on that card.
     pub device: DeviceIndex,
@@ -113,7 +113,7 @@ impl LeasedInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AddressRequest {
-    /// Who asks.
+    /// The interface of the pod that wants addresses.
     pub key: PodKey,
     /// The pod, for people.
     pub pod: Arc<Pod>,
@@ -171,11 +171,11 @@ pub enum Record {
     Leased(Lease),
     /// A pod has no lease any more; its addresses are cooling.
     Released {
-        /// Who.
+        /// The pod that ended.
         key: PodKey,
         /// What it held; nothing if it never was told of its lease.
         addresses: Vec<IpAddr>,
-        /// When.
+        /// Since when the addresses cool.
         at: Timestamp,
     },
 }

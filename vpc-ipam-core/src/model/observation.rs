@@ -17,13 +17,13 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Node {
-    /// The instance.
+    /// The id of the instance.
     pub instance: InstanceId,
     /// Its type, which decides the limits.
     pub instance_type: InstanceType,
     /// Its availability zone; an ENI attaches only within it.
     pub zone: Zone,
-    /// Its VPC.
+    /// The VPC of its primary ENI.
     pub vpc: VpcId,
     /// Its primary ENI: there from launch, never detached; its MAC address is the instance's own.
     pub primary: EniId,
@@ -40,7 +40,7 @@ pub struct Node {
 pub struct Observation {
     /// When the question was asked; what happened after may be missing from the answer.
     pub as_of: Timestamp,
-    /// Who answered.
+    /// The service that answered.
     pub source: Source,
     /// Which ENIs were asked about: one that is missing from `enis` is denied only if it lies within.
     pub scope: Scope,
@@ -74,7 +74,7 @@ impl fmt::Display for IncompleteEni {
 pub enum Source {
     /// The instance metadata service: cheap, and seconds to minutes late.
     Imds,
-    /// DescribeNetworkInterfaces.
+    /// EC2, asked by DescribeNetworkInterfaces.
     Ec2,
 }
 
@@ -95,7 +95,7 @@ pub enum Scope {
     Attached,
     /// All that carry this instance's tag and are attached to nothing: left by a crash between two calls.
     Unattached,
-    /// These alone.
+    /// The ENIs with these ids.
     Only(Vec<EniId>),
 }
 
@@ -108,11 +108,11 @@ impl Scope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ObservedEni {
-    /// Its id.
+    /// The id of the ENI.
     pub id: EniId,
     /// Its MAC address, by which the kernel's link is found.
     pub mac: Mac,
-    /// Its subnet.
+    /// The subnet of its addresses.
     pub subnet: SubnetId,
     /// Its VPC, if the source says.
     #[cfg_attr(feature = "serde", serde(default))]
@@ -127,7 +127,7 @@ pub struct ObservedEni {
     pub primary_ipv6: Option<Ipv6Addr>,
     /// What pods may use: secondary IPv4 addresses as /32, IPv4 prefixes as /28, IPv6 prefixes as /80.
     pub blocks: Vec<IpNet>,
-    /// Its security groups.
+    /// The security groups of its traffic, that of its pods included.
     pub security_groups: Vec<SecurityGroupId>,
     /// Its tags; `None` from IMDS, which has none.
     pub tags: Option<BTreeMap<String, String>>,
@@ -139,9 +139,9 @@ pub struct ObservedEni {
 pub struct ObservedAttachment {
     /// Its id; `None` from IMDS, which has none.
     pub id: Option<AttachmentId>,
-    /// The instance.
+    /// The instance that it is attached to, which may be another node.
     pub instance: InstanceId,
-    /// The network card.
+    /// The network card of that instance.
     pub card: Card,
     /// The index on that card.
     pub device: DeviceIndex,
@@ -157,11 +157,11 @@ pub struct ObservedAttachment {
 pub enum AttachmentStatus {
     /// Requested, not yet there.
     Attaching,
-    /// There.
+    /// The instance has it.
     Attached,
-    /// Going.
+    /// EC2 is detaching it.
     Detaching,
-    /// Gone.
+    /// EC2 detached it.
     Detached,
 }
 
@@ -169,7 +169,7 @@ pub enum AttachmentStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum InterfaceType {
-    /// An ordinary ENI.
+    /// An ordinary ENI, which carries pods.
     #[default]
     Interface,
     /// An ENI with an Elastic Fabric Adapter; it may carry pod addresses and is never detached.
@@ -188,11 +188,11 @@ pub enum InterfaceType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ObservedSubnet {
-    /// Its id.
+    /// The id of the subnet.
     pub id: SubnetId,
-    /// Its VPC.
+    /// The VPC that it is part of.
     pub vpc: VpcId,
-    /// Its availability zone.
+    /// The availability zone of all its ENIs.
     pub zone: Zone,
     /// Its IPv4 range; the router is the first address after the base.
     pub ipv4_cidr: Ipv4Net,
@@ -200,7 +200,7 @@ pub struct ObservedSubnet {
     pub ipv6_cidr: Option<Ipv6Net>,
     /// How many IPv4 addresses EC2 counts as free. It says nothing of whether a whole /28 is.
     pub ipv4_addresses_free: u32,
-    /// Its tags.
+    /// Its tags, which say whether new ENIs may be made in it.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -226,8 +226,8 @@ pub struct Metadata {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SubnetRanges {
-    /// Its IPv4 range.
+    /// Its IPv4 range; `None` if it is not known.
     pub ipv4: Option<Ipv4Net>,
-    /// Its IPv6 range.
+    /// Its IPv6 range; `None` if it has none or it is not known.
     pub ipv6: Option<Ipv6Net>,
 }

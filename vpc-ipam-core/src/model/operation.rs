@@ -9,33 +9,33 @@ use crate::Ec2Action;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Ec2Operation {
-    /// Makes an ENI.
+    /// Makes an ENI, with its first addresses.
     CreateNetworkInterface,
-    /// Attaches an ENI.
+    /// Attaches an ENI to an instance.
     AttachNetworkInterface,
     /// Changes an attribute of an ENI.
     ModifyNetworkInterfaceAttribute,
     /// Adds IPv4 addresses or prefixes.
     AssignPrivateIpAddresses,
-    /// Adds IPv6 prefixes.
+    /// Assigns IPv6 prefixes (/80) to an ENI.
     AssignIpv6Addresses,
     /// Gives IPv4 addresses or prefixes back.
     UnassignPrivateIpAddresses,
     /// Gives IPv6 prefixes back.
     UnassignIpv6Addresses,
-    /// Detaches an ENI.
+    /// Detaches an ENI from its instance.
     DetachNetworkInterface,
-    /// Deletes an ENI.
+    /// Deletes an ENI that is attached to nothing.
     DeleteNetworkInterface,
-    /// Sets tags.
+    /// Sets tags of an ENI.
     CreateTags,
-    /// Lists ENIs.
+    /// Lists ENIs by a filter or by their ids.
     DescribeNetworkInterfaces,
-    /// Lists subnets.
+    /// Lists the subnets of a VPC and zone.
     DescribeSubnets,
-    /// Lists instances.
+    /// Lists instances; the core never asks for it.
     DescribeInstances,
-    /// Lists instance types.
+    /// Lists instance types with their limits; the core never asks for it.
     DescribeInstanceTypes,
 }
 

@@ -13,7 +13,7 @@ use crate::{AttachmentId, Metadata, Observation, ObservedEni, ObservedSubnet};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Outcome {
-    /// It was done.
+    /// The action took effect, and this is what came of it.
     Done(Effect),
     /// It was not done, or that is not known.
     Failed(Failure),
@@ -25,15 +25,15 @@ pub enum Outcome {
 pub enum Effect {
     /// Of CreateNetworkInterface: the ENI with the addresses that EC2 chose.
     Created(ObservedEni),
-    /// Of AttachNetworkInterface.
+    /// The attachment that AttachNetworkInterface made.
     Attached(AttachmentId),
     /// Of AssignPrivateIpAddresses and AssignIpv6Addresses: the blocks that EC2 chose.
     Assigned(Vec<IpNet>),
-    /// Of DescribeNetworkInterfaces.
+    /// What DescribeNetworkInterfaces showed.
     Observed(Observation),
-    /// Of DescribeSubnets.
+    /// The subnets that DescribeSubnets listed.
     Subnets(Vec<ObservedSubnet>),
-    /// Of ReadMetadata.
+    /// What IMDS answered to ReadMetadata.
     Metadata(Metadata),
     /// Of every action whose answer says only that it was done.
     Done,
@@ -87,7 +87,7 @@ pub enum FailureKind {
     Incomplete,
     /// No link on the node has the ENI's MAC address.
     LinkMissing,
-    /// The kernel refused.
+    /// The kernel refused a change of the node's network.
     Kernel,
 }
 

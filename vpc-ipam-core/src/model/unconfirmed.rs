@@ -8,9 +8,9 @@ use crate::{Source, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Unconfirmed {
-    /// Since when.
+    /// When it came up; an answer of EC2 that is as young or younger ends it.
     pub since: Timestamp,
-    /// Why.
+    /// What came up.
     pub cause: UnconfirmedCause,
 }
 

@@ -39,7 +39,7 @@ impl Pace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RecentFailure {
-    /// What failed.
+    /// What the failure says something about.
     #[cfg_attr(feature = "serde", serde(rename = "culprit"))]
     pub scope: BackoffScope,
     /// How it failed last.

@@ -25,7 +25,7 @@ pub struct Rate {
 pub struct Budget {
     /// Of operations that are not named in `rates`.
     pub default: Rate,
-    /// Of single operations.
+    /// The rates of single operations, instead of the default.
     pub rates: BTreeMap<Ec2Operation, Rate>,
 }
 

@@ -11,7 +11,7 @@ use crate::{Ipv4Kind, WarmTarget};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stock {
-    /// Addresses held.
+    /// Addresses of the blocks held or on their way, used or not.
     pub total: u32,
     /// Of these, addresses that pods hold or an untracked owner uses.
     pub assigned: u32,
@@ -39,7 +39,7 @@ impl Stock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Demand {
-    /// Nothing to do.
+    /// The stock is at its target.
     Met,
     /// So many blocks are missing.
     Short(u32),

@@ -26,25 +26,25 @@ pub(crate) struct Learned {
 pub enum LearnedLimit {
     /// ENIs that a network card takes.
     Enis {
-        /// The card.
+        /// The card that takes fewer.
         card: Card,
-        /// How many.
+        /// How many ENIs it takes, the primary one included.
         most: u8,
         /// When more is tried again.
         until: Timestamp,
     },
     /// IPv4 addresses and prefixes that an ENI may have, besides its own address, to be attached.
     NewEniSlots {
-        /// How many.
+        /// How many of them it may have, at least 1.
         most: u16,
         /// When more is tried again.
         until: Timestamp,
     },
     /// IPv4 addresses and prefixes that one ENI takes besides its own address.
     EniSlots {
-        /// Which.
+        /// The ENI that takes fewer.
         eni: EniId,
-        /// How many.
+        /// How many of them it takes.
         most: u16,
         /// When more is tried again.
         until: Timestamp,
@@ -140,7 +140,7 @@ pub(crate) enum AskedOf {
     Addresses(SubnetId),
     /// A subnet, for /28 prefixes.
     Prefixes(SubnetId),
-    /// An ENI.
+    /// An ENI, for IPv4 addresses and prefixes.
     Eni(EniId),
 }
 

@@ -11,9 +11,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Planned {
-    /// What.
+    /// The action, with no choice left.
     pub action: Action,
-    /// Why.
+    /// The rule that it follows from.
     pub because: Because,
 }
 
@@ -24,18 +24,18 @@ pub struct Planned {
 pub enum Because {
     /// The stock of a network card is not what its target asks for.
     OffTarget {
-        /// The card.
+        /// The card whose stock is off its target.
         card: Card,
         /// What it should have.
         target: WarmTarget,
-        /// What it has.
+        /// What the card holds.
         stock: Stock,
-        /// The difference.
+        /// By how much that is off.
         demand: Demand,
     },
     /// The target of a network card is met without the ENI.
     NotNeeded {
-        /// The card.
+        /// The card that reaches its target without it.
         card: Card,
         /// What it should have.
         target: WarmTarget,
@@ -44,7 +44,7 @@ pub enum Because {
     },
     /// Pods get IPv6 addresses, and no ENI of the card can give one.
     NoEniOnCard {
-        /// The card.
+        /// The card that has no ENI for pods.
         card: Card,
     },
     /// Pods get an IPv6 address, and the ENI has no /80 prefix.
@@ -58,7 +58,7 @@ pub enum Because {
     Terminating,
     /// The ENI was made and could not be attached or set up for so long that another replaces it.
     NeverServed {
-        /// Which.
+        /// The ENI that is replaced.
         eni: EniId,
     },
     /// The ENI would outlive the instance.
@@ -83,9 +83,9 @@ pub enum Because {
     /// What is known of an ENI needs EC2's word.
     #[cfg_attr(feature = "serde", serde(rename = "Doubt"))]
     Unconfirmed {
-        /// Which.
+        /// The ENI that EC2 is asked about.
         eni: EniId,
-        /// Why.
+        /// What came up about it.
         cause: UnconfirmedCause,
     },
     /// IMDS shows an ENI that is not known.
@@ -180,7 +180,7 @@ fn plural(count: u32) -> &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Blocked {
-    /// What is wanted.
+    /// What has to wait.
     pub wanted: Wanted,
     /// What it waits for.
     pub waiting_on: WaitingOn,
@@ -192,24 +192,24 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// What is wanted.
+/// What a plan wants and may have to wait with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Wanted {
     /// Further addresses on a network card.
     Addresses {
-        /// The card.
+        /// The card that is short of addresses.
         card: Card,
     },
     /// A further ENI on a network card.
     Eni {
-        /// The card.
+        /// The card that the ENI is for.
         card: Card,
     },
     /// Fewer addresses on a network card.
     FewerAddresses {
-        /// The card.
+        /// The card that has too many.
         card: Card,
     },
     /// That an ENI goes.
@@ -249,14 +249,14 @@ pub enum WaitingOn {
     StepBefore(EniId),
     /// EC2's word on an ENI.
     Observation {
-        /// Which.
+        /// The ENI that EC2 has to show first.
         eni: EniId,
         /// Why it is needed.
         cause: UnconfirmedCause,
     },
-    /// It failed lately.
+    /// Something failed lately and is left alone for a while.
     Backoff {
-        /// What failed.
+        /// What the failure says something about.
         #[cfg_attr(feature = "serde", serde(rename = "culprit"))]
         scope: BackoffScope,
         /// How it failed last.
@@ -266,17 +266,17 @@ pub enum WaitingOn {
     },
     /// The budget of calls is spent.
     Budget {
-        /// Of which operation.
+        /// The operation whose rate is used up.
         operation: Ec2Operation,
         /// When the next call may be made.
         until: Timestamp,
     },
     /// A point in time: the minimum life of an ENI, the spacing of decreases, the moment that detaching takes.
     Time {
-        /// Which.
+        /// The point in time from which on it may go.
         until: Timestamp,
     },
-    /// Addresses that cool.
+    /// Addresses that were released lately, which no pod may use and EC2 may not get.
     Cooling {
         /// Until the first is ready.
         until: Timestamp,
@@ -293,7 +293,7 @@ pub enum WaitingOn {
     Subnets,
     /// A subnet has too few free addresses.
     SubnetSpace {
-        /// Which.
+        /// The subnet that has too few free addresses.
         subnet: SubnetId,
         /// How many it has, as last listed, and less what the node took since.
         free: u32,

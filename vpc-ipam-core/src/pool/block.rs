@@ -35,7 +35,7 @@ pub struct Block {
 pub(crate) enum BlockKind {
     /// A secondary IPv4 address.
     Address,
-    /// An IPv4 prefix.
+    /// An IPv4 prefix (/28).
     Prefix,
     /// Of IPv6, address or prefix.
     Ipv6,
@@ -64,14 +64,14 @@ pub enum BlockState {
     Confirmed,
     /// A source did not show it. Pods keep their addresses; no further one is handed out, nothing is released.
     Suspect {
-        /// Since when.
+        /// When it was first not shown.
         since: Timestamp,
         /// Who did not show it.
         by: Source,
     },
     /// EC2 was asked to take it back; only EC2's word ends this.
     Releasing {
-        /// Since when.
+        /// When EC2 was asked last.
         since: Timestamp,
     },
 }

@@ -21,15 +21,15 @@ use crate::{
 /// An ENI of the node, whether we manage it or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eni {
-    /// Its id.
+    /// The id that EC2 gave it.
     pub id: EniId,
-    /// Its MAC address.
+    /// The MAC address, by which the node finds its link.
     pub mac: Mac,
-    /// Its network card.
+    /// The network card that it is on, or will be attached to.
     pub card: Card,
     /// Its index on that card. An ENI that waits to be attached has the index it will get.
     pub device: DeviceIndex,
-    /// Its subnet.
+    /// The subnet of its addresses.
     pub subnet: SubnetId,
     /// Its VPC, if a source said.
     pub vpc: Option<VpcId>,
@@ -99,11 +99,11 @@ pub enum Stage {
 pub enum Removing {
     /// The node removes what it set up for it.
     Host,
-    /// EC2 detaches it.
+    /// The node no longer uses it: EC2 has to detach it.
     Detach,
     /// EC2 deletes it, not before a point in time: detaching takes a moment to show.
     Delete {
-        /// The earliest.
+        /// When it may be deleted, as EC2 takes a while to detach it.
         not_before: Timestamp,
     },
     /// EC2 no longer has it; the node removes what it set up for it, then it is forgotten.
@@ -115,7 +115,7 @@ pub enum Removing {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Management {
-    /// We do.
+    /// It is ours: it gets addresses, and is deleted when it is not needed.
     Managed,
     /// Its tag `node.k8s.amazonaws.com/no_manage` says `true`.
     NoManageTag,

@@ -8,9 +8,9 @@ use crate::pool::block::{Block, BlockKind};
 pub(crate) struct Tallies {
     /// Of single IPv4 addresses.
     pub(crate) addresses: Tally,
-    /// Of IPv4 prefixes.
+    /// Of IPv4 prefixes (/28).
     pub(crate) prefixes: Tally,
-    /// Of IPv6.
+    /// Of IPv6 prefixes and addresses.
     pub(crate) ipv6: Tally,
     /// No address was released later than this.
     pub(crate) released_latest: Option<Timestamp>,
