@@ -7,6 +7,7 @@
 //!   Hand it a fuzzer's bytes, or those of a corpus.
 //!
 //! * [`exhaust`]: every sequence of some steps up to a length, on a node as small as you like.
+//! * [`lease`] and [`leased`]: leases of which a test says only what matters to it.
 //! * [`strategy`]: proptest strategies for limits, configurations, numbers of pods, and whole scenarios, with a bias for
 //!   where numbers go wrong.
 //!
@@ -15,6 +16,7 @@
 mod conformance;
 mod driver;
 mod exhaust;
+mod lease;
 mod model;
 mod rule;
 mod scenario;
@@ -24,6 +26,7 @@ pub mod strategy;
 
 pub use conformance::{Check, Executor, Verdict, conformance};
 pub use exhaust::{Exhausted, exhaust};
+pub use lease::{lease, leased};
 pub use rule::{Broken, Rule};
 pub use scenario::Scenario;
 pub use setup::{Resident, Setup, Terrain};

@@ -16,11 +16,12 @@ use serde::Deserialize;
 use vpc_ipam_core::sim::{
     Cloud, CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface, RunInstance, World,
 };
+use vpc_ipam_core::testkit::{lease, leased};
 use vpc_ipam_core::{
     Action, AttachNetworkInterface, Card, CardChoice, Config, Cooling, Demand, DeviceIndex,
     Ec2Action, EniConfig, EniId, Failure, FailureKind, HostAction, Hypervisor, InterfaceType,
-    Ipv4Amount, Ipv4Kind, Issued, Lease, LeasedInterface, Limits, Observation, Outcome, Pod,
-    PodKey, Record, Scope, Source, Stage, SubnetId, Timestamp, WarmTarget,
+    Ipv4Amount, Ipv4Kind, Issued, Lease, LeasedInterface, Limits, Observation, Outcome, PodKey,
+    Record, Scope, Source, Stage, SubnetId, Timestamp, WarmTarget,
 };
 
 #[test]
@@ -524,22 +525,15 @@ fn leases(carried: &NetworkInterface, eni: &EniIn, now: Timestamp) -> Vec<Record
         .into_iter()
         .map(|address| {
             let name = format!("old-{address}");
-            Record::Leased(Lease {
-                key: World::key(&name),
-                pod: Pod { namespace: "default".into(), name }.into(),
-                since: START,
-                serial: 0,
-                first: LeasedInterface {
-                    eni: carried.id,
-                    mac: carried.mac,
-                    card: attachment.card,
-                    device: attachment.device,
-                    primary: attachment.device == DeviceIndex(0),
-                    ipv4: Some(address),
-                    ipv6: None,
-                },
-                more: Vec::new(),
-            })
+            let interface = LeasedInterface {
+                eni: carried.id,
+                mac: carried.mac,
+                primary: attachment.device == DeviceIndex(0),
+                ipv4: Some(address),
+                ..leased(attachment.card.0, attachment.device.0, [])
+            };
+            let key = World::key(&name);
+            Record::Leased(Lease { key, since: START, ..lease(&name, [interface]) })
         })
         .collect();
     if !cooling.is_empty() {

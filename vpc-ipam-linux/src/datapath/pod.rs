@@ -28,9 +28,8 @@ pub use veth::VethEnd;
 
 #[cfg(test)]
 mod tests {
-    use core::net::Ipv4Addr;
-
-    use vpc_ipam_core::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp};
+    use vpc_ipam_core::testkit;
+    use vpc_ipam_core::{Lease, LeasedInterface};
 
     use super::*;
     use crate::kernel::netlink::MockNetlink;
@@ -77,22 +76,7 @@ mod tests {
     }
 
     fn lease() -> Lease {
-        Lease {
-            key: PodKey::new("aws-cni", "4fb1", "eth0").unwrap(),
-            pod: Pod { namespace: "default".to_owned(), name: "p1".to_owned() }.into(),
-            since: Timestamp::EPOCH,
-            serial: 0,
-            first: LeasedInterface {
-                eni: "eni-1".parse().unwrap(),
-                mac: Mac([2, 0, 10, 0, 0, 20]),
-                card: Card(0),
-                device: DeviceIndex(1),
-                primary: false,
-                ipv4: Some(Ipv4Addr::new(10, 0, 0, 101)),
-                ipv6: None,
-            },
-            more: Vec::new(),
-        }
+        testkit::lease("p1", [testkit::leased(0, 1, ["10.0.0.101"])])
     }
 
     fn settings() -> PodSettings {

@@ -9,9 +9,10 @@ use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
+use vpc_ipam_core::testkit;
 use vpc_ipam_core::{
     Card, DeviceIndex, EniLink, InterfaceType, Lease, LeasedInterface, Mac, Metadata, Node,
-    Observation, ObservedEni, Pod, PodKey, Scope, Source, Timestamp,
+    Observation, ObservedEni, PodKey, Scope, Source, Timestamp,
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
@@ -312,26 +313,13 @@ pub fn eni_mac(device: u8) -> Mac {
 
 /// Returns the lease of the pod `default/NAME`.
 pub fn lease(name: &str, container: &str, card: u8, device: u8, address: &str) -> Lease {
-    Lease {
-        key: PodKey::new("aws-cni", container, "eth0").unwrap(),
-        pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
-        since: Timestamp::EPOCH,
-        serial: 0,
-        first: leased(card, device, address),
-        more: Vec::new(),
-    }
+    let key = PodKey::new("aws-cni", container, "eth0").unwrap();
+    Lease { key, ..testkit::lease(name, [leased(card, device, address)]) }
 }
 
 pub fn leased(card: u8, device: u8, address: &str) -> LeasedInterface {
-    LeasedInterface {
-        eni: format!("eni-{device}").parse().unwrap(),
-        mac: eni_mac(device),
-        card: Card(card),
-        device: DeviceIndex(device),
-        primary: (card, device) == (0, 0),
-        ipv4: Some(address.parse().unwrap()),
-        ipv6: None,
-    }
+    let eni = format!("eni-{device}").parse().unwrap();
+    LeasedInterface { eni, mac: eni_mac(device), ..testkit::leased(card, device, [address]) }
 }
 
 /// Returns the lease of the pod `default/NAME` with an address of either family, or both.

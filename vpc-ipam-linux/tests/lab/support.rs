@@ -7,9 +7,10 @@ use core::time::Duration;
 use vpc_ipam_core::sim::{
     Cloud, CreateInterface, CreateSubnet, Ipv4Request, Ipv6Request, NetworkInterface, RunInstance,
 };
+use vpc_ipam_core::testkit;
 use vpc_ipam_core::{
     AttachNetworkInterface, AttachmentId, Card, DeviceIndex, EniId, EniLink, Families, InstanceId,
-    Ipv4Amount, Ipv4Kind, Lease, LeasedInterface, Limits, Pod, PodKey, SubnetId, Timestamp,
+    Ipv4Amount, Ipv4Kind, Lease, LeasedInterface, Limits, SubnetId, Timestamp,
 };
 use vpc_ipam_linux::lab::{self, AskError, Lab, LabName, Layout, Responder};
 use vpc_ipam_linux::pod::{self, PodSettings};
@@ -141,26 +142,10 @@ impl World {
     /// Gives a new pod an address of the ENI with that device, as the plugin does.
     pub fn add_pod(&self, name: &str, device: u8, address: impl Into<IpAddr>) -> Namespace {
         let eni = self.eni(device);
-        let (ipv4, ipv6) = match address.into() {
-            IpAddr::V4(address) => (Some(address), None),
-            IpAddr::V6(address) => (None, Some(address)),
-        };
-        let lease = Lease {
-            key: PodKey::new("aws-cni", name, "eth0").unwrap(),
-            pod: Pod { namespace: "default".to_owned(), name: name.to_owned() }.into(),
-            since: NOW,
-            serial: 0,
-            first: LeasedInterface {
-                eni: eni.id,
-                mac: eni.mac,
-                card: Card(0),
-                device: DeviceIndex(device),
-                primary: device == 0,
-                ipv4,
-                ipv6,
-            },
-            more: Vec::new(),
-        };
+        let address = address.into().to_string();
+        let leased = testkit::leased(0, device, [&*address]);
+        let leased = LeasedInterface { eni: eni.id, mac: eni.mac, ..leased };
+        let lease = Lease { since: NOW, ..testkit::lease(name, [leased]) };
         let settings = PodSettings::new(VethPrefix::default(), 9001);
         let network = pod::desired(&lease, &settings).unwrap();
         let namespace = lab::add_pod(self.lab.name(), name).unwrap();
