@@ -427,29 +427,13 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac, Timestamp};
+    use vpc_ipam_core::testkit::{lease, leased};
 
     use super::*;
 
     #[test]
     fn routes_of_a_further_interface_are_told_with_their_table_or_not_at_all() {
-        let interface = |number: u8| LeasedInterface {
-            eni: format!("eni-{number}").parse().unwrap(),
-            mac: Mac([2, 0, 0, 0, 0, number]),
-            card: Card(number),
-            device: DeviceIndex(1),
-            primary: false,
-            ipv4: Some([10, 0, number, 1].into()),
-            ipv6: None,
-        };
-        let lease = Lease {
-            key: PodKey::new("net", "c", "eth0").unwrap(),
-            pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
-            since: Timestamp::EPOCH,
-            serial: 0,
-            first: interface(0),
-            more: vec![interface(1)],
-        };
+        let lease = lease("p", [leased(0, 1, ["10.0.0.1"]), leased(1, 1, ["10.0.1.1"])]);
         let settings = PodSettings::new(VethPrefix::default(), 9001);
         let network = pod::desired(&lease, &settings).unwrap();
         let routes = |version| {

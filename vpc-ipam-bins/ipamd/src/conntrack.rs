@@ -98,7 +98,7 @@ impl Flush {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp};
+    use vpc_ipam_core::testkit::{lease, leased};
 
     use super::*;
 
@@ -153,21 +153,6 @@ mod tests {
     }
 
     fn granted(last: u8) -> Record {
-        Record::Leased(Lease {
-            key: PodKey::new("net", "c", "eth0").unwrap(),
-            pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
-            since: Timestamp::EPOCH,
-            serial: 0,
-            first: LeasedInterface {
-                eni: "eni-1".parse().unwrap(),
-                mac: Mac([2, 0, 0, 0, 0, 1]),
-                card: Card(0),
-                device: DeviceIndex(1),
-                primary: false,
-                ipv4: Some([10, 0, 0, last].into()),
-                ipv6: None,
-            },
-            more: Vec::new(),
-        })
+        Record::Leased(lease("p", [leased(0, 1, [&*address(last).to_string()])]))
     }
 }

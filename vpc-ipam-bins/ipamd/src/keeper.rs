@@ -599,7 +599,8 @@ fn lock(node: &SharedNode) -> MutexGuard<'_, NodeNetwork> {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Pod};
+    use vpc_ipam_core::LeasedInterface;
+    use vpc_ipam_core::testkit;
     use vpc_ipam_linux::{
         Family, HostConfig, Leads, Link, LinkId, LinkIndex, Namespace, Route, RouteEntry, Seen,
         VethPrefix,
@@ -691,21 +692,9 @@ mod tests {
     }
 
     fn lease() -> Lease {
-        Lease {
-            key: PodKey::new("net", "c", "eth0").unwrap(),
-            pod: Pod { namespace: "default".into(), name: "p".into() }.into(),
-            since: Timestamp::EPOCH,
-            serial: 0,
-            first: LeasedInterface {
-                eni: "eni-1".parse().unwrap(),
-                mac: Mac([2, 0, 0, 0, 0, 1]),
-                card: Card(0),
-                device: DeviceIndex(0),
-                primary: true,
-                ipv4: None,
-                ipv6: Some("2001:db8::1".parse().unwrap()),
-            },
-            more: Vec::new(),
-        }
+        testkit::lease(
+            "p",
+            [LeasedInterface { primary: true, ..testkit::leased(0, 1, ["2001:db8::1"]) }],
+        )
     }
 }

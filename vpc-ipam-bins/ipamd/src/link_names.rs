@@ -81,7 +81,7 @@ impl Taken {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Card, DeviceIndex, LeasedInterface, Mac, Timestamp};
+    use vpc_ipam_core::testkit;
 
     use super::*;
 
@@ -125,22 +125,7 @@ mod tests {
     }
 
     fn lease(name: &str, container: &str, interfaces: u8) -> Lease {
-        let interface = |card| LeasedInterface {
-            eni: "eni-1".parse().unwrap(),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            card: Card(card),
-            device: DeviceIndex(1),
-            primary: false,
-            ipv4: Some([10, 0, card, 7].into()),
-            ipv6: None,
-        };
-        Lease {
-            key: PodKey::new("net", container, "eth0").unwrap(),
-            pod: pod(name).into(),
-            since: Timestamp::EPOCH,
-            serial: 1,
-            first: interface(0),
-            more: (1..interfaces).map(interface).collect(),
-        }
+        let interfaces = (0..interfaces).map(|card| testkit::leased(card, 1, ["10.0.0.7"]));
+        Lease { pod: pod(name).into(), ..testkit::lease(container, interfaces) }
     }
 }

@@ -520,30 +520,14 @@ fn to_redb(message: String) -> redb::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vpc_ipam_core::{
-        Card, DeviceIndex, LeasedInterface, Mac, Node, Observation, Pod, Scope, Source,
-    };
+    use vpc_ipam_core::testkit;
+    use vpc_ipam_core::{Mac, Node, Observation, Scope, Source};
     use vpc_ipam_linux::{Family, Route, Rule, Table};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     fn lease(container: &str, address: &str) -> Lease {
-        Lease {
-            key: PodKey::new("aws-cni", container, "eth0").unwrap(),
-            pod: Pod { namespace: "default".into(), name: container.into() }.into(),
-            since: NOW,
-            serial: 0,
-            first: LeasedInterface {
-                eni: "eni-1".parse().unwrap(),
-                mac: Mac([2, 0, 0, 0, 0, 1]),
-                card: Card(0),
-                device: DeviceIndex(1),
-                primary: false,
-                ipv4: Some(address.parse().unwrap()),
-                ipv6: None,
-            },
-            more: Vec::new(),
-        }
+        Lease { since: NOW, ..testkit::lease(container, [testkit::leased(0, 1, [address])]) }
     }
 
     fn leased(found: Found) -> Vec<Lease> {
