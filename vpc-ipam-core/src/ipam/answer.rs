@@ -13,7 +13,7 @@ pub(super) const WAITING_MAX: usize = 1024;
 
 /// An action to carry out, and why.
 ///
-/// Hand each back once, with [`Ipam::handle_outcome`], also if it failed or that is not known. One that is not answered within
+/// Hand each back once, with [`Ipam::handle_outcome`](crate::Ipam::handle_outcome), also if it failed or that is not known. One that is not answered within
 /// [`Timing::answer_max`](crate::Timing::answer_max) counts as unanswered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -33,7 +33,7 @@ pub struct Issued {
 pub enum Assigned {
     /// An address, to be made durable first.
     Now(Uncommitted),
-    /// An address is on its way; [`Ipam::poll_grant`] answers by `deadline`.
+    /// An address is on its way; [`Ipam::poll_grant`](crate::Ipam::poll_grant) answers by `deadline`.
     Later {
         /// The answer comes before.
         deadline: Timestamp,
@@ -61,7 +61,7 @@ pub(super) struct Granted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Released {
-    /// The pod held a lease. Write [`Record::released`] to stable storage before DEL is answered.
+    /// The pod held a lease. Write [`Record::released`](crate::Record::released) to stable storage before DEL is answered.
     Lease {
         /// The lease that ended.
         lease: Lease,
@@ -74,7 +74,7 @@ pub enum Released {
     Unknown,
 }
 
-/// Why [`Ipam::poll_timeout`] names a time.
+/// Why [`Ipam::poll_timeout`](crate::Ipam::poll_timeout) names a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -11,23 +11,23 @@ use crate::{
     Record, Timestamp,
 };
 
-/// Every input of an [`Ipam`], as data; the method of the same name takes it in.
+/// Every input of an [`Ipam`](crate::Ipam), as data; the method of the same name takes it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Input {
-    /// [`Ipam::restore`].
+    /// [`Ipam::restore`](crate::Ipam::restore).
     Restore(Vec<Record>),
-    /// [`Ipam::observe`].
+    /// [`Ipam::observe`](crate::Ipam::observe).
     Observe(Observation),
-    /// [`Ipam::handle_config`].
+    /// [`Ipam::handle_config`](crate::Ipam::handle_config).
     Config(Box<Config>),
-    /// [`Ipam::handle_eni_config`].
+    /// [`Ipam::handle_eni_config`](crate::Ipam::handle_eni_config).
     EniConfig(Option<EniConfig>),
-    /// [`Ipam::handle_schedulable`].
+    /// [`Ipam::handle_schedulable`](crate::Ipam::handle_schedulable).
     Schedulable(bool),
-    /// [`Ipam::handle_terminating`].
+    /// [`Ipam::handle_terminating`](crate::Ipam::handle_terminating).
     Terminating,
-    /// [`Ipam::handle_untracked`].
+    /// [`Ipam::handle_untracked`](crate::Ipam::handle_untracked).
     #[cfg_attr(feature = "serde", serde(rename = "UnknownOwner"))]
     Untracked {
         /// The address of ours that it uses, or used.
@@ -35,22 +35,22 @@ pub enum Input {
         /// Whether it is in use.
         in_use: bool,
     },
-    /// [`Ipam::assign`].
+    /// [`Ipam::assign`](crate::Ipam::assign).
     Assign(AddressRequest),
-    /// [`Ipam::commit`].
+    /// [`Ipam::commit`](crate::Ipam::commit).
     Commit(Lease),
-    /// [`Ipam::abandon`].
+    /// [`Ipam::abandon`](crate::Ipam::abandon).
     Abandon(Lease),
-    /// [`Ipam::release`].
+    /// [`Ipam::release`](crate::Ipam::release).
     Release(PodKey),
-    /// [`Ipam::handle_outcome`].
+    /// [`Ipam::handle_outcome`](crate::Ipam::handle_outcome).
     Outcome {
         /// The action, as it was issued.
         id: ActionId,
         /// What became of it.
         outcome: Outcome,
     },
-    /// [`Ipam::handle_timeout`].
+    /// [`Ipam::handle_timeout`](crate::Ipam::handle_timeout).
     Timeout,
 }
 
@@ -70,7 +70,7 @@ pub struct Step {
     pub state: StateHash,
 }
 
-/// What an [`Ipam`] knows and is about to do, as one number: equal states have equal hashes, on every machine.
+/// What an [`Ipam`](crate::Ipam) knows and is about to do, as one number: equal states have equal hashes, on every machine.
 ///
 /// It is FNV-1a over the state's debug text, so it is the same for every build of one version of this crate, and another
 /// one for the next. Actions, grants and events that were not polled yet are no part of it.
@@ -88,7 +88,7 @@ impl fmt::Display for StateHash {
 /// The most steps kept for a reader who is late; a longer wait leaves a gap.
 const STEPS_MAX: usize = 4096;
 
-/// What an [`Ipam`] that records keeps for that.
+/// What an [`Ipam`](crate::Ipam) that records keeps for that.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Recorder {
     at: Timestamp,
