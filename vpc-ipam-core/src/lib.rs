@@ -176,6 +176,7 @@ pub use model::action::{
     EniAttribute, EniLink, HostAction, Ipv4Amount, ModifyNetworkInterfaceAttribute,
     UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
+pub use model::error_chain::error_chain;
 pub use model::event::Event;
 pub use model::id::{
     AttachmentId, Card, DeviceIndex, EmptyKeyError, EniId, InstanceId, InstanceType, Mac,

@@ -1,6 +1,7 @@
 //! What goes in and out: ids, times, observations, leases, actions, outcomes and events.
 
 pub(crate) mod action;
+pub(crate) mod error_chain;
 pub(crate) mod event;
 pub(crate) mod id;
 pub(crate) mod lease;

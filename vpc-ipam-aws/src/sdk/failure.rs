@@ -5,7 +5,7 @@ use core::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use vpc_ipam_core::FailureKind;
+use vpc_ipam_core::{FailureKind, error_chain};
 
 use crate::Ec2Error;
 
@@ -28,14 +28,14 @@ where
                 let message = context.err().message().unwrap_or("no message");
                 Ec2Error::refused(operation, code, message)
             }
-            None => Ec2Error::unanswered(operation, chain(&error)),
+            None => Ec2Error::unanswered(operation, error_chain(&error)),
         },
         // Nothing was sent, and never will be: the request is wrong in itself.
         SdkError::ConstructionFailure(_) => Ec2Error {
             kind: FailureKind::Rejected,
-            ..Ec2Error::unanswered(operation, chain(&error))
+            ..Ec2Error::unanswered(operation, error_chain(&error))
         },
-        _ => Ec2Error::unanswered(operation, chain(&error)),
+        _ => Ec2Error::unanswered(operation, error_chain(&error)),
     };
     Ec2Error { retry_after, ..error }
 }
@@ -56,7 +56,7 @@ fn no_credentials(operation: &str, error: &(dyn core::error::Error + 'static)) -
                         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
     let mut causes = core::iter::successors(Some(error), |error| error.source());
     let error: &CredentialsError = causes.find_map(|error| error.downcast_ref())?;
-    let why = chain(error);
+    let why = error_chain(error);
     // The metadata service would issue them, and does not answer: that passes.
     let away = why.contains("could not communicate with IMDS");
     let (kind, message) = match error {
@@ -70,20 +70,4 @@ fn no_credentials(operation: &str, error: &(dyn core::error::Error + 'static)) -
         _ => (FailureKind::Unanswered, format!("no credentials could be fetched: {why}")),
     };
     Some(Ec2Error { kind, ..Ec2Error::unanswered(operation, message) })
-}
-
-/// Returns an error with its causes. Those of the SDK say little by themselves.
-pub(super) fn chain(error: &dyn core::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        // Some repeat their cause in their own message.
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -278,7 +278,7 @@ fn why(error: &ImdsError) -> String {
     match (answer(error), error) {
         (Some(answer), ImdsError::ErrorResponse(_)) => format!("answered {}", answer.status()),
         (Some(answer), _) => format!("answered {} when asked for a token", answer.status()),
-        (None, error) => super::failure::chain(error),
+        (None, error) => vpc_ipam_core::error_chain(error),
     }
 }
 

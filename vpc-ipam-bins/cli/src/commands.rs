@@ -9,7 +9,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use vpc_ipam_protocol::error_chain::chain;
+use vpc_ipam_core::error_chain;
 use vpc_ipam_protocol::one_line::OneLine;
 
 const EXIT_CODES: &str = "\
@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("vpc-ipam: {}", OneLine(chain(&*failure)));
+            eprintln!("vpc-ipam: {}", OneLine(error_chain(&*failure)));
             ExitCode::FAILURE
         }
     }

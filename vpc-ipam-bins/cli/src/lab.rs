@@ -25,13 +25,12 @@ use vpc_ipam_aws::{Ec2Api, EmulatedEc2, SharedCloud};
 use vpc_ipam_core::sim::CloudError;
 use vpc_ipam_core::{
     Budget, ConfigWarning, InstanceId, InstanceType, KnownLimits, Limits, Override, Timestamp,
-    Timing, UnknownInstanceTypeError,
+    Timing, UnknownInstanceTypeError, error_chain,
 };
 use vpc_ipam_linux::lab::{
     self, BuildError, ChangeError, LabName, LayoutError, RemoveLabError, SourceCheckError,
 };
 use vpc_ipam_linux::{Namespace, NamespaceError};
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipamd::settings::Settings;
 use vpc_ipamd::store;
 use vpc_ipamd::{Clock, DaemonError, Options};
@@ -418,7 +417,7 @@ impl LabNode {
 impl Drop for LabNode {
     fn drop(&mut self) {
         if let Err(error) = self.take_down() {
-            eprintln!("vpc-ipam: {}", chain(&error));
+            eprintln!("vpc-ipam: {}", error_chain(&error));
         }
     }
 }

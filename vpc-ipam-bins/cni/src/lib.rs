@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use vpc_ipam_protocol::error_chain::chain;
+use vpc_ipam_core::error_chain;
 
 /// A version of the specification, and so of the form of configuration and result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -569,7 +569,7 @@ impl Error {
     /// Adds the chain of causes as details.
     #[must_use]
     pub fn because(mut self, error: impl core::error::Error) -> Self {
-        self.details = chain(&error);
+        self.details = error_chain(&error);
         self
     }
 

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
+use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey, error_chain};
 use vpc_ipam_linux::pod::{self, AddFailure, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     Family, KernelNetlink, Namespace, NamespaceError, NetlinkError, Table, VethPrefix,
 };
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipam_protocol::pending_release::{self, PendingRelease};
 use vpc_ipam_protocol::{
     self as protocol, Answer, AskError, Asked, Assign, PodLinks, Refusal, RefusalKind, Request,
@@ -142,7 +141,7 @@ fn set_up(
 }
 
 fn kernel(what: &str, error: &dyn core::error::Error) -> Error {
-    Error { code: Code::Kernel, message: what.to_string(), details: chain(error) }
+    Error { code: Code::Kernel, message: what.to_string(), details: error_chain(error) }
 }
 
 /// Compares the pod's network with what ADD made, on the host and in the pod.

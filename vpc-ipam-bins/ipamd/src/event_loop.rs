@@ -16,11 +16,10 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::Ec2Api;
 use vpc_ipam_core::{
     Action, ActionId, Effect, EniLink, Event, Grant, HostAction, Ipam, Issued, Metadata, Node,
-    Outcome, PodKey, Timestamp,
+    Outcome, PodKey, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{ConntrackError, EniTable, TableReason, eni};
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipam_protocol::{Answer, PodLinks};
 
 use self::answers::{answer, refused};
@@ -281,12 +280,12 @@ impl Loop {
             Input::Written(result) => self.on_written(result, now),
             Input::Table(link, table) => self.on_table(&link, &table),
             Input::Metadata(Ok(metadata)) => self.on_first_metadata(*metadata, now),
-            Input::Metadata(Err(error)) => self.sources.metadata_unread(chain(&error)),
+            Input::Metadata(Err(error)) => self.sources.metadata_unread(error_chain(&error)),
             Input::Remembered(result) => {
                 self.remembering -= 1;
                 if let Err(error) = result {
                     warn!(
-                        error = chain(&error),
+                        error = error_chain(&error),
                         "cannot store what is known of the node for the next start"
                     );
                 }
@@ -332,11 +331,14 @@ impl Loop {
     fn on_flush_failed(&mut self, error: &ConntrackError) {
         if self.flush.failed() {
             debug!(
-                error = chain(error),
+                error = error_chain(error),
                 "trying again to have connections of released addresses forgotten"
             );
         } else {
-            warn!(error = chain(error), "connections of released addresses are not forgotten");
+            warn!(
+                error = error_chain(error),
+                "connections of released addresses are not forgotten"
+            );
         }
     }
 
@@ -354,7 +356,7 @@ impl Loop {
             }
             Err(error) => {
                 error!(
-                    error = chain(&error),
+                    error = error_chain(&error),
                     "cannot set up the node's network; trying again with the next reading"
                 );
                 // So that the next reading counts as a change.

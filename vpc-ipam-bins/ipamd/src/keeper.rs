@@ -12,14 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp};
+use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp, error_chain};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     AbsentLink, AdoptedLink, ApplyError, Conflict, Difference, Extent, KernelEvent, LinkIndex,
     NodeNetwork, Pace, Protocol, Repaired, Seen, Table, Watch,
 };
-use vpc_ipam_protocol::error_chain::chain;
 
 use self::aws_cni::AwsCni;
 use self::lost::Lost;
@@ -160,7 +159,10 @@ impl NetworkKeeper {
             match self.watch.next().await {
                 Ok(event) => return event,
                 Err(error) => {
-                    error!(error = chain(&error), "cannot watch the node's network; trying again");
+                    error!(
+                        error = error_chain(&error),
+                        "cannot watch the node's network; trying again"
+                    );
                     self.watch_at = Some(Instant::now() + WATCH_PAUSE);
                 }
             }
@@ -571,7 +573,10 @@ impl Side {
                 self.pace.repaired(&words(&differences), &words(&spared), extent, now);
             }
             Err(error) => {
-                error!(error = chain(&error), "cannot put the node's network right; trying again");
+                error!(
+                    error = error_chain(&error),
+                    "cannot put the node's network right; trying again"
+                );
                 self.pace.failed(extent, now);
             }
         }

@@ -8,10 +8,9 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_proxy};
-use vpc_ipam_core::{Budget, Config, KnownLimits};
+use vpc_ipam_core::{Budget, Config, KnownLimits, error_chain};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipam_protocol::SOCKET;
-use vpc_ipam_protocol::error_chain::chain;
 
 use crate::operator_file::{self, OperatorFileError};
 use crate::settings::Settings;
@@ -109,7 +108,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            error!("{}", chain(&failure));
+            error!("{}", error_chain(&failure));
             ExitCode::FAILURE
         }
     }

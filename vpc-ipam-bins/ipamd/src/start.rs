@@ -11,13 +11,12 @@ use tracing::{error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
     Config, EniConfig, InstanceType, Ipam, KnownLimits, Limits, Metadata, Record, Released,
-    Timestamp,
+    Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::egress;
 use vpc_ipam_linux::pod::PodSettings;
 use vpc_ipam_linux::{Family, HostConfig, Netlink as _, NodeNetwork, Table, Watch, is_of_aws_cni};
 use vpc_ipam_protocol::PodLinks;
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipam_protocol::pending_release::{self, PendingRelease};
 
 use crate::clock::Clock;
@@ -83,7 +82,7 @@ pub(super) async fn start(
     let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     let traces = Traces::before(&options, &found)?;
     let kept = store.known().unwrap_or_else(|error| {
-        warn!(error = chain(&error), "cannot read what an earlier start stored of the node");
+        warn!(error = error_chain(&error), "cannot read what an earlier start stored of the node");
         None
     });
     let by_kept = match &kept {
@@ -151,7 +150,10 @@ pub(super) async fn start(
     if !kept.is_some_and(|kept| kept.says_the_same(&known))
         && let Err(error) = store.remember(&known)
     {
-        warn!(error = chain(&error), "cannot store what is known of the node for the next start");
+        warn!(
+            error = error_chain(&error),
+            "cannot store what is known of the node for the next start"
+        );
     }
     if fresh {
         ipam.observe(&metadata.observation, clock.now());
@@ -285,7 +287,7 @@ async fn prepare_by_kept(
     prepared
         .inspect_err(|error| {
             warn!(
-                error = chain(error),
+                error = error_chain(error),
                 "cannot start by what an earlier start stored of the node; asking again"
             );
         })
@@ -339,7 +341,7 @@ async fn tries<T, F: Future<Output = Result<T, Ec2Error>>>(
         match ask().await {
             Err(error) if tried < TRIES => {
                 let pause = error.retry_after.unwrap_or(PAUSE).clamp(PAUSE, PAUSE_MAX);
-                warn!(error = chain(&error), tried, ?pause, "cannot read {what} yet");
+                warn!(error = error_chain(&error), tried, ?pause, "cannot read {what} yet");
                 tried += 1;
                 tokio::time::sleep(pause).await;
             }
@@ -426,7 +428,10 @@ fn take_pending_releases(
 ) {
     let pending_release::Found { releases, ignored } = pending_release::read(socket);
     for error in ignored {
-        warn!(error = chain(&error), "is no pending release of a deleted pod; it is left alone");
+        warn!(
+            error = error_chain(&error),
+            "is no pending release of a deleted pod; it is left alone"
+        );
     }
     let mut released = Vec::new();
     for (_, PendingRelease { key }) in &releases {
@@ -437,7 +442,10 @@ fn take_pending_releases(
         }
     }
     if let Err(error) = store.write(&released) {
-        error!(error = chain(&error), "cannot make releases durable; the pending releases stay");
+        error!(
+            error = error_chain(&error),
+            "cannot make releases durable; the pending releases stay"
+        );
         return;
     }
     for (path, _) in &releases {

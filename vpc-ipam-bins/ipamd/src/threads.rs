@@ -11,10 +11,9 @@ use std::collections::BTreeSet;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
-use vpc_ipam_core::{Config, Metadata};
+use vpc_ipam_core::{Config, Metadata, error_chain};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{BesideAwsCni, Netlink, NetlinkError, NodeNetwork};
-use vpc_ipam_protocol::error_chain::chain;
 
 use crate::error::HostThreadError;
 use crate::input::Input;
@@ -94,7 +93,10 @@ impl Threads {
                 took_over |= done && options.adopt;
             }
             SetUp::NotYet(error) => {
-                warn!(error = chain(&error), "cannot set up address translation yet; trying again");
+                warn!(
+                    error = error_chain(&error),
+                    "cannot set up address translation yet; trying again"
+                );
             }
             SetUp::Refused(error) => return Err(HostThreadError::Translation(error)),
         }

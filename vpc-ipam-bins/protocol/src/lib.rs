@@ -8,7 +8,6 @@
     reason = "the programs are where clocks and variables are read"
 )]
 
-pub mod error_chain;
 pub mod one_line;
 pub mod pending_release;
 mod refusal;

@@ -92,7 +92,7 @@ impl Daemon {
     pub(crate) fn fail(node: &LabNode) -> String {
         let never = core::future::pending();
         let error = runtime().block_on(daemon_of(node, api(node), never)).unwrap_err();
-        vpc_ipam_protocol::error_chain::chain(&error)
+        vpc_ipam_core::error_chain(&error)
     }
 }
 

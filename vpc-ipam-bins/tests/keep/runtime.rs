@@ -32,8 +32,7 @@ pub(crate) fn spec(instance_type: &str) -> LabSpec {
 }
 
 pub(crate) fn start(spec: &LabSpec) -> LabNode {
-    LabNode::start(spec)
-        .unwrap_or_else(|error| panic!("{}", vpc_ipam_protocol::error_chain::chain(&error)))
+    LabNode::start(spec).unwrap_or_else(|error| panic!("{}", vpc_ipam_core::error_chain(&error)))
 }
 
 /// A pod with a namespace of its own.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal};
 use vpc_ipam::lab::{LabNode, LabSpec, quick};
+use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
 use vpc_ipam_tests::program;
@@ -33,7 +34,7 @@ pub(crate) fn spec(instance_type: &str) -> LabSpec {
 }
 
 pub(crate) fn start(spec: &LabSpec) -> LabNode {
-    LabNode::start(spec).unwrap_or_else(|error| panic!("{}", chain(&error)))
+    LabNode::start(spec).unwrap_or_else(|error| panic!("{}", error_chain(&error)))
 }
 
 /// Returns everything that the kernel holds for the node: links, addresses, routes, rules, neighbours that stay, NAT.
@@ -131,9 +132,4 @@ pub(crate) fn left_of(name: &LabName) -> Vec<String> {
         left.push(folder.display().to_string());
     }
     left
-}
-
-/// Returns the error with all of its causes.
-pub(crate) fn chain(error: &dyn core::error::Error) -> String {
-    vpc_ipam_protocol::error_chain::chain(error)
 }

@@ -1,8 +1,6 @@
 //! The executor of the core's host actions.
 
-use core::error::Error;
-
-use vpc_ipam_core::{Effect, Failure, FailureKind, HostAction, Outcome};
+use vpc_ipam_core::{Effect, Failure, FailureKind, HostAction, Outcome, error_chain};
 
 use crate::{EniError, Netlink, eni};
 
@@ -24,12 +22,6 @@ impl From<&EniError> for Failure {
             EniError::Link(_) => FailureKind::LinkMissing,
             EniError::Netlink(_) | EniError::Apply { .. } => FailureKind::Kernel,
         };
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        Self { kind, retry_after: None, message }
+        Self { kind, retry_after: None, message: error_chain(error) }
     }
 }

@@ -20,6 +20,8 @@ use vpc_ipam_linux::{
     NetlinkLayer, Refusal, VethPrefix, eni as enis, host, pod,
 };
 
+pub use vpc_ipam_core::error_chain as chain;
+
 /// A network namespace that goes with this value.
 pub struct Netns {
     pub name: String,
@@ -468,17 +470,6 @@ fn once_free<S>(on: &str, bind: impl Fn() -> io::Result<S>) -> S {
         }
     }
     panic!("{on} stays in use");
-}
-
-/// Returns the error with all of its causes.
-pub fn chain(error: &dyn core::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words = format!("{words}: {cause}");
-        source = cause.source();
-    }
-    words
 }
 
 /// Returns the names of the links of a namespace.

@@ -16,6 +16,8 @@ use vpc_ipam_linux::lab::{self, AskError, Lab, LabName, Layout, Responder};
 use vpc_ipam_linux::pod::{self, PodSettings};
 use vpc_ipam_linux::{HostConfig, Link, Namespace, Netlink as _, VethPrefix, eni, host};
 
+pub use vpc_ipam_core::error_chain as chain;
+
 pub const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 pub const PORT: u16 = 7777;
@@ -194,15 +196,4 @@ pub fn respond(namespace: &Namespace) -> Responder {
 
 pub fn ask(from: &Namespace, to: impl Into<IpAddr>) -> Result<IpAddr, AskError> {
     lab::ask(from, SocketAddr::new(to.into(), PORT), Duration::from_millis(500))
-}
-
-/// Returns the error with all of its causes.
-pub fn chain(error: &dyn core::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words = format!("{words}: {cause}");
-        source = cause.source();
-    }
-    words
 }

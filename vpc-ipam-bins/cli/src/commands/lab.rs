@@ -16,10 +16,9 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Subcommand};
 use rustix::process::geteuid;
-use vpc_ipam_core::InstanceType;
+use vpc_ipam_core::{InstanceType, error_chain};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, EnterError, LabName};
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipamd::operator_file::{self, OperatorFileError};
 use vpc_ipamd::settings::parse_var;
 
@@ -133,7 +132,7 @@ pub(super) fn main(args: LabArgs) -> ExitCode {
     match dispatch(&args.command) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("vpc-ipam: {}", chain(&*failure));
+            eprintln!("vpc-ipam: {}", error_chain(&*failure));
             ExitCode::FAILURE
         }
     }
@@ -185,7 +184,7 @@ fn spec(name: LabName, args: &NodeArgs) -> Result<LabSpec, Failure> {
 /// Says why a file is not there that the user may see elsewhere.
 fn unseen(path: &Path, error: OperatorFileError) -> Failure {
     if user_namespace::is_inside() && path.starts_with("/run") {
-        let what = chain(&error);
+        let what = error_chain(&error);
         return format!("{what}; a lab without root has a /run of its own: put the file elsewhere")
             .into();
     }
@@ -260,7 +259,7 @@ fn add_pod(name: &LabName, pod: &str, every_card: bool, json: bool) -> Result<()
         Err(error) => {
             drop(netns);
             if let Err(also) = lab::remove_pod(name, pod) {
-                eprintln!("vpc-ipam: {}", chain(&also));
+                eprintln!("vpc-ipam: {}", error_chain(&also));
             }
             return Err(error.into());
         }
@@ -312,7 +311,7 @@ fn exec(name: &LabName, place: &str, command: &[String]) -> Result<Infallible, F
     match lab::enter(&netns) {
         // A container may not let its users mount one. All but what is read there is as it should be.
         Err(error @ EnterError::Sys { .. }) => {
-            eprintln!("vpc-ipam: /sys shows the links of this machine: {}", chain(&error));
+            eprintln!("vpc-ipam: /sys shows the links of this machine: {}", error_chain(&error));
         }
         other => other?,
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use vpc_ipam_protocol::error_chain::chain;
+use vpc_ipam_core::error_chain;
 use vpc_ipam_protocol::one_line::OneLine;
 use vpc_ipam_protocol::{self as protocol, Answer, NetReport, Refusal, Request, SOCKET};
 
@@ -106,6 +106,6 @@ fn ask(how: &How, request: &Request) -> Result<NetReport, String> {
         Ok(other) => Err(format!(
             "the daemon's answer does not fit the question: {other:?}; is it of the same version?"
         )),
-        Err(error) => Err(format!("{}; is vpc-ipamd running?", chain(&error))),
+        Err(error) => Err(format!("{}; is vpc-ipamd running?", error_chain(&error))),
     }
 }

@@ -4,8 +4,7 @@ use core::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::{error, warn};
-use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted};
-use vpc_ipam_protocol::error_chain::chain;
+use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted, error_chain};
 use vpc_ipam_protocol::{Answer, Refusal, RefusalKind};
 
 use super::Loop;
@@ -186,7 +185,7 @@ impl Loop {
         let written = core::mem::take(&mut self.being_written);
         match result {
             Ok(()) => written.into_iter().for_each(|write| self.committed(write, now)),
-            Err(error) => self.not_committed(written, &chain(&error), now),
+            Err(error) => self.not_committed(written, &error_chain(&error), now),
         }
     }
 

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 
 use tokio::sync::mpsc;
 use tracing::warn;
-use vpc_ipam_core::{PodKey, Record, Timestamp};
+use vpc_ipam_core::{PodKey, Record, Timestamp, error_chain};
 use vpc_ipam_linux::{Namespace, Netlink, pod};
-use vpc_ipam_protocol::error_chain::chain;
 
 use crate::input::Input;
 use crate::keeper::Left;
@@ -93,7 +92,7 @@ fn remove(netlink: &mut dyn Netlink, left: &Left) {
     let routing = if everything { pod::remove(netlink, network).map(drop) } else { Ok(()) };
     for result in [routing, pod::remove_links(netlink, network)] {
         if let Err(error) = result {
-            warn!(error = chain(&error), "cannot remove what a pod left behind");
+            warn!(error = error_chain(&error), "cannot remove what a pod left behind");
         }
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 use tracing::warn;
+use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::{ApplyError, NetlinkError, NodeDifferences, Refused, Repaired, commands};
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipam_protocol::{Answer, NetReport, Refusal, RefusalKind};
 
 /// What one thread tells.
@@ -44,7 +44,7 @@ pub(crate) async fn answer(
     let mut report = match kernel.await.unwrap_or(Err(PartError::Ended)) {
         Ok(report) => report,
         Err(error) => {
-            let details = chain(&error);
+            let details = error_chain(&error);
             let (kind, message) = (RefusalKind::Kernel, attempted.to_owned());
             return Answer::Refused(Refusal { kind, message, details });
         }
@@ -62,7 +62,7 @@ pub(crate) async fn answer(
             report.commands.extend(part.commands);
             report.spoofed = part.spoofed;
         }
-        Err(error) => report.not_told.push(format!("address translation: {}", chain(&error))),
+        Err(error) => report.not_told.push(format!("address translation: {}", error_chain(&error))),
     }
     Answer::Net(report)
 }
@@ -82,7 +82,7 @@ pub(crate) fn different_part(found: NodeDifferences) -> NetReport {
 /// Tells what a repair did.
 pub(crate) fn repaired_part(repaired: Repaired) -> NetReport {
     let mut beyond = in_words(&repaired.absent);
-    beyond.extend(repaired.unwritable.iter().map(|refused| chain(refused)));
+    beyond.extend(repaired.unwritable.iter().map(|refused| error_chain(refused)));
     NetReport {
         differences: in_words(&repaired.differences),
         beyond,
@@ -96,7 +96,7 @@ pub(crate) fn repaired_part(repaired: Repaired) -> NetReport {
 /// Warns of what the kernel refused, once of each.
 pub(crate) fn warn_once(refused: &[Refused], reported: &mut BTreeSet<String>) {
     for refused in refused {
-        let what = chain(refused);
+        let what = error_chain(refused);
         if reported.insert(what.clone()) {
             warn!(what, "the kernel refused; the node goes on without");
         }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::{mpsc, oneshot};
+use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::{ApplyError, Extent, Namespace, Netlink, NodeNetwork, Repaired};
 use vpc_ipam_protocol::NetReport;
-use vpc_ipam_protocol::error_chain::chain;
 
 use crate::input::Input;
 use crate::keeper::{SharedNode, latest};
@@ -94,7 +94,7 @@ impl Translation {
         Ok(match answer.await.map_err(|_| Gone)? {
             Ok(unlisted) => unlisted,
             Err(error) if error.may_pass() => Vec::new(),
-            Err(error) => vec![chain(&error)],
+            Err(error) => vec![error_chain(&error)],
         })
     }
 

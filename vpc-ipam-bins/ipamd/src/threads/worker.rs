@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use tracing::error;
+use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::Namespace;
-use vpc_ipam_protocol::error_chain::chain;
 
 /// The daemon's end of the queue of a thread that carries out jobs. The thread ends once this is dropped.
 pub(crate) struct Worker<J>(Sender<J>);
@@ -26,7 +26,7 @@ impl<J: Send + 'static> Worker<J> {
         let inside = move || {
             // The sender finds the queue closed.
             if let Err(error) = netns.run(move || work(&queue)) {
-                error!(error = chain(&error), "a thread of the daemon ended");
+                error!(error = error_chain(&error), "a thread of the daemon ended");
             }
         };
         thread::Builder::new().name(name.to_owned()).spawn(inside).map_err(|_| Gone)?;

@@ -11,10 +11,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ipnet::Ipv4Net;
-use vpc_ipam_core::{Card, Config, EniId, Families, Ipv4Kind};
+use vpc_ipam_core::{Card, Config, EniId, Families, Ipv4Kind, error_chain};
 use vpc_ipam_linux::lab::{self, Echo, Responder};
 use vpc_ipam_linux::{HostConfig, Netlink as _, link_by_mac};
-use vpc_ipam_protocol::error_chain::chain;
 use vpc_ipam_protocol::{self as protocol, Answer, Request};
 
 use self::expected::{Expected, Left};
@@ -167,7 +166,7 @@ impl Demo {
                     self.pods.push(pod);
                 }
                 Err(error) => {
-                    self.watch.line("FAIL", &format!("{name}: {}", chain(&*error)));
+                    self.watch.line("FAIL", &format!("{name}: {}", error_chain(&*error)));
                     break;
                 }
             }

@@ -12,9 +12,9 @@ use std::thread;
 
 use rustix::process::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
+use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName, LabNode};
-use vpc_ipam_protocol::error_chain::chain;
 
 use super::keeper::{Folder, Keeper};
 use super::print::tell;
@@ -131,7 +131,7 @@ pub(super) fn stop_requests(remove: Option<&LabName>) -> io::Result<Receiver<()>
         // Only then: who reads what we say may have stopped to.
         let said = match removed {
             Ok(_) => "stopped; the lab is removed".to_string(),
-            Err(error) => format!("stopped; {}", chain(&error)),
+            Err(error) => format!("stopped; {}", error_chain(&error)),
         };
         tell(None, said);
         // As a shell reports a program that Ctrl-C ended.

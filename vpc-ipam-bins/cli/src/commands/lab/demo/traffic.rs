@@ -3,9 +3,9 @@
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
+use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::lab::{self, INTERNET, INTERNET_IPV6, Lab};
 use vpc_ipam_linux::{Family, HostConfig, Namespace, NamespaceError};
-use vpc_ipam_protocol::error_chain::chain;
 
 use super::PORT;
 use super::pod::{DemoPod, Interface};
@@ -250,7 +250,7 @@ impl Trial<'_> {
         let Self { from, to, .. } = *self;
         let at = SocketAddr::new(to, PORT);
         if let Wanted::Back(bytes) = self.wanted {
-            return lab::echo(from, at, bytes, PATIENCE).err().map(|error| chain(&error));
+            return lab::echo(from, at, bytes, PATIENCE).err().map(|error| error_chain(&error));
         }
         let seen = match self.source {
             Some(source) => lab::ask_from(from, source, at, PATIENCE),
@@ -262,11 +262,11 @@ impl Trial<'_> {
                 Some(format!("{to} saw {seen} instead of {wanted}"))
             }
             (Wanted::Seen(wanted), Err(error)) => {
-                Some(format!("{to} did not answer {wanted}: {}", chain(&error)))
+                Some(format!("{to} did not answer {wanted}: {}", error_chain(&error)))
             }
             (Wanted::Refused, Err(_)) => None,
             (Wanted::Refused | Wanted::Back(_), Ok(seen)) => Some(format!("{to} answered {seen}")),
-            (Wanted::Back(_), Err(error)) => Some(chain(&error)),
+            (Wanted::Back(_), Err(error)) => Some(error_chain(&error)),
         }
     }
 }
