@@ -3,43 +3,24 @@
 //! The file belongs to one boot of the kernel, whose id it carries: after a reboot no pod of before exists. What cannot be
 //! used in its place, a damaged file, a symbolic link or the file of another user, is put aside, never followed or deleted.
 
+mod error;
+mod file;
+mod known;
+
 use core::fmt;
-use core::net::IpAddr;
-use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::{Deserialize, Serialize};
-use vpc_ipam_core::{EniId, Lease, Limits, Metadata, PodKey, Record, Timestamp};
-use vpc_ipam_linux::{AdoptedLink, LinkIndex};
-use vpc_ipam_protocol::trusted_file::{self, UntrustedError};
+use redb::Database;
+use vpc_ipam_core::{PodKey, Record, Timestamp};
+use vpc_ipam_protocol::trusted_file;
 
-/// Leases as JSON, by key as JSON.
-const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases");
-/// When addresses were released, in nanoseconds since the epoch.
-const RELEASED: TableDefinition<'_, &str, u64> = TableDefinition::new("released");
-/// What is known of the node, by the name of its form: a file of an earlier version has none, and what a later version adds
-/// under another name is not read.
-const KNOWN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("known");
-/// The name of [`Known`] as it is below, as JSON.
-const KNOWN_FORM: &str = "node/1";
-/// What the file is.
-const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+use self::file::{Unusable, to_redb, to_redb_error};
 
-const FORMAT: &str = "vpc-ipam/1";
-/// How the formats of all versions begin.
-const FORMAT_NAME: &str = "vpc-ipam/";
-/// Of a database of a few hundred rows; redb's own default is 1 GiB.
-const CACHE_BYTES: usize = 256 << 10;
-/// The longest file that is opened: a hundred times what a node with a thousand pods needs.
-const BYTES_MAX: u64 = 256 << 20;
-/// Longer than any rest of an address; what was released before is forgotten when the file is opened.
-const RELEASED_KEPT: Duration = Duration::from_secs(86_400);
+pub use self::error::{KnownError, OpenError, WriteError};
+pub use self::known::{Known, TakenOver};
 
 /// Something to be made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,22 +35,6 @@ impl From<Record> for Entry {
     fn from(record: Record) -> Self {
         Self { record, sandbox: None }
     }
-}
-
-/// A lease as it is stored.
-#[derive(Serialize)]
-struct StoredLease<'a> {
-    #[serde(flatten)]
-    lease: &'a Lease,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sandbox: Option<&'a Path>,
-}
-
-/// What is stored with a lease.
-#[derive(Deserialize)]
-struct StoredSandbox {
-    #[serde(default)]
-    sandbox: Option<PathBuf>,
 }
 
 /// The durable state of one node.
@@ -99,122 +64,10 @@ pub enum Found {
     },
 }
 
-/// What a daemon knows of its node in this boot, for a start at which the instance metadata service or EC2 does not answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
-    /// The metadata, with the primary ENI alone: what the secondary ENIs hold may have changed since.
-    pub metadata: Metadata,
-    /// What EC2 said of the limits of instance types.
-    #[serde(default)]
-    pub limits: Vec<Limits>,
-    /// The route tables of ENIs for which they do not follow from the place.
-    #[serde(default)]
-    pub tables: BTreeMap<EniId, u32>,
-    /// What is kept of pods that are in no state file, by the index of their links.
-    #[serde(default)]
-    pub adopted: BTreeMap<LinkIndex, AdoptedLink>,
-    /// Whether all that amazon-vpc-cni-k8s left on the node was found and removed.
-    #[serde(default)]
-    pub took_over: bool,
-    /// The last time that the node was taken over from a daemon of which it is not known which addresses it released before.
-    #[serde(default)]
-    pub taken_over: Option<TakenOver>,
-}
-
-/// A take-over of the node from another daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TakenOver {
-    /// When it was.
-    pub at: Timestamp,
-    /// What the ENIs had then, as far as it was seen: of these the addresses without a pod cool down since.
-    pub blocks: BTreeSet<IpNet>,
-}
-
-impl Known {
-    /// Keeps what metadata say that holds for the rest of the boot.
-    pub fn new(mut metadata: Metadata) -> Self {
-        let primary = metadata.node.primary;
-        metadata.observation.enis.retain(|eni| eni.id == primary);
-        Self {
-            metadata,
-            limits: Vec::new(),
-            tables: BTreeMap::new(),
-            adopted: BTreeMap::new(),
-            took_over: false,
-            taken_over: None,
-        }
-    }
-
-    /// Returns whether another says the same, apart from the times of reading.
-    pub fn says_the_same(&self, other: &Self) -> bool {
-        let mut other = other.clone();
-        other.metadata.observation.as_of = self.metadata.observation.as_of;
-        *self == other
-    }
-}
-
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
-}
-
-/// Why a store could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// Another process has it open.
-    #[error("{path} is in use: is another vpc-ipamd running?")]
-    InUse {
-        /// The file.
-        path: String,
-    },
-    /// The directory could not be made, or is another user's or every user's.
-    #[error("keep the state file in a folder of ours")]
-    Folder(#[source] UntrustedError),
-    /// What cannot be used could not be put aside.
-    #[error("move {path} away")]
-    Move {
-        /// The file.
-        path: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Another version of vpc-ipamd wrote it, in a form that this one does not know. It is left as it is.
-    #[error(
-        "{path} has format {found:?}, and this vpc-ipamd reads {FORMAT:?}: start the version that wrote it, or move the file away"
-    )]
-    UnknownVersion {
-        /// The file.
-        path: String,
-        /// Its format.
-        found: String,
-    },
-    /// The file could not be read or written, which is no damage of its contents: it is as it was.
-    #[error("use {path}")]
-    Use {
-        /// The file.
-        path: String,
-        /// The cause.
-        source: Box<redb::Error>,
-    },
-}
-
-/// Why records could not be made durable. None of them is.
-#[derive(Debug, thiserror::Error)]
-#[error("write the state file")]
-pub struct WriteError(#[source] Box<redb::Error>);
-
-/// Why what is known of the node cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KnownError {
-    /// The file cannot be read.
-    #[error("read the state file")]
-    Read(#[from] Box<redb::Error>),
-    /// It is not in the form that its name says.
-    #[error("read what the state file says of the node, form {KNOWN_FORM:?}")]
-    Decode(#[from] serde_json::Error),
 }
 
 impl Store {
@@ -267,7 +120,7 @@ impl Store {
 
     /// Makes records durable, with what is known besides.
     pub fn write_entries(&mut self, entries: &[Entry]) -> Result<(), WriteError> {
-        let result = self.try_write(entries);
+        let result = self.database().and_then(|database| file::write(database, entries));
         if result.is_err() {
             self.database = None;
         }
@@ -276,69 +129,25 @@ impl Store {
 
     /// Returns what is known of the node in this boot; an error if that cannot be read, without which a start can do.
     pub fn known(&mut self) -> Result<Option<Known>, KnownError> {
-        let found = self.database().and_then(|database| {
-            let transaction = database.begin_read()?;
-            match transaction.open_table(KNOWN) {
-                Ok(table) => {
-                    Ok(table.get(KNOWN_FORM)?.map(|value| serde_json::from_slice(value.value())))
-                }
-                Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        });
+        let found = self.database().and_then(|database| file::read_known(database));
         Ok(found.map_err(Box::new)?.transpose()?)
     }
 
     /// Makes durable what is known of the node.
     pub fn remember(&mut self, known: &Known) -> Result<(), WriteError> {
-        let result = self.try_remember(known);
+        let result = self.database().and_then(|database| file::write_known(database, known));
         if result.is_err() {
             self.database = None;
         }
         result.map_err(|error| WriteError(Box::new(error)))
     }
 
-    fn try_remember(&mut self, known: &Known) -> Result<(), redb::Error> {
-        let transaction = self.database()?.begin_write()?;
-        transaction.open_table(KNOWN)?.insert(KNOWN_FORM, to_json(known)?.as_slice())?;
-        transaction.commit()?;
-        Ok(())
-    }
-
     fn database(&mut self) -> Result<&mut Database, redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open_database(&self.path).map_err(to_redb_error)?,
+            None => file::open(&self.path).map_err(to_redb_error)?,
         };
         Ok(self.database.insert(database))
-    }
-
-    fn try_write(&mut self, entries: &[Entry]) -> Result<(), redb::Error> {
-        let transaction = self.database()?.begin_write()?;
-        {
-            let mut leases = transaction.open_table(LEASES)?;
-            let mut released = transaction.open_table(RELEASED)?;
-            for Entry { record, sandbox } in entries {
-                match record {
-                    Record::Leased(lease) => {
-                        let stored = StoredLease { lease, sandbox: sandbox.as_deref() };
-                        leases
-                            .insert(key_text(&lease.key)?.as_str(), to_json(&stored)?.as_slice())?;
-                        for address in lease.addresses() {
-                            released.remove(address.to_string().as_str())?;
-                        }
-                    }
-                    Record::Released { key, addresses, at } => {
-                        leases.remove(key_text(key)?.as_str())?;
-                        for address in addresses {
-                            released.insert(address.to_string().as_str(), at.as_nanos())?;
-                        }
-                    }
-                }
-            }
-        }
-        transaction.commit()?;
-        Ok(())
     }
 
     /// Opens a file, new or not, and returns what of this boot is in it; `None` if there was nothing.
@@ -347,145 +156,15 @@ impl Store {
         boot: &str,
         now: Timestamp,
     ) -> Result<(Self, Option<Vec<Record>>), Unusable> {
-        let database = open_database(path)?;
-        let found = read(&database, boot, now)?;
+        let database = file::open(path)?;
+        let found = file::read(&database, boot, now)?;
         match found {
-            Some(_) => forget(&database, now)?,
-            None => clear(&database, boot)?,
+            Some(_) => file::forget(&database, now)?,
+            None => file::clear(&database, boot)?,
         }
         let (records, sandboxes) = found.map_or((None, BTreeMap::new()), |(r, s)| (Some(r), s));
         Ok((Self { path: path.to_path_buf(), database: Some(database), sandboxes }, records))
     }
-}
-
-/// Why a file cannot be used.
-enum Unusable {
-    /// Another process has it open.
-    InUse,
-    /// Reading or writing failed.
-    Failed(redb::Error),
-    /// It has a format of this name, which we do not know.
-    UnknownVersion(String),
-    /// What is in it cannot be.
-    Damaged(String),
-}
-
-impl Unusable {
-    fn untrusted(error: UntrustedError) -> Self {
-        match error {
-            UntrustedError::Open { source, .. } => Self::Failed(redb::Error::Io(source)),
-            error => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
-impl<E: Into<redb::Error>> From<E> for Unusable {
-    fn from(error: E) -> Self {
-        match error.into() {
-            redb::Error::DatabaseAlreadyOpen => Self::InUse,
-            // So redb says that a file is none of its own, or was cut short.
-            redb::Error::Io(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                Self::Damaged(error.to_string())
-            }
-            error @ (redb::Error::Io(_) | redb::Error::PreviousIo) => Self::Failed(error),
-            error => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
-fn open_database(path: &Path) -> Result<Database, Unusable> {
-    let file = match trusted_file::open(path, BYTES_MAX).map_err(Unusable::untrusted)? {
-        Some(file) => file,
-        // redb takes an empty file for a new one.
-        None => trusted_file::create(path).map_err(Unusable::untrusted)?,
-    };
-    let mut builder = Database::builder();
-    // Reading what a damaged file says could end the process otherwise.
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    Ok(builder.create_with_backend(FileBackend::new(file)?)?)
-}
-
-/// Records, and where the namespaces of pods are, as far as that is known.
-type Read = (Vec<Record>, BTreeMap<PodKey, PathBuf>);
-
-/// Returns the records of this boot; `None` if the file is new or of another one.
-fn read(database: &Database, boot: &str, now: Timestamp) -> Result<Option<Read>, Unusable> {
-    let transaction = database.begin_read()?;
-    let meta = match transaction.open_table(META) {
-        Ok(meta) => meta,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    match meta.get("format")?.map(|value| value.value().to_string()) {
-        Some(format) if format == FORMAT => {}
-        // The name tells that it is whole and ours; anything else may be damage.
-        Some(format) if format.starts_with(FORMAT_NAME) => {
-            return Err(Unusable::UnknownVersion(format));
-        }
-        format => {
-            return Err(Unusable::Damaged(format!("its format is {format:?}, not {FORMAT:?}")));
-        }
-    }
-    if meta.get("boot")?.is_none_or(|value| value.value() != boot) {
-        return Ok(None);
-    }
-    let (mut records, mut sandboxes) = (Vec::new(), BTreeMap::new());
-    for row in transaction.open_table(LEASES)?.iter()? {
-        let (_, value) = row?;
-        let unreadable = |error| Unusable::Damaged(format!("a lease cannot be read: {error}"));
-        let lease = serde_json::from_slice::<Lease>(value.value()).map_err(unreadable)?;
-        let stored: StoredSandbox = serde_json::from_slice(value.value()).map_err(unreadable)?;
-        sandboxes.extend(stored.sandbox.map(|path| (lease.key.clone(), path)));
-        records.push(Record::Leased(lease));
-    }
-    for row in transaction.open_table(RELEASED)?.iter()? {
-        let (address, at) = row?;
-        let address = address
-            .value()
-            .parse::<IpAddr>()
-            .map_err(|_| Unusable::Damaged(format!("{:?} is no address", address.value())))?;
-        let at = Timestamp::from_nanos(at.value());
-        if is_remembered(at, now) {
-            // Who held it no longer matters.
-            let key = PodKey::new("-", "-", "-").expect("no part is empty");
-            records.push(Record::Released { key, addresses: vec![address], at });
-        }
-    }
-    Ok(Some((records, sandboxes)))
-}
-
-fn is_remembered(released: Timestamp, now: Timestamp) -> bool {
-    now.since(released) <= RELEASED_KEPT
-}
-
-/// Removes the releases that are too old to matter.
-fn forget(database: &Database, now: Timestamp) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction
-        .open_table(RELEASED)?
-        .retain(|_, at| is_remembered(Timestamp::from_nanos(at), now))?;
-    Ok(transaction.commit()?)
-}
-
-/// Makes the file that of this boot, without any record.
-fn clear(database: &Database, boot: &str) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction.delete_table(LEASES)?;
-    transaction.delete_table(RELEASED)?;
-    transaction.delete_table(KNOWN)?;
-    {
-        transaction.open_table(LEASES)?;
-        transaction.open_table(RELEASED)?;
-        let mut meta = transaction.open_table(META)?;
-        meta.insert("format", FORMAT)?;
-        meta.insert("boot", boot)?;
-    }
-    Ok(transaction.commit()?)
 }
 
 /// Returns the id of this boot of the kernel.
@@ -497,32 +176,17 @@ fn unusable(path: &Path, source: redb::Error) -> OpenError {
     OpenError::Use { path: path.display().to_string(), source: Box::new(source) }
 }
 
-fn key_text(key: &PodKey) -> Result<String, redb::Error> {
-    serde_json::to_string(key).map_err(|error| to_redb(error.to_string()))
-}
-
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
-    serde_json::to_vec(value).map_err(|error| to_redb(error.to_string()))
-}
-
-fn to_redb_error(unusable: Unusable) -> redb::Error {
-    match unusable {
-        Unusable::InUse => redb::Error::DatabaseAlreadyOpen,
-        Unusable::Failed(error) => error,
-        Unusable::Damaged(why) | Unusable::UnknownVersion(why) => to_redb(why),
-    }
-}
-
-fn to_redb(message: String) -> redb::Error {
-    redb::Error::Io(io::Error::other(message))
-}
-
 #[cfg(test)]
 mod tests {
+    use core::net::IpAddr;
+    use core::time::Duration;
+    use std::collections::BTreeSet;
+
+    use vpc_ipam_core::{Lease, Limits, Mac, Metadata, Node, Observation, Scope, Source, testkit};
+    use vpc_ipam_linux::{AdoptedLink, Family, LinkIndex, Route, Rule, Table};
+
+    use super::file::{KNOWN, KNOWN_FORM};
     use super::*;
-    use vpc_ipam_core::testkit;
-    use vpc_ipam_core::{Mac, Node, Observation, Scope, Source};
-    use vpc_ipam_linux::{Family, Route, Rule, Table};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
