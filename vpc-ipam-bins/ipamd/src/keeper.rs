@@ -2,7 +2,9 @@
 
 pub(crate) mod aws_cni;
 pub(crate) mod lost;
+mod pods;
 pub(crate) mod rivals;
+mod side;
 pub(crate) mod untracked;
 
 use core::net::IpAddr;
@@ -12,18 +14,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use vpc_ipam_core::{EniId, EniLink, Lease, Mac, PodKey, Timestamp, error_chain};
+use vpc_ipam_core::{EniId, EniLink, PodKey, Timestamp, error_chain};
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
+use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    AbsentLink, AdoptedLink, ApplyError, Conflict, Difference, Extent, KernelEvent, LinkIndex,
-    NodeNetwork, Pace, Protocol, Repaired, Seen, Table, Watch,
+    AbsentLink, AdoptedLink, ApplyError, Extent, KernelEvent, LinkIndex, NodeNetwork, Protocol,
+    Repaired, Seen, Table, Watch,
 };
 
 use self::aws_cni::AwsCni;
 use self::lost::Lost;
+use self::pods::{Coming, Departing};
 use self::rivals::{Rivals, Yield};
+use self::side::Side;
 use self::untracked::{Changes, Untracked};
+
+pub(crate) use self::pods::Left;
 
 /// What the node should hold, shared with the threads that make it so.
 pub(super) type SharedNode = Arc<Mutex<NodeNetwork>>;
@@ -67,40 +73,12 @@ pub(super) struct NetworkKeeper {
     left: BTreeSet<IpAddr>,
 }
 
-/// One of the two sides of the node's network, each of which has a thread of its own.
-#[derive(Default)]
-struct Side {
-    pace: Pace,
-    /// What its thread is at.
-    repairing: Option<Extent>,
-    /// The objects of other programs that stand in the way, as the log named them.
-    conflicts: BTreeSet<String>,
-    /// What cannot be found out, as the log said it.
-    unlisted: Vec<String>,
-}
-
-struct Departing {
-    /// The MAC addresses of its links.
-    links: Vec<Mac>,
-    /// Whether rules of a pod may be left that had one of its addresses before, and was in no state file.
-    leaves_rules: bool,
-}
-
-struct Coming {
-    network: PodNetwork,
-    /// When it should be there, with or without events.
-    until: Timestamp,
-}
-
 /// What is to be repaired.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) kernel: Option<Extent>,
     pub(super) translation: bool,
 }
-
-/// How long a plugin may take to set a pod up: many times what it does on a busy machine.
-const SET_UP_MAX: Duration = Duration::from_secs(10);
 
 /// How often everything is compared, for what the kernel sends no event: some of its variables, and chains of iptables.
 const COMPARE_EVERY: Duration = Duration::from_secs(300);
@@ -262,11 +240,6 @@ impl NetworkKeeper {
         lock(&self.node).adopted.links.clone()
     }
 
-    /// Returns the pods of the state file that have been without links for too long.
-    pub(super) fn given_up(&mut self) -> BTreeSet<PodKey> {
-        core::mem::take(&mut self.given_up)
-    }
-
     /// Returns what an operator should look at.
     pub(super) fn problems(&self, now: Timestamp) -> Vec<String> {
         let sides = [&self.kernel, &self.translation].into_iter();
@@ -350,25 +323,6 @@ impl NetworkKeeper {
         self.unnamable = why;
     }
 
-    /// Takes note of the pods that a comparison found without links, or without the route that alone tells that they are there.
-    fn look_for_lost(&mut self, repaired: &Repaired, now: Timestamp) {
-        let Some(seen) = &repaired.seen else { return };
-        let mut node = lock(&self.node);
-        let mut absent: BTreeMap<&PodKey, usize> = BTreeMap::new();
-        for link in &repaired.absent {
-            if let AbsentLink::Pod(key, _) = link {
-                *absent.entry(key).or_default() += 1;
-            }
-        }
-        let all = |(key, count): &(&PodKey, usize)| {
-            node.pods.get(*key).is_some_and(|network| network.interfaces.len() == *count)
-        };
-        let without_links = absent.into_iter().filter(all).map(|(key, _)| key.clone()).collect();
-        self.given_up.extend(self.lost.found(without_links, now));
-        let known = &mut node.adopted.routed;
-        self.untracked_changed |= self.untracked.routed(&seen.adopted.routed, known, now);
-    }
-
     /// Says once of each object that it is put right again and again.
     fn report_fights(&mut self) {
         let sides = [&self.kernel, &self.translation].into_iter();
@@ -388,107 +342,6 @@ impl NetworkKeeper {
     pub(super) fn counts(&self) -> (u64, u64) {
         let sides = [&self.kernel.pace, &self.translation.pace];
         (sides.iter().map(|it| it.repairs()).sum(), sides.iter().map(|it| it.objects()).sum())
-    }
-
-    /// A pod had its addresses before this daemon started.
-    pub(super) fn found(&mut self, lease: &Lease) {
-        if let Ok(network) = pod::desired(lease, &self.settings) {
-            lock(&self.node).pods.insert(lease.key.clone(), network);
-        }
-    }
-
-    /// A pod got its addresses and is about to be set up, if it is not already.
-    pub(super) fn leased(&mut self, lease: &Lease, now: Timestamp) {
-        self.lost.forget(&lease.key);
-        self.given_up.remove(&lease.key);
-        // The plugin will tell what is wrong with a lease that no network can be made for.
-        let Ok(network) = pod::desired(lease, &self.settings) else {
-            return;
-        };
-        let mut node = lock(&self.node);
-        self.leaving.remove(&lease.key);
-        if node.pods.get(&lease.key) != Some(&network) {
-            node.pods.remove(&lease.key);
-            node.busy.extend(addresses(&network));
-            node.busy_links.extend(links(&network));
-            // One that was made under this key before the state was lost is this pod's again.
-            let own =
-                |it: &AdoptedLink| it.mac.is_some_and(|mac| links(&network).any(|own| own == mac));
-            let before = node.adopted.links.len();
-            node.adopted.links.retain(|_, link| !own(link));
-            self.untracked_changed |= node.adopted.links.len() < before;
-            let coming = Coming { network, until: now + SET_UP_MAX };
-            self.coming.insert(lease.key.clone(), coming);
-        }
-    }
-
-    /// Pods are there; returns whether any is.
-    fn arrive(&mut self, now: Timestamp, arrives: impl Fn(&Coming) -> bool) -> bool {
-        let mut node = lock(&self.node);
-        let mut any = false;
-        for (key, Coming { network, .. }) in self.coming.extract_if(.., |_, it| arrives(it)) {
-            for address in addresses(&network) {
-                node.busy.remove(&address);
-            }
-            for mac in links(&network) {
-                node.busy_links.remove(&mac);
-            }
-            if network.interfaces.iter().any(|interface| interface.egress.is_some()) {
-                // Nothing may be wrong, but only a look at the routes tells which address it has.
-                self.kernel.pace.damaged(Extent::Routing, now);
-            }
-            node.pods.insert(key, network);
-            any = true;
-        }
-        any
-    }
-
-    /// A pod is about to be taken apart: its rules go, and are not to be brought back.
-    pub(super) fn leaving(&mut self, key: &PodKey) {
-        self.lost.forget(key);
-        self.given_up.remove(key);
-        let mut node = lock(&self.node);
-        let coming = self.coming.remove(key).map(|coming| coming.network);
-        if let Some(network) = node.pods.remove(key).or(coming) {
-            node.busy.extend(addresses(&network));
-            node.busy_links.extend(links(&network));
-            self.leaving.insert(key.clone(), network);
-        }
-    }
-
-    /// A pod is gone; returns what it left behind for this node to remove.
-    pub(super) fn released(&mut self, key: &PodKey) -> Option<Left> {
-        // Of a plugin that began before this daemon did, rules and routes may have been brought back meanwhile.
-        let announced = self.leaving.contains_key(key);
-        self.leaving(key);
-        let network = self.leaving.remove(key)?;
-        let mut node = lock(&self.node);
-        let mut leaves_rules = false;
-        for address in addresses(&network) {
-            node.busy.remove(&address);
-            node.yielded.remove(&address);
-            self.rivals.forget(address);
-            leaves_rules |= self.left.remove(&address);
-        }
-        let links = links(&network).collect();
-        self.departing.insert(key.clone(), Departing { links, leaves_rules });
-        Some(if announced { Left::Links(network) } else { Left::All(network) })
-    }
-
-    /// Nothing is left of a pod that is gone.
-    pub(super) fn departed(&mut self, key: &PodKey, now: Timestamp) {
-        let Some(Departing { links, leaves_rules }) = self.departing.remove(key) else { return };
-        for mac in links {
-            lock(&self.node).busy_links.remove(&mac);
-        }
-        if leaves_rules {
-            self.damaged(Extent::Routing, now);
-        }
-    }
-
-    /// Returns whether a plugin is setting up or removing a pod.
-    pub(super) fn is_at_work(&self) -> bool {
-        !self.coming.is_empty() || !self.leaving.is_empty()
     }
 
     /// An ENI is set up.
@@ -517,84 +370,9 @@ impl NetworkKeeper {
     }
 }
 
-/// What is left of a pod that is gone.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// Its links alone.
-    Links(PodNetwork),
-    /// Possibly routes and rules too.
-    All(PodNetwork),
-}
-
-impl Side {
-    /// Says once of each object of another program that it stands in the way, and that it does no longer.
-    fn report_conflicts(&mut self, found: &[Conflict]) {
-        for Conflict { object, effect, likely_author } in found {
-            if !self.conflicts.contains(object) {
-                warn!(object, effect, likely_author, "another program stands in the way");
-            }
-        }
-        let found: BTreeSet<String> = found.iter().map(|it| it.object.clone()).collect();
-        for object in self.conflicts.difference(&found) {
-            info!(object, "stands in the way no more");
-        }
-        self.conflicts = found;
-    }
-
-    /// Says once of each thing that it cannot be told.
-    fn report_unlisted(&mut self, unlisted: Vec<String>) {
-        for what in unlisted.iter().filter(|what| !self.unlisted.contains(what)) {
-            warn!("{what}");
-        }
-        self.unlisted = unlisted;
-    }
-
-    fn take(&mut self, now: Timestamp) -> Option<Extent> {
-        if self.repairing.is_none() {
-            self.repairing = self.pace.take(now);
-            return self.repairing;
-        }
-        None
-    }
-
-    fn repaired(&mut self, result: Result<Repaired, ApplyError>, now: Timestamp) {
-        let Some(extent) = self.repairing.take() else { return };
-        match result {
-            // The thread that could not write a kernel variable told of that.
-            Ok(Repaired { differences, spared, conflicts, unlisted, .. }) => {
-                self.report_conflicts(&conflicts);
-                self.report_unlisted(unlisted);
-                for difference in &differences {
-                    info!(%difference, "the node's network was put right");
-                }
-                let words = |all: &[Difference]| -> Vec<String> {
-                    all.iter().map(|it| it.object().to_string()).collect()
-                };
-                self.pace.repaired(&words(&differences), &words(&spared), extent, now);
-            }
-            Err(error) => {
-                error!(
-                    error = error_chain(&error),
-                    "cannot put the node's network right; trying again"
-                );
-                self.pace.failed(extent, now);
-            }
-        }
-    }
-}
-
 /// Returns what the node should hold at this moment.
 pub(super) fn latest(node: &SharedNode) -> NodeNetwork {
     lock(node).clone()
-}
-
-fn addresses(network: &PodNetwork) -> impl Iterator<Item = IpAddr> {
-    network.interfaces.iter().flat_map(|it| &it.addresses).map(|it| it.address)
-}
-
-/// Returns the MAC addresses of a pod's links on the node.
-fn links(network: &PodNetwork) -> impl Iterator<Item = Mac> {
-    network.interfaces.iter().map(|it| it.host.mac)
 }
 
 fn lock(node: &SharedNode) -> MutexGuard<'_, NodeNetwork> {
@@ -604,13 +382,13 @@ fn lock(node: &SharedNode) -> MutexGuard<'_, NodeNetwork> {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::LeasedInterface;
-    use vpc_ipam_core::testkit;
+    use vpc_ipam_core::{Lease, LeasedInterface, Mac, testkit};
     use vpc_ipam_linux::{
         Family, HostConfig, Leads, Link, LinkId, LinkIndex, Namespace, Route, RouteEntry, Seen,
         VethPrefix,
     };
 
+    use super::pods::SET_UP_MAX;
     use super::*;
 
     #[tokio::test]
