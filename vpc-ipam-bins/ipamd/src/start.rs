@@ -13,7 +13,7 @@ use vpc_ipam_core::{
     Config, EniConfig, InstanceType, Ipam, KnownLimits, Limits, Metadata, Record, Released,
     Timestamp, error_chain,
 };
-use vpc_ipam_linux::host::egress;
+use vpc_ipam_linux::host::{HostFacts, egress};
 use vpc_ipam_linux::pod::PodSettings;
 use vpc_ipam_linux::{Family, HostConfig, Netlink as _, NodeNetwork, Table, Watch, is_of_aws_cni};
 use vpc_ipam_protocol::PodLinks;
@@ -71,7 +71,7 @@ struct Prepared {
 /// Metadata that the state file keeps of this boot stand in for those that are still to be read, so that pods of before are
 /// served at once, whether or not the metadata service answers. They tell what the node is and not what its ENIs hold:
 /// nothing is granted by them.
-// One long function: each step takes what several earlier ones found, and their order is what it is about.
+// Longer than others: each step takes what several earlier ones found, and their order is what it is about.
 pub(super) async fn start(
     mut options: Options,
     api: Arc<dyn Ec2Api>,
@@ -85,40 +85,16 @@ pub(super) async fn start(
         warn!(error = error_chain(&error), "cannot read what an earlier start stored of the node");
         None
     });
-    let by_kept = match &kept {
-        Some(kept) => prepare_by_kept(&mut options, &*api, &inputs, kept).await,
-        None => None,
-    };
-    let fresh = by_kept.is_none();
-    let prepared = match by_kept {
-        Some(prepared) => prepared,
-        None => {
-            let metadata = metadata(&*api, &clock).await?;
-            let took_over = kept.as_ref().is_some_and(|kept| kept.took_over);
-            prepare(&mut options, &*api, &inputs, metadata, took_over).await?
-        }
-    };
-    let mut known =
-        Known { limits: options.limits.ec2.clone(), ..Known::new(prepared.metadata.clone()) };
-    if let Some(kept) = kept.clone() {
-        known = Known { metadata: known.metadata, limits: known.limits, ..kept };
-    }
-
+    let (prepared, fresh) = find_out(&mut options, &*api, &inputs, &clock, kept.as_ref()).await?;
+    let mut known = known_now(&options, &prepared, kept.clone());
     let (mut ipam, mut flush) = restore(&options, &prepared, found, &clock)?;
     let Prepared { metadata, config, watch, threads, set_up, .. } = prepared;
     let Threads { host, translation, departed, ports } = threads;
     let SetUpNode { facts, changed, took_over } = set_up;
     let links = links(&config, &options.host_config, &known);
-    let settings = PodSettings {
-        egress: egress(&options.host_config, &config, &metadata),
-        ipv6_disabled: links.ipv6_disabled,
-        source_check: links.source_check,
-        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
-    };
+    let settings = pod_settings(&options, &config, &metadata, &links);
     let names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
-    let mut node = NodeNetwork::new(options.host_config.clone(), facts);
-    node.beside_aws_cni = !options.adopt;
-    node.adopted.links.clone_from(&known.adopted);
+    let node = node_network(&options, facts, &known);
     let grace = GRACE_MIN.max(2 * config.cooldown);
     let mut keeper =
         NetworkKeeper::start(node, settings, watch, Rivals::new(ports), grace, clock.now());
@@ -147,22 +123,15 @@ pub(super) async fn start(
         cool(&mut ipam, &mut flush, take_over, shown, untracked, clock.now());
         known.taken_over = Some(take_over.taken_over().clone());
     }
-    if !kept.is_some_and(|kept| kept.says_the_same(&known))
-        && let Err(error) = store.remember(&known)
-    {
-        warn!(
-            error = error_chain(&error),
-            "cannot store what is known of the node for the next start"
-        );
-    }
-    if fresh {
-        ipam.observe(&metadata.observation, clock.now());
-    } else {
-        tokio::spawn(read_metadata_later(Arc::clone(&api), clock, inputs.clone()));
+    if !kept.is_some_and(|kept| kept.says_the_same(&known)) {
+        remember(&mut store, &known);
     }
     let mut sources = Sources::new(fresh);
     if fresh {
+        ipam.observe(&metadata.observation, clock.now());
         sources.metadata_read(&metadata);
+    } else {
+        tokio::spawn(read_metadata_later(Arc::clone(&api), clock, inputs.clone()));
     }
     let server = socket::listen(&options.socket, inputs.clone()).map_err(|source| {
         DaemonError::Listen { path: options.socket.display().to_string(), source }
@@ -206,6 +175,64 @@ pub(super) async fn start(
     };
     daemon.notice(Notice::HostReady { changed: changed.in_words });
     Ok(Started { daemon, server })
+}
+
+/// Prepares the node by what an earlier start stored, or else by what the metadata service says; returns whether it was asked.
+async fn find_out(
+    options: &mut Options,
+    api: &dyn Ec2Api,
+    inputs: &mpsc::Sender<Input>,
+    clock: &Clock,
+    kept: Option<&Known>,
+) -> Result<(Prepared, bool), DaemonError> {
+    if let Some(kept) = kept
+        && let Some(prepared) = prepare_by_kept(options, api, inputs, kept).await
+    {
+        return Ok((prepared, false));
+    }
+    let metadata = metadata(api, clock).await?;
+    let took_over = kept.is_some_and(|kept| kept.took_over);
+    Ok((prepare(options, api, inputs, metadata, took_over).await?, true))
+}
+
+/// Returns what is known of the node with the metadata and limits of this start.
+fn known_now(options: &Options, prepared: &Prepared, kept: Option<Known>) -> Known {
+    let known = Known::new(prepared.metadata.clone());
+    let metadata = known.metadata.clone();
+    Known { metadata, limits: options.limits.ec2.clone(), ..kept.unwrap_or(known) }
+}
+
+/// Stores what is known of the node. Without it the next start asks again.
+fn remember(store: &mut Store, known: &Known) {
+    if let Err(error) = store.remember(known) {
+        warn!(
+            error = error_chain(&error),
+            "cannot store what is known of the node for the next start"
+        );
+    }
+}
+
+/// Returns what the node's network should hold before its pods and further ENIs are known.
+fn node_network(options: &Options, facts: HostFacts, known: &Known) -> NodeNetwork {
+    let mut node = NodeNetwork::new(options.host_config.clone(), facts);
+    node.beside_aws_cni = !options.adopt;
+    node.adopted.links.clone_from(&known.adopted);
+    node
+}
+
+/// Returns how the networks of pods are made on this node.
+fn pod_settings(
+    options: &Options,
+    config: &Config,
+    metadata: &Metadata,
+    links: &PodLinks,
+) -> PodSettings {
+    PodSettings {
+        egress: egress(&options.host_config, config, metadata),
+        ipv6_disabled: links.ipv6_disabled,
+        source_check: links.source_check,
+        ..PodSettings::new(options.host_config.veth_prefix.clone(), links.mtu)
+    }
 }
 
 /// Makes the state machine of the node, with the pods that the state file and the kernel show.
