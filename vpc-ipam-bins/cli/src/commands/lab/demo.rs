@@ -66,9 +66,11 @@ pub(super) fn run(spec: &LabSpec) -> Result<ExitCode, Failure> {
 
 /// Returns why a lab cannot show what the settings ask for.
 fn beyond_a_lab(mode: &Mode, expected: &Expected) -> Option<&'static str> {
+    // What the daemon refuses to start with, it says itself.
+    let is_refused = mode.config.families.ipv6() && !mode.limits.prefixes();
     if !mode.config.provisioning {
         Some("a node that asks for no addresses has none for pods")
-    } else if expected.pods == 0 {
+    } else if expected.pods == 0 && !is_refused {
         Some("type and settings leave no address for any pod")
     } else {
         None
