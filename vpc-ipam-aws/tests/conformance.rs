@@ -34,13 +34,21 @@ fn our_executor_conforms() {
     let checks = conformance(&mut Ours { ec2, node, limits, clock, runtime });
 
     let report: String = checks.iter().map(|check| format!("{check}\n")).collect();
-    assert!(checks.len() > 20, "{report}");
-    // Links are the business of another crate.
-    let other = |check: &&Check| check.name.contains("link") || check.name.contains("set up");
-    let (links, ours): (Vec<&Check>, Vec<&Check>) = checks.iter().partition(other);
-    assert!(ours.iter().all(|check| check.verdict == Verdict::Holds), "{report}");
-    let left = |check: &&Check| matches!(check.verdict, Verdict::NotApplicable(_));
-    assert!(links.len() == 3 && links.iter().all(left), "{report}");
+    assert!(checks.iter().all(|check| !check.verdict.is_failure()), "{report}");
+    let left: Vec<&str> =
+        checks.iter().filter(|check| not_applicable(check)).map(|it| it.name).collect();
+    // Links are the business of another crate, and the type has one network card.
+    let expected = [
+        "an ENI is attached to another network card where it was asked for",
+        "a link is set up, and again without complaint",
+        "a link that is not there fails as LinkMissing",
+        "what was set up is removed, and again without complaint",
+    ];
+    assert_eq!(left, expected, "{report}");
+}
+
+fn not_applicable(check: &Check) -> bool {
+    matches!(check.verdict, Verdict::NotApplicable(_))
 }
 
 struct Ours {

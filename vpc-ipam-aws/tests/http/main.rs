@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, reason = "a test has no public interface")]
 
 mod boto3;
+#[cfg(feature = "sdk")]
+mod conformance;
 mod emulator;
 mod lab;
 #[cfg(feature = "sdk")]

@@ -28,14 +28,14 @@ async fn an_eni_lives_in_moto() {
 
 /// A moto server with one instance in it. It ends when this does: the handle kills it, and it ends by itself once its
 /// standard input is closed.
-struct Moto {
-    url: String,
-    node: Node,
+pub struct Moto {
+    pub url: String,
+    pub node: Node,
     _server: Child,
 }
 
 impl Moto {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let mut server = python::script("moto_server.py")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -389,7 +389,7 @@ pub fn options(ec2: &str, imds: Option<&str>) -> SdkOptions {
     }
 }
 
-async fn connect(lab: &Lab) -> SdkEc2 {
+pub async fn connect(lab: &Lab) -> SdkEc2 {
     let options = options(&lab.ec2.url(), Some(&lab.imds.url()));
     SdkEc2::connect(options).await.unwrap()
 }
