@@ -28,8 +28,8 @@ use vpc_ipam_aws::EmulatedEc2;
 use vpc_ipam_benches::bare::{self, BarePod};
 use vpc_ipam_benches::{Samples, Table, isolate};
 use vpc_ipam_core::{
-    AddressRequest, Budget, Card, CardChoice, DeviceIndex, KnownLimits, Lease, LeasedInterface,
-    Mac, Pod, PodKey, Record, Timestamp,
+    AddressRequest, Budget, Card, DeviceIndex, KnownLimits, Lease, LeasedInterface, Mac, Pod,
+    PodKey, Record, Timestamp,
 };
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::lab::{LabName, add_pod, requirements};
@@ -249,8 +249,8 @@ impl Bench {
     /// Asks the daemon for an address as the plugin does, and gives it back.
     fn assign_and_release(&self) -> Result<(Lease, Duration), Failure> {
         let key = PodKey::new("bench", "probe", "eth0")?;
-        let pod = Pod { namespace: "default".into(), name: "probe".into() };
-        let request = AddressRequest { key: key.clone(), pod: pod.into(), cards: CardChoice::Any };
+        let pod = Pod::new("default", "probe");
+        let request = AddressRequest::new(key.clone(), pod);
         let socket = &self.node.address.socket;
         let begun = Instant::now();
         let answer = protocol::ask(socket, &Request::Assign(request.into()))?;
@@ -566,22 +566,19 @@ fn lease_of(sandbox: &Sandbox, route_table: u8) -> Result<Lease, Failure> {
         RouteTable::MAIN => 0,
         RouteTable(table) => u8::try_from(table - 1)?,
     };
-    Ok(Lease {
-        key: PodKey::new("bench", &sandbox.pod, "eth0")?,
-        pod: Pod { namespace: "bench".into(), name: sandbox.pod.clone() }.into(),
-        since: Timestamp::EPOCH,
-        serial: 0,
-        first: LeasedInterface {
-            eni: "eni-0123456789abcdef0".parse()?,
-            mac: Mac([2, 0, 10, 0, 0, 20]),
-            card: Card(0),
-            device: DeviceIndex(device),
-            primary: device == 0,
-            ipv4: Some(sandbox.bare),
-            ipv6: None,
-        },
-        more: Vec::new(),
-    })
+    Ok(Lease::new(
+        PodKey::new("bench", &sandbox.pod, "eth0")?,
+        Pod::new("bench", sandbox.pod.clone()),
+        Timestamp::EPOCH,
+        LeasedInterface::new(
+            "eni-0123456789abcdef0".parse()?,
+            Mac([2, 0, 10, 0, 0, 20]),
+            Card(0),
+            DeviceIndex(device),
+        )
+        .with_primary(device == 0)
+        .with_ipv4(Some(sandbox.bare)),
+    ))
 }
 
 /// Measures how a host is set up that has nothing yet but its links, and how it is found set up.

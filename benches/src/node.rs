@@ -3,9 +3,7 @@
 use core::time::Duration;
 
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance, World};
-use vpc_ipam_core::{
-    AddressRequest, Assigned, CardChoice, Config, Limits, Pod, PodKey, Released, Timestamp,
-};
+use vpc_ipam_core::{AddressRequest, Assigned, Config, Limits, Pod, PodKey, Released, Timestamp};
 
 /// Longer than an address rests.
 pub(crate) const PAUSE: Duration = Duration::from_secs(60);
@@ -95,9 +93,5 @@ pub(crate) fn key(container: &str) -> PodKey {
 }
 
 fn request(container: &str) -> AddressRequest {
-    AddressRequest {
-        key: key(container),
-        pod: Pod { namespace: "default".to_string(), name: container.to_string() }.into(),
-        cards: CardChoice::Any,
-    }
+    AddressRequest::new(key(container), Pod::new("default", container))
 }

@@ -57,7 +57,7 @@ fn cut(text: &str, bytes_max: usize) -> String {
 
 impl From<Ec2Error> for Failure {
     fn from(error: Ec2Error) -> Self {
-        Self { kind: error.kind, retry_after: error.retry_after, message: error.to_string() }
+        Self::new(error.kind, error.to_string()).with_retry_after(error.retry_after)
     }
 }
 

@@ -59,13 +59,10 @@ async fn call(
             api.create_tags(request).await?;
             Effect::Done
         }
-        Ec2Action::DescribeNetworkInterfaces(scope) => Effect::Observed(Observation {
-            as_of: now,
-            source: Source::Ec2,
-            scope: scope.clone(),
-            enis: api.describe_network_interfaces(node.instance, scope).await?,
-            incomplete: Vec::new(),
-        }),
+        Ec2Action::DescribeNetworkInterfaces(scope) => Effect::Observed(
+            Observation::new(now, Source::Ec2, scope.clone())
+                .with_enis(api.describe_network_interfaces(node.instance, scope).await?),
+        ),
         Ec2Action::DescribeSubnets => {
             Effect::Subnets(api.describe_subnets(node.vpc, node.zone).await?)
         }
@@ -80,8 +77,8 @@ mod tests {
     use core::time::Duration;
 
     use vpc_ipam_core::{
-        AssignPrivateIpAddresses, DeleteNetworkInterface, Failure, FailureKind, InterfaceType,
-        Ipv4Amount, ObservedEni, Scope,
+        AssignPrivateIpAddresses, DeleteNetworkInterface, Failure, FailureKind, Ipv4Amount,
+        ObservedEni, Scope,
     };
 
     use super::*;
@@ -104,13 +101,7 @@ mod tests {
         let action = Ec2Action::DescribeNetworkInterfaces(scope.clone());
         let outcome = execute(&api, &node, &action, NOW).await;
 
-        let expected = Observation {
-            as_of: NOW,
-            source: Source::Ec2,
-            scope,
-            enis: vec![eni],
-            incomplete: Vec::new(),
-        };
+        let expected = Observation::new(NOW, Source::Ec2, scope).with_enis(vec![eni]);
         assert_eq!(outcome, Outcome::Done(Effect::Observed(expected)));
     }
 
@@ -173,40 +164,27 @@ mod tests {
 
             let outcome = execute(&api, &node(), &action, NOW).await;
 
-            let expected = Failure {
-                kind,
-                retry_after: retry_after.map(Duration::from_secs),
-                message: message.into(),
-            };
+            let expected =
+                Failure::new(kind, message).with_retry_after(retry_after.map(Duration::from_secs));
             assert_eq!(outcome, Outcome::Failed(expected));
         }
     }
 
     fn node() -> Node {
-        Node {
-            instance: id("i-1"),
-            instance_type: id("m5.large"),
-            zone: id("eu-west-1a"),
-            vpc: id("vpc-1"),
-            primary: id("eni-0"),
-            subnet: id("subnet-1"),
-        }
+        Node::new(
+            id("i-1"),
+            id("m5.large"),
+            id("eu-west-1a"),
+            id("vpc-1"),
+            id("eni-0"),
+            id("subnet-1"),
+        )
     }
 
     fn eni() -> ObservedEni {
-        ObservedEni {
-            id: id("eni-1"),
-            mac: id("02:00:00:00:00:01"),
-            subnet: id("subnet-1"),
-            vpc: Some(id("vpc-1")),
-            attachment: None,
-            interface_type: InterfaceType::Interface,
-            primary_ipv4: Some(Ipv4Addr::new(10, 0, 1, 4)),
-            primary_ipv6: None,
-            blocks: Vec::new(),
-            security_groups: Vec::new(),
-            tags: None,
-        }
+        ObservedEni::new(id("eni-1"), id("02:00:00:00:00:01"), id("subnet-1"))
+            .with_vpc(Some(id("vpc-1")))
+            .with_primary_ipv4(Some(Ipv4Addr::new(10, 0, 1, 4)))
     }
 
     fn id<I: FromStr<Err: core::fmt::Debug>>(text: &str) -> I {

@@ -58,42 +58,15 @@ impl Default for Shape {
     }
 }
 
-impl Shape {
-    /// Sets which addresses pods get.
-    pub fn with_families(self, families: Families) -> Self {
-        Self { families, ..self }
-    }
-
-    /// Sets the most ENIs, `MAX_ENI`.
-    pub fn with_enis_max(self, enis_max: impl Into<Option<u8>>) -> Self {
-        Self { enis_max: enis_max.into(), ..self }
-    }
-
-    /// Sets whether the primary ENI gives pods no address.
-    pub fn with_custom_networking(self, custom_networking: bool) -> Self {
-        Self { custom_networking, ..self }
-    }
-
-    /// Sets whether one ENI is kept for a trunk.
-    pub fn with_trunk(self, trunk: bool) -> Self {
-        Self { trunk, ..self }
-    }
-
-    /// Sets how many further ENIs of the default card are not for pods.
-    pub fn with_enis_reserved(self, enis_reserved: u8) -> Self {
-        Self { enis_reserved, ..self }
-    }
-
-    /// Sets how many pods are on the host's network.
-    pub fn with_host_network_pods(self, host_network_pods: u32) -> Self {
-        Self { host_network_pods, ..self }
-    }
-
-    /// Sets the bound that has nothing to do with addresses.
-    pub fn with_cap(self, cap: Cap) -> Self {
-        Self { cap, ..self }
-    }
-}
+setters!(Shape {
+    with_families families: Families,
+    with_enis_max enis_max: Option<u8>,
+    with_custom_networking custom_networking: bool,
+    with_trunk trunk: bool,
+    with_enis_reserved enis_reserved: u8,
+    with_host_network_pods host_network_pods: u32,
+    with_cap cap: Cap,
+});
 
 /// What variables configure, with 2 pods on the host's network and without a cap.
 impl From<&Config> for Shape {

@@ -19,6 +19,7 @@ use crate::{Card, Limits, SecurityGroupId, SubnetId};
 /// amazon-vpc-cni-k8s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Config {
     /// Which addresses pods get: `ENABLE_IPv4`, `ENABLE_IPv6`, `ENABLE_PREFIX_DELEGATION`.
     pub families: Families,
@@ -67,6 +68,28 @@ pub struct Config {
     /// Times that rarely need changing.
     pub timing: Timing,
 }
+
+setters!(Config {
+    with_families families: Families,
+    with_target target: WarmTarget,
+    with_enis_max enis_max: Option<u8>,
+    with_pods_max pods_max: Option<u32>,
+    with_cooldown cooldown: Duration,
+    with_cooling cooling: Cooling,
+    with_eni_mtu eni_mtu: u16,
+    with_provisioning provisioning: bool,
+    with_ec2_reads ec2_reads: bool,
+    with_manage_unschedulable manage_unschedulable: bool,
+    with_custom_networking custom_networking: bool,
+    with_eni_config_keys eni_config_keys: EniConfigKeys,
+    with_trunk trunk: bool,
+    with_multi_nic multi_nic: bool,
+    with_manage_untagged manage_untagged: bool,
+    with_subnet_discovery subnet_discovery: bool,
+    with_cluster cluster: Option<String>,
+    with_eni_tags eni_tags: BTreeMap<String, String>,
+    with_timing timing: Timing,
+});
 
 /// Which addresses a pod gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +192,7 @@ impl WarmTarget {
 /// released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Cooling {
     /// Those that are ready before a new address could be: within this time.
     ReadyWithin(Duration),
@@ -180,6 +204,7 @@ pub enum Cooling {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[non_exhaustive]
 pub struct EniConfig {
     /// The subnet, in the node's zone.
     pub subnet: SubnetId,
@@ -188,9 +213,22 @@ pub struct EniConfig {
     pub security_groups: Vec<SecurityGroupId>,
 }
 
+impl EniConfig {
+    /// Returns a configuration with the security groups of the primary ENI.
+    pub fn new(subnet: SubnetId) -> Self {
+        Self { subnet, security_groups: Vec::new() }
+    }
+}
+
+setters!(EniConfig {
+    with_subnet subnet: SubnetId,
+    with_security_groups security_groups: Vec<SecurityGroupId>,
+});
+
 /// Where a Kubernetes node names its ENIConfig: `ENI_CONFIG_ANNOTATION_DEF`, `ENI_CONFIG_LABEL_DEF`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct EniConfigKeys {
     /// The key of the annotation, by default `k8s.amazonaws.com/eniConfig`.
     pub annotation: String,
@@ -233,6 +271,7 @@ impl EniConfigKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
+#[non_exhaustive]
 pub struct Timing {
     /// How long an ADD may wait for an address. Default 30 s: EC2 takes about 10 s to create and attach an ENI.
     pub add_wait: Duration,
@@ -264,6 +303,21 @@ pub struct Timing {
     /// How old the list of subnets may be when addresses are asked for, at least 1 s. Default 5 min.
     pub subnets_age_max: Duration,
 }
+
+setters!(Timing {
+    with_add_wait add_wait: Duration,
+    with_shrink_spacing shrink_spacing: Duration,
+    with_eni_life_min eni_life_min: Duration,
+    with_eni_ready_max eni_ready_max: Duration,
+    with_answer_max answer_max: Duration,
+    with_eventual_consistency eventual_consistency: Duration,
+    with_subnet_backoff subnet_backoff: Duration,
+    with_detach_wait detach_wait: Duration,
+    with_describe_spacing describe_spacing: Duration,
+    with_imds_every imds_every: Duration,
+    with_ec2_every ec2_every: Duration,
+    with_subnets_age_max subnets_age_max: Duration,
+});
 
 impl Default for Timing {
     fn default() -> Self {

@@ -231,7 +231,7 @@ impl Ipam {
             .iter()
             .map(|waiting| (waiting.deadline, Wake::Deadline))
             .min_by_key(|(at, _)| *at);
-        [changed, self.due, deadline].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [changed, self.due.clone(), deadline].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Returns what would be done now, and why, and what is held back, and by what. Changes nothing.
@@ -302,7 +302,7 @@ impl Ipam {
         let Self { reads, learned, calls, tokens, waiting, in_flight, given_up, .. } = self;
         let inputs = (node, config, limits, pool, conditions, surroundings);
         let state = (reads, learned, calls, tokens, waiting, in_flight, given_up);
-        (inputs, state, self.latest, self.next_id, self.changed_at, self.due)
+        (inputs, state, self.latest, self.next_id, self.changed_at, self.due.clone())
     }
 
     /// Serves those who wait, plans, and issues what is planned.
@@ -322,9 +322,9 @@ impl Ipam {
         for planned in actions {
             self.issue(planned, now);
         }
-        let due = blocked
-            .iter()
-            .filter_map(|held| Some((held.waiting_on.until()?, Wake::Due(held.waiting_on))));
+        let due = blocked.iter().filter_map(|held| {
+            Some((held.waiting_on.until()?, Wake::Due(held.waiting_on.clone())))
+        });
         let cooled = if self.waiting.is_empty() { None } else { self.cooled_at(now) };
         let cooled = cooled.map(|at| (at, Wake::Cooled));
         let unanswered = self.in_flight.values().map(|in_flight| in_flight.issued_at).min();

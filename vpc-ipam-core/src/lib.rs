@@ -17,47 +17,39 @@
 //! # The loop
 //!
 //! ```
-//! use std::sync::Arc;
 //! use vpc_ipam_core::{
-//!     Action, AddressRequest, Assigned, Budget, CardChoice, Config, Ec2Action, Effect, Ipam,
-//!     Ipv4Amount, Limits, Outcome, Pod, PodKey, Released, Timestamp,
+//!     Action, AddressRequest, Assigned, Budget, Config, Ec2Action, Effect, Ipam, Ipv4Amount,
+//!     Limits, Outcome, Pod, PodKey, Released, Timestamp,
 //! };
 //! # use vpc_ipam_core::{
-//! #     AttachmentStatus, Card, DeviceIndex, InterfaceType, Mac, Node, Observation,
-//! #     ObservedAttachment, ObservedEni, ObservedSubnet, Scope, Source, SubnetRanges,
+//! #     Card, DeviceIndex, Mac, Node, Observation, ObservedAttachment, ObservedEni,
+//! #     ObservedSubnet, Scope, Source,
 //! # };
 //! # // A cloud with one instance that has its primary ENI and nothing else.
 //! # struct Cloud { node: Node, addresses: Vec<ipnet::IpNet> }
 //! # impl Cloud {
 //! #     fn new() -> Result<Self, Box<dyn std::error::Error>> {
-//! #         let node = Node {
-//! #             instance: "i-1".parse()?, instance_type: "m5.large".parse()?,
-//! #             zone: "eu-west-1a".parse()?, vpc: "vpc-1".parse()?,
-//! #             primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
-//! #         };
+//! #         let node = Node::new(
+//! #             "i-1".parse()?, "m5.large".parse()?, "eu-west-1a".parse()?, "vpc-1".parse()?,
+//! #             "eni-1".parse()?, "subnet-1".parse()?,
+//! #         );
 //! #         Ok(Self { node, addresses: Vec::new() })
 //! #     }
 //! #     fn observe(&self, scope: &Scope, as_of: Timestamp) -> Observation {
-//! #         let primary = ObservedEni {
-//! #             id: self.node.primary, mac: Mac([2, 0, 0, 0, 0, 1]), subnet: self.node.subnet, vpc: None,
-//! #             attachment: Some(ObservedAttachment {
-//! #                 id: None, instance: self.node.instance, card: Card(0), device: DeviceIndex(0),
-//! #                 status: AttachmentStatus::Attached, delete_on_termination: Some(true),
-//! #             }),
-//! #             interface_type: InterfaceType::Interface,
-//! #             primary_ipv4: Some([10, 0, 0, 10].into()), primary_ipv6: None,
-//! #             blocks: self.addresses.clone(), security_groups: Vec::new(),
-//! #             tags: Some(Default::default()),
-//! #         };
+//! #         let node = &self.node;
+//! #         let attachment = ObservedAttachment::new(node.instance, Card(0), DeviceIndex(0));
+//! #         let primary = ObservedEni::new(node.primary, Mac([2, 0, 0, 0, 0, 1]), node.subnet)
+//! #             .with_attachment(Some(attachment))
+//! #             .with_primary_ipv4(Some([10, 0, 0, 10].into()))
+//! #             .with_blocks(self.addresses.clone())
+//! #             .with_tags(Some(Default::default()));
 //! #         let enis = if *scope == Scope::Attached { vec![primary] } else { Vec::new() };
-//! #         Observation { as_of, source: Source::Ec2, scope: scope.clone(), enis, incomplete: Vec::new() }
+//! #         Observation::new(as_of, Source::Ec2, scope.clone()).with_enis(enis)
 //! #     }
 //! #     fn subnet(&self) -> ObservedSubnet {
-//! #         ObservedSubnet {
-//! #             id: self.node.subnet, vpc: self.node.vpc, zone: self.node.zone,
-//! #             ipv4_cidr: "10.0.0.0/19".parse().unwrap(), ipv6_cidr: None,
-//! #             ipv4_addresses_free: 8000, tags: Default::default(),
-//! #         }
+//! #         let node = &self.node;
+//! #         ObservedSubnet::new(node.subnet, node.vpc, node.zone, "10.0.0.0/19".parse().unwrap())
+//! #             .with_ipv4_addresses_free(8000)
 //! #     }
 //! # }
 //! // Your executor: turns an action into calls and the answer into an outcome. This one plays EC2 itself.
@@ -87,10 +79,9 @@
 //! let mut ipam = Ipam::new(cloud.node.clone(), limits, config, Budget::default(), 1, now)?;
 //!
 //! // Two pods ask before anything is known: they wait, and count as demand.
-//! let request = |container: &str| AddressRequest {
-//!     key: PodKey::new("aws-cni", container, "eth0").unwrap(),
-//!     pod: Arc::new(Pod { namespace: "default".into(), name: container.into() }),
-//!     cards: CardChoice::Any,
+//! let request = |container: &str| {
+//!     let key = PodKey::new("aws-cni", container, "eth0").unwrap();
+//!     AddressRequest::new(key, Pod::new("default", container))
 //! };
 //! assert!(matches!(ipam.assign(&request("a"), now)?, Assigned::Later { .. }));
 //! assert!(matches!(ipam.assign(&request("b"), now)?, Assigned::Later { .. }));
@@ -144,6 +135,9 @@
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
+
+#[macro_use]
+mod setters;
 
 pub mod capacity;
 mod config;

@@ -23,6 +23,7 @@ use crate::{Card, InstanceType};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[non_exhaustive]
 pub struct Limits {
     /// The type.
     pub instance_type: InstanceType,
@@ -55,6 +56,41 @@ pub struct Limits {
     pub branch_enis: Option<u16>,
 }
 
+impl Limits {
+    /// Returns the limits of a type without IPv6 and prefixes.
+    pub fn new(
+        instance_type: InstanceType,
+        enis_per_card: Cow<'static, [u8]>,
+        ipv4_per_eni: u16,
+    ) -> Self {
+        Self {
+            instance_type,
+            enis_per_card,
+            default_card: Card(0),
+            ipv4_per_eni,
+            ipv6_per_eni: 0,
+            hypervisor: Hypervisor::Unknown,
+            bare_metal: false,
+            vcpus: 0,
+            memory_mib: 0,
+            branch_enis: None,
+        }
+    }
+}
+
+setters!(Limits {
+    with_instance_type instance_type: InstanceType,
+    with_enis_per_card enis_per_card: Cow<'static, [u8]>,
+    with_default_card default_card: Card,
+    with_ipv4_per_eni ipv4_per_eni: u16,
+    with_ipv6_per_eni ipv6_per_eni: u16,
+    with_hypervisor hypervisor: Hypervisor,
+    with_bare_metal bare_metal: bool,
+    with_vcpus vcpus: u16,
+    with_memory_mib memory_mib: u32,
+    with_branch_enis branch_enis: Option<u16>,
+});
+
 /// What an instance runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -75,8 +111,8 @@ pub enum Hypervisor {
 /// use vpc_ipam_core::{KnownLimits, Limits, LimitsSource};
 ///
 /// let m5_large = "m5.large".parse()?;
-/// let fewer = Limits { ipv4_per_eni: 6, ..Limits::lookup(m5_large)? };
-/// let known = KnownLimits { overrides: vec![fewer], ..KnownLimits::default() };
+/// let fewer = Limits::lookup(m5_large)?.with_ipv4_per_eni(6);
+/// let known = KnownLimits::default().with_overrides(vec![fewer]);
 /// let (limits, source) = known.find(m5_large)?;
 /// assert_eq!((limits.ipv4_per_eni, source), (6, LimitsSource::Override));
 ///
@@ -86,6 +122,7 @@ pub enum Hypervisor {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KnownLimits {
     /// Who is believed, the first first; who is missing is not believed at all. By default the operator, then EC2's answer
     /// as the table has it, then EC2, then other tools' tables: EC2 is asked only about types that the table does not have
@@ -96,6 +133,12 @@ pub struct KnownLimits {
     /// What EC2 answered to DescribeInstanceTypes.
     pub ec2: Vec<Limits>,
 }
+
+setters!(KnownLimits {
+    with_trust trust: Vec<LimitsSource>,
+    with_overrides overrides: Vec<Limits>,
+    with_ec2 ec2: Vec<Limits>,
+});
 
 /// Who says what an instance type can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,12 +206,13 @@ impl KnownLimits {
 }
 
 /// An instance type that the table does not know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "instance type {instance_type} is not in the built-in table of {} types: ask EC2 for it (DescribeInstanceTypes), \
      give its limits in an override file, or update vpc-ipam",
     table::TABLE.len()
 )]
+#[non_exhaustive]
 pub struct UnknownInstanceTypeError {
     /// The type.
     pub instance_type: InstanceType,

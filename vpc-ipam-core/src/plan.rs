@@ -47,6 +47,7 @@ pub(crate) use self::subnet::is_excluded;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "a plan changes nothing; its actions have to be carried out"]
+#[non_exhaustive]
 pub struct Plan {
     /// How far each network card is from its target.
     pub demand: Vec<CardDemand>,
@@ -60,6 +61,7 @@ pub struct Plan {
 /// How far one network card is from its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct CardDemand {
     /// The card that is compared.
     pub card: Card,
@@ -79,7 +81,7 @@ impl Plan {
         let due = self
             .blocked
             .iter()
-            .filter_map(|blocked| Some((blocked.waiting_on.until()?, blocked.waiting_on)));
+            .filter_map(|blocked| Some((blocked.waiting_on.until()?, blocked.waiting_on.clone())));
         due.min_by_key(|(until, _)| *until)
     }
 }
@@ -170,7 +172,7 @@ impl Planner<'_> {
         // Where EC2 does not say what there is, the primary ENI may be known by IMDS, and can get addresses.
         if unknown && self.pool.enis().is_empty() {
             let wanted = Wanted::Addresses { card: Card(0) };
-            self.block(wanted, WaitingOn::FirstObservation);
+            self.block(wanted.clone(), WaitingOn::FirstObservation);
             if let Some(gate) = self.growth_gate() {
                 self.block(wanted, gate);
             }
@@ -279,12 +281,11 @@ impl Planner<'_> {
                 continue;
             }
             self.count_blocks(eni, prefixes, both_kinds, horizon, &mut stock);
-            if let Some(Ec2Call {
-                kind: Ec2CallKind::AssignIpv4 { blocks, prefixes: kind }, ..
-            }) = eni.ec2_call
-                && (kind == prefixes || both_kinds)
-            {
-                add_blocks(&mut stock, blocks, kind);
+            match eni.ec2_call {
+                Some(Ec2Call {
+                    kind: Ec2CallKind::AssignIpv4 { blocks, prefixes: kind }, ..
+                }) if kind == prefixes || both_kinds => add_blocks(&mut stock, blocks, kind),
+                _ => {}
             }
         }
         for creation in self.pool.creations().values().filter(|creation| creation.card == card) {

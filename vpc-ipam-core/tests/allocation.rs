@@ -5,20 +5,14 @@ use core::time::Duration;
 
 use allocation_counter::measure;
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance, World};
-use vpc_ipam_core::{
-    AddressRequest, Assigned, CardChoice, Config, Limits, Pod, Released, Timestamp,
-};
+use vpc_ipam_core::{AddressRequest, Assigned, Config, Limits, Pod, Released, Timestamp};
 
 #[test]
 fn granting_and_releasing_an_address_allocates_nothing() {
     for prefixes in ["false", "true"] {
         let mut world = full_node(prefixes);
         let name = "pod-that-comes-and-goes";
-        let request = AddressRequest {
-            key: World::key(name),
-            pod: Pod { namespace: "default".into(), name: name.into() }.into(),
-            cards: CardChoice::Any,
-        };
+        let request = AddressRequest::new(World::key(name), Pod::new("default", name));
         let mut come_and_go = || {
             world.now = world.now + Duration::from_secs(60);
             let granted = world.ipam.assign(&request, world.now).unwrap();

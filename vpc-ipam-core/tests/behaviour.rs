@@ -216,7 +216,7 @@ fn custom(vars: &[(&str, &str)]) -> (Node, EniConfig) {
     let mut node = setup.start();
     let group = node.cloud.create_security_group(node.vpc).unwrap();
     node.run_for(60);
-    (node, EniConfig { subnet: pods, security_groups: vec![group] })
+    (node, EniConfig::new(pods).with_security_groups(vec![group]))
 }
 
 /// vector V229
@@ -250,7 +250,7 @@ fn custom_networking_uses_the_named_subnet_and_groups_and_never_the_primary() {
 #[test]
 fn without_groups_of_its_own_an_eni_config_takes_the_primarys() {
     let (mut node, config) = custom(&[]);
-    node.set_eni_config(EniConfig { security_groups: Vec::new(), ..config });
+    node.set_eni_config(config.with_security_groups(Vec::new()));
     node.run_for(60);
     assert_eq!(node.at(1).security_groups, node.at(0).security_groups);
 }
@@ -261,7 +261,7 @@ fn another_eni_config_counts_for_the_next_eni() {
     node.set_eni_config(config.clone());
     node.run_for(60);
     let subnet = node.subnet;
-    node.set_eni_config(EniConfig { subnet, security_groups: Vec::new() });
+    node.set_eni_config(EniConfig::new(subnet));
     node.add(names("pod", 0..12));
     node.run_for(60);
     assert_eq!((node.at(1).subnet, node.at(2).subnet), (config.subnet, subnet));
@@ -701,7 +701,7 @@ fn calls_stay_within_the_budget_and_what_is_over_waits_its_turn() {
     let setup = Setup::new("m5.24xlarge", &[("WARM_ENI_TARGET", "14")]);
     let mut node = setup.start();
     let rate = vpc_ipam_core::Rate { burst: 2, interval: core::time::Duration::from_secs(10) };
-    let budget = vpc_ipam_core::Budget { default: rate, rates: Default::default() };
+    let budget = vpc_ipam_core::Budget::default().with_default(rate);
     let start = node.ipam.node().clone();
     node.ipam = vpc_ipam_core::Ipam::new(
         start,

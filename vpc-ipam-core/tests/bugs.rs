@@ -21,7 +21,7 @@ use node::{NOON, Node, ROLE, Setup, Told, Trouble, call_of, names};
 use vpc_ipam_core::sim::{CreateInterface, Ipv4Request};
 use vpc_ipam_core::{
     Action, AssignError, Budget, Card, CardChoice, Config, Demand, DeviceIndex, Ec2Action, EniId,
-    Event, FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Lease, Limits, Management,
+    Event, FailureKind, HostAction, InterfaceType, Ipam, Ipv4Amount, Limits, Management,
     Observation, PodKey, Record, Released, Scope, Source, Stage, SubnetId, UnusableConfigError,
     WaitingOn,
 };
@@ -110,7 +110,7 @@ fn what_a_vanished_eni_carried_is_taken_off_once() {
     node.cloud.delete_network_interface(second.id, node.now).unwrap();
     let shown = node.shown(Source::Ec2);
     node.now = node.now + Duration::from_secs(120);
-    node.observe(&Observation { as_of: node.now, ..shown });
+    node.observe(&shown.with_as_of(node.now));
     node.run_for(120);
     // `check` counts anew after each step; here the stock is held against the cloud.
     let stock = node.ipam.plan(node.now).demand[0].stock;
@@ -187,7 +187,7 @@ fn a_lease_whose_eni_shows_up_late_keeps_its_address_from_others() {
         Some(address)
     );
     node.now = node.now + Duration::from_secs(70);
-    node.ipam.observe(&Observation { as_of: node.now, ..all }, node.now);
+    node.ipam.observe(&all.with_as_of(node.now), node.now);
     node.run_for(60);
     node.add(names("more", 0..5));
     node.run_for(60);
@@ -225,7 +225,7 @@ fn a_duplicate_in_the_store_is_reported_and_stops_nothing() {
     let mut node = Node::settled("m5.large", &[]);
     node.add(["old"]);
     let lease = node.stored[&Node::key("old")].clone();
-    let twin = Lease { key: Node::key("twin"), since: node.now + Duration::from_secs(1), ..lease };
+    let twin = lease.with_key(Node::key("twin")).with_since(node.now + Duration::from_secs(1));
     node.stored.insert(twin.key.clone(), twin);
     node.restart();
     node.run_for(60);
@@ -306,7 +306,7 @@ fn an_empty_answer_of_imds_removes_nothing() {
     nothing.enis.clear();
     for _ in 0..3 {
         node.now = node.now + Duration::from_secs(61);
-        node.observe(&Observation { as_of: node.now, ..nothing.clone() });
+        node.observe(&nothing.clone().with_as_of(node.now));
     }
     assert_eq!(node.held(), held);
 }
@@ -628,13 +628,8 @@ fn an_eni_without_attachment_is_somebody_elses_unless_tagged_as_ours() {
     let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
     let stray = CreateInterface::new(node.subnet);
     let stray = node.cloud.create_network_interface(&stray, node.now).unwrap();
-    let shown = Observation {
-        as_of: node.now,
-        source: Source::Ec2,
-        scope: Scope::Unattached,
-        enis: vec![(&stray).into()],
-        incomplete: Vec::new(),
-    };
+    let shown =
+        Observation::new(node.now, Source::Ec2, Scope::Unattached).with_enis(vec![(&stray).into()]);
     node.observe(&shown);
     assert!(node.eni(stray.id).is_none());
     assert!(node.cloud.interface(&stray.id).is_some());
@@ -650,11 +645,11 @@ fn stale_imds_neither_adds_nor_drops_addresses() {
     // Late by less than a minute: what was released does not come back, and EC2 is not even asked.
     let asked = node.count("DescribeNetworkInterfaces");
     node.now = node.now + Duration::from_secs(30);
-    node.observe(&Observation { as_of: node.now, ..before.clone() });
+    node.observe(&before.clone().with_as_of(node.now));
     assert_eq!((node.held().0, node.count("DescribeNetworkInterfaces")), (1, asked));
     // Later it makes us ask EC2, which decides.
     node.now = node.now + Duration::from_secs(31);
-    node.observe(&Observation { as_of: node.now, ..before });
+    node.observe(&before.with_as_of(node.now));
     assert_eq!(node.held().0, 1);
     assert!(node.count("DescribeNetworkInterfaces") > asked);
     // IMDS shows none, EC2 cannot be asked, then shows them all: they stay.
@@ -662,7 +657,7 @@ fn stale_imds_neither_adds_nor_drops_addresses() {
     none.enis[0].blocks.clear();
     node.refuse("DescribeNetworkInterfaces", "InternalError", 1);
     node.run_for(61);
-    node.observe(&Observation { as_of: node.now, ..none });
+    node.observe(&none.with_as_of(node.now));
     assert_eq!(node.held().0, 1);
     node.run_for(60);
     assert_eq!(node.held().0, 1);

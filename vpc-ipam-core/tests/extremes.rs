@@ -13,9 +13,9 @@ use proptest::sample::select;
 use vpc_ipam_core::capacity::{Cap, Shape, address_footprint, max_pods};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, RunInstance};
 use vpc_ipam_core::{
-    Action, AddressRequest, Assigned, Budget, Card, CardChoice, Config, Cooling, Ec2Operation,
-    Effect, Families, Hypervisor, Ipam, Ipv4Kind, Issued, Lease, Limits, Outcome, Pod, PodKey,
-    Rate, Timestamp, Timing, WarmTarget,
+    Action, AddressRequest, Assigned, Budget, Card, Config, Cooling, Ec2Operation, Effect,
+    Families, Hypervisor, Ipam, Ipv4Kind, Issued, Lease, Limits, Outcome, Pod, PodKey, Rate,
+    Timestamp, Timing, WarmTarget,
 };
 
 /// 2026-01-01T12:00:00Z.
@@ -55,19 +55,20 @@ fn timing() -> impl Strategy<Value = Timing> {
         (times(), times(), times(), times(), times(), times()),
         (times(), times(), times(), times(), times(), times()),
     )
-        .prop_map(|((a, b, c, d, e, f), (g, h, i, j, k, l))| Timing {
-            add_wait: a,
-            shrink_spacing: b,
-            eni_life_min: c,
-            eni_ready_max: d,
-            answer_max: e,
-            eventual_consistency: f,
-            subnet_backoff: g,
-            detach_wait: h,
-            describe_spacing: i,
-            imds_every: j,
-            ec2_every: k,
-            subnets_age_max: l,
+        .prop_map(|((a, b, c, d, e, f), (g, h, i, j, k, l))| {
+            Timing::default()
+                .with_add_wait(a)
+                .with_shrink_spacing(b)
+                .with_eni_life_min(c)
+                .with_eni_ready_max(d)
+                .with_answer_max(e)
+                .with_eventual_consistency(f)
+                .with_subnet_backoff(g)
+                .with_detach_wait(h)
+                .with_describe_spacing(i)
+                .with_imds_every(j)
+                .with_ec2_every(k)
+                .with_subnets_age_max(l)
         })
 }
 
@@ -107,24 +108,22 @@ fn configs() -> impl Strategy<Value = Config> {
                 discovery,
                 _,
             ] = flags;
-            Config {
-                families,
-                target,
-                enis_max,
-                pods_max,
-                cooldown,
-                cooling,
-                eni_mtu,
-                provisioning: provisioning || !discovery,
-                ec2_reads: ec2_reads || !untagged,
-                custom_networking: custom_networking && !discovery,
-                trunk,
-                multi_nic,
-                manage_untagged: untagged,
-                subnet_discovery: discovery,
-                timing,
-                ..Config::default()
-            }
+            Config::default()
+                .with_families(families)
+                .with_target(target)
+                .with_enis_max(enis_max)
+                .with_pods_max(pods_max)
+                .with_cooldown(cooldown)
+                .with_cooling(cooling)
+                .with_eni_mtu(eni_mtu)
+                .with_provisioning(provisioning || !discovery)
+                .with_ec2_reads(ec2_reads || !untagged)
+                .with_custom_networking(custom_networking && !discovery)
+                .with_trunk(trunk)
+                .with_multi_nic(multi_nic)
+                .with_manage_untagged(untagged)
+                .with_subnet_discovery(discovery)
+                .with_timing(timing)
         },
     )
 }
@@ -134,18 +133,14 @@ fn limits() -> impl Strategy<Value = Limits> {
     let numbers = (shorts(), shorts(), shorts(), numbers(), option::of(shorts()));
     (vec(bytes(), 0..4), bytes(), numbers, hypervisors, any::<bool>()).prop_map(
         |(cards, default_card, (ipv4, ipv6, vcpus, memory_mib, branch_enis), hypervisor, bare)| {
-            Limits {
-                instance_type: "m5.large".parse().unwrap(),
-                enis_per_card: Cow::Owned(cards),
-                default_card: Card(default_card),
-                ipv4_per_eni: ipv4,
-                ipv6_per_eni: ipv6,
-                hypervisor,
-                bare_metal: bare,
-                vcpus,
-                memory_mib,
-                branch_enis,
-            }
+            Limits::new("m5.large".parse().unwrap(), Cow::Owned(cards), ipv4)
+                .with_default_card(Card(default_card))
+                .with_ipv6_per_eni(ipv6)
+                .with_hypervisor(hypervisor)
+                .with_bare_metal(bare)
+                .with_vcpus(vcpus)
+                .with_memory_mib(memory_mib)
+                .with_branch_enis(branch_enis)
         },
     )
 }
@@ -160,7 +155,7 @@ fn budgets() -> impl Strategy<Value = Budget> {
     ]);
     let usual = Just(Budget::default());
     let any = (rate(), btree_map(operations, rate(), 0..4))
-        .prop_map(|(default, rates)| Budget { default, rates });
+        .prop_map(|(default, rates)| Budget::default().with_default(default).with_rates(rates));
     prop_oneof![usual, any]
 }
 
@@ -216,9 +211,9 @@ impl World {
     }
 
     fn request(name: &str) -> AddressRequest {
-        let pod = Pod { namespace: "default".into(), name: name.into() };
+        let pod = Pod::new("default", name);
         let key = PodKey::new("aws-cni", name, "eth0").unwrap();
-        AddressRequest { key, pod: Arc::new(pod), cards: CardChoice::Any }
+        AddressRequest::new(key, Arc::new(pod))
     }
 
     fn add(&mut self, name: &str) {
@@ -315,7 +310,7 @@ proptest! {
     #[test]
     fn a_usual_node_of_any_timing_and_budget_serves_pods(timing in timing(), budget in budgets()) {
         let limits = Limits::lookup("m5.large".parse().unwrap()).unwrap();
-        let config = Config { timing, ..Config::default() };
+        let config = Config::default().with_timing(timing);
         let mut world = World::new(config, limits, budget).unwrap();
         prop_assert_eq!(world.run_for(HOUR / 60), Ok(()));
         for pod in 0..3 {

@@ -8,7 +8,7 @@ use node::{Node, ROLE, Setup, Told, names};
 use vpc_ipam_core::sim::{CreateInterface, CreateSubnet, Ipv4Request, NetworkInterface};
 use vpc_ipam_core::{
     Action, Ec2Action, EniConfig, EniId, Event, FailureKind, InterfaceType, Ipv4Amount, Issued,
-    Limits, ObservedEni, Readiness, Source,
+    ObservedEni, Readiness, Source,
 };
 
 const PREFIXES: [(&str, &str); 2] =
@@ -53,7 +53,7 @@ fn a_full_subnet_in_general_words_is_known_at_creation_too() {
     let mut node = setup.start();
     node.crowd(subnet, 12);
     node.general_code = true;
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![] });
+    node.set_eni_config(EniConfig::new(subnet));
     assert_eq!(node.insist(&names("p", 0..5), 60), 5);
 }
 
@@ -103,7 +103,7 @@ fn a_primary_eni_at_device_1_serves_no_pod_under_custom_networking() {
     setup.shift = 1;
     let subnet = setup.subnet("10.0.64.0/20", &[]);
     let mut node = setup.start();
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![] });
+    node.set_eni_config(EniConfig::new(subnet));
     let pods = names("p", 0..20);
     node.insist(&pods, 60);
     let primary = node.ipam.node().primary;
@@ -145,7 +145,7 @@ fn too_many_addresses_to_attach_an_eni_with_is_a_limit_of_addresses() {
 #[test]
 fn a_limit_of_addresses_that_is_one_too_high_costs_one_address_and_not_all() {
     let mut setup = Setup::new("t3.medium", &[]);
-    setup.believed = Some(Limits { ipv4_per_eni: 7, ..setup.limits.clone() });
+    setup.believed = Some(setup.limits.clone().with_ipv4_per_eni(7));
     let mut node = setup.start();
     node.refuse("AttachNetworkInterface", "InvalidInterface.IpAddressLimitExceeded", u32::MAX);
     let pods = names("p", 0..3);
@@ -217,9 +217,9 @@ fn enis_follow_the_groups_of_their_eni_config() {
     let mut node = setup.start();
     let one = node.cloud.create_security_group(node.vpc).unwrap();
     let two = node.cloud.create_security_group(node.vpc).unwrap();
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![one] });
+    node.set_eni_config(EniConfig::new(subnet).with_security_groups(vec![one]));
     node.run_for(60);
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![one, two] });
+    node.set_eni_config(EniConfig::new(subnet).with_security_groups(vec![one, two]));
     node.run_for(600);
     assert_eq!(node.at(1).security_groups, [one, two]);
 }
@@ -310,7 +310,7 @@ fn enis_serve_although_marking_them_is_throttled() {
 #[test]
 fn an_eni_too_many_is_tried_rarely() {
     let mut setup = Setup::new("d3en.12xlarge", &[]);
-    setup.believed = Some(Limits { enis_per_card: vec![4].into(), ..setup.limits.clone() });
+    setup.believed = Some(setup.limits.clone().with_enis_per_card(vec![4].into()));
     let mut node = setup.start();
     let pods = names("p", 0..95);
     node.add(&pods);
@@ -347,7 +347,7 @@ fn a_type_with_no_eni_for_pods_says_so() {
     let mut setup = Setup::new("r7g.medium", &vars);
     let subnet = setup.subnet("10.0.64.0/20", &[]);
     let mut node = setup.start();
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![] });
+    node.set_eni_config(EniConfig::new(subnet));
     node.run_for(60);
     let error = node.ask("p").unwrap_err();
     assert_eq!(error.retry_at(), None);
@@ -422,7 +422,7 @@ fn pods_beyond_the_minimum_are_served_out_of_prefixes() {
     let mut setup = Setup::new("m5.4xlarge", &vars);
     let subnet = setup.subnet("10.0.64.0/18", &[]);
     let mut node = setup.start();
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![] });
+    node.set_eni_config(EniConfig::new(subnet));
     let pods = names("p", 0..67);
     node.add(&pods);
     node.run_for(60);

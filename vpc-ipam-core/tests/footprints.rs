@@ -49,7 +49,7 @@ fn start(instance_type: &str, vars: &[(&str, &str)], max_pods: u32) -> Node {
     let mut setup = Setup::new(instance_type, vars);
     setup.config.pods_max = Some(max_pods);
     let mut node = setup.start();
-    node.set_eni_config(EniConfig { subnet: node.subnet, security_groups: Vec::new() });
+    node.set_eni_config(EniConfig::new(node.subnet));
     node.run_for(300);
     node
 }

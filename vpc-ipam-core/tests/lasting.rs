@@ -12,8 +12,8 @@ use vpc_ipam_core::sim::{About, Call, Ipv4Request, RunInstance};
 use vpc_ipam_core::{
     Action, AssignError, Assigned, AttachNetworkInterface, BackoffScope, Card, CardChoice,
     DeviceIndex, Ec2Action, Ec2Operation, Effect, Eni, EniConfig, EniId, Event, FailureKind,
-    InterfaceType, Lease, Management, Observation, ObservedEni, Outcome, Question, Readiness,
-    Record, Released, Removing, Source, Stage, Timestamp, UnassignPrivateIpAddresses,
+    InterfaceType, Lease, Management, ObservedEni, Outcome, Question, Readiness, Record, Released,
+    Removing, Source, Stage, Timestamp, UnassignPrivateIpAddresses,
 };
 
 const WARM_1: (&str, &str) = ("WARM_IP_TARGET", "1");
@@ -169,11 +169,11 @@ fn groups_that_are_refused_for_an_eni_do_not_keep_pods_from_it() {
     let subnet = setup.subnet("10.0.64.0/20", &[]);
     let mut node = setup.start();
     let [one, two] = [0, 1].map(|_| node.cloud.create_security_group(node.vpc).unwrap());
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![one] });
+    node.set_eni_config(EniConfig::new(subnet).with_security_groups(vec![one]));
     node.add(["first"]);
     node.run_for(60);
     node.refuse("ModifyNetworkInterfaceAttribute", "InvalidGroup.NotFound", u32::MAX);
-    node.set_eni_config(EniConfig { subnet, security_groups: vec![one, two] });
+    node.set_eni_config(EniConfig::new(subnet).with_security_groups(vec![one, two]));
     assert_eq!(node.insist(&names("pod", 0..60), 60), 60);
     node.run_for(3600);
     let (calls, enis) = (node.count("ModifyNetworkInterfaceAttribute"), node.enis().len());
@@ -998,7 +998,7 @@ fn a_block_that_ec2_just_moved_stays_where_it_is_though_an_old_answer_shows_it_e
     };
     assert_eq!(carrier(&node), Some(second));
     node.now = node.now + secs(1);
-    let old = Observation { as_of: node.now, ..before };
+    let old = before.with_as_of(node.now);
     node.observe(&old);
     assert_eq!(carrier(&node), Some(second));
 }

@@ -127,7 +127,8 @@ impl Life {
         let enis = shown(self);
         let (as_of, source) = (self.node.now, Source::Ec2);
         let (scope, incomplete) = (Scope::Only(vec![self.eni]), Vec::new());
-        let observation = Observation { as_of, source, scope, enis, incomplete };
+        let observation =
+            Observation::new(as_of, source, scope).with_enis(enis).with_incomplete(incomplete);
         self.node.ipam.observe(&observation, self.node.now);
     }
 
@@ -144,8 +145,7 @@ impl Life {
             }
             let mut attachment = vpc_ipam_core::ObservedEni::from(primary).attachment.unwrap();
             attachment.device = vpc_ipam_core::DeviceIndex(1);
-            shown.attachment =
-                status.map(|status| vpc_ipam_core::ObservedAttachment { status, ..attachment });
+            shown.attachment = status.map(|status| attachment.clone().with_status(status));
             vec![shown]
         });
     }
@@ -166,7 +166,7 @@ impl Life {
         match outcome {
             None => self.node.execute(issued),
             Some(kind) => {
-                let failure = Failure { kind, retry_after: None, message: String::new() };
+                let failure = Failure::new(kind, String::new());
                 let outcome = Outcome::Failed(failure);
                 self.node.ipam.handle_outcome(issued.id, outcome, self.node.now);
             }
@@ -229,6 +229,7 @@ fn every_stage_has_its_lines() {
         Stage::Removing(Removing::Detach) => 4,
         Stage::Removing(Removing::Delete { .. }) => 5,
         Stage::Removing(Removing::Vanished) => 6,
+        other => panic!("{other} has no line"),
     };
     for (index, name) in STAGES.iter().enumerate() {
         let life = Life::at(name);

@@ -11,9 +11,9 @@ use proptest::sample::select;
 use vpc_ipam_core::sim::{Faults, World};
 use vpc_ipam_core::testkit::{Setup, Terrain, strategy};
 use vpc_ipam_core::{
-    Action, AddressRequest, Assigned, Block, Blocked, Card, CardChoice, CardDemand, Config, Demand,
-    Ec2Action, Eni, Families, InterfaceType, Ipv4Kind, Issued, Limits, Pod, PodKey, Scope, Source,
-    Timestamp, WaitingOn, Wanted, WarmTarget,
+    Action, AddressRequest, Assigned, Block, Blocked, Card, CardDemand, Demand, Ec2Action, Eni,
+    Families, InterfaceType, Ipv4Kind, Issued, Limits, Pod, PodKey, Scope, Source, Timestamp,
+    WaitingOn, Wanted, WarmTarget,
 };
 
 /// How many cases of each; `PROPTEST_CASES` asks for more.
@@ -111,11 +111,11 @@ proptest! {
         let WarmTarget::Ips { warm, minimum } = setup.config.target else {
             return Ok(());
         };
-        let config = Config { enis_max, ..setup.config.clone() };
+        let config = setup.config.clone().with_enis_max(enis_max);
         let less = held(&settled(&Setup { config, ..setup.clone() }, pods));
         let target = WarmTarget::Ips { warm: warm + more_warm, minimum };
         let enis_max = enis_max.map(|most| most + more_enis);
-        let config = Config { target, enis_max, ..setup.config.clone() };
+        let config = setup.config.clone().with_target(target).with_enis_max(enis_max);
         let more = Setup { config, ..setup };
         let room = u16::from(more.limits.enis(Card(0))) * more.limits.ipv4_slots();
         let more = held(&settled(&more, (pods + more_pods).min(room.max(pods))));
@@ -164,7 +164,7 @@ proptest! {
             _ => 1,
         };
         let pods_max = u32::from(pods) + room;
-        let config = Config { pods_max: Some(pods_max), ..setup.config.clone() };
+        let config = setup.config.clone().with_pods_max(Some(pods_max));
         let world = settled(&Setup { config, ..setup }, pods);
         let held = held(&world);
         prop_assert!(held < pods_max + unit, "{held} of {pods_max}\n{}", world.transcript());
@@ -311,7 +311,7 @@ fn one_release_has_one_kind_of_block() {
     let primary = world.ipam.node().primary;
     let more = vpc_ipam_core::sim::Ipv4Request::Count(vpc_ipam_core::Ipv4Amount::Addresses(3));
     world.cloud.assign_private_ip_addresses(primary, &more, world.now).unwrap();
-    let config = Config { target: WarmTarget::Prefixes(1), ..setup.config };
+    let config = setup.config.with_target(WarmTarget::Prefixes(1));
     world.ipam.handle_config(config, world.now).unwrap();
     let node = world.ipam.node().clone();
     let seen =
@@ -365,7 +365,7 @@ fn plain() -> impl Strategy<Value = (Setup, u16)> {
                 _ => (kind, target),
             };
             let plain = Setup::decode(&[]);
-            let config = Config { families: Families::Ipv4(kind), target, ..plain.config };
+            let config = plain.config.with_families(Families::Ipv4(kind)).with_target(target);
             let room = u16::from(limits.enis(Card(0))) * limits.ipv4_slots();
             // EC2 calls are not the point.
             let pods = pods.min(room).min(120);
@@ -399,7 +399,7 @@ fn add(world: &mut World, pods: u16) {
 
 /// Returns whether something that is held back says why a card is not at its target.
 fn says_why(held: &Blocked, on: &CardDemand) -> bool {
-    match (on.demand, held.wanted) {
+    match (on.demand, held.wanted.clone()) {
         (Demand::Short(_), Wanted::Addresses { card } | Wanted::Eni { card }) => {
             let passing =
                 matches!(held.waiting_on, WaitingOn::Outcome(_) | WaitingOn::Observation { .. });
@@ -451,6 +451,6 @@ fn blocks(world: &World) -> Vec<IpNet> {
 fn request(pod: u16) -> AddressRequest {
     let name = format!("other-{pod}");
     let key = PodKey::new("aws-cni", &name, "eth0").unwrap();
-    let pod = Arc::new(Pod { namespace: "default".into(), name });
-    AddressRequest { key, pod, cards: CardChoice::Any }
+    let pod = Arc::new(Pod::new("default", name));
+    AddressRequest::new(key, pod)
 }

@@ -161,11 +161,11 @@ impl Session {
             ["imds", "shows", "what", "it", "showed", "then"] => {
                 let stale = self.stale.clone().expect("IMDS stood still before");
                 let node = self.node();
-                node.observe(&Observation { as_of: node.now, ..stale });
+                node.observe(&stale.with_as_of(node.now));
             }
             ["eniconfig", subnet] => {
                 let subnet = self.id(subnet).parse().unwrap();
-                let config = EniConfig { subnet, security_groups: Vec::new() };
+                let config = EniConfig::new(subnet);
                 self.node().set_eni_config(config);
             }
             ["cordon"] => self.with(|node| node.ipam.handle_schedulable(false, node.now)),
@@ -376,9 +376,8 @@ impl Session {
     fn calls(&mut self) -> String {
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for (_, told) in &self.node().log {
-            if let Told::Issued(Issued { action: Action::Ec2(action), .. }) = told
-                && let Some(operation) = action.operation()
-            {
+            let Told::Issued(Issued { action: Action::Ec2(action), .. }) = told else { continue };
+            if let Some(operation) = action.operation() {
                 *counts.entry(operation.name().to_string()).or_default() += 1;
             }
         }

@@ -44,6 +44,7 @@ fn journal_of_e405b97_is_read() {
             Input::Release(_) => "release",
             Input::Outcome { .. } => "outcome",
             Input::Timeout => "timeout",
+            other => panic!("{other:?} has no name here"),
         };
         *kinds.entry(kind).or_default() += 1;
     }

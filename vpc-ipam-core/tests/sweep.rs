@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use vpc_ipam_core::sim::{About, Call, Lasts, Refusal, World};
 use vpc_ipam_core::testkit::{Place, Scenario, Setup, Step, Terrain};
 use vpc_ipam_core::{
-    Action, Card, Config, Ec2Action, Ec2Operation, EniId, FailureKind, Families, HostAction,
-    Ipv4Amount, Ipv4Kind, Limits, SubnetId, Timestamp, WarmTarget,
+    Action, Card, Ec2Action, Ec2Operation, EniId, FailureKind, Families, HostAction, Ipv4Amount,
+    Ipv4Kind, SubnetId, Timestamp, WarmTarget,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,19 +44,19 @@ impl Mode {
             _ => Families::Ipv4(Ipv4Kind::Addresses),
         };
         Setup {
-            limits: Limits {
-                enis_per_card: Cow::Owned(cards),
-                ipv4_per_eni: slots + 1,
-                ipv6_per_eni: slots + 1,
-                ..plain.limits.clone()
-            },
-            config: Config {
-                families,
-                target: WarmTarget::Ips { warm: 1, minimum: 0 },
-                custom_networking: self == Self::CustomNetworking,
-                multi_nic: self == Self::SeveralCards,
-                ..plain.config.clone()
-            },
+            limits: plain
+                .limits
+                .clone()
+                .with_enis_per_card(Cow::Owned(cards))
+                .with_ipv4_per_eni(slots + 1)
+                .with_ipv6_per_eni(slots + 1),
+            config: plain
+                .config
+                .clone()
+                .with_families(families)
+                .with_target(WarmTarget::Ips { warm: 1, minimum: 0 })
+                .with_custom_networking(self == Self::CustomNetworking)
+                .with_multi_nic(self == Self::SeveralCards),
             terrain,
             ..plain
         }

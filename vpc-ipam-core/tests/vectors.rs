@@ -20,8 +20,8 @@ use vpc_ipam_core::testkit::{lease, leased};
 use vpc_ipam_core::{
     Action, AttachNetworkInterface, Card, CardChoice, Config, Cooling, Demand, DeviceIndex,
     Ec2Action, EniConfig, EniId, Failure, FailureKind, HostAction, Hypervisor, InterfaceType,
-    Ipv4Amount, Ipv4Kind, Issued, Lease, LeasedInterface, Limits, Observation, Outcome, PodKey,
-    Record, Scope, Source, Stage, SubnetId, Timestamp, WarmTarget,
+    Ipv4Amount, Ipv4Kind, Issued, Limits, Observation, Outcome, PodKey, Record, Scope, Source,
+    Stage, SubnetId, Timestamp, WarmTarget,
 };
 
 #[test]
@@ -278,18 +278,18 @@ impl Row {
     fn limits(&self) -> Limits {
         let enis: u8 = self.eni_limit.parse().unwrap();
         let name = if self.instance_type == "-" { "test.type" } else { &self.instance_type };
-        Limits {
-            instance_type: name.parse().unwrap(),
-            enis_per_card: vec![enis; usize::from(self.card().0) + 1].into(),
-            default_card: Card(0),
-            ipv4_per_eni: self.slots() + 1,
-            ipv6_per_eni: self.slots() + 1,
-            hypervisor: Hypervisor::Nitro,
-            bare_metal: false,
-            vcpus: 2,
-            memory_mib: 4096,
-            branch_enis: self.has("no_trunk_support").then_some(0),
-        }
+        Limits::new(
+            name.parse().unwrap(),
+            vec![enis; usize::from(self.card().0) + 1].into(),
+            self.slots() + 1,
+        )
+        .with_default_card(Card(0))
+        .with_ipv6_per_eni(self.slots() + 1)
+        .with_hypervisor(Hypervisor::Nitro)
+        .with_bare_metal(false)
+        .with_vcpus(2)
+        .with_memory_mib(4096)
+        .with_branch_enis(self.has("no_trunk_support").then_some(0))
     }
 }
 
@@ -369,7 +369,8 @@ impl Situation {
         // No ENI was left unattached from before; without provisioning that was not asked.
         let scope = Scope::Unattached;
         let (enis, incomplete) = (Vec::new(), Vec::new());
-        let none = Observation { as_of: NOW, source: Source::Ec2, scope, enis, incomplete };
+        let none =
+            Observation::new(NOW, Source::Ec2, scope).with_enis(enis).with_incomplete(incomplete);
         world.ipam.observe(&none, NOW);
         world.ipam.handle_schedulable(!row.has("nonsched"), NOW);
         if row.has("terminating") {
@@ -402,10 +403,10 @@ impl Situation {
         let node = cloud.instance(&instance).unwrap().node.clone();
 
         let real = row.config();
-        let config = Config { provisioning, ..real.clone() };
+        let config = real.clone().with_provisioning(provisioning);
         let mut world = World::new(cloud, instance, limits, config, 1, START).unwrap();
         if real.custom_networking {
-            let config = EniConfig { subnet: other, security_groups: Vec::new() };
+            let config = EniConfig::new(other);
             world.ipam.handle_eni_config(Some(config), START);
         }
         let mut names = vec![(node.primary, "e0".to_string())];
@@ -525,15 +526,13 @@ fn leases(carried: &NetworkInterface, eni: &EniIn, now: Timestamp) -> Vec<Record
         .into_iter()
         .map(|address| {
             let name = format!("old-{address}");
-            let interface = LeasedInterface {
-                eni: carried.id,
-                mac: carried.mac,
-                primary: attachment.device == DeviceIndex(0),
-                ipv4: Some(address),
-                ..leased(attachment.card.0, attachment.device.0, [])
-            };
+            let interface = (leased(attachment.card.0, attachment.device.0, []))
+                .with_eni(carried.id)
+                .with_mac(carried.mac)
+                .with_primary(attachment.device == DeviceIndex(0))
+                .with_ipv4(Some(address));
             let key = World::key(&name);
-            Record::Leased(Lease { key, since: START, ..lease(&name, [interface]) })
+            Record::Leased((lease(&name, [interface])).with_key(key).with_since(START))
         })
         .collect();
     if !cooling.is_empty() {
@@ -706,7 +705,7 @@ fn fail(situation: &mut Situation, issued: &[Issued], kind: FailureKind) {
             )
         );
         if changes {
-            let failure = Failure { kind, retry_after: None, message: String::new() };
+            let failure = Failure::new(kind, String::new());
             situation.world.ipam.handle_outcome(*id, Outcome::Failed(failure), situation.world.now);
         }
     }
@@ -836,9 +835,7 @@ fn converge(row: &Row) -> Checked {
     let calls = calls.count();
     let actual = Fixpoint::of(&world, row);
     let allowed = row.peer_ec2_calls.split('-').next_back().unwrap();
-    if let Ok(allowed) = allowed.parse::<usize>()
-        && calls > allowed
-    {
+    if allowed.parse::<usize>().is_ok_and(|allowed| calls > allowed) {
         return Err(format!(
             "{calls} EC2 calls, amazon-vpc-cni-k8s needs {allowed}:\n{}",
             world.transcript()

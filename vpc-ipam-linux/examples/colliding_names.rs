@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match links.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         Some(pair) => {
             for (_, number) in pair {
-                let Pod { namespace, name } = pod(*number);
+                let Pod { namespace, name, .. } = pod(*number);
                 println!("{namespace}/{name} {}", link(*number));
             }
             ExitCode::SUCCESS
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn pod(number: u32) -> Pod {
-    Pod { namespace: "default".to_owned(), name: format!("web-{number}") }
+    Pod::new("default", format!("web-{number}"))
 }
 
 fn link(number: u32) -> String {

@@ -26,22 +26,11 @@
 //! use vpc_ipam_core::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timestamp};
 //! use vpc_ipam_linux::{LinkIndex, VethPrefix, pod, pod::PodSettings};
 //!
-//! let lease = Lease {
-//!     key: PodKey::new("aws-cni", "4fb1", "eth0")?,
-//!     pod: Pod { namespace: "default".into(), name: "p1".into() }.into(),
-//!     since: Timestamp::EPOCH,
-//!     serial: 0,
-//!     first: LeasedInterface {
-//!         eni: "eni-0123456789abcdef0".parse()?,
-//!         mac: Mac([2, 0, 10, 0, 0, 20]),
-//!         card: Card(0),
-//!         device: DeviceIndex(1),
-//!         primary: false,
-//!         ipv4: Some("10.0.0.101".parse()?),
-//!         ipv6: None,
-//!     },
-//!     more: Vec::new(),
-//! };
+//! let key = PodKey::new("aws-cni", "4fb1", "eth0")?;
+//! let mac = Mac([2, 0, 10, 0, 0, 20]);
+//! let first = LeasedInterface::new("eni-0123456789abcdef0".parse()?, mac, Card(0), DeviceIndex(1))
+//!     .with_ipv4(Some("10.0.0.101".parse()?));
+//! let lease = Lease::new(key, Pod::new("default", "p1"), Timestamp::EPOCH, first);
 //! let settings = PodSettings::new(VethPrefix::default(), 9001);
 //!
 //! let network = pod::desired(&lease, &settings)?;

@@ -13,9 +13,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
-    AttachmentStatus, Card, DeviceIndex, FailureKind, IncompleteEni, InstanceId, InterfaceType,
-    Mac, Metadata, Node, Observation, ObservedAttachment, ObservedEni, Scope, Source, SubnetRanges,
-    Timestamp,
+    Card, DeviceIndex, FailureKind, IncompleteEni, InstanceId, Mac, Metadata, Node, Observation,
+    ObservedAttachment, ObservedEni, Scope, Source, SubnetRanges, Timestamp,
 };
 
 use crate::Ec2Error;
@@ -58,14 +57,14 @@ impl Imds {
         let primary_mac: Mac = self.value("mac").await?;
         let primary = self.eni_dir(primary_mac);
 
-        let node = Node {
+        let node = Node::new(
             instance,
-            instance_type: self.value("instance-type").await?,
-            zone: self.value("placement/availability-zone").await?,
-            vpc: self.value(&format!("{primary}vpc-id")).await?,
-            primary: self.value(&format!("{primary}interface-id")).await?,
-            subnet: self.value(&format!("{primary}subnet-id")).await?,
-        };
+            self.value("instance-type").await?,
+            self.value("placement/availability-zone").await?,
+            self.value(&format!("{primary}vpc-id")).await?,
+            self.value(&format!("{primary}interface-id")).await?,
+            self.value(&format!("{primary}subnet-id")).await?,
+        );
 
         let (mut enis, mut incomplete) = (Vec::new(), Vec::new());
         let mut subnets = BTreeMap::new();
@@ -77,24 +76,20 @@ impl Imds {
                     subnets.insert(eni.subnet, ranges);
                     enis.push(eni);
                 }
-                Err(Unread::Untold(missing)) => incomplete.push(IncompleteEni { mac, missing }),
+                Err(Unread::Untold(missing)) => incomplete.push(IncompleteEni::new(mac, missing)),
                 Err(Unread::Failed(error)) => return Err(error),
             }
         }
-        Ok(Metadata {
+        Ok(Metadata::new(
             node,
-            observation: Observation {
-                as_of: now,
-                source: Source::Imds,
-                scope: Scope::Attached,
-                enis,
-                incomplete,
-            },
-            primary_ipv4: self.list("local-ipv4").await?.first().copied(),
-            vpc_ipv4_cidrs: self.list(&format!("{primary}vpc-ipv4-cidr-blocks")).await?,
-            vpc_ipv6_cidrs: self.list(&format!("{primary}vpc-ipv6-cidr-blocks")).await?,
-            subnets,
-        })
+            Observation::new(now, Source::Imds, Scope::Attached)
+                .with_enis(enis)
+                .with_incomplete(incomplete),
+        )
+        .with_primary_ipv4(self.list("local-ipv4").await?.first().copied())
+        .with_vpc_ipv4_cidrs(self.list(&format!("{primary}vpc-ipv4-cidr-blocks")).await?)
+        .with_vpc_ipv6_cidrs(self.list(&format!("{primary}vpc-ipv6-cidr-blocks")).await?)
+        .with_subnets(subnets))
     }
 
     /// Reads one ENI and the ranges of its subnet.
@@ -116,32 +111,26 @@ impl Imds {
         let ipv6_prefixes: Vec<Ipv6Net> = dir.list("ipv6-prefix").await?;
         // The first address is the ENI's own.
         let secondary = ipv4.iter().skip(1).map(|address| Ipv4Net::from(*address));
-        let ranges = SubnetRanges {
-            ipv4: dir.list("subnet-ipv4-cidr-block").await?.first().copied(),
-            ipv6: dir.list("subnet-ipv6-cidr-blocks").await?.first().copied(),
-        };
-        let eni = ObservedEni {
-            id: dir.value("interface-id").await?,
-            mac,
-            subnet: dir.value("subnet-id").await?,
-            vpc: dir.list("vpc-id").await?.first().copied(),
-            attachment: Some(ObservedAttachment {
-                id: None,
-                instance,
-                card: Card(dir.list("network-card").await?.first().copied().unwrap_or(0)),
-                device: DeviceIndex(dir.value("device-number").await?),
-                status: AttachmentStatus::Attached,
-                delete_on_termination: None,
-            }),
-            interface_type: InterfaceType::Interface,
-            primary_ipv4: ipv4.first().copied(),
-            primary_ipv6: ipv6.first().copied(),
-            blocks: (secondary.chain(ipv4_prefixes).map(IpNet::V4))
-                .chain(ipv6_prefixes.into_iter().map(IpNet::V6))
-                .collect(),
-            security_groups: dir.list("security-group-ids").await?,
-            tags: None,
-        };
+        let ranges = SubnetRanges::new(
+            dir.list("subnet-ipv4-cidr-block").await?.first().copied(),
+            dir.list("subnet-ipv6-cidr-blocks").await?.first().copied(),
+        );
+        let eni =
+            ObservedEni::new(dir.value("interface-id").await?, mac, dir.value("subnet-id").await?)
+                .with_vpc(dir.list("vpc-id").await?.first().copied())
+                .with_attachment(Some(ObservedAttachment::new(
+                    instance,
+                    Card(dir.list("network-card").await?.first().copied().unwrap_or(0)),
+                    DeviceIndex(dir.value("device-number").await?),
+                )))
+                .with_primary_ipv4(ipv4.first().copied())
+                .with_primary_ipv6(ipv6.first().copied())
+                .with_blocks(
+                    (secondary.chain(ipv4_prefixes).map(IpNet::V4))
+                        .chain(ipv6_prefixes.into_iter().map(IpNet::V6))
+                        .collect(),
+                )
+                .with_security_groups(dir.list("security-group-ids").await?);
         Ok((eni, ranges))
     }
 

@@ -83,62 +83,53 @@ pub(super) fn eni(operation: &str, eni: &NetworkInterface) -> Result<ObservedEni
         blocks.push(required(operation, "ipv6Prefix", prefix.ipv6_prefix())?);
     }
     let ipv6 = eni.ipv6_addresses().first();
-    Ok(ObservedEni {
-        id: required(operation, "networkInterfaceId", eni.network_interface_id())?,
-        mac: required(operation, "macAddress", eni.mac_address())?,
-        subnet: required(operation, "subnetId", eni.subnet_id())?,
-        vpc: optional(operation, "vpcId", eni.vpc_id())?,
-        attachment: eni.attachment().map(|found| attachment(operation, found)).transpose()?,
-        interface_type: match eni.interface_type() {
-            None | Some(NetworkInterfaceType::Interface) => InterfaceType::Interface,
-            Some(NetworkInterfaceType::Efa) => InterfaceType::Efa,
-            Some(NetworkInterfaceType::EfaOnly) => InterfaceType::EfaOnly,
-            Some(NetworkInterfaceType::Trunk) => InterfaceType::Trunk,
-            Some(NetworkInterfaceType::Branch) => InterfaceType::Branch,
-            Some(_) => InterfaceType::Other,
-        },
-        primary_ipv4: optional(operation, "privateIpAddress", eni.private_ip_address())?,
-        primary_ipv6: optional(
-            operation,
-            "ipv6Address",
-            ipv6.and_then(|address| address.ipv6_address()),
-        )?,
-        blocks,
-        security_groups: eni
-            .groups()
-            .iter()
-            .map(|group| required(operation, "groupId", group.group_id()))
-            .collect::<Result<_, _>>()?,
-        tags: Some(tag_map(eni.tag_set())),
-    })
+    let id = required(operation, "networkInterfaceId", eni.network_interface_id())?;
+    let mac = required(operation, "macAddress", eni.mac_address())?;
+    let subnet = required(operation, "subnetId", eni.subnet_id())?;
+    let attachment = eni.attachment().map(|found| attachment(operation, found)).transpose()?;
+    let interface_type = match eni.interface_type() {
+        None | Some(NetworkInterfaceType::Interface) => InterfaceType::Interface,
+        Some(NetworkInterfaceType::Efa) => InterfaceType::Efa,
+        Some(NetworkInterfaceType::EfaOnly) => InterfaceType::EfaOnly,
+        Some(NetworkInterfaceType::Trunk) => InterfaceType::Trunk,
+        Some(NetworkInterfaceType::Branch) => InterfaceType::Branch,
+        Some(_) => InterfaceType::Other,
+    };
+    let ipv6 = ipv6.and_then(|address| address.ipv6_address());
+    let groups = eni.groups().iter();
+    let groups = groups.map(|group| required(operation, "groupId", group.group_id()));
+    Ok(ObservedEni::new(id, mac, subnet)
+        .with_vpc(optional(operation, "vpcId", eni.vpc_id())?)
+        .with_attachment(attachment)
+        .with_interface_type(interface_type)
+        .with_primary_ipv4(optional(operation, "privateIpAddress", eni.private_ip_address())?)
+        .with_primary_ipv6(optional(operation, "ipv6Address", ipv6)?)
+        .with_blocks(blocks)
+        .with_security_groups(groups.collect::<Result<_, _>>()?)
+        .with_tags(Some(tag_map(eni.tag_set()))))
 }
 
 fn attachment(
     operation: &str,
     found: &types::NetworkInterfaceAttachment,
 ) -> Result<ObservedAttachment, Ec2Error> {
-    Ok(ObservedAttachment {
-        id: optional(operation, "attachmentId", found.attachment_id())?,
-        // An ENI that is attached to something else than an instance is none that we could have asked about.
-        instance: required(operation, "instanceId of the attachment", found.instance_id())?,
-        card: Card(number(
-            operation,
-            "networkCardIndex",
-            Some(found.network_card_index().unwrap_or(0)),
-        )?),
-        device: DeviceIndex(number(operation, "deviceIndex", found.device_index())?),
-        status: match found.status() {
-            Some(types::AttachmentStatus::Attaching) => AttachmentStatus::Attaching,
-            Some(types::AttachmentStatus::Attached) => AttachmentStatus::Attached,
-            Some(types::AttachmentStatus::Detaching) => AttachmentStatus::Detaching,
-            Some(types::AttachmentStatus::Detached) => AttachmentStatus::Detached,
-            other => {
-                let message = format!("read status of the attachment: {other:?} is unknown");
-                return Err(Ec2Error::unanswered(operation, message));
-            }
-        },
-        delete_on_termination: found.delete_on_termination(),
+    Ok(ObservedAttachment::new(
+        required(operation, "instanceId of the attachment", found.instance_id())?,
+        Card(number(operation, "networkCardIndex", Some(found.network_card_index().unwrap_or(0)))?),
+        DeviceIndex(number(operation, "deviceIndex", found.device_index())?),
+    )
+    .with_id(optional(operation, "attachmentId", found.attachment_id())?)
+    .with_status(match found.status() {
+        Some(types::AttachmentStatus::Attaching) => AttachmentStatus::Attaching,
+        Some(types::AttachmentStatus::Attached) => AttachmentStatus::Attached,
+        Some(types::AttachmentStatus::Detaching) => AttachmentStatus::Detaching,
+        Some(types::AttachmentStatus::Detached) => AttachmentStatus::Detached,
+        other => {
+            let message = format!("read status of the attachment: {other:?} is unknown");
+            return Err(Ec2Error::unanswered(operation, message));
+        }
     })
+    .with_delete_on_termination(found.delete_on_termination()))
 }
 
 pub(super) fn assigned_ipv4(
@@ -162,23 +153,23 @@ pub(super) fn subnet(operation: &str, subnet: &types::Subnet) -> Result<Observed
         let state = found.ipv6_cidr_block_state().and_then(|state| state.state());
         state == Some(&types::SubnetCidrBlockStateCode::Associated)
     });
-    Ok(ObservedSubnet {
-        id: required(operation, "subnetId", subnet.subnet_id())?,
-        vpc: required(operation, "vpcId", subnet.vpc_id())?,
-        zone: required(operation, "availabilityZone", subnet.availability_zone())?,
-        ipv4_cidr: required(operation, "cidrBlock", subnet.cidr_block())?,
-        ipv6_cidr: optional(
-            operation,
-            "ipv6CidrBlock",
-            ipv6.and_then(|found| found.ipv6_cidr_block()),
-        )?,
-        ipv4_addresses_free: number(
-            operation,
-            "availableIpAddressCount",
-            subnet.available_ip_address_count(),
-        )?,
-        tags: tag_map(subnet.tags()),
-    })
+    Ok(ObservedSubnet::new(
+        required(operation, "subnetId", subnet.subnet_id())?,
+        required(operation, "vpcId", subnet.vpc_id())?,
+        required(operation, "availabilityZone", subnet.availability_zone())?,
+        required(operation, "cidrBlock", subnet.cidr_block())?,
+    )
+    .with_ipv6_cidr(optional(
+        operation,
+        "ipv6CidrBlock",
+        ipv6.and_then(|found| found.ipv6_cidr_block()),
+    )?)
+    .with_ipv4_addresses_free(number(
+        operation,
+        "availableIpAddressCount",
+        subnet.available_ip_address_count(),
+    )?)
+    .with_tags(tag_map(subnet.tags())))
 }
 
 pub(super) fn node(operation: &str, instance: &types::Instance) -> Result<Node, Ec2Error> {
@@ -190,18 +181,18 @@ pub(super) fn node(operation: &str, instance: &types::Instance) -> Result<Node, 
     });
     let zone = instance.placement().and_then(|placement| placement.availability_zone());
     let instance_type = instance.instance_type().map(|name| name.as_str());
-    Ok(Node {
-        instance: required(operation, "instanceId", instance.instance_id())?,
-        instance_type: required(operation, "instanceType", instance_type)?,
-        zone: required(operation, "availabilityZone", zone)?,
-        vpc: required(operation, "vpcId", instance.vpc_id())?,
-        primary: required(
+    Ok(Node::new(
+        required(operation, "instanceId", instance.instance_id())?,
+        required(operation, "instanceType", instance_type)?,
+        required(operation, "availabilityZone", zone)?,
+        required(operation, "vpcId", instance.vpc_id())?,
+        required(
             operation,
             "networkInterfaceId of the primary ENI",
             primary.and_then(|eni| eni.network_interface_id()),
         )?,
-        subnet: required(operation, "subnetId", instance.subnet_id())?,
-    })
+        required(operation, "subnetId", instance.subnet_id())?,
+    ))
 }
 
 pub(super) fn limits(operation: &str, info: &InstanceTypeInfo) -> Result<Limits, Ec2Error> {
@@ -225,40 +216,31 @@ pub(super) fn limits(operation: &str, info: &InstanceTypeInfo) -> Result<Limits,
         }
         _ => 0,
     };
-    Ok(Limits {
-        instance_type: required(
-            operation,
-            "instanceType",
-            info.instance_type().map(|name| name.as_str()),
-        )?,
-        enis_per_card: enis_per_card.into(),
-        default_card: Card(number(
-            operation,
-            "defaultNetworkCardIndex",
-            Some(network.default_network_card_index().unwrap_or(0)),
-        )?),
-        ipv4_per_eni: number(
-            operation,
-            "ipv4AddressesPerInterface",
-            network.ipv4_addresses_per_interface(),
-        )?,
-        ipv6_per_eni,
-        branch_enis: None,
-        hypervisor: match info.hypervisor() {
-            Some(InstanceTypeHypervisor::Nitro) => Hypervisor::Nitro,
-            Some(InstanceTypeHypervisor::Xen) => Hypervisor::Xen,
-            _ => Hypervisor::Unknown,
-        },
-        bare_metal: info.bare_metal().unwrap_or(false),
-        vcpus: number(
-            operation,
-            "defaultVCpus",
-            info.v_cpu_info().and_then(|cpus| cpus.default_v_cpus()),
-        )?,
-        memory_mib: number(
-            operation,
-            "sizeInMiB",
-            info.memory_info().and_then(|memory| memory.size_in_mib()),
-        )?,
+    Ok(Limits::new(
+        required(operation, "instanceType", info.instance_type().map(|name| name.as_str()))?,
+        enis_per_card.into(),
+        number(operation, "ipv4AddressesPerInterface", network.ipv4_addresses_per_interface())?,
+    )
+    .with_default_card(Card(number(
+        operation,
+        "defaultNetworkCardIndex",
+        Some(network.default_network_card_index().unwrap_or(0)),
+    )?))
+    .with_ipv6_per_eni(ipv6_per_eni)
+    .with_hypervisor(match info.hypervisor() {
+        Some(InstanceTypeHypervisor::Nitro) => Hypervisor::Nitro,
+        Some(InstanceTypeHypervisor::Xen) => Hypervisor::Xen,
+        _ => Hypervisor::Unknown,
     })
+    .with_bare_metal(info.bare_metal().unwrap_or(false))
+    .with_vcpus(number(
+        operation,
+        "defaultVCpus",
+        info.v_cpu_info().and_then(|cpus| cpus.default_v_cpus()),
+    )?)
+    .with_memory_mib(number(
+        operation,
+        "sizeInMiB",
+        info.memory_info().and_then(|memory| memory.size_in_mib()),
+    )?))
 }

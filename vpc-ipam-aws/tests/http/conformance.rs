@@ -40,7 +40,7 @@ fn the_sdk_conforms_on_moto_as_far_as_that_plays_ec2() {
         (moto, ec2)
     });
 
-    let checks = conformance(&mut Sdk { ec2, node: moto.node.clone(), now: NOW, runtime });
+    let checks = conformance(&mut Sdk { ec2, node: moto.node, now: NOW, runtime });
 
     // moto has no metadata service and no limits, heeds no token, and lets an ENI be attached twice and deleted while it is
     // attached. What it plays as EC2 does, the SDK reads and asks for as it should.

@@ -48,14 +48,14 @@ impl Moto {
         };
         Self {
             url: line("its URL").await,
-            node: Node {
-                instance: line("an instance").await.parse().unwrap(),
-                instance_type: line("its type").await.parse().unwrap(),
-                zone: line("its zone").await.parse().unwrap(),
-                vpc: line("its VPC").await.parse().unwrap(),
-                primary: line("its primary ENI").await.parse().unwrap(),
-                subnet: line("its subnet").await.parse().unwrap(),
-            },
+            node: Node::new(
+                line("an instance").await.parse().unwrap(),
+                line("its type").await.parse().unwrap(),
+                line("its zone").await.parse().unwrap(),
+                line("its VPC").await.parse().unwrap(),
+                line("its primary ENI").await.parse().unwrap(),
+                line("its subnet").await.parse().unwrap(),
+            ),
             _server: server,
         }
     }

@@ -236,7 +236,7 @@ async fn eni_that_the_metadata_service_does_not_tell_whole_is_incomplete_and_the
         let read = api.metadata(NOW).await.unwrap();
 
         let seen = &read.observation;
-        let expected = IncompleteEni { mac: half.mac, missing: name.into() };
+        let expected = IncompleteEni::new(half.mac, name);
         assert_eq!(seen.incomplete, [expected], "{name}");
         for eni in [lab.node.primary, whole.id] {
             assert!(seen.enis.iter().any(|seen| seen.id == eni), "{name}: {seen:?}");

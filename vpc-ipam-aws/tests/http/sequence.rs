@@ -36,7 +36,7 @@ pub async fn life_of_an_eni(api: &dyn Ec2Api, node: &Node, knows: Knows) {
     let mut limits = api.describe_instance_types(&[node.instance_type]).await.unwrap();
     // EC2 does not tell how many branch ENIs a type takes; within the process the model may.
     limits.iter_mut().for_each(|limits| limits.branch_enis = None);
-    let expected = Limits { branch_enis: None, ..Limits::lookup(node.instance_type).unwrap() };
+    let expected = Limits::lookup(node.instance_type).unwrap().with_branch_enis(None);
     assert_eq!(limits, [expected]);
     let free = ec2.free().await;
     let at_start = ec2.seen(Scope::Attached).await;

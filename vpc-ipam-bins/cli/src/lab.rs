@@ -98,7 +98,7 @@ impl LabSpec {
 
 impl PerNode {
     fn known_limits(&self) -> KnownLimits {
-        KnownLimits { overrides: self.limits.clone(), ..KnownLimits::default() }
+        KnownLimits::default().with_overrides(self.limits.clone())
     }
 }
 
@@ -543,12 +543,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Times for a lab that is watched: pods and ENIs that are no longer needed go within seconds.
 pub fn quick() -> Timing {
-    Timing {
-        shrink_spacing: Duration::from_secs(1),
-        eni_life_min: Duration::from_secs(2),
-        detach_wait: Duration::from_millis(200),
-        ..Timing::default()
-    }
+    Timing::default()
+        .with_shrink_spacing(Duration::from_secs(1))
+        .with_eni_life_min(Duration::from_secs(2))
+        .with_detach_wait(Duration::from_millis(200))
 }
 
 #[cfg(test)]

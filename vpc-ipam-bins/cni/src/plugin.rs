@@ -55,8 +55,7 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     // Before anything is asked for: an address for a pod that is not there would have to be released.
     let (netns, path) = sandbox(call)?;
     let key = key(call)?;
-    let request =
-        AddressRequest { key: key.clone(), pod: Arc::new(pod_of(call)), cards: cards(call) };
+    let request = AddressRequest::new(key.clone(), Arc::new(pod_of(call))).with_cards(cards(call));
     let socket = socket(call);
     // JSON has no place for what is no text.
     let sandbox = path.to_str().map(PathBuf::from);
@@ -340,10 +339,10 @@ fn key(call: &Call) -> Result<PodKey, Error> {
 /// Returns the pod's names; where the runtime passes none, the container's id stands in.
 fn pod_of(call: &Call) -> Pod {
     let arg = |name: &str| call.args.get(name).filter(|value| !value.is_empty()).cloned();
-    Pod {
-        namespace: arg("K8S_POD_NAMESPACE").unwrap_or_else(|| "default".to_string()),
-        name: arg("K8S_POD_NAME").unwrap_or_else(|| call.container.clone()),
-    }
+    Pod::new(
+        arg("K8S_POD_NAMESPACE").unwrap_or_else(|| "default".to_string()),
+        arg("K8S_POD_NAME").unwrap_or_else(|| call.container.clone()),
+    )
 }
 
 /// Returns on which network cards the pod wants an interface, as its annotation says.

@@ -179,7 +179,7 @@ impl Loop {
 
     /// Hands on everything that the state machine has to say.
     fn drain(&mut self) -> Result<(), DaemonError> {
-        while let Some(Grant { key, result }) = self.ipam.poll_grant() {
+        while let Some(Grant { key, result, .. }) = self.ipam.poll_grant() {
             let callers = self.callers.remove(&key).unwrap_or_default();
             match result {
                 Ok(uncommitted) => self.granted(uncommitted, callers),

@@ -382,7 +382,7 @@ fn lock(node: &SharedNode) -> MutexGuard<'_, NodeNetwork> {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{Lease, LeasedInterface, Mac, testkit};
+    use vpc_ipam_core::{Lease, Mac, testkit};
     use vpc_ipam_linux::{
         Family, HostConfig, Leads, Link, LinkId, LinkIndex, Namespace, Route, RouteEntry, Seen,
         VethPrefix,
@@ -475,9 +475,6 @@ mod tests {
     }
 
     fn lease() -> Lease {
-        testkit::lease(
-            "p",
-            [LeasedInterface { primary: true, ..testkit::leased(0, 1, ["2001:db8::1"]) }],
-        )
+        testkit::lease("p", [(testkit::leased(0, 1, ["2001:db8::1"])).with_primary(true)])
     }
 }

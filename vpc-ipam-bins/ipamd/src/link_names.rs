@@ -121,11 +121,11 @@ mod tests {
     }
 
     fn pod(name: &str) -> Pod {
-        Pod { namespace: "default".to_owned(), name: name.to_owned() }
+        Pod::new("default", name.to_owned())
     }
 
     fn lease(name: &str, container: &str, interfaces: u8) -> Lease {
         let interfaces = (0..interfaces).map(|card| testkit::leased(card, 1, ["10.0.0.7"]));
-        Lease { pod: pod(name).into(), ..testkit::lease(container, interfaces) }
+        (testkit::lease(container, interfaces)).with_pod(pod(name).into())
     }
 }

@@ -137,11 +137,7 @@ mod tests {
     #[test]
     fn other_failures_are_told_of_at_once() {
         let mut links = begun();
-        let refused = Outcome::Failed(Failure {
-            kind: FailureKind::Kernel,
-            retry_after: None,
-            message: String::new(),
-        });
+        let refused = Outcome::Failed(Failure::new(FailureKind::Kernel, String::new()));
         assert_eq!(links.end(ID, refused.clone(), NOW), Verdict::Report(refused));
     }
 
@@ -167,11 +163,7 @@ mod tests {
     }
 
     fn missing() -> Outcome {
-        Outcome::Failed(Failure {
-            kind: FailureKind::LinkMissing,
-            retry_after: None,
-            message: String::new(),
-        })
+        Outcome::Failed(Failure::new(FailureKind::LinkMissing, String::new()))
     }
 
     fn done() -> Outcome {

@@ -8,7 +8,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_proxy};
-use vpc_ipam_core::{Budget, Config, KnownLimits, error_chain};
+use vpc_ipam_core::{Budget, KnownLimits, error_chain};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipam_protocol::SOCKET;
 
@@ -144,7 +144,7 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
         overrides,
         labels: args.labels.into_iter().collect(),
         limits,
-        config: Config { pods_max: args.max_pods, ..settings.config },
+        config: settings.config.with_pods_max(args.max_pods),
         host_config: settings.host,
         budget: Budget::default(),
         netns,

@@ -191,7 +191,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     fn lease(container: &str, address: &str) -> Lease {
-        Lease { since: NOW, ..testkit::lease(container, [testkit::leased(0, 1, [address])]) }
+        (testkit::lease(container, [testkit::leased(0, 1, [address])])).with_since(NOW)
     }
 
     fn leased(found: Found) -> Vec<Lease> {
@@ -228,29 +228,21 @@ mod tests {
     }
 
     fn known() -> Known {
-        let node = Node {
-            instance: "i-1".parse().unwrap(),
-            instance_type: "m5.large".parse().unwrap(),
-            zone: "eu-west-1a".parse().unwrap(),
-            vpc: "vpc-1".parse().unwrap(),
-            primary: "eni-0".parse().unwrap(),
-            subnet: "subnet-1".parse().unwrap(),
-        };
-        let observation = Observation {
-            as_of: NOW,
-            source: Source::Imds,
-            scope: Scope::Attached,
-            enis: Vec::new(),
-            incomplete: Vec::new(),
-        };
-        let metadata = Metadata {
-            node,
-            observation,
-            primary_ipv4: Some([10, 0, 0, 4].into()),
-            vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-            vpc_ipv6_cidrs: Vec::new(),
-            subnets: BTreeMap::new(),
-        };
+        let node = Node::new(
+            "i-1".parse().unwrap(),
+            "m5.large".parse().unwrap(),
+            "eu-west-1a".parse().unwrap(),
+            "vpc-1".parse().unwrap(),
+            "eni-0".parse().unwrap(),
+            "subnet-1".parse().unwrap(),
+        );
+        let observation =
+            Observation::new(NOW, Source::Imds, Scope::Attached).with_enis(Vec::new());
+        let metadata = Metadata::new(node, observation)
+            .with_primary_ipv4(Some([10, 0, 0, 4].into()))
+            .with_vpc_ipv4_cidrs(vec!["10.0.0.0/16".parse().unwrap()])
+            .with_vpc_ipv6_cidrs(Vec::new())
+            .with_subnets(BTreeMap::new());
         let limits = vec![Limits::lookup("m5.large".parse().unwrap()).unwrap()];
         let tables = BTreeMap::from([("eni-5".parse().unwrap(), 10_101)]);
         let link = Route::on_link(Table::MAIN, IpAddr::from([10, 0, 0, 5]));

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use vpc_ipam::lab::LabNode;
-use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
+use vpc_ipam_core::{PodKey, Record, Timestamp};
 use vpc_ipam_protocol::pending_release;
 use vpc_ipam_protocol::{Request, ask};
 use vpc_ipamd::store::{self, Found, Store};
@@ -238,7 +238,7 @@ fn set_leases_ahead(node: &LabNode) {
     let ahead = records.into_iter().map(|record| match record {
         Record::Leased(lease) => {
             let since = lease.since + Duration::from_secs(3600);
-            Record::Leased(Lease { since, ..lease })
+            Record::Leased(lease.with_since(since))
         }
         other => other,
     });

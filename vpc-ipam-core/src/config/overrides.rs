@@ -27,6 +27,7 @@ use crate::{Config, EniConfig, Families, InstanceType, Node, SubnetId, WarmTarge
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[non_exhaustive]
 pub struct Override {
     /// The nodes that the settings are for.
     pub when: NodeSelector,
@@ -34,10 +35,16 @@ pub struct Override {
     pub set: ConfigChange,
 }
 
+setters!(Override {
+    with_when when: NodeSelector,
+    with_set set: ConfigChange,
+});
+
 /// Which nodes: those that fit everything that is given. One that gives nothing fits every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
 pub struct NodeSelector {
     /// Instance families, one of which is the node's: `m5` is that of `m5.large`.
     pub families: Vec<String>,
@@ -51,10 +58,19 @@ pub struct NodeSelector {
     pub labels: BTreeMap<String, String>,
 }
 
+setters!(NodeSelector {
+    with_families families: Vec<String>,
+    with_types types: Vec<InstanceType>,
+    with_zones zones: Vec<Zone>,
+    with_subnets subnets: Vec<SubnetId>,
+    with_labels labels: BTreeMap<String, String>,
+});
+
 /// What holds instead of a [`Config`]'s own fields; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
 pub struct ConfigChange {
     /// [`Config::families`].
     pub families: Option<Families>,
@@ -69,6 +85,15 @@ pub struct ConfigChange {
     /// Where new ENIs go under custom networking; [`EniConfig::for_node`] finds it.
     pub eni_config: Option<EniConfig>,
 }
+
+setters!(ConfigChange {
+    with_families families: Option<Families>,
+    with_target target: Option<WarmTarget>,
+    with_enis_max enis_max: Option<u8>,
+    with_pods_max pods_max: Option<u32>,
+    with_cooldown_secs cooldown_secs: Option<u64>,
+    with_eni_config eni_config: Option<EniConfig>,
+});
 
 impl NodeSelector {
     /// Returns whether a node with these labels fits.
@@ -94,18 +119,14 @@ impl Config {
     /// ```
     /// use std::collections::BTreeMap;
     /// use vpc_ipam_core::{Config, ConfigChange, NodeSelector, Override, WarmTarget};
-    /// # let node = vpc_ipam_core::Node {
-    /// #     instance: "i-1".parse()?, instance_type: "m5.large".parse()?, zone: "eu-west-1a".parse()?,
-    /// #     vpc: "vpc-1".parse()?, primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
-    /// # };
+    /// # let node = vpc_ipam_core::Node::new(
+    /// #     "i-1".parse()?, "m5.large".parse()?, "eu-west-1a".parse()?, "vpc-1".parse()?,
+    /// #     "eni-1".parse()?, "subnet-1".parse()?,
+    /// # );
     ///
-    /// let few = Override {
-    ///     when: NodeSelector { families: vec!["m5".into()], ..NodeSelector::default() },
-    ///     set: ConfigChange {
-    ///         target: Some(WarmTarget::Ips { warm: 2, minimum: 0 }),
-    ///         ..ConfigChange::default()
-    ///     },
-    /// };
+    /// let few = Override::default()
+    ///     .with_when(NodeSelector::default().with_families(vec!["m5".into()]))
+    ///     .with_set(ConfigChange::default().with_target(Some(WarmTarget::Ips { warm: 2, minimum: 0 })));
     /// let config = Config::default().for_node(&[few], &node, &BTreeMap::new());
     /// assert_eq!(config.target, WarmTarget::Ips { warm: 2, minimum: 0 });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -137,16 +158,15 @@ impl EniConfig {
     /// ```
     /// use std::collections::BTreeMap;
     /// use vpc_ipam_core::{ConfigChange, EniConfig, NodeSelector, Override};
-    /// # let node = vpc_ipam_core::Node {
-    /// #     instance: "i-1".parse()?, instance_type: "m5.large".parse()?, zone: "eu-west-1a".parse()?,
-    /// #     vpc: "vpc-1".parse()?, primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
-    /// # };
+    /// # let node = vpc_ipam_core::Node::new(
+    /// #     "i-1".parse()?, "m5.large".parse()?, "eu-west-1a".parse()?, "vpc-1".parse()?,
+    /// #     "eni-1".parse()?, "subnet-1".parse()?,
+    /// # );
     ///
-    /// let pods = EniConfig { subnet: "subnet-2".parse()?, security_groups: Vec::new() };
-    /// let of_zone = Override {
-    ///     when: NodeSelector { zones: vec!["eu-west-1a".parse()?], ..NodeSelector::default() },
-    ///     set: ConfigChange { eni_config: Some(pods.clone()), ..ConfigChange::default() },
-    /// };
+    /// let pods = EniConfig::new("subnet-2".parse()?);
+    /// let of_zone = Override::default()
+    ///     .with_when(NodeSelector::default().with_zones(vec!["eu-west-1a".parse()?]))
+    ///     .with_set(ConfigChange::default().with_eni_config(Some(pods.clone())));
     /// assert_eq!(EniConfig::for_node(&[of_zone], &node, &BTreeMap::new()), Some(pods));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -11,6 +11,7 @@ use crate::{Config, Ipv4Kind, Limits};
 
 /// What an operator should know about one variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConfigWarning {
     /// The name of the variable.
     pub variable: &'static str,

@@ -18,6 +18,7 @@ pub(super) const WAITING_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "an action has to be carried out and its outcome handed back"]
+#[non_exhaustive]
 pub struct Issued {
     /// Names it; hand it back with the outcome.
     pub id: ActionId,
@@ -43,6 +44,7 @@ pub enum Assigned {
 /// The answer to an ADD that had to wait.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a pod waits for it"]
+#[non_exhaustive]
 pub struct Grant {
     /// The pod that asked.
     pub key: PodKey,
@@ -75,7 +77,7 @@ pub enum Released {
 }
 
 /// Why [`Ipam::poll_timeout`](crate::Ipam::poll_timeout) names a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Wake {
@@ -92,7 +94,7 @@ pub enum Wake {
 }
 
 /// A configuration that an instance type cannot follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnusableConfigError {
     /// The instance type takes no prefixes, of which pods get their IPv6 addresses.

@@ -155,9 +155,8 @@ impl Ipam {
         for lease in self.pool().leases() {
             for address in lease.addresses() {
                 // Records of before a restart may name one in two leases, which both keep until they end.
-                if let Some(other) = owners.insert(address, &lease.key)
-                    && !self.pool().is_shared(address)
-                {
+                let other = owners.insert(address, &lease.key);
+                if let Some(other) = other.filter(|_| !self.pool().is_shared(address)) {
                     let pods = [other.clone(), lease.key.clone()];
                     violations.push(Violation::SharedAddress { address, pods });
                 }

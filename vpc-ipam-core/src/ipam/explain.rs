@@ -18,6 +18,7 @@ use crate::{
 /// [`Ipam::explain`] makes it; its `Display` is for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Explanation {
     /// The point in time that it explains.
     pub at: Timestamp,
@@ -49,8 +50,9 @@ pub struct Explanation {
 }
 
 /// What one ENI contributes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct EniAccount {
     /// The id of the ENI.
     pub eni: EniId,
@@ -76,6 +78,7 @@ pub struct EniAccount {
 /// How many addresses of one family an ENI carries for pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct AddressCount {
     /// All addresses of its blocks.
     pub total: u32,
@@ -92,6 +95,7 @@ pub struct AddressCount {
 /// A pod that waits for an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct WaitingPod {
     /// The interface of the pod that waits.
     pub key: PodKey,
@@ -137,7 +141,7 @@ impl Ipam {
         let doing = self.in_flight().map(|(id, Planned { action, because })| Issued {
             id,
             action: action.clone(),
-            because: *because,
+            because: because.clone(),
         });
         let waiting =
             self.waiting().map(|(key, deadline)| WaitingPod { key: key.clone(), deadline });
@@ -211,14 +215,14 @@ impl fmt::Display for Explanation {
 impl Explanation {
     /// Writes when something is due next, and what.
     fn write_due(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((due, why)) = self.due else { return Ok(()) };
+        let Some((due, ref why)) = self.due else { return Ok(()) };
         write!(f, "  due      {due}: ")?;
         let for_what = |waiting_on| {
             let blocked = self.blocked.iter().find(|blocked| blocked.waiting_on == waiting_on)?;
-            Some(blocked.wanted)
+            Some(blocked.wanted.clone())
         };
         match why {
-            Wake::Due(waiting_on) => match for_what(waiting_on) {
+            Wake::Due(waiting_on) => match for_what(waiting_on.clone()) {
                 Some(wanted) => writeln!(f, "{wanted}")?,
                 None => writeln!(f, "{waiting_on}")?,
             },

@@ -18,7 +18,7 @@ impl Ipam {
             self.on_never_served(eni, now);
         }
         match &planned.action {
-            Action::Ec2(action) => self.on_ec2_issued(id, action, planned.because, now),
+            Action::Ec2(action) => self.on_ec2_issued(id, action, planned.because.clone(), now),
             Action::Host(action) => self.on_host_issued(id, action),
         }
         let Planned { action, because } = planned.clone();
@@ -68,9 +68,9 @@ impl Ipam {
             | Ec2Action::DetachNetworkInterface(_)
             | Ec2Action::CreateTags(_) => {}
         }
-        if let Some((eni, kind)) = eni_call(action)
-            && let Some(eni) = self.pool.eni_mut(eni)
-        {
+        let called = eni_call(action);
+        let called = called.and_then(|(eni, kind)| Some((self.pool.eni_mut(eni)?, kind)));
+        if let Some((eni, kind)) = called {
             if let Ec2CallKind::Unassign(nets) = &kind {
                 eni.edit_blocks(|block| {
                     if nets.contains(&block.net()) {
@@ -90,9 +90,8 @@ impl Ipam {
     ) {
         let creations = self.pool.creations_mut();
         let before = creations.iter().find(|(_, c)| c.request.client_token == request.client_token);
-        if let Some(before) = before.map(|(id, _)| *id)
-            && let Some(creation) = creations.remove(&before)
-        {
+        let before = before.map(|(id, _)| *id);
+        if let Some(creation) = before.and_then(|before| creations.remove(&before)) {
             creations.insert(id, Creation { called: true, repeat_at: None, ..creation });
             return;
         }

@@ -14,7 +14,7 @@
 //! # let limits = Limits::lookup(node.instance_type)?;
 //! let now = Timestamp::from_secs(1_700_000_000);
 //! let (config, budget, seed) = (Config::default(), Budget::default(), 1);
-//! let start = Start { node, limits, config, budget, seed, at: now };
+//! let start = Start::new(node, limits, config, now).with_budget(budget).with_seed(seed);
 //!
 //! let mut ipam = start.begin()?;
 //! ipam.handle_timeout(now);
@@ -44,6 +44,7 @@ pub use crate::ipam::recorder::{Input, StateHash, Step};
     feature = "serde",
     serde(try_from = "stored::StoredStart", into = "stored::StoredStart")
 )]
+#[non_exhaustive]
 pub struct Start {
     /// The node that it manages.
     pub node: Node,
@@ -58,6 +59,22 @@ pub struct Start {
     /// When it was made.
     pub at: Timestamp,
 }
+
+impl Start {
+    /// Returns a start with the default budget and a seed of 0.
+    pub fn new(node: Node, limits: Limits, config: Config, at: Timestamp) -> Self {
+        Self { node, limits, config, budget: Budget::default(), seed: 0, at }
+    }
+}
+
+setters!(Start {
+    with_node node: Node,
+    with_limits limits: Limits,
+    with_config config: Config,
+    with_budget budget: Budget,
+    with_seed seed: u64,
+    with_at at: Timestamp,
+});
 
 /// The form of the journals that this crate writes and reads. New fields of what is recorded have defaults, so that it seldom
 /// changes; a journal of another form is refused by its number.
@@ -143,6 +160,7 @@ pub enum ReplayError {
 
 /// The first step that leads elsewhere than it did when it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Divergence {
     /// The step as recorded.
     pub recorded: Step,

@@ -120,11 +120,10 @@ impl Ipam {
         let unknown = self.reads.attached.answered.is_none()
             && self.pool.eni(primary).is_none()
             && observation.source == Source::Imds;
-        if unknown
-            && self.config.ec2_reads
-            && self.calls.is_question_stuck(Question::Attached)
-            && let Some(observed) = observation.enis.iter().find(|eni| eni.id == primary)
-        {
+        if !(unknown && self.config.ec2_reads && self.calls.is_question_stuck(Question::Attached)) {
+            return;
+        }
+        if let Some(observed) = observation.enis.iter().find(|eni| eni.id == primary) {
             let event = self.pool.insert_unconfirmed_primary(observed, now);
             self.event(event);
         }

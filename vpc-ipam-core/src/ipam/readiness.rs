@@ -20,6 +20,7 @@ use crate::{
 /// Whether the next ADD succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Readiness {
     /// It gets an address at once.
     Ready,
@@ -163,7 +164,7 @@ fn causes(plan: &Plan) -> Vec<Blocked> {
             Wanted::Addresses { .. } | Wanted::Eni { .. } | Wanted::NextStep(_)
         ) || reads_fail(blocked)
     };
-    plan.blocked.iter().filter(about_addresses).copied().collect()
+    plan.blocked.iter().filter(about_addresses).cloned().collect()
 }
 
 /// Returns what is wanted with an action, if it brings addresses.
@@ -275,9 +276,9 @@ impl Outlook<'_> {
                     count += i64::from(block.capacity()) - i64::from(taken);
                 }
             }
-            if let Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, id }) =
-                eni.ec2_call
-                && self.is_call_trusted(id)
+            let trusted = eni.ec2_call.as_ref().filter(|call| self.is_call_trusted(call.id));
+            if let Some(&Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) =
+                trusted
             {
                 count += i64::from(blocks) * if prefixes { i64::from(PREFIX_SIZE) } else { 1 };
             }
@@ -342,7 +343,7 @@ impl Outlook<'_> {
             eni.stage != Stage::Ready
                 && self.plan.blocked.iter().any(|blocked| {
                     blocked.wanted == Wanted::NextStep(eni.id)
-                        && !self.ends_in_time(blocked.waiting_on)
+                        && !self.ends_in_time(blocked.waiting_on.clone())
                 })
         };
         let way = |eni: &Eni| {
@@ -427,7 +428,7 @@ impl Outlook<'_> {
                     !blocked.waiting_on.is_temporary()
                         || blocked.waiting_on == WaitingOn::FirstObservation
                 }));
-        !unconfirmed && blocked().any(|blocked| self.ends_in_time(blocked.waiting_on))
+        !unconfirmed && blocked().any(|blocked| self.ends_in_time(blocked.waiting_on.clone()))
     }
 
     fn ends_in_time(&self, waiting_on: WaitingOn) -> bool {

@@ -14,6 +14,7 @@ use crate::{
 /// Every input of an [`Ipam`](crate::Ipam), as data; the method of the same name takes it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Input {
     /// [`Ipam::restore`](crate::Ipam::restore).
     Restore(Vec<Record>),
@@ -57,6 +58,7 @@ pub enum Input {
 /// One input, and what it led to: a line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Step {
     /// Its position in the journal, from 1 without gaps.
     pub number: u64,

@@ -37,6 +37,7 @@ impl IdText {
 /// A text that is not the id of an EC2 resource: empty, longer than 31 bytes, or not printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an EC2 id: expected 1 to 31 printable ASCII characters")]
+#[non_exhaustive]
 pub struct ParseIdError {
     text: String,
 }
@@ -131,6 +132,7 @@ pub struct Mac(pub [u8; 6]);
 /// A text that is not a MAC address of six colon-separated hexadecimal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a MAC address: expected six hexadecimal bytes separated by colons")]
+#[non_exhaustive]
 pub struct ParseMacError {
     text: String,
 }
@@ -232,10 +234,11 @@ struct KeyParts {
 }
 
 /// A key with an empty part: it would be shared by pods that have nothing in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the {part} is empty: network name, container id and interface name are all needed to tell pods apart"
 )]
+#[non_exhaustive]
 pub struct EmptyKeyError {
     part: &'static str,
 }

@@ -10,6 +10,7 @@ use crate::{Card, DeviceIndex, EniId, Mac, PodKey, Timestamp};
 /// The pod that an attachment belongs to, for naming its veth and for people; it identifies nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Pod {
     /// The pod's namespace.
     pub namespace: String,
@@ -17,12 +18,25 @@ pub struct Pod {
     pub name: String,
 }
 
+impl Pod {
+    /// Returns the pod of that namespace and name.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+setters!(Pod {
+    with_namespace namespace: String,
+    with_name name: String,
+});
+
 /// The addresses that a pod may use: recorded durably, confirmed by EC2, on an ENI that the node has set up.
 ///
 /// The first interface is apart from the others because nearly every pod has just one, and granting it should not
 /// allocate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Lease {
     /// The interface of the pod that holds it.
     pub key: PodKey,
@@ -41,6 +55,27 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Returns a lease of one interface, as a store reads it back. To make one of an address, see [`Uncommitted`].
+    pub fn new(
+        key: PodKey,
+        pod: impl Into<Arc<Pod>>,
+        since: Timestamp,
+        first: LeasedInterface,
+    ) -> Self {
+        Self { key, pod: pod.into(), since, serial: 0, first, more: Vec::new() }
+    }
+}
+
+setters!(Lease {
+    with_key key: PodKey,
+    with_pod pod: Arc<Pod>,
+    with_since since: Timestamp,
+    with_serial serial: u64,
+    with_first first: LeasedInterface,
+    with_more more: Vec<LeasedInterface>,
+});
+
+impl Lease {
     /// Returns the interfaces, the one named by the key first.
     pub fn interfaces(&self) -> impl Iterator<Item = &LeasedInterface> {
         core::iter::once(&self.first).chain(&self.more)
@@ -56,6 +91,7 @@ impl Lease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "StoredInterface"))]
+#[non_exhaustive]
 pub struct LeasedInterface {
     /// The ENI that carries the addresses.
     pub eni: EniId,
@@ -72,6 +108,23 @@ pub struct LeasedInterface {
     /// The IPv6 address, on nodes that give one.
     pub ipv6: Option<Ipv6Addr>,
 }
+
+impl LeasedInterface {
+    /// Returns an interface without addresses, on a secondary ENI.
+    pub fn new(eni: EniId, mac: Mac, card: Card, device: DeviceIndex) -> Self {
+        Self { eni, mac, card, device, primary: false, ipv4: None, ipv6: None }
+    }
+}
+
+setters!(LeasedInterface {
+    with_eni eni: EniId,
+    with_mac mac: Mac,
+    with_card card: Card,
+    with_device device: DeviceIndex,
+    with_primary primary: bool,
+    with_ipv4 ipv4: Option<Ipv4Addr>,
+    with_ipv6 ipv6: Option<Ipv6Addr>,
+});
 
 /// A [`LeasedInterface`] as it may be stored. Records of releases before 0.1 did not say which ENI was the primary one, and
 /// took it to be the one at device index 0 of card 0.
@@ -112,6 +165,7 @@ impl LeasedInterface {
 /// What an ADD asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct AddressRequest {
     /// The interface of the pod that wants addresses.
     pub key: PodKey,
@@ -121,9 +175,23 @@ pub struct AddressRequest {
     pub cards: CardChoice,
 }
 
+impl AddressRequest {
+    /// Returns a request for an interface on one network card, whichever has an address.
+    pub fn new(key: PodKey, pod: impl Into<Arc<Pod>>) -> Self {
+        Self { key, pod: pod.into(), cards: CardChoice::Any }
+    }
+}
+
+setters!(AddressRequest {
+    with_key key: PodKey,
+    with_pod pod: Arc<Pod>,
+    with_cards cards: CardChoice,
+});
+
 /// On which network cards a pod wants an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum CardChoice {
     /// On one, whichever has an address; the lowest first.
     #[default]
@@ -163,7 +231,8 @@ impl Uncommitted {
 /// What must survive a restart. Write records in the order in which they were produced.
 ///
 /// A store keeps [`Record::Leased`] by key and [`Record::Released`] by address; a later one replaces an earlier one. To
-/// write a `Released` is to delete the lease of the same key in the same transaction.
+/// write a `Released` is to delete the lease of the same key in the same transaction. Exhaustive on purpose: a store that does not know
+/// a kind of record loses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Record {

@@ -22,6 +22,7 @@ pub enum Outcome {
 /// What an action brought about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Effect {
     /// Of CreateNetworkInterface: the ENI with the addresses that EC2 chose.
     Created(ObservedEni),
@@ -45,6 +46,7 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[error("{kind}: {message}")]
+#[non_exhaustive]
 pub struct Failure {
     /// The class of failure.
     pub kind: FailureKind,
@@ -53,6 +55,19 @@ pub struct Failure {
     /// EC2's error code and message, or the errno and the kernel object.
     pub message: String,
 }
+
+impl Failure {
+    /// Returns a failure after which the other side asks for no wait.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, retry_after: None, message: message.into() }
+    }
+}
+
+setters!(Failure {
+    with_kind kind: FailureKind,
+    with_retry_after retry_after: Option<Duration>,
+    with_message message: String,
+});
 
 /// The classes of failure that lead to different decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,6 +7,7 @@ use crate::{Source, Timestamp};
 /// Why EC2 has to be asked about an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Unconfirmed {
     /// When it came up; an answer of EC2 that is as young or younger ends it.
     pub since: Timestamp,

@@ -38,6 +38,7 @@ impl Pace {
 /// What failed lately, how, and until when it is left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct RecentFailure {
     /// What the failure says something about.
     #[cfg_attr(feature = "serde", serde(rename = "culprit"))]

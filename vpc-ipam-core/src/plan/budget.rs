@@ -22,12 +22,18 @@ pub struct Rate {
 /// node its share: the account's refill rate divided by the nodes that may grow at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Budget {
     /// Of operations that are not named in `rates`.
     pub default: Rate,
     /// The rates of single operations, instead of the default.
     pub rates: BTreeMap<Ec2Operation, Rate>,
 }
+
+setters!(Budget {
+    with_default default: Rate,
+    with_rates rates: BTreeMap<Ec2Operation, Rate>,
+});
 
 impl Default for Budget {
     /// A fifth of what EC2 gives an account by default for changes (50 at once, then 5 a second): enough to bring the

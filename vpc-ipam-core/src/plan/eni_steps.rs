@@ -107,9 +107,9 @@ impl Planner<'_> {
 
     fn next_ec2_step(&mut self, eni: &Eni) -> Option<(Ec2Action, Because)> {
         let id = eni.id;
-        if matches!(eni.stage, Stage::Removing(Removing::Detach | Removing::Delete { .. }))
-            && let Some(waiting_on) = self.user_of(eni)
-        {
+        let leaving =
+            matches!(eni.stage, Stage::Removing(Removing::Detach | Removing::Delete { .. }));
+        if let Some(waiting_on) = leaving.then(|| self.user_of(eni)).flatten() {
             self.block(Wanted::NextStep(id), waiting_on);
             return None;
         }
@@ -174,10 +174,7 @@ impl Planner<'_> {
             // It may be what that call makes.
             self.block(Wanted::NextStep(eni.id), WaitingOn::Outcome(*id));
             return None;
-        } else if !eni.has_slot()
-            && self.eni_room(eni.card).is_ok()
-            && let Some(device) = self.place_for_eni(eni.card)
-        {
+        } else if let Some(device) = self.first_slot(eni) {
             device
         } else if !idle {
             // It was detached with its pods: it waits for a slot, or for the pods to go.
@@ -236,8 +233,16 @@ impl Planner<'_> {
         wanted && is_ready(eni) && self.eligibility.takes_pods(eni) && !has_ipv6(eni)
     }
 
+    /// Returns a slot for an ENI that has none, if there is room for it.
+    fn first_slot(&mut self, eni: &Eni) -> Option<DeviceIndex> {
+        if eni.has_slot() || self.eni_room(eni.card).is_err() {
+            return None;
+        }
+        self.slot_for_eni(eni.card)
+    }
+
     /// Returns the lowest free device index of a card that this plan does not fill already, and remembers it as filled.
-    pub(super) fn place_for_eni(&mut self, card: Card) -> Option<DeviceIndex> {
+    pub(super) fn slot_for_eni(&mut self, card: Card) -> Option<DeviceIndex> {
         // The instance may have unmanaged ENIs at any index below EC2's own limit.
         let limit = self.limits.enis(card);
         let taken = |device| {

@@ -28,9 +28,8 @@ impl Planner<'_> {
         let Some(mut missing) = self.within_max_pods(on, short) else {
             return;
         };
-        if self.has_room(card)
-            && let Some(waiting_on) = self.subnets_first()
-        {
+        let before = if self.has_room(card) { self.subnets_first() } else { None };
+        if let Some(waiting_on) = before {
             self.block(wanted, waiting_on);
             if self.slots_free(card) < missing {
                 // Whatever the subnets have, this is the end.
@@ -47,7 +46,7 @@ impl Planner<'_> {
         }
         let because =
             Because::OffTarget { card, target: on.target, stock: on.stock, demand: on.demand };
-        self.fill(card, kind, &mut missing, because);
+        self.fill(card, kind, &mut missing, because.clone());
         if missing == 0 {
             return;
         }
@@ -129,7 +128,7 @@ impl Planner<'_> {
         for eni in enis {
             let blocks = self.room(eni).min(*missing);
             if blocks > 0 {
-                *missing -= self.fill_one(eni, kind, blocks, because);
+                *missing -= self.fill_one(eni, kind, blocks, because.clone());
             }
         }
     }
@@ -143,9 +142,8 @@ impl Planner<'_> {
             Ec2Action::AssignPrivateIpAddresses(AssignPrivateIpAddresses { eni: eni.id, amount })
         };
         let backoff = &self.calls.backoff;
-        if gates(&action(1), Some(eni.subnet)).any(|scope| backoff.is_stuck(scope))
-            && let Some(wait) = self.wait_of(&action(1))
-        {
+        let stuck = gates(&action(1), Some(eni.subnet)).any(|scope| backoff.is_stuck(scope));
+        if let Some(wait) = if stuck { self.wait_of(&action(1)) } else { None } {
             self.block(wanted, wait);
             return 0;
         }
@@ -164,7 +162,7 @@ impl Planner<'_> {
             return blocks;
         }
         if let Some(waiting_on) = self.waits_for(eni) {
-            self.block(wanted, waiting_on);
+            self.block(wanted, waiting_on.clone());
             let unconfirmed = matches!(waiting_on, WaitingOn::Observation { .. });
             let never = self.calls.is_question_stuck(Question::Unconfirmed);
             return if unconfirmed && never { 0 } else { blocks };
@@ -191,7 +189,7 @@ impl Planner<'_> {
             return;
         }
         for amount in amounts {
-            if let Err(waiting_on) = self.create_eni(card, *amount, because) {
+            if let Err(waiting_on) = self.create_eni(card, *amount, because.clone()) {
                 if let Some(waiting_on) = waiting_on {
                     self.block(wanted, waiting_on);
                 }
@@ -246,7 +244,7 @@ impl Planner<'_> {
             return Err(under_way.map(|id| WaitingOn::Outcome(*id)));
         }
         let limit = EniLimit::InstanceType(self.limits.enis(card));
-        let device = self.place_for_eni(card).ok_or(WaitingOn::EniLimit(limit))?;
+        let device = self.slot_for_eni(card).ok_or(WaitingOn::EniLimit(limit))?;
         let (Ipv4Amount::Addresses(blocks) | Ipv4Amount::Prefixes(blocks)) = wanted;
         let some = amount(kind, blocks.min(most));
         let request = Ec2Action::CreateNetworkInterface(self.creation(subnet, some));

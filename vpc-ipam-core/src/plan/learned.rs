@@ -125,9 +125,7 @@ impl Learned {
 
     /// Takes in that so many blocks were had.
     pub(crate) fn on_had(&mut self, of: AskedOf, blocks: u16) {
-        if let Some(ask) = self.asks.get_mut(&of)
-            && blocks >= ask.most
-        {
+        if let Some(ask) = self.asks.get_mut(&of).filter(|ask| blocks >= ask.most) {
             ask.most = ask.most.saturating_mul(2);
         }
     }

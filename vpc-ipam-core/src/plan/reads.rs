@@ -59,7 +59,7 @@ impl Planner<'_> {
             Some(at) if self.reads.ask_ec2 => (at + timing.describe_spacing, Because::UnknownEni),
             Some(at) => (at + timing.ec2_every, Because::Audit(Source::Ec2)),
         };
-        if self.is_due(wanted, read, due) {
+        if self.is_due(wanted.clone(), read, due) {
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Attached);
             self.call(action, None, wanted, because);
         }
@@ -75,7 +75,7 @@ impl Planner<'_> {
             None => (self.now, Because::Start),
             Some(at) => (at + self.timing.ec2_every, Because::Audit(Source::Ec2)),
         };
-        if self.is_due(wanted, read, due) {
+        if self.is_due(wanted.clone(), read, due) {
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Unattached);
             self.call(action, None, wanted, because);
         }
@@ -98,7 +98,7 @@ impl Planner<'_> {
             unconfirmed.iter().map(|(_, unconfirmed)| unconfirmed.since).max().unwrap_or(self.now);
         let next = |at: Timestamp| at + self.spacing(at, youngest);
         let due = read.answered.map_or(self.now, next);
-        if self.is_due(wanted, read, due) {
+        if self.is_due(wanted.clone(), read, due) {
             let ids: Vec<EniId> = unconfirmed.into_iter().map(|(eni, _)| eni).collect();
             let action = Ec2Action::DescribeNetworkInterfaces(Scope::Only(ids));
             self.call(action, None, wanted, Because::Unconfirmed { eni, cause });

@@ -10,6 +10,7 @@ use crate::{
 /// Something to do, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Planned {
     /// The action, with no choice left.
     pub action: Action,
@@ -18,7 +19,7 @@ pub struct Planned {
 }
 
 /// Why something is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Because {
@@ -177,8 +178,9 @@ fn plural(count: u32) -> &'static str {
 }
 
 /// Something that is wanted but has to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Blocked {
     /// What has to wait.
     pub wanted: Wanted,
@@ -193,7 +195,7 @@ impl fmt::Display for Blocked {
 }
 
 /// What a plan wants and may have to wait with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Wanted {
@@ -237,7 +239,7 @@ impl fmt::Display for Wanted {
 }
 
 /// What something waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WaitingOn {

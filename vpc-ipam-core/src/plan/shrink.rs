@@ -37,9 +37,8 @@ impl Planner<'_> {
         };
         self.await_cooldown(on, &enis);
         // A call under way is counted, and may fail.
-        if surplus.blocks > 0
-            && let Some(call @ WaitingOn::Outcome(_)) = self.coming(on.card)
-        {
+        let coming = if surplus.blocks > 0 { self.coming(on.card) } else { None };
+        if let Some(call @ WaitingOn::Outcome(_)) = coming {
             self.block(Wanted::FewerAddresses { card: on.card }, call);
             surplus.blocks = 0;
         }
@@ -245,9 +244,9 @@ impl Planner<'_> {
         }
         for (eni, nets, because) in releases {
             match self.waits_for(eni) {
-                Some(waiting_on) => self.block(wanted, waiting_on),
+                Some(waiting_on) => self.block(wanted.clone(), waiting_on),
                 None => {
-                    self.call(unassign(eni.id, nets), Some(eni.id), wanted, because);
+                    self.call(unassign(eni.id, nets), Some(eni.id), wanted.clone(), because);
                 }
             }
         }

@@ -54,7 +54,7 @@ impl Planner<'_> {
                     Err(wait) => wait,
                 },
             };
-            let sooner = first_wait.is_none_or(|first| wait.until() < first.until());
+            let sooner = first_wait.as_ref().is_none_or(|first| wait.until() < first.until());
             if sooner {
                 first_wait = Some(wait);
             }

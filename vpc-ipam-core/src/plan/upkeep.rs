@@ -35,7 +35,7 @@ impl Planner<'_> {
                 self.block(wanted, waiting_on);
                 return;
             }
-            if self.call(action, Some(eni.id), wanted, because) {
+            if self.call(action, Some(eni.id), wanted.clone(), because) {
                 return;
             }
         }

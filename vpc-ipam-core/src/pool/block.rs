@@ -13,6 +13,7 @@ use crate::{Source, Timestamp};
 /// What EC2 assigns and takes back as a whole: a secondary IPv4 address (/32), an IPv4 prefix (/28) or an IPv6 prefix
 /// (/80).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Block {
     net: IpNet,
     state: BlockState,
@@ -59,6 +60,7 @@ pub(crate) struct Turn {
 
 /// How far a block can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BlockState {
     /// EC2 confirmed it: its addresses may be handed out.
     Confirmed,

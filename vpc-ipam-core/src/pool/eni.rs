@@ -20,6 +20,7 @@ use crate::{
 
 /// An ENI of the node, whether we manage it or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Eni {
     /// The id that EC2 gave it.
     pub id: EniId,
@@ -81,6 +82,7 @@ pub struct Eni {
 /// How far an ENI is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Stage {
     /// It exists in EC2, attached to nothing.
     Available,
@@ -96,6 +98,7 @@ pub enum Stage {
 /// The steps by which an ENI goes, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Removing {
     /// The node removes what it set up for it.
     Host,
@@ -530,12 +533,14 @@ impl Eni {
 
     /// Records that a block was shown before the answer to the call that asked for it: fewer are still to come.
     pub(crate) fn on_block_came(&mut self, net: IpNet) {
-        if let Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) =
-            &mut self.ec2_call
-            && matches!(net, IpNet::V4(_))
-            && *prefixes == (net.prefix_len() < net.max_prefix_len())
-        {
-            *blocks = blocks.saturating_sub(1);
+        let is_prefix = net.prefix_len() < net.max_prefix_len();
+        match &mut self.ec2_call {
+            Some(Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. })
+                if matches!(net, IpNet::V4(_)) && *prefixes == is_prefix =>
+            {
+                *blocks = blocks.saturating_sub(1);
+            }
+            _ => {}
         }
     }
 

@@ -128,7 +128,8 @@ fn usable_of(nets: &[IpNet], is_usable: impl Fn(IpNet) -> bool) -> (Vec<IpNet>, 
     usable.sort_unstable();
     usable.dedup();
     let all = usable.clone();
-    let covered = |net: &mut IpNet| all.iter().any(|other| other != net && other.contains(&*net));
-    refused.extend(usable.extract_if(.., covered));
+    let covered = |net: &IpNet| all.iter().any(|other| other != net && other.contains(net));
+    let (covered, usable): (Vec<IpNet>, Vec<IpNet>) = usable.into_iter().partition(covered);
+    refused.extend(covered);
     (usable, refused)
 }

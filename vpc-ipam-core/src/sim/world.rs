@@ -252,9 +252,11 @@ impl World {
     fn execute(&mut self, issued: &Issued) {
         self.issued.push((self.now, issued.clone()));
         let Issued { id, action, .. } = issued;
-        if let Action::Ec2(action) = action
-            && let Some(operation) = action.operation()
-        {
+        let operation = match action {
+            Action::Ec2(action) => action.operation(),
+            Action::Host(_) => None,
+        };
+        if let Some(operation) = operation {
             *self.calls.entry(operation).or_default() += 1;
         }
         let refused = self.refusals.meet(action, &self.cloud, self.now);

@@ -8,7 +8,7 @@ use crate::{Card, DeviceIndex, Lease, LeasedInterface, Mac, Pod, PodKey, Timesta
 
 /// Returns the lease of the pod `default/NAME`, whose container has the same name, in the network `aws-cni`.
 ///
-/// It was handed out at the epoch and has no serial number; change what matters with `Lease { since, ..lease(…) }`.
+/// It was handed out at the epoch and has no serial number; change what matters with its setters.
 ///
 /// # Panics
 ///

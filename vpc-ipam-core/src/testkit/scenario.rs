@@ -31,8 +31,8 @@ impl Scenario {
     /// Makes a scenario of any bytes: 16 for the setup, where 0 is the simplest choice of each, then 3 for each step.
     pub fn decode(bytes: &[u8]) -> Self {
         let (setup, steps) = bytes.split_at(bytes.len().min(SETUP_BYTES));
-        let (steps, _) = steps.as_chunks::<STEP_BYTES>();
-        let steps = steps.iter().take(Self::STEPS_MAX).map(|bytes| Step::decode(*bytes)).collect();
+        let step = |bytes: &[u8]| Step::decode([bytes[0], bytes[1], bytes[2]]);
+        let steps = steps.chunks_exact(STEP_BYTES).take(Self::STEPS_MAX).map(step).collect();
         Self { setup: Setup::decode(setup), steps }
     }
 

@@ -78,7 +78,7 @@ pub const FAULTS: &[Planted] = &[
         seen.enis = all(s, |eni| tagged_as(eni, s.node.instance.as_str()));
     }), WITHIN),
     ("Only lists everything", "m5.large", |s, a, n| match s.right(a, n) {
-        Outcome::Done(Effect::Observed(seen)) if matches!(seen.scope, Scope::Only(_)) => Outcome::Done(Effect::Observed(Observation { enis: all(s, |_| true), ..seen })),
+        Outcome::Done(Effect::Observed(seen)) if matches!(seen.scope, Scope::Only(_)) => Outcome::Done(Effect::Observed(seen.with_enis(all(s, |_| true)))),
         outcome => outcome,
     }, WITHIN),
     ("the answer comes twice", "m5.large", |s, a, n| listed(s, a, n, |seen| seen.enis.extend(seen.enis.clone())), ONCE),
@@ -98,7 +98,7 @@ pub const FAULTS: &[Planted] = &[
     ("the metadata are too old", "m5.large", |s, a, n| metadata(s, a, n, |_, it| it.observation.as_of = Timestamp::EPOCH), NAMED),
     ("EC2 tells half of an ENI", "m5.large", |s, a, n| listed(s, a, n, |seen| {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        seen.incomplete.push(IncompleteEni { mac, missing: "device-number".into() });
+        seen.incomplete.push(IncompleteEni::new(mac, "device-number"));
     }), COMPLETE),
     ("an ENI that does not exist fails the list", "m5.large", |s, a, n| match a {
         Ec2Action::DescribeNetworkInterfaces(Scope::Only(ids)) if ids.iter().any(|id| s.cloud.interface(id).is_none()) => failed(FailureKind::NotFound),
@@ -111,9 +111,9 @@ pub const FAULTS: &[Planted] = &[
     }), BLOCKS),
     ("blocks with host bits", "m5.large", |s, a, n| shown(s, a, n, |_, eni| {
         for net in &mut eni.blocks {
-            if let IpNet::V4(net) = net && net.prefix_len() == 28 {
+            if let IpNet::V4(net) = net { if net.prefix_len() == 28 {
                 *net = ipnet::Ipv4Net::new((u32::from(net.addr()) + 1).into(), 28).unwrap();
-            }
+            } }
         }
     }), BLOCKS),
     ("prefixes as single addresses", "m5.large", |s, a, n| shown(s, a, n, |_, eni| {
@@ -199,7 +199,7 @@ pub const FAULTS: &[Planted] = &[
         outcome => outcome,
     }, MADE),
     ("the answer of a creation lacks the blocks", "m5.large", |s, a, n| match s.right(a, n) {
-        Outcome::Done(Effect::Created(eni)) => Outcome::Done(Effect::Created(ObservedEni { blocks: Vec::new(), ..eni })),
+        Outcome::Done(Effect::Created(eni)) => Outcome::Done(Effect::Created(eni.with_blocks(Vec::new()))),
         outcome => outcome,
     }, MADE),
     ("the answers of creations are lost", "m5.large", |s, a, n| match (a, s.right(a, n)) {
@@ -212,9 +212,9 @@ pub const FAULTS: &[Planted] = &[
         let taken = |device| s.cloud.interfaces().any(|eni| eni.attachment.as_ref().is_some_and(|it| it.instance == call.instance && it.device == device));
         call.device = (0..15).map(DeviceIndex).find(|device| !taken(*device)).unwrap();
     }), PLACE),
-    ("attached to the first network card", "c6in.32xlarge", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::AttachNetworkInterface(call) = a && call.card != Card(0) {
+    ("attached to the first network card", "c6in.32xlarge", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::AttachNetworkInterface(call) = a { if call.card != Card(0) {
         (call.card, call.device) = (Card(0), DeviceIndex(5));
-    }), "an ENI is attached to another network card where it was asked for"),
+    } }), "an ENI is attached to another network card where it was asked for"),
     ("not attached", "m5.large", |s, a, n| match a {
         Ec2Action::AttachNetworkInterface(_) => Outcome::Done(Effect::Attached(attachment_id("eni-attach-1"))),
         _ => s.right(a, n),
@@ -227,12 +227,12 @@ pub const FAULTS: &[Planted] = &[
         Ec2Action::ModifyNetworkInterfaceAttribute(call) if matches!(call.attribute, EniAttribute::Groups(_)) => Outcome::Done(Effect::Done),
         _ => s.right(a, n),
     }, NO_GROUP),
-    ("no security groups set", "m5.large", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::ModifyNetworkInterfaceAttribute(call) = a && let EniAttribute::Groups(groups) = &mut call.attribute {
+    ("no security groups set", "m5.large", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::ModifyNetworkInterfaceAttribute(call) = a { if let EniAttribute::Groups(groups) = &mut call.attribute {
         groups.clear();
-    }), NO_GROUP),
-    ("security groups of the primary ENI set", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::ModifyNetworkInterfaceAttribute(call) = a && matches!(call.attribute, EniAttribute::Groups(_)) {
+    } }), NO_GROUP),
+    ("security groups of the primary ENI set", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::ModifyNetworkInterfaceAttribute(call) = a { if matches!(call.attribute, EniAttribute::Groups(_)) {
         call.eni = s.node.primary;
-    }), NOT_THERE),
+    } }), NOT_THERE),
     ("tags never set", "m5.large", |s, a, n| match a {
         Ec2Action::CreateTags(_) => Outcome::Done(Effect::Done),
         _ => s.right(a, n),
@@ -253,7 +253,7 @@ pub const FAULTS: &[Planted] = &[
     }), "deleting an ENI that is attached fails as InUse"),
 
     // Addresses.
-    ("one address too few", "m5.large", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::AssignPrivateIpAddresses(call) = a && let Ipv4Amount::Addresses(count @ 2..) = &mut call.amount { *count -= 1 }), SINGLE),
+    ("one address too few", "m5.large", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::AssignPrivateIpAddresses(call) = a { if let Ipv4Amount::Addresses(count @ 2..) = &mut call.amount { *count -= 1 } }), SINGLE),
     ("assigned twice", "m5.large", |s, a, n| match a {
         Ec2Action::AssignPrivateIpAddresses(_) => { let _ = s.right(a, n); s.right(a, n) }
         _ => s.right(a, n),
@@ -276,7 +276,7 @@ pub const FAULTS: &[Planted] = &[
         }
         outcome => outcome,
     }, SINGLE),
-    ("prefixes assigned as addresses", "m5.large", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::AssignPrivateIpAddresses(call) = a && let Ipv4Amount::Prefixes(count) = call.amount { call.amount = Ipv4Amount::Addresses(count) }), PREFIX),
+    ("prefixes assigned as addresses", "m5.large", |s, a, n| changed(s, a, n, |_, a| if let Ec2Action::AssignPrivateIpAddresses(call) = a { if let Ipv4Amount::Prefixes(count) = call.amount { call.amount = Ipv4Amount::Addresses(count) } }), PREFIX),
     ("as many as fit", "m5.large", |s, a, n| match (a, s.right(a, n)) {
         (Ec2Action::AssignPrivateIpAddresses(call), Outcome::Failed(failure)) if failure.kind == FailureKind::AddressLimit => {
             let one = Ipv4Request::Count(Ipv4Amount::Addresses(1));
@@ -286,13 +286,13 @@ pub const FAULTS: &[Planted] = &[
         }
         (_, outcome) => outcome,
     }, "more addresses than an ENI takes fail as AddressLimit, and none is assigned"),
-    ("one too many released", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::UnassignPrivateIpAddresses(call) = a && let Some(eni) = s.cloud.interface(&call.eni) {
+    ("one too many released", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::UnassignPrivateIpAddresses(call) = a { if let Some(eni) = s.cloud.interface(&call.eni) {
         let more = eni.ipv4.iter().find(|net| !call.blocks.contains(net) && net.prefix_len() == 32);
         if call.blocks.iter().all(|net| eni.ipv4.contains(net)) { call.blocks.extend(more); }
-    }), ONE),
-    ("another one released", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::UnassignPrivateIpAddresses(call) = a && let Some(eni) = s.cloud.interface(&call.eni) && eni.ipv4.len() > 1 {
+    } }), ONE),
+    ("another one released", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::UnassignPrivateIpAddresses(call) = a { if let Some(eni) = s.cloud.interface(&call.eni) { if eni.ipv4.len() > 1 {
         call.blocks = vec![*eni.ipv4.iter().rfind(|net| !call.blocks.contains(net)).unwrap_or(&call.blocks[0])];
-    }), ONE),
+    } } }), ONE),
     ("nothing released", "m5.large", |s, a, n| match a {
         Ec2Action::UnassignPrivateIpAddresses(_) => Outcome::Done(Effect::Done),
         _ => s.right(a, n),
@@ -316,9 +316,9 @@ pub const FAULTS: &[Planted] = &[
         Ec2Action::UnassignIpv6Addresses(_) => Outcome::Done(Effect::Done),
         _ => s.right(a, n),
     }, IPV6_RELEASED),
-    ("all of IPv6 released", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::UnassignIpv6Addresses(call) = a && let Some(eni) = s.cloud.interface(&call.eni) {
+    ("all of IPv6 released", "m5.large", |s, a, n| changed(s, a, n, |s, a| if let Ec2Action::UnassignIpv6Addresses(call) = a { if let Some(eni) = s.cloud.interface(&call.eni) {
         call.prefixes.clone_from(&eni.ipv6);
-    }), IPV6_RELEASED),
+    } }), IPV6_RELEASED),
 
     // Failures.
     ("NotFound taken for Rejected", "m5.large", |s, a, n| taken_for(s, a, n, FailureKind::NotFound, FailureKind::Rejected), NOT_THERE),
@@ -438,10 +438,10 @@ fn scoped(
     change: impl Fn(&Sim, &mut Observation),
 ) -> Outcome {
     let mut outcome = sim.right(action, now);
-    if let Outcome::Done(Effect::Observed(seen)) = &mut outcome
-        && seen.scope == *scope
-    {
-        change(sim, seen);
+    if let Outcome::Done(Effect::Observed(seen)) = &mut outcome {
+        if seen.scope == *scope {
+            change(sim, seen);
+        }
     }
     outcome
 }

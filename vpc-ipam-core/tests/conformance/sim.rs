@@ -133,5 +133,5 @@ impl Executor for Sim {
 }
 
 pub fn failed(kind: FailureKind) -> Outcome {
-    Outcome::Failed(Failure { kind, retry_after: None, message: "planted".into() })
+    Outcome::Failed(Failure::new(kind, "planted"))
 }

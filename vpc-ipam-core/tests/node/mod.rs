@@ -155,14 +155,9 @@ impl Setup {
         let node = self.cloud.instance(&instance).unwrap().node.clone();
         let Self { cloud, vpc, subnet, limits, config, believed, shift } = self;
         let limits = believed.unwrap_or(limits);
-        let start = Start {
-            node,
-            limits: limits.clone(),
-            config: config.clone(),
-            budget: Budget::default(),
-            seed: 1,
-            at: NOON,
-        };
+        let start = Start::new(node, limits.clone(), config.clone(), NOON)
+            .with_budget(Budget::default())
+            .with_seed(1);
         let ipam = start.begin().unwrap();
         Node {
             cloud,
@@ -205,8 +200,8 @@ impl Node {
     }
 
     pub fn request(name: &str, cards: CardChoice) -> AddressRequest {
-        let pod = Pod { namespace: "default".into(), name: name.into() };
-        AddressRequest { key: Self::key(name), pod: Arc::new(pod), cards }
+        let pod = Pod::new("default", name);
+        AddressRequest::new(Self::key(name), Arc::new(pod)).with_cards(cards)
     }
 
     /// ADD, and nothing else: an address at once, a wait, or a refusal.
@@ -429,7 +424,7 @@ impl Node {
             return Outcome::Failed(failure);
         }
         let failed = |kind, retry_after, message: &str| {
-            Outcome::Failed(Failure { kind, retry_after, message: message.to_string() })
+            Outcome::Failed(Failure::new(kind, message.to_string()).with_retry_after(retry_after))
         };
         match trouble {
             Some(Trouble::Refuse(kind, message)) => failed(*kind, None, message),
@@ -448,11 +443,12 @@ impl Node {
         match action {
             Action::Ec2(action) => {
                 let mut action = action.clone();
-                if let Ec2Action::AttachNetworkInterface(attach) = &mut action
-                    && attach.card == Card(0)
-                {
-                    let places = self.limits.enis(Card(0));
-                    attach.device.0 = (attach.device.0 + places - self.shift) % places;
+                match &mut action {
+                    Ec2Action::AttachNetworkInterface(attach) if attach.card == Card(0) => {
+                        let slots = self.limits.enis(Card(0));
+                        attach.device.0 = (attach.device.0 + slots - self.shift) % slots;
+                    }
+                    _ => {}
                 }
                 let mut outcome = self.cloud.execute(&node, &action, self.now);
                 self.bend(&mut outcome);
@@ -529,12 +525,12 @@ impl Node {
     /// The process dies, and another begins with what is on stable storage. Nothing was asked yet.
     pub fn restart(&mut self) {
         self.assert_replays();
-        self.start = Start {
-            config: self.config.clone(),
-            seed: self.start.seed + 1,
-            at: self.now,
-            ..self.start.clone()
-        };
+        self.start = self
+            .start
+            .clone()
+            .with_config(self.config.clone())
+            .with_seed(self.start.seed + 1)
+            .with_at(self.now);
         self.late.clear();
         self.ipam = self.start.begin().unwrap();
         let stored = self.stored.values().cloned().map(Record::Leased);
@@ -671,10 +667,9 @@ pub fn names(prefix: &str, numbers: impl IntoIterator<Item = usize>) -> Vec<Stri
 
 fn shift(seen: &mut Observation, instance: InstanceId, by: u8, places: u8) {
     for eni in &mut seen.enis {
-        if let Some(attachment) = &mut eni.attachment
-            && attachment.instance == instance
-            && attachment.card == Card(0)
-        {
+        let own = eni.attachment.as_mut();
+        let own = own.filter(|own| own.instance == instance && own.card == Card(0));
+        if let Some(attachment) = own {
             attachment.device.0 = (attachment.device.0 + by) % places;
         }
     }

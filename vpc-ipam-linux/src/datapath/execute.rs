@@ -22,6 +22,6 @@ impl From<&EniError> for Failure {
             EniError::Link(_) => FailureKind::LinkMissing,
             EniError::Netlink(_) | EniError::Apply { .. } => FailureKind::Kernel,
         };
-        Self { kind, retry_after: None, message: error_chain(error) }
+        Self::new(kind, error_chain(error))
     }
 }

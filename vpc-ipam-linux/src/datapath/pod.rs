@@ -28,8 +28,8 @@ pub use veth::VethEnd;
 
 #[cfg(test)]
 mod tests {
+    use vpc_ipam_core::Lease;
     use vpc_ipam_core::testkit;
-    use vpc_ipam_core::{Lease, LeasedInterface};
 
     use super::*;
     use crate::kernel::netlink::MockNetlink;
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn lease_without_an_address_is_refused() {
-        let lease = Lease { first: LeasedInterface { ipv4: None, ..lease().first }, ..lease() };
+        let lease = lease().with_first(lease().first.with_ipv4(None));
         let expected = Err(PodError::NoAddress { eni: lease.first.eni });
         assert_eq!(desired(&lease, &settings()), expected);
     }

@@ -270,7 +270,7 @@ fn vlans_are_numbered_from_1_to_4094() {
         assert_eq!(VlanId::try_from(number).is_ok(), usable, "{number}");
     }
     let eni = BranchEni { ipv4: None, ..branch() };
-    let pod = Pod { namespace: "default".to_owned(), name: "sgp".to_owned() };
+    let pod = Pod::new("default", "sgp".to_owned());
     let key = PodKey::new("aws-cni", "sgp", "eth0").unwrap();
     let laid_out = pod::desired_on_branch(&key, &pod, &eni, BranchMode::Strict, &settings());
     assert_eq!(laid_out, Err(PodError::NoAddress { eni: eni.eni }));
@@ -403,7 +403,7 @@ fn set_up_host(vpc: &Vpc, branch_mode: BranchMode) -> usize {
 /// Sets the host up as the daemon does, which finds out what there is.
 fn set_up_host_for(vpc: &Vpc, branch_mode: BranchMode, families: Families) -> usize {
     let config = HostConfig { branch_mode, ..HostConfig::default() };
-    let pool = Config { trunk: true, families, ..Config::default() };
+    let pool = Config::default().with_trunk(true).with_families(families);
     let mut netlink = vpc.node.netlink();
     let facts = host::facts(&mut netlink, &metadata(), &config, &pool).unwrap();
     let applied = host::set_up(&mut netlink, &config, &facts);
@@ -422,13 +422,13 @@ fn branch() -> BranchEni {
 }
 
 fn network_of(mode: BranchMode, eni: &BranchEni) -> PodNetwork {
-    let pod = Pod { namespace: "default".to_owned(), name: "sgp".to_owned() };
+    let pod = Pod::new("default", "sgp".to_owned());
     let key = PodKey::new("aws-cni", "sgp", "eth0").unwrap();
     pod::desired_on_branch(&key, &pod, eni, mode, &settings()).unwrap()
 }
 
 fn branch_network(name: &str, mode: BranchMode) -> PodNetwork {
-    let pod = Pod { namespace: "default".to_owned(), name: name.to_owned() };
+    let pod = Pod::new("default", name.to_owned());
     let key = PodKey::new("aws-cni", name, "eth0").unwrap();
     pod::desired_on_branch(&key, &pod, &branch(), mode, &settings()).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vpc_ipam_core::{Card, DeviceIndex, EniLink, Lease};
+use vpc_ipam_core::{Card, DeviceIndex, EniLink};
 use vpc_ipam_linux::{EniTable, HostConfig, Table, TableReason, eni as enis, pod};
 
 use crate::support::{
@@ -92,7 +92,7 @@ fn pod_on_two_cards_is_reached_by_both_and_leaves_by_the_address_it_uses() {
     enis::set_up(&mut vpc.node.netlink(), &on_card(1, 0)).unwrap();
     let first = lease("m", "m", 0, 0, "10.0.0.100");
     let second = leased(1, 0, "10.0.32.102");
-    let pod = add(&vpc.node, &network_of(&Lease { more: vec![second], ..first }));
+    let pod = add(&vpc.node, &network_of(&first.with_more(vec![second])));
 
     let (pod, fabric) = (&pod.namespace, &vpc.fabric.namespace);
     assert_eq!(source_seen(pod, fabric, "10.0.0.30:80").as_deref(), Some("10.0.0.100"));

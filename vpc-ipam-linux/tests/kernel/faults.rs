@@ -1,7 +1,7 @@
 use core::cell::Cell;
 use std::io;
 
-use vpc_ipam_core::{Card, Lease, LeasedInterface};
+use vpc_ipam_core::{Card, Lease};
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
     Family, KernelChange, KernelEffect, KernelNetlink, Netlink, NetlinkError, NetlinkLayer,
@@ -14,10 +14,10 @@ use crate::support::{Netns, lease, lease_with, leased, network_of, settings};
 fn add_that_fails_at_any_step_leaves_nothing_behind() {
     let (ipv4, ipv6) = (Some("10.0.0.101"), Some("2001:db8:a:0:1::2"));
     let second = leased(1, 1, "10.0.0.201");
-    let on_two_cards = Lease { more: vec![second], ..lease("b", "b", 0, 1, "10.0.0.101") };
+    let on_two_cards = (lease("b", "b", 0, 1, "10.0.0.101")).with_more(vec![second]);
     let dual = lease_with("b", 1, ipv4, ipv6);
-    let second = LeasedInterface { card: Card(1), ..dual.first };
-    let dual_on_two_cards = Lease { more: vec![second], ..dual };
+    let second = dual.first.with_card(Card(1));
+    let dual_on_two_cards = dual.with_more(vec![second]);
     let through_node = PodSettings { egress: Some(Family::Ipv4), ..settings() };
     let through_node = pod::desired(&lease_with("b", 0, None, ipv6), &through_node).unwrap();
     for (case, network) in [
@@ -114,10 +114,8 @@ fn repeated_add_that_fails_at_any_step_leaves_the_pod_connected() {
 #[test]
 fn second_interface_of_a_pod_does_not_cost_it_the_first() {
     let first = lease("b", "b", 0, 1, "10.0.0.101");
-    let second = Lease {
-        key: vpc_ipam_core::PodKey::new("aws-cni", "b", "net1").unwrap(),
-        ..lease("b", "b", 0, 1, "10.0.0.102")
-    };
+    let second = (lease("b", "b", 0, 1, "10.0.0.102"))
+        .with_key(vpc_ipam_core::PodKey::new("aws-cni", "b", "net1").unwrap());
     let (node, pod) = (Netns::new(), Netns::new());
     let add = |lease: &Lease| {
         let network = network_of(lease);

@@ -2,7 +2,7 @@ use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use vpc_ipam_core::{EniLink, Families, Ipv4Kind, Lease};
+use vpc_ipam_core::{EniLink, Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::{Extent, HostConfig, NodeNetwork, eni as enis, pod};
 
@@ -292,8 +292,8 @@ fn interfaces_on_several_cards_have_a_rule_for_each_family() {
     let node = Netns::new();
     let first = lease_with("m", 1, Some("10.0.0.101"), Some("2001:db8:a:0:1::2"));
     let second = lease_with("m", 1, Some("10.0.0.201"), Some("2001:db8:a:0:2::2")).first;
-    let second = vpc_ipam_core::LeasedInterface { card: vpc_ipam_core::Card(1), ..second };
-    let network = network_of(&Lease { more: vec![second], ..first });
+    let second = second.with_card(vpc_ipam_core::Card(1));
+    let network = network_of(&first.with_more(vec![second]));
 
     let pod = add(&node, &network);
 

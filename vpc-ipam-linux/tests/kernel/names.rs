@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use vpc_ipam_core::{Lease, Pod, PodKey};
+use vpc_ipam_core::{Pod, PodKey};
 use vpc_ipam_linux::pod::{self, BranchEni, PodNetwork, VlanId, desired_on_branch, host_links};
 use vpc_ipam_linux::{
     BranchMode, Extent, KernelChange, KernelEffect, KernelNetlink, Netlink, Object, VethPrefix,
@@ -185,7 +185,7 @@ fn pairs() -> Vec<(Named, Named)> {
         Named { name, key: lease.key.clone(), network: network_of(&lease) }
     };
     let on_cards = |name, address: &str, more: &str| {
-        let lease = Lease { more: vec![leased(1, 1, more)], ..lease(name, name, 0, 1, address) };
+        let lease = (lease(name, name, 0, 1, address)).with_more(vec![leased(1, 1, more)]);
         Named { name, key: lease.key.clone(), network: network_of(&lease) }
     };
     let on_branch = |name, vlan, mode| {
@@ -215,7 +215,7 @@ fn pairs() -> Vec<(Named, Named)> {
 }
 
 fn pod_named(name: &str) -> Pod {
-    Pod { namespace: "default".to_owned(), name: name.to_owned() }
+    Pod::new("default", name.to_owned())
 }
 
 fn node() -> Vpc {

@@ -2,7 +2,7 @@ use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use vpc_ipam_core::{Lease, Mac};
+use vpc_ipam_core::Mac;
 use vpc_ipam_linux::pod::{self, AddFailure};
 use vpc_ipam_linux::{KernelChange, Netlink as _, VethPeer};
 
@@ -75,8 +75,7 @@ fn pod_is_as_amazon_vpc_cni_k8s_would_leave_it() {
 #[test]
 fn pod_with_two_interfaces_reaches_each_by_its_own_table() {
     let node = Netns::new();
-    let lease =
-        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("m", "m", 0, 1, "10.0.0.101") };
+    let lease = (lease("m", "m", 0, 1, "10.0.0.101")).with_more(vec![leased(1, 1, "10.0.0.201")]);
     let network = network_of(&lease);
 
     let pod = add(&node, &network);
@@ -307,8 +306,7 @@ fn removal_takes_what_leads_by_the_pods_link_and_no_other_route() {
 #[test]
 fn links_of_a_pod_go_while_its_namespace_lives() {
     let node = Netns::new();
-    let lease =
-        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("m", "m", 0, 1, "10.0.0.101") };
+    let lease = (lease("m", "m", 0, 1, "10.0.0.101")).with_more(vec![leased(1, 1, "10.0.0.201")]);
     let (two, other) = (network_of(&lease), network("other", 0, "10.0.0.100"));
     let other_pod = add(&node, &other);
     let before = node.snapshot();
@@ -378,7 +376,7 @@ fn both_ends_are_told_as_they_are() {
 fn each_end_has_an_address_of_its_own() {
     let macs = |container: &str| {
         let more = vec![leased(1, 1, "10.0.0.201")];
-        let lease = Lease { more, ..lease("p1", container, 0, 0, "10.0.0.100") };
+        let lease = (lease("p1", container, 0, 0, "10.0.0.100")).with_more(more);
         let interfaces = network_of(&lease).interfaces;
         let macs: BTreeSet<_> =
             interfaces.iter().flat_map(|it| [it.host.mac, it.container.mac]).collect();

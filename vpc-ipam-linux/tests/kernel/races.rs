@@ -5,7 +5,6 @@ use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::io;
 
-use vpc_ipam_core::Lease;
 use vpc_ipam_linux::{
     Extent, Family, KernelChange, KernelEffect, KernelNetlink, Netlink, NetlinkError, NetlinkLayer,
     NodeNetwork, Refusal, Rule, pod,
@@ -54,8 +53,7 @@ fn pod_that_vanishes_in_the_middle_of_its_add_leaves_nothing_behind() {
 
 #[test]
 fn add_that_ends_at_any_step_is_completed_by_the_next_or_leaves_nothing_once_the_pod_dies() {
-    let lease =
-        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("c", "c", 0, 1, "10.0.0.103") };
+    let lease = (lease("c", "c", 0, 1, "10.0.0.103")).with_more(vec![leased(1, 1, "10.0.0.201")]);
     let network = network_of(&lease);
     let (vpc, node, _pods) = node_with_pods();
     let before = vpc.node.snapshot();
@@ -252,8 +250,7 @@ fn rules_of_a_branch_eni_whose_links_are_gone_are_removed() {
 #[test]
 fn pod_is_found_by_its_key_alone() {
     let node = Netns::new();
-    let lease =
-        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("b", "b", 0, 1, "10.0.0.101") };
+    let lease = (lease("b", "b", 0, 1, "10.0.0.101")).with_more(vec![leased(1, 1, "10.0.0.201")]);
     let (two, other) = (network_of(&lease), network("other", 1, "10.0.0.103"));
     let _other = add(&node, &other);
     let before = node.snapshot();

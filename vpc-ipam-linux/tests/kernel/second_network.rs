@@ -1,7 +1,7 @@
 //! Pods that another plugin gave a network before, as Multus has it.
 
 use serde_json::json;
-use vpc_ipam_core::{Lease, PodKey};
+use vpc_ipam_core::PodKey;
 use vpc_ipam_linux::pod::{self, AddFailure, PodNetwork};
 use vpc_ipam_linux::{KernelChange, KernelNetlink, Object, Refusal, Table};
 
@@ -88,11 +88,9 @@ fn tables_in_use_inside_a_pod_are_not_taken() {
     pod.ip("route add 192.0.2.0/24 dev eth0 table 86");
     pod.ip("rule add from 192.168.7.2 lookup 87 pref 100");
     pod.ip("route add 192.0.2.0/24 dev eth0 table 1");
-    let two = Lease {
-        key: PodKey::new("aws-cni", "p", "net1").unwrap(),
-        more: vec![leased(1, 1, "10.0.0.201")],
-        ..lease("p", "p", 0, 1, "10.0.0.101")
-    };
+    let two = (lease("p", "p", 0, 1, "10.0.0.101"))
+        .with_key(PodKey::new("aws-cni", "p", "net1").unwrap())
+        .with_more(vec![leased(1, 1, "10.0.0.201")]);
     let network = network_of(&two);
     let before = pod.snapshot();
 
@@ -195,7 +193,7 @@ fn pod_with_another_network() -> Netns {
 
 fn net1(ipv4: &str, ipv6: Option<&str>) -> PodNetwork {
     let key = PodKey::new("aws-cni", "p", "net1").unwrap();
-    network_of(&Lease { key, ..lease_with("p", 0, Some(ipv4), ipv6) })
+    network_of(&(lease_with("p", 0, Some(ipv4), ipv6)).with_key(key))
 }
 
 fn add_network(node: &Netns, pod: &Netns, network: &PodNetwork) -> PodNetwork {

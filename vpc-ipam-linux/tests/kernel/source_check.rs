@@ -6,7 +6,7 @@ use core::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use core::time::Duration;
 use std::net::UdpSocket;
 
-use vpc_ipam_core::{Families, Ipv4Kind, Lease};
+use vpc_ipam_core::{Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::pod::{self, PodSettings};
 use vpc_ipam_linux::{
@@ -149,10 +149,11 @@ fn further_interfaces_send_from_their_own_addresses() {
         host::set_up(&mut netlink, &HostConfig::default(), &facts).unwrap();
         vpc.plug("eth2", eni_mac(2), "subnet2", &["10.0.32.20", "10.0.32.102"]);
         enis::set_up(&mut netlink, &crate::cards::on_card(1, 1)).unwrap();
-        let lease = Lease {
-            more: vec![leased(1, 1, "10.0.32.102")],
-            ..lease_with("m", 0, Some("10.0.0.100"), None)
-        };
+        let lease = (lease_with("m", 0, Some("10.0.0.100"), None)).with_more(vec![leased(
+            1,
+            1,
+            "10.0.32.102",
+        )]);
         let network = network_of(&lease);
         let pod = add(&vpc.node, &network);
         let spoofed = || self::netlink(&vpc, backend).spoofed_packets().unwrap();

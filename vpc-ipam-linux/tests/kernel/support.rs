@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use vpc_ipam_core::testkit;
 use vpc_ipam_core::{
-    Card, DeviceIndex, EniLink, InterfaceType, Lease, LeasedInterface, Mac, Metadata, Node,
-    Observation, ObservedEni, PodKey, Scope, Source, Timestamp,
+    Card, DeviceIndex, EniLink, Lease, LeasedInterface, Mac, Metadata, Node, Observation,
+    ObservedEni, PodKey, Scope, Source, Timestamp,
 };
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
@@ -316,22 +316,20 @@ pub fn eni_mac(device: u8) -> Mac {
 /// Returns the lease of the pod `default/NAME`.
 pub fn lease(name: &str, container: &str, card: u8, device: u8, address: &str) -> Lease {
     let key = PodKey::new("aws-cni", container, "eth0").unwrap();
-    Lease { key, ..testkit::lease(name, [leased(card, device, address)]) }
+    (testkit::lease(name, [leased(card, device, address)])).with_key(key)
 }
 
 pub fn leased(card: u8, device: u8, address: &str) -> LeasedInterface {
     let eni = format!("eni-{device}").parse().unwrap();
-    LeasedInterface { eni, mac: eni_mac(device), ..testkit::leased(card, device, [address]) }
+    (testkit::leased(card, device, [address])).with_eni(eni).with_mac(eni_mac(device))
 }
 
 /// Returns the lease of the pod `default/NAME` with an address of either family, or both.
 pub fn lease_with(name: &str, device: u8, ipv4: Option<&str>, ipv6: Option<&str>) -> Lease {
-    let first = LeasedInterface {
-        ipv4: ipv4.map(|address| address.parse().unwrap()),
-        ipv6: ipv6.map(|address| address.parse().unwrap()),
-        ..leased(0, device, "0.0.0.0")
-    };
-    Lease { first, ..lease(name, name, 0, device, "0.0.0.0") }
+    let first = (leased(0, device, "0.0.0.0"))
+        .with_ipv4(ipv4.map(|address| address.parse().unwrap()))
+        .with_ipv6(ipv6.map(|address| address.parse().unwrap()));
+    (lease(name, name, 0, device, "0.0.0.0")).with_first(first)
 }
 
 /// Returns the network of the pod `default/NAME` whose container has the same name.
@@ -507,38 +505,21 @@ pub fn really(netlink: &mut KernelNetlink, change: &KernelChange) -> Result<Kern
 /// Returns what the instance's metadata would say of [`Vpc`]'s node.
 pub fn metadata() -> Metadata {
     let primary = "eni-0".parse().unwrap();
-    let eni = ObservedEni {
-        id: primary,
-        mac: PRIMARY_MAC,
-        subnet: "subnet-1".parse().unwrap(),
-        vpc: None,
-        attachment: None,
-        interface_type: InterfaceType::Interface,
-        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
-        primary_ipv6: None,
-        blocks: Vec::new(),
-        security_groups: Vec::new(),
-        tags: None,
-    };
-    Metadata {
-        node: Node {
-            instance: "i-1".parse().unwrap(),
-            instance_type: "m5.large".parse().unwrap(),
-            zone: "lab-1a".parse().unwrap(),
-            vpc: "vpc-1".parse().unwrap(),
+    let eni = ObservedEni::new(primary, PRIMARY_MAC, "subnet-1".parse().unwrap())
+        .with_primary_ipv4(Some("10.0.0.10".parse().unwrap()));
+    Metadata::new(
+        Node::new(
+            "i-1".parse().unwrap(),
+            "m5.large".parse().unwrap(),
+            "lab-1a".parse().unwrap(),
+            "vpc-1".parse().unwrap(),
             primary,
-            subnet: "subnet-1".parse().unwrap(),
-        },
-        observation: Observation {
-            as_of: Timestamp::EPOCH,
-            source: Source::Imds,
-            scope: Scope::Attached,
-            enis: vec![eni],
-            incomplete: Vec::new(),
-        },
-        primary_ipv4: Some("10.0.0.10".parse().unwrap()),
-        vpc_ipv4_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-        vpc_ipv6_cidrs: Vec::new(),
-        subnets: Default::default(),
-    }
+            "subnet-1".parse().unwrap(),
+        ),
+        Observation::new(Timestamp::EPOCH, Source::Imds, Scope::Attached).with_enis(vec![eni]),
+    )
+    .with_primary_ipv4(Some("10.0.0.10".parse().unwrap()))
+    .with_vpc_ipv4_cidrs(vec!["10.0.0.0/16".parse().unwrap()])
+    .with_vpc_ipv6_cidrs(Vec::new())
+    .with_subnets(Default::default())
 }

@@ -1,6 +1,5 @@
 //! Kernel variables of both ends of pods' links: pods must not steer the node.
 
-use vpc_ipam_core::Lease;
 use vpc_ipam_linux::{BranchMode, Extent, HostConfig, pod};
 
 use crate::support::{
@@ -24,7 +23,7 @@ const SAFE: [(&str, &str, &str); 9] = [
 #[test]
 fn both_ends_have_the_safe_values_after_add_and_after_repair() {
     let on_cards =
-        Lease { more: vec![leased(1, 1, "10.0.0.201")], ..lease("m", "m", 0, 1, "10.0.0.102") };
+        (lease("m", "m", 0, 1, "10.0.0.102")).with_more(vec![leased(1, 1, "10.0.0.201")]);
     let ipv6 = lease_with("v", 1, None, Some("2001:db8:b::7"));
     let both = lease_with("d", 1, Some("10.0.0.103"), Some("2001:db8:b::8"));
     let pods = [network("a", 0, "10.0.0.100")].into_iter();

@@ -10,7 +10,7 @@ use vpc_ipam_core::sim::{
 use vpc_ipam_core::testkit;
 use vpc_ipam_core::{
     AttachNetworkInterface, AttachmentId, Card, DeviceIndex, EniId, EniLink, Families, InstanceId,
-    Ipv4Amount, Ipv4Kind, Lease, LeasedInterface, Limits, SubnetId, Timestamp,
+    Ipv4Amount, Ipv4Kind, Limits, SubnetId, Timestamp,
 };
 use vpc_ipam_linux::lab::{self, AskError, Lab, LabName, Layout, Responder};
 use vpc_ipam_linux::pod::{self, PodSettings};
@@ -146,8 +146,8 @@ impl World {
         let eni = self.eni(device);
         let address = address.into().to_string();
         let leased = testkit::leased(0, device, [&*address]);
-        let leased = LeasedInterface { eni: eni.id, mac: eni.mac, ..leased };
-        let lease = Lease { since: NOW, ..testkit::lease(name, [leased]) };
+        let leased = leased.with_eni(eni.id).with_mac(eni.mac);
+        let lease = (testkit::lease(name, [leased])).with_since(NOW);
         let settings = PodSettings::new(VethPrefix::default(), 9001);
         let network = pod::desired(&lease, &settings).unwrap();
         let namespace = lab::add_pod(self.lab.name(), name).unwrap();

@@ -3,8 +3,8 @@
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::sim::{Cloud, CloudError, CreateSubnet, Ipv6Request, RunInstance};
 use vpc_ipam_core::{
-    Config, ConfigChange, EniConfig, InstanceId, KnownLimits, Limits, LimitsSource, Node,
-    NodeSelector, Override, SubnetId, Timestamp, UnknownInstanceTypeError, VpcId, Zone,
+    Config, ConfigChange, EniConfig, InstanceId, Limits, LimitsSource, Node, NodeSelector,
+    Override, SubnetId, Timestamp, UnknownInstanceTypeError, VpcId, Zone,
 };
 use vpc_ipam_linux::HostConfig;
 use vpc_ipam_linux::lab::{Layout, LayoutError};
@@ -71,7 +71,8 @@ impl Mode {
     ) -> Result<Self, UnknownInstanceTypeError> {
         let PerNode { labels, pods_max, .. } = &spec.per_node;
         let (Settings { config, host, .. }, _) = Settings::from_vars(spec.vars.iter().cloned());
-        let mut config = Config { pods_max: pods_max.or(config.pods_max), ..config };
+        let pods_max = pods_max.or(config.pods_max);
+        let mut config = config.with_pods_max(pods_max);
         if let Some(timing) = spec.timing {
             config.timing = timing;
         }
@@ -92,10 +93,10 @@ impl Vpc {
     /// of a VPC without.
     pub(super) fn make(spec: &LabSpec, now: Timestamp) -> Result<(Self, Mode), StartError> {
         // EC2 holds a type to its true limits, whatever the operator makes the daemon believe.
-        let truth = KnownLimits {
-            trust: vec![LimitsSource::Table, LimitsSource::Override],
-            ..spec.per_node.known_limits()
-        };
+        let truth = spec
+            .per_node
+            .known_limits()
+            .with_trust(vec![LimitsSource::Table, LimitsSource::Override]);
         let (limits, _) = truth.find(spec.instance_type)?;
         // Which settings are for the node follows from its zone and subnet, which are the same in any such VPC.
         let plain = Self::with(limits.clone(), false, false, now)?;
@@ -144,9 +145,9 @@ impl Vpc {
     /// addresses from the subnet that is there for them.
     pub(super) fn overrides(&self, spec: &LabSpec) -> Vec<Override> {
         let for_pods = self.subnets.pods.map(|subnet| {
-            let eni_config = EniConfig { subnet: subnet.id, security_groups: Vec::new() };
-            let set = ConfigChange { eni_config: Some(eni_config), ..ConfigChange::default() };
-            Override { when: NodeSelector::default(), set }
+            let eni_config = EniConfig::new(subnet.id);
+            let set = ConfigChange::default().with_eni_config(Some(eni_config));
+            Override::default().with_when(NodeSelector::default()).with_set(set)
         });
         for_pods.into_iter().chain(spec.per_node.overrides.iter().cloned()).collect()
     }
@@ -162,12 +163,11 @@ impl Subnets {
 /// Returns believed limits, cut down to the true ones.
 fn within(believed: &Limits, truth: &Limits) -> Limits {
     let enis = believed.enis_per_card.iter().zip(&*truth.enis_per_card);
-    Limits {
-        enis_per_card: enis.map(|(believed, truth)| *believed.min(truth)).collect(),
-        ipv4_per_eni: believed.ipv4_per_eni.min(truth.ipv4_per_eni),
-        ipv6_per_eni: believed.ipv6_per_eni.min(truth.ipv6_per_eni),
-        ..believed.clone()
-    }
+    believed
+        .clone()
+        .with_enis_per_card(enis.map(|(believed, truth)| *believed.min(truth)).collect())
+        .with_ipv4_per_eni(believed.ipv4_per_eni.min(truth.ipv4_per_eni))
+        .with_ipv6_per_eni(believed.ipv6_per_eni.min(truth.ipv6_per_eni))
 }
 
 fn create_subnet(
@@ -250,7 +250,8 @@ mod tests {
         for (instance_type, ipv4_per_eni, expected) in cases {
             spec.instance_type = instance_type.parse().unwrap();
             let like = Limits::lookup("m5.large".parse().unwrap()).unwrap();
-            let believed = Limits { instance_type: spec.instance_type, ipv4_per_eni, ..like };
+            let believed =
+                like.with_instance_type(spec.instance_type).with_ipv4_per_eni(ipv4_per_eni);
             spec.per_node.limits = vec![believed];
             let now = Timestamp::from_secs(1_700_000_000);
             let (vpc, mode) = Vpc::make(&spec, now).unwrap();

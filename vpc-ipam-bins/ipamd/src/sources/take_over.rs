@@ -82,7 +82,7 @@ fn addresses(net: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::{InterfaceType, Mac, ObservedEni, Scope, Source};
+    use vpc_ipam_core::{Mac, ObservedEni, Scope, Source};
 
     use super::*;
 
@@ -112,21 +112,16 @@ mod tests {
     }
 
     fn shown(blocks: &[&str]) -> Observation {
-        let eni = ObservedEni {
-            id: "eni-1".parse().unwrap(),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            subnet: "subnet-1".parse().unwrap(),
-            vpc: None,
-            attachment: None,
-            interface_type: InterfaceType::Interface,
-            primary_ipv4: None,
-            primary_ipv6: None,
-            blocks: blocks.iter().map(|net| net.parse().unwrap()).collect(),
-            security_groups: Vec::new(),
-            tags: None,
-        };
+        let eni = ObservedEni::new(
+            "eni-1".parse().unwrap(),
+            Mac([2, 0, 0, 0, 0, 1]),
+            "subnet-1".parse().unwrap(),
+        )
+        .with_blocks(blocks.iter().map(|net| net.parse().unwrap()).collect());
         let (source, scope) = (Source::Ec2, Scope::Attached);
         let (enis, incomplete) = (vec![eni], Vec::new());
-        Observation { as_of: Timestamp::EPOCH, source, scope, enis, incomplete }
+        Observation::new(Timestamp::EPOCH, source, scope)
+            .with_enis(enis)
+            .with_incomplete(incomplete)
     }
 }

@@ -25,10 +25,13 @@ const SUBNETS: &str =
 impl Suite<'_> {
     /// Checks an answer, and takes note of an ENI that was made.
     pub(super) fn judge(&mut self, action: &Ec2Action, effect: &Effect, asked: Timestamp) {
-        if let (Ec2Action::CreateNetworkInterface(request), Effect::Created(eni)) = (action, effect)
-            && self.is_ours(request, eni)
-        {
-            self.made.insert(eni.id);
+        match (action, effect) {
+            (Ec2Action::CreateNetworkInterface(request), Effect::Created(eni))
+                if self.is_ours(request, eni) =>
+            {
+                self.made.insert(eni.id);
+            }
+            _ => {}
         }
         self.note(EFFECT, fits(action, effect));
         match (action, effect) {

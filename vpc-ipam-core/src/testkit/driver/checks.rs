@@ -97,14 +97,14 @@ impl Driver {
                     let lists_enis = matches!(action, Ec2Action::DescribeNetworkInterfaces(_));
                     hold!(self.config.ec2_reads || !lists_enis, HandsOff, "{action} without leave");
                 }
-                self.check_ec2_action(action, issued.because)
+                self.check_ec2_action(action, issued.because.clone())
             }
             Action::Host(HostAction::SetUpEni(link)) => {
                 hold!(!self.model.foreign.contains(&link.eni), HandsOff, "{} set up", link.eni);
                 Ok(())
             }
             Action::Host(HostAction::RemoveEni(link)) => {
-                self.check_removal(link.eni, issued.because)
+                self.check_removal(link.eni, issued.because.clone())
             }
         }
     }

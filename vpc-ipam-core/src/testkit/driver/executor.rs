@@ -135,9 +135,11 @@ impl Driver {
             match effect {
                 Effect::Created(eni) => self.model.on_shown(eni.id, &eni.blocks),
                 Effect::Assigned(blocks) => {
-                    if let Action::Ec2(action) = &issued.action
-                        && let Some(eni) = backoff::about(action)
-                    {
+                    let about = match &issued.action {
+                        Action::Ec2(action) => backoff::about(action),
+                        Action::Host(_) => None,
+                    };
+                    if let Some(eni) = about {
                         self.model.on_shown(eni, blocks);
                     }
                 }

@@ -33,10 +33,8 @@ impl Driver {
             Err(AssignError::NoAddress { .. }) => {
                 let refused =
                     !every_card && !self.config.multi_nic && self.config.families.ipv4().is_some();
-                if refused
-                    && !self.config.families.ipv6()
-                    && let Some(free) = could
-                {
+                let refused = refused && !self.config.families.ipv6();
+                if let Some(free) = could.filter(|_| refused) {
                     hold!(false, Answered, "{key} was refused while {free} is free");
                 }
             }

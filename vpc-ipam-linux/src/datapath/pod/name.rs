@@ -130,6 +130,6 @@ mod tests {
     }
 
     fn pod(namespace: &str, name: &str) -> Pod {
-        Pod { namespace: namespace.to_owned(), name: name.to_owned() }
+        Pod::new(namespace.to_owned(), name.to_owned())
     }
 }

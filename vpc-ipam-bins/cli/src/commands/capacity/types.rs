@@ -87,7 +87,7 @@ impl Known {
             Some(path) => operator_file::limits(path)?,
             None => Vec::new(),
         };
-        Ok(KnownLimits { overrides, ..KnownLimits::default() })
+        Ok(KnownLimits::default().with_overrides(overrides))
     }
 }
 

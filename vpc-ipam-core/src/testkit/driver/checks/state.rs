@@ -102,7 +102,7 @@ impl Driver {
         let mut shrinks: BTreeMap<Card, Vec<bool>> = BTreeMap::new();
         for planned in &plan.actions {
             let Action::Ec2(action) = &planned.action else { continue };
-            match (action, planned.because) {
+            match (action, planned.because.clone()) {
                 (Ec2Action::AssignPrivateIpAddresses(request), Because::OffTarget { card, .. }) => {
                     grows.entry(card).or_default().push(is_prefixes(request.amount));
                 }

@@ -66,7 +66,7 @@ impl Expected {
     fn on_one_card(limits: &Limits, config: &Config, most: u32) -> Self {
         let one_eni = Shape::default()
             .with_families(config.families)
-            .with_enis_max(1)
+            .with_enis_max(Some(1))
             .with_host_network_pods(0);
         let per_eni = max_pods(limits, &one_eni).max_pods.max(1);
         let pods = match config.families {
