@@ -1,21 +1,26 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test can-test test-deps lab-deps lint build bench fuzz fuzz-long limits capacity-data
+.PHONY: help lab test can-test test-deps lab-deps lint build bench fuzz fuzz-long limits capacity-data audit msrv api package
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
 # Without the AWS SDK, which takes minutes to compile.
 LAB := -p vpc-cni -p vpc-ipam --no-default-features --locked
 VENV := target/venv
+DENY := cargo-deny@0.20.2
 
 help:
 	@echo 'make lab          show the main job: a node, ENIs, pods that get addresses and talk (WIRE=1: through the AWS SDK)'
 	@echo 'make test         run all tests; as root it installs what they need, otherwise it uses a user namespace'
-	@echo 'make lint         formatting, clippy, documentation, dependencies'
+	@echo 'make lint         formatting, clippy, documentation, every set of features, public API, licences and sources of dependencies'
 	@echo 'make build        release binaries; vpc-cni static'
 	@echo 'make bench        figures beside their references'
 	@echo 'make fuzz         fuzz the core, and what the kernel answers, for a minute each (SECONDS=600, TARGETS=scenario)'
 	@echo 'make fuzz-long    run 100,000 scenarios that a seed decides (CASES=, SEED=)'
+	@echo 'make msrv         test vpc-ipam-core with the oldest Rust that it promises'
+	@echo 'make api          write the list of public items, api/*.txt, that make lint compares'
+	@echo 'make package      pack every package, and build core, linux and the plugin from theirs alone'
+	@echo 'make audit        look dependencies up in the database of advisories, which needs the internet'
 	@echo 'make limits       regenerate the table of instance types'
 	@echo 'make capacity-data  write data/capacity, for tools in other languages'
 
@@ -46,8 +51,24 @@ lint:
 	cargo fmt --all --check
 	cargo clippy $(ALL) --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(ALL) --no-deps
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
-	else echo 'cargo-deny is not installed: licences and sources were not checked (cargo install cargo-deny)'; fi
+	scripts/features.sh
+	cargo run --quiet --locked -p vpc-ipam-api -- --check
+	PATH="$$PATH:$$(scripts/tools.sh $(DENY))" cargo deny --locked --all-features check --hide-inclusion-graph bans licenses sources
+
+# Needs the database of advisories, which a machine without the internet does not reach: not part of `make lint`.
+audit:
+	PATH="$$PATH:$$(scripts/tools.sh $(DENY))" cargo deny --locked --all-features check advisories
+
+msrv:
+	scripts/msrv.sh
+
+api:
+	cargo run --quiet --locked -p vpc-ipam-api
+
+# Packs every package, and builds from their packages alone those that do without the AWS SDK.
+package:
+	cargo package --locked --workspace --no-verify
+	cargo package --locked -p vpc-ipam-core -p vpc-ipam-linux -p vpc-ipam-protocol -p vpc-cni
 
 build:
 	scripts/build.sh
