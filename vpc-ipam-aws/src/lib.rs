@@ -10,7 +10,33 @@
 //! The crate is thin: it translates, calls, translates back and classifies what went wrong. It neither retries nor
 //! decides; both are core's business. Types of the AWS SDK and of the HTTP library stay inside.
 //!
+//! # In the loop of core
+//!
+//! For each [`Issued`](vpc_ipam_core::Issued) that [`Ipam::poll_action`](vpc_ipam_core::Ipam::poll_action) hands out, [`execute`] its
+//! `Ec2Action`, as many at once as you like, and give the [`Outcome`](vpc_ipam_core::Outcome) to
+//! [`Ipam::handle_outcome`](vpc_ipam_core::Ipam::handle_outcome) under the same id. At start, read the instance's metadata: they say which node this is.
+//!
+//! # What holds
+//!
+//! * One action is one call, with all pages of a list, and one outcome. [`execute`] always returns one, also where the call failed.
+//! * An answer that did not come, or that a server failed to give, is
+//!   [`FailureKind::Unanswered`](vpc_ipam_core::FailureKind::Unanswered): it may have taken effect, and core looks before it acts again.
+//! * A list that is cut off or too long is a failure, never a shorter list.
+//! * Calls, answers, pages and waits are bounded.
+//!
+//! The conformance suite of core (`vpc_ipam_core::testkit::conformance`) holds all executors here to that;
+//! [docs/properties.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/properties.md) says what core makes of it.
+//!
+//! # Stopping
+//!
+//! Drop the futures of [`execute`]: a call that is under way goes on at EC2, and the next start asks what came of it. Nothing has to be closed.
+//! To release what the node holds, see [docs/shutdown.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/shutdown.md).
+//!
+//! # Building
+//!
 //! The SDK takes minutes to compile; `--no-default-features --features emulator` builds without it.
+//!
+//! # An example without AWS
 //!
 //! ```
 //! # #[cfg(feature = "emulator")]

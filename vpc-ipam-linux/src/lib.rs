@@ -17,7 +17,32 @@
 //!   adds the events);
 //! * before a released address is given out again: [`flush_conntrack`];
 //!
-//! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`].
+//! and a plugin: [`pod::add`], [`pod::check`], [`pod::remove`]. `examples/wire_a_pod.rs` wires one by hand, damages and repairs it.
+//!
+//! # The nouns
+//!
+//! * [`State`]: objects that should be there, and claims to what may be there besides. [`Object`]: a link, an address, a route, a rule ...
+//! * [`Actual`]: what a namespace holds of that. [`Difference`]: what is missing, wrong or too much, in words and as [`KernelChange`]s.
+//! * [`pod::PodNetwork`]: both sides of a pod, from a [`Lease`](vpc_ipam_core::Lease). [`NodeNetwork`]: all that a node should hold.
+//!
+//! # What holds
+//!
+//! * What `desired` returns follows from its arguments alone; nothing is read and nothing is changed.
+//! * [`apply`], [`pod::add`] and what removes may be repeated; an ADD that fails leaves nothing of what it made.
+//! * Objects of other programs are left alone, and so is what a later pod has by now.
+//! * An executor of [`HostAction`](vpc_ipam_core::HostAction)s answers each once; [`execute`] does.
+//!
+//! [docs/datapath.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/datapath.md) has every object and draws the way of a packet,
+//! [docs/keeping.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/keeping.md) says how it is kept, and
+//! [docs/properties.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/properties.md) what core relies on.
+//!
+//! # Stopping
+//!
+//! A daemon or plugin that stops leaves the kernel as it is, and pods go on. To take a node's network away, end its pods
+//! ([`pod::remove`], [`pod::remove_links`]), let core free the ENIs ([`eni::remove`] is what its action does), then [`remove`] what [`host::desired`]
+//! returns. [docs/shutdown.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/shutdown.md) has the order, and the same by hand.
+//!
+//! # Features and an example
 //!
 //! The feature `lab` adds a VPC made of network namespaces, in which all of this runs without an AWS account; `testkit` adds
 //! what the readers of the kernel's and other programs' answers are fuzzed with.
