@@ -1,8 +1,8 @@
 //! The address management of an AWS node, as a value that is fed events.
 //!
 //! An instance in a VPC has network interfaces (ENIs), each with a few addresses besides its own that pods can use. This
-//! crate decides how many ENIs and addresses a node should hold, asks for them, gives each pod one and takes it back, and
-//! gives to EC2 what is too much; and it stays safe when its inputs are late, partial or wrong. It reads no clock,
+//! crate decides how many ENIs and addresses a node should hold, asks for them, gives each pod one, cools it when the pod ends, and
+//! releases what is too much; and it stays safe when its inputs are late, partial or wrong. It reads no clock,
 //! file or variable and makes no call: you feed [`Ipam`] what happened and carry out the [`Action`]s that it hands out.
 //! Executors for EC2 and for the Linux kernel are in the crates `vpc-ipam-aws` and `vpc-ipam-linux`; use them or your own.
 //!
@@ -118,6 +118,37 @@
 //! Time is an argument of everything that needs it. Inputs may come in any order and late; what [`Ipam`] does follows from
 //! them and from the seed alone, so that the same inputs lead to the same actions.
 //!
+//! `examples/embed.rs` is the same with a JSON file as the store and a restart in between; many nodes in one process, with one rate of calls, are in
+//! `examples/many_nodes.rs`.
+//!
+//! # What holds
+//!
+//! * An address has at most one owner, its cooldown included. Asking again is safe.
+//! * No address that is assigned, cooling or untracked is released, and no ENI that carries one is deleted.
+//! * A partial, empty or old observation erases nothing. Only what EC2 confirmed is handed out.
+//! * With a healthy cloud the pool converges, and then nothing changes; calls stay within the [`Budget`].
+//!
+//! [docs/properties.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/properties.md) has all of it, and which test says so.
+//!
+//! # The contract of an executor
+//!
+//! **Answer each [`Issued`] exactly once. Lost means [`FailureKind::Unanswered`].** Carry out what the action says and nothing else, in any order,
+//! as many at once as you like. Neither retry nor wait: both are decided here. An action that is not answered within [`Timing::answer_max`]
+//! counts as unanswered; what is answered later is a hint. `testkit::conformance` checks an executor.
+//!
+//! # Stopping
+//!
+//! Drop the [`Ipam`]: it holds nothing but what it was told. What must not be lost is a [`Record`]: write those that are due, answer
+//! who waits, then stop. Actions that are under way may be abandoned, since the next start asks EC2.
+//!
+//! * A [`Record::Released`] may be dropped once it is older than [`Config::cooldown`]: [`Ipam::restore`] ignores it from then on.
+//! * [`Ipam::handle_terminating`]: the instance goes away. Nothing is acquired any more, ENIs that are attached to nothing are deleted, and those that
+//!   serve are left to go with the instance.
+//! * To release everything and keep the instance, end its pods and ask for a [`WarmTarget::Ips`] of nothing, in [`Ipv4Kind::Addresses`]. It is
+//!   done when the primary ENI is alone, without a block, and nothing is in flight: `examples/release_everything.rs`.
+//!
+//! [docs/shutdown.md](https://github.com/vpc-ipam/vpc-ipam/blob/main/docs/shutdown.md) has the order, and what stays.
+//!
 //! # Knowing why
 //!
 //! [`Ipam::explain`] tells what is wanted, done and held back, [`Ipam::readiness`] what the next ADD would be told, and
@@ -126,8 +157,8 @@
 //! # Features
 //!
 //! * `serde`: what crosses a process or a restart is serialisable.
-//! * `sim`: [`sim`], a model of EC2 in virtual time to test against.
-//! * `testkit`: [`testkit`], what this crate is tested with, for executors and changes of your own; it needs `std`.
+//! * `sim`: [`sim`](https://docs.rs/vpc-ipam-core/latest/vpc_ipam_core/sim/index.html), a model of EC2 in virtual time to test against.
+//! * `testkit`: [`testkit`](https://docs.rs/vpc-ipam-core/latest/vpc_ipam_core/testkit/index.html), what this crate is tested with, for executors and changes of your own; it needs `std`.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
