@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The modules of `src`, each of which may use those before it.
-const ORDER: [&str; 9] =
-    ["model", "limits", "config", "pool", "plan", "capacity", "ipam", "sim", "testkit"];
+const ORDER: [&str; 10] =
+    ["setters", "model", "limits", "config", "pool", "plan", "capacity", "ipam", "sim", "testkit"];
 
 #[test]
 fn modules_use_only_modules_before_them() {
