@@ -4,11 +4,11 @@ set -eu
 cd "$(dirname "$0")/.."
 
 PATH="$PATH:$(scripts/tools.sh cargo-hack@0.6.46)"
-export PATH RUSTFLAGS='-D warnings' RUSTDOCFLAGS='-D warnings'
+export PATH
 hack() {
-	CARGO_TARGET_DIR=target/features cargo hack --locked "$@"
+	cargo hack --locked clippy "$@" -- -D warnings
 }
-hack check --feature-powerset --exclude-features default -p vpc-ipam-core -p vpc-ipam-linux
-hack check --feature-powerset --exclude-features default,sdk -p vpc-ipam-aws
-hack check --each-feature --exclude-features default,aws -p vpc-ipamd -p vpc-ipam
-CARGO_TARGET_DIR=target/features cargo doc --quiet --locked --no-deps --no-default-features -p vpc-ipam-core -p vpc-ipam-linux -p vpc-ipam-aws
+hack --feature-powerset --exclude-features default -p vpc-ipam-core -p vpc-ipam-linux
+hack --feature-powerset --exclude-features default,sdk -p vpc-ipam-aws
+hack --each-feature --exclude-features default,aws --exclude-all-features -p vpc-ipamd -p vpc-ipam
+RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps --no-default-features -p vpc-ipam-core -p vpc-ipam-linux -p vpc-ipam-aws
