@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # One pattern a line: the word, and after the tab what to write instead.
-words='(?i)\b(some|no)body(.s)?\b	who acts: the operator, the plugin, another program, no pod
+words='(?i)\b(some|no|every)body(.s)?\b	who acts: the operator, the plugin, another program, no pod
 (?i)\bwhoever\b	who acts
 \bgiv(e|es|en|ing) back\b	release (an address, a block), remove or delete (an ENI)
 \bcomes? to rest\b	converges

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, setting, file, expected) in cases {
         let instance_type: InstanceType = name.parse()?;
         let overridden = line_of(file, instance_type);
-        let options = PlutoOptions { max_pods: setting, overridden };
+        let options = PlutoOptions::default().with_max_pods(setting).with_overridden(overridden);
         let generated = pluto(instance_type, &options);
         assert_eq!(generated, expected, "{name} with {options:?}");
 

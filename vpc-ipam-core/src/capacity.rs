@@ -34,7 +34,7 @@ pub struct Shape {
     pub enis_max: Option<u8>,
     /// Whether the primary ENI gives pods no address.
     pub custom_networking: bool,
-    /// Whether one ENI is kept for a trunk, on types that take one.
+    /// Whether one ENI is kept for a trunk, on types that take one or of which that is not known.
     pub trunk: bool,
     /// Further ENIs of the default card that are not for pods: reserved, or fabric adapters without addresses.
     pub enis_reserved: u8,
@@ -106,8 +106,8 @@ pub struct Capacity {
     pub max_pods: u32,
     /// What keeps it from taking more.
     pub bound_by: Bound,
-    /// Pods that can have a branch ENI each, among the others; `None` without a trunk, or where the type's number is not
-    /// known: [`Limits::branch_enis`] tells the two apart.
+    /// Pods that can have a branch ENI each, among the others; `None` if no trunk was asked for, the type takes none, or its
+    /// number is not known: [`Limits::branch_enis`] tells the last two apart.
     pub branch_enis: Option<u16>,
 }
 
@@ -257,15 +257,17 @@ pub struct Footprint {
 pub struct Footprints {
     /// Before the first pod.
     pub at_boot: Footprint,
-    /// With as many pods as asked for.
+    /// With as many pods as asked for, or as the node runs at most.
     pub at_pods: Footprint,
     /// At most, whatever comes and goes. Addresses that cool are held besides those in use, and pods that end at once
     /// after they began make any number cool, so nothing but [`Config::pods_max`] and the type's limits bounds it.
     pub worst: Footprint,
 }
 
-/// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address but at most `max_pods`, and
-/// at worst.
+/// Returns how many addresses a node will hold: at boot, with `pods` pods that need an address, and at worst.
+///
+/// `pods_most` is how many pods with an address of their own the node runs at most: [`Capacity::max_pods`] less the pods on the
+/// host's network.
 ///
 /// All zero where pods get IPv6 and the type takes no prefixes: such a node does not start.
 ///
@@ -274,12 +276,17 @@ pub struct Footprints {
 /// use vpc_ipam_core::{Config, Limits};
 ///
 /// let m4 = Limits::lookup("m4.4xlarge".parse()?)?;
-/// let footprints = address_footprint(&m4, &Config::default(), 30, 234);
+/// let footprints = address_footprint(&m4, &Config::default(), 30, 232);
 /// assert_eq!((footprints.at_boot.enis, footprints.at_boot.for_pods), (1, 29));
 /// assert_eq!((footprints.at_pods.enis, footprints.at_pods.for_pods), (3, 87));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn address_footprint(limits: &Limits, config: &Config, pods: u32, max_pods: u32) -> Footprints {
+pub fn address_footprint(
+    limits: &Limits,
+    config: &Config,
+    pods: u32,
+    pods_most: u32,
+) -> Footprints {
     if config.families.ipv6() && !limits.prefixes() {
         let none = Footprint::default();
         return Footprints { at_boot: none, at_pods: none, worst: none };
@@ -287,7 +294,7 @@ pub fn address_footprint(limits: &Limits, config: &Config, pods: u32, max_pods: 
     let footprint = |config: &Config, pods| footprint(limits, config, pods);
     let mut worst = footprint(config, u32::MAX / 2);
     if limits.prefixes() && config.families.ipv4() == Some(Ipv4Kind::Prefixes) {
-        // Where single addresses stand in for prefixes they take sixteen times the places.
+        // Where single addresses stand in for prefixes they take sixteen times the slots.
         let families = match config.families {
             Families::Dual(_) => Families::Dual(Ipv4Kind::Addresses),
             _ => Families::Ipv4(Ipv4Kind::Addresses),
@@ -298,7 +305,7 @@ pub fn address_footprint(limits: &Limits, config: &Config, pods: u32, max_pods: 
         worst.ipv6_prefixes = worst.ipv6_prefixes.max(singles.ipv6_prefixes);
         worst.in_all = worst.for_pods.saturating_add(worst.enis);
     }
-    let at_pods = footprint(config, pods.min(max_pods));
+    let at_pods = footprint(config, pods.min(pods_most));
     Footprints { at_boot: footprint(config, 0), at_pods, worst }
 }
 
@@ -319,7 +326,8 @@ fn footprint(limits: &Limits, config: &Config, pods: u32) -> Footprint {
 
 fn footprint_of_card(limits: &Limits, config: &Config, card: Card, pods: u32) -> Footprint {
     let of_type = u32::from(limits.enis(card));
-    let enis_max = config.enis_max.map_or(of_type, |most| of_type.min(most.into()));
+    let enis_max = config.enis_max.filter(|most| *most > 0);
+    let enis_max = enis_max.map_or(of_type, |most| of_type.min(most.into()));
     let is_default = card == Card(0);
     let for_trunk = u32::from(is_default && config.trunk && limits.branch_enis != Some(0));
     let for_primary = u32::from(is_default && config.custom_networking);

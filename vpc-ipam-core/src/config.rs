@@ -2,7 +2,7 @@
 
 mod env;
 pub(crate) mod overrides;
-pub(crate) mod vars;
+pub(crate) mod parser;
 pub(crate) mod warnings;
 
 use alloc::collections::BTreeMap;
@@ -25,8 +25,8 @@ pub struct Config {
     pub families: Families,
     /// How much to hold ready.
     pub target: WarmTarget,
-    /// The most ENIs of one network card, the primary and those we do not manage included: `MAX_ENI`. `None` leaves the
-    /// instance type's limit.
+    /// The most ENIs of one network card, the primary and those we do not manage included: `MAX_ENI`. `None` or 0 leaves
+    /// the instance type's limit.
     pub enis_max: Option<u8>,
     /// The most pods the node runs: what kubelet reports as its capacity. No more addresses than that are held, rounded
     /// up to whole prefixes. `None` leaves it open.
@@ -371,14 +371,15 @@ impl Default for Config {
 const TIME_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl Config {
-    /// Returns a configuration whose times can be added up.
+    /// Returns a configuration whose times can be added up, and in which a bound of 0 ENIs is none.
     pub(crate) fn usable(self) -> Self {
         let cooling = match self.cooling {
             Cooling::ReadyWithin(horizon) => Cooling::ReadyWithin(horizon.min(TIME_MAX)),
             Cooling::All => Cooling::All,
         };
         let cooldown = self.cooldown.min(TIME_MAX);
-        Self { timing: self.timing.usable(), cooldown, cooling, ..self }
+        let enis_max = self.enis_max.filter(|most| *most > 0);
+        Self { timing: self.timing.usable(), cooldown, cooling, enis_max, ..self }
     }
 
     /// Returns what counts on a card: the configured target on card 0, one warm address on the others, as amazon-vpc-cni-k8s. What is

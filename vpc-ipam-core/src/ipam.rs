@@ -71,7 +71,7 @@ pub struct Ipam {
     events_dropped: u64,
     /// Since when something changed that was not planned for yet.
     changed_at: Option<Timestamp>,
-    /// When something that was held back at the last planning may go.
+    /// When something that was blocked at the last planning may go.
     due: Option<(Timestamp, Wake)>,
     /// The journal recorder, if enabled.
     pub(crate) recorder: Option<Box<Recorder>>,
@@ -234,7 +234,7 @@ impl Ipam {
         [changed, self.due.clone(), deadline].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Returns what would be done now, and why, and what is held back, and by what. Changes nothing.
+    /// Returns what would be done now, and why, and what is blocked, and by what. Changes nothing.
     pub fn plan(&self, now: Timestamp) -> Plan {
         plan(Inputs {
             pool: &self.pool,

@@ -12,7 +12,7 @@
 //! * [`Observation`]: what EC2 or IMDS showed, and when it was asked.
 //! * [`Action`] and [`Outcome`]: what to do, with no choice left, and what became of it.
 //! * [`AddressRequest`] leads to an [`Uncommitted`] lease, and, once its [`Record`] is on stable storage, to a [`Lease`].
-//! * [`Plan`]: what is to be done and why, what is held back and by what; [`Ipam::plan`] tells at any time.
+//! * [`Plan`]: what is to be done and why, what is blocked and by what; [`Ipam::plan`] tells at any time.
 //!
 //! # The loop
 //!
@@ -151,7 +151,7 @@
 //!
 //! # Knowing why
 //!
-//! [`Ipam::explain`] tells what is wanted, done and held back, [`Ipam::readiness`] what the next ADD would be told, and
+//! [`Ipam::explain`] tells what is wanted, done and blocked, [`Ipam::readiness`] what the next ADD would be told, and
 //! [`Ipam::check`] whether what must hold does. [`journal`] records what a node was told and replays it.
 //!
 //! # Features
@@ -183,7 +183,7 @@ pub mod sim;
 pub mod testkit;
 
 pub use config::overrides::{ConfigChange, NodeSelector, Override};
-pub use config::vars::Vars;
+pub use config::parser::Vars;
 pub use config::warnings::{ConfigProblem, ConfigWarning};
 pub use config::{
     Config, Cooling, EniConfig, EniConfigKeys, Families, Ipv4Kind, Timing, WarmTarget,

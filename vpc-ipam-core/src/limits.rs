@@ -10,7 +10,8 @@ use crate::{Card, InstanceType};
 /// What EC2 allows an instance of one type to have.
 ///
 /// [`Limits::lookup`] knows the types of the table that ships with this crate. For a newer type, ask EC2
-/// (DescribeInstanceTypes) or the operator, and fill the fields: every combination is usable, zeroes included.
+/// (DescribeInstanceTypes) or the operator, and make one with [`Limits::new`] and its setters: every combination is usable, zeroes
+/// included.
 ///
 /// ```
 /// use vpc_ipam_core::{Card, Limits};
@@ -32,9 +33,9 @@ pub struct Limits {
     /// The card that carries the primary ENI; 0 for every type known.
     #[cfg_attr(feature = "serde", serde(default))]
     pub default_card: Card,
-    /// How many IPv4 addresses an ENI takes, its own included. A /28 prefix takes one place.
+    /// How many IPv4 addresses an ENI takes, its own included. A /28 prefix takes the slot of one.
     pub ipv4_per_eni: u16,
-    /// How many IPv6 addresses an ENI takes, 0 without IPv6. A /80 prefix takes one place.
+    /// How many IPv6 addresses an ENI takes, 0 without IPv6. A /80 prefix takes the slot of one.
     #[cfg_attr(feature = "serde", serde(default))]
     pub ipv6_per_eni: u16,
     /// What it runs on.
@@ -57,7 +58,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns the limits of a type without IPv6 and prefixes.
+    /// Returns the limits of a type with one network card per entry, without IPv6. Hypervisor, vCPUs and branch ENIs count as not
+    /// known: ENIs take no prefixes, AWS's advised cap is 110 pods, and an ENI is kept for a trunk where one is asked for.
     pub fn new(
         instance_type: InstanceType,
         enis_per_card: Cow<'static, [u8]>,
@@ -124,9 +126,9 @@ pub enum Hypervisor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KnownLimits {
-    /// Who is believed, the first first; who is missing is not believed at all. By default the operator, then EC2's answer
-    /// as the table has it, then EC2, then other tools' tables: EC2 is asked only about types that the table does not have
-    /// from EC2 itself, and where it does not answer the other tools' word counts.
+    /// Sources in order of trust; one that is not listed is ignored. By default the operator, then EC2's answer as the table has
+    /// it, then EC2, then other tools' tables: EC2 is asked only about types that the table does not have from EC2 itself, and
+    /// where it does not answer the other tools' tables count.
     pub trust: Vec<LimitsSource>,
     /// What the operator says: of two entries for one type the later counts.
     pub overrides: Vec<Limits>,
@@ -364,8 +366,8 @@ pub(crate) enum List {
     Pluto,
 }
 
-/// Returns the pods that a tool's own list has for a type, if it has the type: ENIs of the default card, as the list counts
-/// them, x (addresses - 1) + 2.
+/// Returns the pods that a tool's own list has for a type, if it has the type: ENIs of the default card x (addresses - 1) + 2,
+/// but for four types of which the lists count the ENIs of both cards.
 pub(crate) fn listed_pods(list: List, instance_type: InstanceType) -> Option<u32> {
     let flag = match list {
         List::EniMaxPods => VPC_CNI,

@@ -1,8 +1,8 @@
 //! What to do next, and why: pure, from what is held and what is wanted.
 //!
 //! The rules are split by what they are about: [`reads`] what has to be asked, [`eni_steps`] the next step of each ENI,
-//! [`grow`] and [`shrink`] how the pool follows its target, [`subnet`] where a new ENI goes, [`upkeep`] what an ENI should have
-//! besides addresses.
+//! [`grow`] and [`shrink`] how the pool follows its target, [`prefix_fallback`] when single addresses stand in for /28 prefixes,
+//! [`subnet`] where a new ENI goes, [`upkeep`] what an ENI should have besides addresses.
 
 pub(crate) mod backoff;
 pub(crate) mod budget;
@@ -14,6 +14,7 @@ mod eni_steps;
 mod eni_tags;
 mod grow;
 pub(crate) mod learned;
+mod prefix_fallback;
 pub(crate) mod questions;
 mod reads;
 mod reason;
@@ -43,7 +44,7 @@ use crate::{
 pub use self::reason::{Because, Blocked, EniLimit, Planned, WaitingOn, Wanted};
 pub(crate) use self::subnet::is_excluded;
 
-/// What to do next, and why, and what is held back, and by what.
+/// What to do next, and why, and what is blocked, and by what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "a plan changes nothing; its actions have to be carried out"]
@@ -76,7 +77,7 @@ pub struct CardDemand {
 }
 
 impl Plan {
-    /// Returns the earliest time at which something that is held back may go.
+    /// Returns the earliest time at which something that is blocked may go.
     pub fn next_due(&self) -> Option<(Timestamp, WaitingOn)> {
         let due = self
             .blocked
@@ -202,26 +203,6 @@ impl Planner<'_> {
             if let Demand::Short(blocks) = demand {
                 self.grow(on_card, blocks);
             }
-        }
-    }
-
-    /// Returns in which pieces a card can get addresses: not in prefixes while no subnet that it could use has one.
-    fn kind_to_be_had(&self, card: Card, configured: Ipv4Kind) -> Ipv4Kind {
-        if configured == Ipv4Kind::Addresses {
-            return configured;
-        }
-        let without = |(subnet, own): (SubnetId, u32)| self.prefixes_wait(subnet, own).is_some();
-        let filled = self.pool.enis().iter().filter(|eni| eni.card == card);
-        let of_enis = filled
-            .filter(|eni| self.eligibility.takes_pods(eni) && self.room(eni) > 0)
-            .map(|eni| (eni.subnet, 0));
-        let of_new = if self.eni_room(card).is_ok() { self.subnets_for_enis() } else { Vec::new() };
-        let of_new = of_new.into_iter().map(|subnet| (subnet, 1));
-        let mut subnets = of_enis.chain(of_new).peekable();
-        if subnets.peek().is_some() && subnets.all(without) {
-            Ipv4Kind::Addresses
-        } else {
-            Ipv4Kind::Prefixes
         }
     }
 

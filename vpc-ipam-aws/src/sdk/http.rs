@@ -30,7 +30,7 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 pub(super) enum Proxy {
     /// By `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`, `NO_PROXY` aside.
     OfEnvironment,
-    /// Directly.
+    /// Without a proxy, whatever variables say.
     None,
 }
 

@@ -67,8 +67,8 @@ fn max_pods_compares_with_other_tools_and_says_why_they_differ() {
 
 eni-max-pods.txt               29     -81  knows the type alone
 pluto (Bottlerocket)           29     -81  knows the type alone
-max-pods-calculator.sh        110
 nodeadm                        29     -81  knows the type alone
+max-pods-calculator.sh        110
 Karpenter                      29     -81  knows RESERVED_ENIS, but no prefixes, IPv6, MAX_ENI or cap
 cluster-autoscaler from 0     110
 Cilium, ENI mode              430    +320  counts all network cards, no pods on the host's network, and keeps two addresses
@@ -80,8 +80,8 @@ Cilium, ENI mode              430    +320  counts all network cards, no pods on 
 
 eni-max-pods.txt              234
 pluto (Bottlerocket)          234
-max-pods-calculator.sh        110    -124  caps at 110 up to 30 vCPUs and at 250 above, and gives bare metal no prefixes
 nodeadm                       234
+max-pods-calculator.sh        110    -124  caps at 110 up to 30 vCPUs and at 250 above, and gives bare metal no prefixes
 Karpenter                     234
 cluster-autoscaler from 0     110    -124  takes 110 for every type
 Cilium, ENI mode              230      -4  counts all network cards, no pods on the host's network, and keeps two addresses
@@ -93,8 +93,8 @@ Cilium, ENI mode              230      -4  counts all network cards, no pods on 
 
 eni-max-pods.txt              737    +343  counts the ENIs of both network cards as one's
 pluto (Bottlerocket)            -          does not list the type, so kubelet takes 110
-max-pods-calculator.sh        250    -144  caps at 110 up to 30 vCPUs and at 250 above, and gives bare metal no prefixes
 nodeadm                       737    +343  counts the ENIs of both network cards as one's
+max-pods-calculator.sh        250    -144  caps at 110 up to 30 vCPUs and at 250 above, and gives bare metal no prefixes
 Karpenter                     394
 cluster-autoscaler from 0     110    -284  takes 110 for every type
 Cilium, ENI mode              733    +339  counts all network cards, no pods on the host's network, and keeps two addresses

@@ -27,7 +27,7 @@ impl fmt::Display for Details<'_> {
 /// The codes of the specification ("Error"), and those of plugins from 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// 1.
+    /// 1: the configuration asks for a version of the specification that the plugin does not know.
     IncompatibleVersion,
     /// 3: the container is not known, or does not exist any more.
     UnknownContainer,

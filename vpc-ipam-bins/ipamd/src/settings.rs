@@ -32,7 +32,7 @@ pub enum LogLevel {
     Info,
     /// What was decided, and why.
     Debug,
-    /// Everything.
+    /// What every step did.
     Trace,
 }
 

@@ -23,6 +23,7 @@ pub fn eni_max_pods_file(instance_type: InstanceType) -> Option<u32> {
 
 /// The settings of Bottlerocket that bear on pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlutoOptions {
     /// The setting `kubernetes.max-pods`, which comes before everything.
     pub max_pods: Option<u32>,
@@ -30,7 +31,12 @@ pub struct PlutoOptions {
     pub overridden: Option<u32>,
 }
 
-/// Returns what Bottlerocket's pluto sets. `None` for a type that it does not know: nothing is set then, so that kubelet
+setters!(PlutoOptions {
+    with_max_pods max_pods: Option<u32>,
+    with_overridden overridden: Option<u32>,
+});
+
+/// Returns what Bottlerocket's pluto sets: a setting, an override, or its list of October 2024, a copy of eni-max-pods.txt. `None` for a type that it does not know: nothing is set then, so that kubelet
 /// takes its own [default](KUBELET_DEFAULT).
 pub fn pluto(instance_type: InstanceType, options: &PlutoOptions) -> Option<u32> {
     options.max_pods.or(options.overridden).or_else(|| listed_pods(List::Pluto, instance_type))
@@ -38,6 +44,7 @@ pub fn pluto(instance_type: InstanceType, options: &PlutoOptions) -> Option<u32>
 
 /// The options of `max-pods-calculator.sh`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CalculatorOptions {
     /// `--cni-custom-networking-enabled`.
     pub custom_networking: bool,
@@ -48,6 +55,13 @@ pub struct CalculatorOptions {
     /// `--show-max-allowed`: without the cap by vCPUs.
     pub show_max_allowed: bool,
 }
+
+setters!(CalculatorOptions {
+    with_custom_networking custom_networking: bool,
+    with_prefix_delegation prefix_delegation: bool,
+    with_max_eni max_eni: Option<u8>,
+    with_show_max_allowed show_max_allowed: bool,
+});
 
 /// Returns what `max-pods-calculator.sh` prints.
 ///
@@ -67,7 +81,7 @@ pub fn calculator_sh(limits: &Limits, options: &CalculatorOptions) -> u32 {
 }
 
 /// Returns what nodeadm (AL2023) tells kubelet where it is given no expression: the plain formula in every mode, by its own
-/// list. `described` is what EC2 answers for a type that the list lacks; without an answer it is 110.
+/// list, which counts the ENIs of both cards of the same four types as [`eni_max_pods_file`] does. `described` is what EC2 answers for a type that the list lacks; without an answer it is 110.
 pub fn nodeadm(instance_type: InstanceType, described: Option<&Limits>) -> u32 {
     listed_pods(List::Nodeadm, instance_type)
         .or_else(|| described.map(|limits| formula(enis(limits), limits)))
@@ -76,6 +90,7 @@ pub fn nodeadm(instance_type: InstanceType, described: Option<&Limits>) -> u32 {
 
 /// The settings of Karpenter that bear on pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KarpenterOptions {
     /// `RESERVED_ENIS`, for all nodes alike; 1 is what custom networking and pod ENIs need.
     pub reserved_enis: u8,
@@ -86,6 +101,13 @@ pub struct KarpenterOptions {
     /// `podsPerCore` of the NodeClass.
     pub pods_per_core: Option<u32>,
 }
+
+setters!(KarpenterOptions {
+    with_reserved_enis reserved_enis: u8,
+    with_efa_only efa_only: u8,
+    with_max_pods max_pods: Option<u32>,
+    with_pods_per_core pods_per_core: Option<u32>,
+});
 
 /// Returns what Karpenter expects of a node that does not run Windows. It knows of no prefixes and of no cap.
 pub fn karpenter(limits: &Limits, options: &KarpenterOptions) -> u32 {
@@ -106,12 +128,18 @@ pub fn cluster_autoscaler(group_override: Option<u32>) -> u32 {
 
 /// The settings of Cilium's ENI mode that bear on pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CiliumOptions {
     /// `first-interface-index`: 0 gives pods addresses of the primary ENI too, which is the default.
     pub first_interface_index: u8,
     /// `aws-enable-prefix-delegation`, which Cilium follows on Nitro and on bare metal.
     pub prefix_delegation: bool,
 }
+
+setters!(CiliumOptions {
+    with_first_interface_index first_interface_index: u8,
+    with_prefix_delegation prefix_delegation: bool,
+});
 
 /// Returns for how many pods Cilium's ENI mode has addresses, pods on the host's network not included.
 ///

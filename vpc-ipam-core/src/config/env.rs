@@ -148,7 +148,7 @@ fn overridden(vars: &mut Vars, name: &'static str, by: &'static str) {
 
 fn families(vars: &mut Vars) -> Families {
     let ipv6 = vars.boolean("ENABLE_IPv6", false);
-    // amazon-vpc-cni-k8s' code says false; its manifest, and everybody, says true.
+    // amazon-vpc-cni-k8s' code says false; its manifest, and every installation by it, says true.
     let ipv4 = vars.boolean("ENABLE_IPv4", !ipv6);
     let prefixes = vars.boolean("ENABLE_PREFIX_DELEGATION", false);
     let kind = if prefixes { Ipv4Kind::Prefixes } else { Ipv4Kind::Addresses };

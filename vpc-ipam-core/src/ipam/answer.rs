@@ -83,7 +83,7 @@ pub enum Released {
 pub enum Wake {
     /// Something changed: planning is due at once.
     Changed,
-    /// Something that was held back may go.
+    /// Something that was blocked may go.
     Due(WaitingOn),
     /// A pod has waited long enough, and gets an answer either way.
     Deadline,

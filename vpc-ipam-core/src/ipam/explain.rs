@@ -36,7 +36,7 @@ pub struct Explanation {
     pub doing: Vec<Issued>,
     /// What would be done next, and why.
     pub next: Vec<Planned>,
-    /// What is held back, by what, and until when.
+    /// What is blocked, by what, and until when.
     #[cfg_attr(feature = "serde", serde(rename = "held"))]
     pub blocked: Vec<Blocked>,
     /// What failed lately and is left alone for a while.
@@ -104,7 +104,7 @@ pub struct WaitingPod {
 }
 
 impl Ipam {
-    /// Returns what is wanted, what is being done and why, and what is held back, by what and until when. Changes nothing.
+    /// Returns what is wanted, what is being done and why, and what is blocked, by what and until when. Changes nothing.
     pub fn explain(&self, now: Timestamp) -> Explanation {
         let plan = self.plan(now);
         let node = self.node();

@@ -81,7 +81,7 @@ impl Ipam {
         }
     }
 
-    /// Returns an error unless everybody who waits, a newcomer with this request included, can be served before
+    /// Returns an error unless every waiting pod, a newcomer with this request included, can be served before
     /// `deadline`.
     pub(super) fn wait_is_worthwhile(
         &self,
@@ -201,7 +201,7 @@ enum Trust {
 }
 
 impl Outlook<'_> {
-    /// Returns whether everybody who waits can be served, a newcomer with this request, who is counted already,
+    /// Returns whether every waiting pod can be served, a newcomer with this request, who is counted already,
     /// included.
     fn serves(&self, request: &AddressRequest) -> bool {
         let eligibility = self.ipam.eligibility();

@@ -50,9 +50,9 @@ pub enum Ec2Action {
     AssignPrivateIpAddresses(AssignPrivateIpAddresses),
     /// Adds /80 prefixes to an ENI.
     AssignIpv6Addresses(AssignIpv6Addresses),
-    /// Gives secondary IPv4 addresses and /28 prefixes of one ENI back.
+    /// Releases secondary IPv4 addresses and /28 prefixes of one ENI.
     UnassignPrivateIpAddresses(UnassignPrivateIpAddresses),
-    /// Gives /80 prefixes of one ENI back.
+    /// Releases /80 prefixes of one ENI.
     UnassignIpv6Addresses(UnassignIpv6Addresses),
     /// Detaches an ENI from the instance; never forced.
     DetachNetworkInterface(DetachNetworkInterface),

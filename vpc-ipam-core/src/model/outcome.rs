@@ -96,7 +96,8 @@ pub enum FailureKind {
     Denied,
     /// The call can never succeed as it is.
     Rejected,
-    /// No answer came, or the server failed: whether it was done is not known.
+    /// No answer came, or the server failed: whether it was done is not known. An executor that lost an answer must report this, once: the
+    /// core then looks before it acts again.
     Unanswered,
     /// The answer cannot be whole: it lacks the primary ENI.
     Incomplete,

@@ -97,7 +97,7 @@ struct Units {
 
 impl Units {
     /// Keeping at least one address free is what makes a target of 0 converge: amazon-vpc-cni-k8s, which keeps none, asks for a unit
-    /// when nothing is free and gives it back when it is.
+    /// when nothing is free and releases it when it is.
     fn free_min(self) -> i64 {
         (i64::from(self.size) * i64::from(self.keep)).max(1)
     }

@@ -232,7 +232,7 @@ impl Block {
         ends.min()
     }
 
-    /// Returns whether nothing speaks against giving it back: no pod, no untracked owner, no cooling address.
+    /// Returns whether it may be released: no pod, no untracked owner, no cooling address.
     pub fn is_idle(&self, now: Timestamp, cooldown: Duration) -> bool {
         self.assigned == 0
             && self.quarantined == 0

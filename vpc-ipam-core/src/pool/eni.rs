@@ -430,7 +430,7 @@ impl Eni {
         }
     }
 
-    /// Records the decision to give it back.
+    /// Records the decision to remove it.
     pub(crate) fn on_leave(&mut self) {
         self.stage = match self.stage {
             Stage::Available => Stage::Removing(Removing::Delete { not_before: Timestamp::EPOCH }),

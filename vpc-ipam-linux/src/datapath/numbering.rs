@@ -13,7 +13,7 @@ pub(crate) const PRIORITY_TO_POD: u32 = 512;
 /// The priority of the rules that lead what comes in by the links of a pod on a branch ENI to the ENI's table.
 pub(crate) const PRIORITY_BRANCH: u32 = 10;
 
-/// The priority to which the rule of the host's own addresses moves to make way for those.
+/// The priority to which the rule of the host's own addresses moves, so that the rules of branch ENIs come first.
 pub(crate) const PRIORITY_LOCAL: u32 = 20;
 
 /// The priority of the rule that leads marked packets to the main table.

@@ -57,9 +57,9 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Family {
-    /// IPv4.
+    /// IPv4, AF_INET of the kernel.
     Ipv4,
-    /// IPv6.
+    /// IPv6, AF_INET6 of the kernel.
     Ipv6,
 }
 

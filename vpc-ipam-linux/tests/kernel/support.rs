@@ -182,7 +182,7 @@ impl Vpc {
             vpc.fabric.ip(&format!("link add {bridge} address {mac} type bridge"));
             vpc.fabric.ip(&format!("addr add {address} dev {bridge}"));
             vpc.fabric.ip(&format!("link set {bridge} up"));
-            // The VPC's router answers for everybody, at once, and does not tell that there is a shorter way: there is none.
+            // The VPC's router answers for every address, at once, and does not tell that there is a shorter way: there is none.
             for setting in [
                 format!("conf.{bridge}.send_redirects=0"),
                 format!("conf.{bridge}.proxy_arp=1"),

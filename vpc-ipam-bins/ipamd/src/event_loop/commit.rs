@@ -73,7 +73,7 @@ impl PendingCommit {
 }
 
 impl Loop {
-    /// An address is granted, once that is durable.
+    /// Queues the write of a granted lease; the callers are answered once it is durable.
     pub(super) fn granted(
         &mut self,
         uncommitted: Uncommitted,
@@ -95,7 +95,7 @@ impl Loop {
         self.commit_later([Write::Grant(uncommitted, callers)]);
     }
 
-    /// Has the writer make durable what is to be, unless it is at work or a failure was a moment ago.
+    /// Hands the queued writes to the writer, unless it is at work or has failed a moment ago.
     pub(super) fn write(&mut self) -> Result<(), DaemonError> {
         if self.write_at.is_some_and(|at| at > tokio::time::Instant::now()) {
             return Ok(());
@@ -138,7 +138,7 @@ impl Loop {
         self.unwritten.splice(..0, pending);
     }
 
-    /// Takes a grant back whose address a pod that is in no state file turned out to have while it was made durable.
+    /// Withdraws a grant: while it was written, its address turned out to belong to a pod that is in no state file.
     fn withdraw(
         &mut self,
         uncommitted: Uncommitted,

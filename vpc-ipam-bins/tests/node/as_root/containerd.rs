@@ -41,15 +41,13 @@ fn containers_of_containerd_reach_everything() {
     let addresses: BTreeMap<&str, Ipv4Addr> =
         names.iter().map(|name| (name.as_str(), containerd.address(name))).collect();
 
-    // Every container asks everybody as whom they see it.
-    let everybody: Vec<Ipv4Addr> =
+    // Every container asks each host and container as whom it is seen.
+    let all: Vec<Ipv4Addr> =
         addresses.values().copied().chain(places.iter().map(|(_, address)| *address)).collect();
     for (name, own) in &addresses {
-        let expected: Vec<(Ipv4Addr, Ipv4Addr)> = everybody
-            .iter()
-            .map(|to| (*to, if *to == INTERNET { node_address } else { *own }))
-            .collect();
-        let seen = containerd.ask_from_inside(name, &everybody);
+        let expected: Vec<(Ipv4Addr, Ipv4Addr)> =
+            all.iter().map(|to| (*to, if *to == INTERNET { node_address } else { *own })).collect();
+        let seen = containerd.ask_from_inside(name, &all);
         assert_eq!(seen, expected, "{name} at {own}: (asked, seen by it)");
     }
     // And is reached from the node and from the other host.
