@@ -26,6 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let capacity = max_pods(&limits, &shape);
         // Pods that need an address: those on the host's network are in the number, too.
         let with_address = capacity.max_pods - shape.host_network_pods;
+        // At worst a node holds as many addresses as its configuration lets it, so that has to know the most pods, too.
+        let config = config.clone().with_pods_max(Some(with_address));
         let Footprints { at_boot, at_pods, worst, .. } =
             address_footprint(&limits, &config, PODS, with_address);
         println!(

@@ -1,14 +1,15 @@
 //! What was recorded leads to the same state and the same actions again, and a difference is found where it begins.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
 use vpc_ipam_core::journal::{Input, ReplayError, Start, Step, replay};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, Faults, RunInstance, World};
 use vpc_ipam_core::{
-    AddressRequest, Budget, Config, Effect, EniConfig, Ipam, Limits, Observation, Outcome, Pod,
-    Record, Scope, Source, Timestamp,
+    AddressRequest, Budget, Config, Effect, EniConfig, Ipam, Lease, Limits, Observation, Outcome,
+    Pod, Record, Scope, Source, Timestamp, testkit,
 };
 
 /// A day in the life of a node whose cloud fails now and then, and what it was told.
@@ -132,6 +133,58 @@ fn a_fresh_node_has_the_same_hash_everywhere() {
 
 /// Each kind of input there is, by the method that takes it in; what becomes of a lease is in the tests above and in
 /// `bugs.rs`.
+/// A store that appends keeps what one that deletes does not: leases that ended.
+#[test]
+fn records_of_a_store_that_appends_restore_no_lease_that_ended() {
+    let (start, ..) = recorded(1);
+    let at = |secs| start.at + Duration::from_secs(secs);
+    let lease = |name: &str, address: &str, since| {
+        testkit::lease(name, [testkit::leased(0, 0, [address])]).with_since(at(since))
+    };
+    let released = |lease: &Lease, since| {
+        let addresses: Vec<IpAddr> = lease.addresses().collect();
+        Record::Released { key: lease.key.clone(), addresses, at: at(since) }
+    };
+    let a = lease("a", "10.0.0.7", 1);
+    let b = lease("b", "10.0.0.8", 2);
+    let undone = Record::Released { key: a.key.clone(), addresses: Vec::new(), at: at(2) };
+    // What was written, and whose leases are there after it.
+    let cases: [(&str, Vec<Record>, &[&str]); 6] = [
+        ("a released", vec![Record::Leased(a.clone()), released(&a, 3)], &[]),
+        ("a undone", vec![Record::Leased(a.clone()), undone], &[]),
+        (
+            "its address given to b later",
+            vec![
+                Record::Leased(a.clone()),
+                released(&a, 3),
+                Record::Leased(lease("b", "10.0.0.7", 40)),
+            ],
+            &["b"],
+        ),
+        (
+            "a again, on another address",
+            vec![
+                Record::Leased(a.clone()),
+                released(&a, 3),
+                Record::Leased(lease("a", "10.0.0.9", 4)),
+            ],
+            &["a"],
+        ),
+        (
+            "a again, and the release of before kept by its address",
+            vec![Record::Leased(lease("a", "10.0.0.9", 4)), released(&a, 3)],
+            &["a"],
+        ),
+        ("b stays", vec![Record::Leased(a.clone()), Record::Leased(b), released(&a, 3)], &["b"]),
+    ];
+    for (name, records, expected) in cases {
+        let mut ipam = start.begin().unwrap();
+        ipam.restore(records, at(50));
+        let left: Vec<&str> = ipam.pool().leases().map(|lease| lease.pod.name.as_str()).collect();
+        assert_eq!(left, expected, "{name}");
+    }
+}
+
 #[test]
 fn every_kind_of_input_is_recorded_and_replayed() {
     let (start, ..) = recorded(1);

@@ -167,6 +167,21 @@ at worst             4        110                    114
 }
 
 #[test]
+fn footprint_says_how_many_pods_fit_if_not_all_do() {
+    for (args, note) in [
+        ("r7g.medium --pods 20", "r7g.medium takes 6 pods that need an address, not 20"),
+        ("m5.large --pods 12 --max-pods 10", "m5.large takes 10 pods that need an address, not 12"),
+    ] {
+        let (code, out, err) = run(&format!("footprint {args}"));
+        assert_eq!((code, err), (0, format!("vpc-ipam: {note}\n")), "{args}");
+        assert_eq!(out.lines().count(), 4, "{args}: {out}");
+        let document: Value =
+            serde_json::from_str(&prints(&format!("footprint {args} --json"))).unwrap();
+        assert_eq!(document["notes"], json!([note]), "{args}");
+    }
+}
+
+#[test]
 fn footprint_counts_prefixes_of_ipv6() {
     assert_eq!(
         prints("footprint m5.large --pods 10 --env ENABLE_IPv6=true --env ENABLE_IPv4=true"),

@@ -1,6 +1,7 @@
 //! Leases: how pods get them, wait for them and end them.
 
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use crate::ipam::answer::Granted;
 use crate::ipam::answer::WAITING_MAX;
@@ -15,6 +16,9 @@ use crate::{
 impl Ipam {
     /// Takes in what was durable before a restart; call it before anything is observed.
     ///
+    /// Records may be what a store keeps of them, or all of them in the order in which they were produced: a release ends the lease
+    /// of the same key and addresses that stands before it and is no younger.
+    ///
     /// A lease whose ENI does not show up keeps its address from every other pod until it is released. An address that was
     /// released later than `now`, since the clock was set back, is cooling from now on.
     pub fn restore(&mut self, records: impl IntoIterator<Item = Record>, now: Timestamp) {
@@ -24,7 +28,8 @@ impl Ipam {
         for record in records {
             match record {
                 Record::Leased(lease) => leases.push(lease),
-                Record::Released { addresses, at, .. } => {
+                Record::Released { key, addresses, at } => {
+                    leases.retain(|lease: &Lease| !is_ended_by(lease, &key, &addresses, at));
                     if now.since(at) <= self.config.cooldown {
                         for address in addresses {
                             self.pool.restore_released(address, at.min(now));
@@ -200,4 +205,10 @@ impl Ipam {
         let blocks = self.pool.enis().iter().flat_map(|eni| eni.blocks());
         blocks.filter_map(|block| block.cooled_at(now, self.config.cooldown)).min()
     }
+}
+
+/// Returns whether a release that was recorded after a lease is the end of it, and not of an earlier lease of the same pod.
+fn is_ended_by(lease: &Lease, key: &PodKey, addresses: &[IpAddr], at: Timestamp) -> bool {
+    let holds_them = addresses.is_empty() || lease.addresses().all(|own| addresses.contains(&own));
+    lease.key == *key && lease.since <= at && holds_them
 }

@@ -7,10 +7,10 @@
 //! ```
 //! use vpc_ipam_core::journal::{Start, replay};
 //! # use vpc_ipam_core::{Budget, Config, Limits, Node, Timestamp};
-//! # let node = Node {
-//! #     instance: "i-1".parse()?, instance_type: "m5.large".parse()?, zone: "eu-west-1a".parse()?,
-//! #     vpc: "vpc-1".parse()?, primary: "eni-1".parse()?, subnet: "subnet-1".parse()?,
-//! # };
+//! # let node = Node::new(
+//! #     "i-1".parse()?, "m5.large".parse()?, "eu-west-1a".parse()?, "vpc-1".parse()?,
+//! #     "eni-1".parse()?, "subnet-1".parse()?,
+//! # );
 //! # let limits = Limits::lookup(node.instance_type)?;
 //! let now = Timestamp::from_secs(1_700_000_000);
 //! let (config, budget, seed) = (Config::default(), Budget::default(), 1);

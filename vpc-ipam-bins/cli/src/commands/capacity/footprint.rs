@@ -21,7 +21,8 @@ pub(in crate::commands) struct FootprintArgs {
     /// Pods that need an address
     #[arg(long, value_name = "N", default_value_t = 0)]
     pods: u32,
-    /// The most pods that the node runs; without it, as many as there are addresses
+    /// The most pods with an address of their own that the node runs, those on the host's network not counted; without it, as many as
+    /// there are addresses
     #[arg(long, value_name = "N")]
     max_pods: Option<u32>,
     /// A variable of the node, such as WARM_IP_TARGET=5; may be repeated
@@ -58,7 +59,13 @@ pub(in crate::commands) fn footprint(args: &FootprintArgs) -> Result<(), Failure
             notes.push(refusal);
         }
         let shape = Shape::from(&config).with_host_network_pods(0);
-        let most = args.max_pods.unwrap_or_else(|| capacity(&limits, &shape).max_pods);
+        let by_addresses = capacity(&limits, &shape).max_pods;
+        let most = args.max_pods.unwrap_or(by_addresses);
+        let fit = most.min(by_addresses);
+        if args.pods > fit {
+            let name = limits.instance_type;
+            notes.push(format!("{name} takes {fit} pods that need an address, not {}", args.pods));
+        }
         let footprints = address_footprint(&limits, &config, args.pods, most);
         answers.push(Answer { limits, footprints, notes });
     }

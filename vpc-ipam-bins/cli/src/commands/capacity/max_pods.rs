@@ -29,7 +29,8 @@ pub(in crate::commands) struct MaxPodsArgs {
     /// One ENI is kept for a trunk, for security groups of pods
     #[arg(long)]
     trunk: bool,
-    /// ENIs that are not for pods
+    /// ENIs that are not for pods, besides those that custom networking and a trunk keep; with --compare, Karpenter's RESERVED_ENIS
+    /// is their sum
     #[arg(long, value_name = "N", default_value_t = 0)]
     reserved_enis: u8,
     /// Fabric adapters without addresses on the default network card
