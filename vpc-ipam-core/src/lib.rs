@@ -157,8 +157,8 @@
 //! # Features
 //!
 //! * `serde`: what crosses a process or a restart is serialisable.
-//! * `sim`: [`sim`](https://docs.rs/vpc-ipam-core/latest/vpc_ipam_core/sim/index.html), a model of EC2 in virtual time to test against.
-//! * `testkit`: [`testkit`](https://docs.rs/vpc-ipam-core/latest/vpc_ipam_core/testkit/index.html), what this crate is tested with, for executors and changes of your own; it needs `std`.
+//! * `sim`: the module `sim`, a model of EC2 in virtual time to test against.
+//! * `testkit`: the module `testkit`, what this crate is tested with, for executors and changes of your own; it needs `std`.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
