@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 # One pattern a line: the word, and after the tab what to write instead.
 words='(?i)\b(some|no|every)body(.s)?\b	who acts: the operator, the plugin, another program, no pod
 (?i)\bwhoever\b	who acts
-\bgiv(e|es|en|ing) back\b	release (an address, a block), remove or delete (an ENI)
+\bgiv(e|es|en|ing) ([\w{}-]+ ){0,6}back\b	release (an address, a block), remove or delete (an ENI)
 \bcomes? to rest\b	converges
 \bat rest\b	once converged
 \b(is|are) told\b	gets, reads, is asked

@@ -246,7 +246,7 @@ impl Bench {
         Ok(u8::try_from(table.0)?)
     }
 
-    /// Asks the daemon for an address as the plugin does, and gives it back.
+    /// Asks the daemon for an address as the plugin does, and releases it.
     fn assign_and_release(&self) -> Result<(Lease, Duration), Failure> {
         let key = PodKey::new("bench", "probe", "eth0")?;
         let pod = Pod::new("default", "probe");

@@ -124,9 +124,9 @@ fn ids(text: &str) -> BTreeSet<String> {
 /// What we do otherwise than amazon-vpc-cni-k8s, on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Deviation {
-    /// A cooling address is never released; amazon-vpc-cni-k8s gives it back, and another node may get it at once.
+    /// A cooling address is never released; amazon-vpc-cni-k8s releases it, and another node may get it at once.
     CoolingIsKept,
-    /// Where amazon-vpc-cni-k8s asks for a unit and gives it back for ever, we keep it: what would have to be asked for again is
+    /// Where amazon-vpc-cni-k8s asks for a unit and releases it for ever, we keep it: what would have to be asked for again is
     /// not released.
     Settles,
     /// The whole shortage, and the whole surplus, is planned at once; amazon-vpc-cni-k8s does one thing a tick.

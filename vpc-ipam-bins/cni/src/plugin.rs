@@ -82,7 +82,7 @@ fn add(call: &Call) -> Result<AddResult, Error> {
         Err(NotSetUp { error, running: true }) => Err(error),
         Err(NotSetUp { mut error, running: false }) => {
             if let Err(also) = ask(socket, &Request::Release(key)) {
-                error.details.push_str(&format!("; and giving the address back failed: {also}"));
+                error.details.push_str(&format!("; and releasing the address failed: {also}"));
             }
             Err(error)
         }

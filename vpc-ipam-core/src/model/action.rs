@@ -129,7 +129,7 @@ pub struct ModifyNetworkInterfaceAttribute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum EniAttribute {
-    /// Lets the ENI go when the instance goes.
+    /// Has EC2 delete the ENI with the instance.
     DeleteOnTermination(AttachmentId),
     /// Replaces the security groups.
     Groups(Vec<SecurityGroupId>),
@@ -260,7 +260,7 @@ impl fmt::Display for Ec2Action {
             }
             Self::ModifyNetworkInterfaceAttribute(call) => match &call.attribute {
                 EniAttribute::DeleteOnTermination(_) => {
-                    write!(f, "let {} go when the instance goes", call.eni)
+                    write!(f, "delete {} with the instance", call.eni)
                 }
                 EniAttribute::Groups(groups) => {
                     write!(f, "set {} security groups of {}", groups.len(), call.eni)
@@ -283,15 +283,15 @@ impl fmt::Display for Ec2Action {
                 let single = call.blocks.iter().all(|block| block.prefix_len() == 32);
                 let whole = call.blocks.iter().all(|block| block.prefix_len() < 32);
                 match (single, whole) {
-                    (true, _) if count == 1 => write!(f, "give 1 address of {eni} back"),
-                    (true, _) => write!(f, "give {count} addresses of {eni} back"),
-                    (_, true) => write!(f, "give {count} {} of {eni} back", prefixes(count as u16)),
-                    _ => write!(f, "give {count} addresses and prefixes of {eni} back"),
+                    (true, _) if count == 1 => write!(f, "release 1 address of {eni}"),
+                    (true, _) => write!(f, "release {count} addresses of {eni}"),
+                    (_, true) => write!(f, "release {count} {} of {eni}", prefixes(count as u16)),
+                    _ => write!(f, "release {count} addresses and prefixes of {eni}"),
                 }
             }
             Self::UnassignIpv6Addresses(call) => {
                 let count = call.prefixes.len();
-                write!(f, "give {count} IPv6 {} of {} back", prefixes(count as u16), call.eni)
+                write!(f, "release {count} IPv6 {} of {}", prefixes(count as u16), call.eni)
             }
             Self::DetachNetworkInterface(call) => write!(f, "detach {}", call.eni),
             Self::DeleteNetworkInterface(call) => write!(f, "delete {}", call.eni),

@@ -117,14 +117,14 @@ impl fmt::Display for Because {
             Self::NoEniOnCard { card } => write!(f, "{card} has no ENI that could serve pods"),
             Self::NoIpv6Prefix => f.write_str("pods need an IPv6 address and the ENI has no /80"),
             Self::NotAttached => f.write_str("made, not attached yet"),
-            Self::NoSlot => f.write_str("no place is left to attach it"),
+            Self::NoSlot => f.write_str("no slot is left to attach it"),
             Self::Terminating => f.write_str("the node is terminating and it is not attached"),
             Self::NeverServed { .. } => {
                 f.write_str("it could not be attached or set up; another takes its place")
             }
-            Self::NotDeletedOnTermination => f.write_str("would outlive the instance"),
+            Self::NotDeletedOnTermination => f.write_str("it would outlive the instance"),
             Self::NotSetUp => f.write_str("attached, link not set up yet"),
-            Self::Removing => f.write_str("next step of giving it back"),
+            Self::Removing => f.write_str("next step of removing it"),
             Self::Vanished => f.write_str("EC2 no longer has it"),
             Self::Excluded => f.write_str("its subnet is out of use and no pod is left on it"),
             Self::OtherKind => f.write_str("left from the other mode and unused"),
@@ -230,7 +230,7 @@ impl fmt::Display for Wanted {
             Self::Addresses { card } => write!(f, "more addresses on {card}"),
             Self::Eni { card } => write!(f, "another ENI on {card}"),
             Self::FewerAddresses { card } => write!(f, "fewer addresses on {card}"),
-            Self::FreeEni(eni) => write!(f, "give {eni} back"),
+            Self::FreeEni(eni) => write!(f, "remove {eni}"),
             Self::NextStep(eni) => write!(f, "next step of {eni}"),
             Self::Answer(source) => write!(f, "ask {source}"),
             Self::Subnets => f.write_str("list subnets"),
