@@ -112,17 +112,12 @@ impl Translation {
 
     /// Tells how address translation differs from what it should be.
     pub(crate) fn diff(&self, node: SharedNode) -> oneshot::Receiver<Part> {
-        let (caller, part) = oneshot::channel();
-        // If the thread is not there, nor is the caller's end.
-        let _ = self.0.send(Job::Diff(node, caller));
-        part
+        self.0.ask(|caller| Job::Diff(node, caller))
     }
 
     /// Makes address translation as it should be, and tells what that took.
     pub(crate) fn repair_now(&self, node: SharedNode) -> oneshot::Receiver<Part> {
-        let (caller, part) = oneshot::channel();
-        let _ = self.0.send(Job::RepairNow(node, caller));
-        part
+        self.0.ask(|caller| Job::RepairNow(node, caller))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use tokio::sync::oneshot;
 use tracing::error;
 use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::Namespace;
@@ -36,5 +37,12 @@ impl<J: Send + 'static> Worker<J> {
     /// Queues a job.
     pub(crate) fn send(&self, job: J) -> Result<(), Gone> {
         self.0.send(job).map_err(|_| Gone)
+    }
+
+    /// Queues a job that has an answer. If the thread is gone the answer's other end is, too.
+    pub(crate) fn ask<A>(&self, job: impl FnOnce(oneshot::Sender<A>) -> J) -> oneshot::Receiver<A> {
+        let (caller, answer) = oneshot::channel();
+        let _ = self.send(job(caller));
+        answer
     }
 }
