@@ -66,9 +66,7 @@ fn add(call: &Call) -> Result<AddResult, Error> {
     let (lease, settings) = match asked.answer().map_err(not_asked)? {
         Answer::Lease { lease, links } => (lease, settings(call, links)),
         Answer::Refused(refusal) => return Err(refusal.into()),
-        other @ (Answer::Unknown | Answer::Status(_) | Answer::Net(_)) => {
-            return Err(unexpected(&other));
-        }
+        other => return Err(unexpected(&other)),
     };
     // The daemon has read what was left for it: a pending release of this pod would take away the address that it just got.
     let done = pending_release::withdraw(socket, &key)
@@ -156,7 +154,7 @@ fn check(call: &Call) -> Result<(), Error> {
             return Err(error);
         }
         Answer::Refused(refusal) => return Err(refusal.into()),
-        other @ (Answer::Status(_) | Answer::Net(_)) => return Err(unexpected(&other)),
+        other => return Err(unexpected(&other)),
     };
     let network = pod::desired(&lease, &settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
@@ -223,7 +221,7 @@ fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelErr
             return Ok(release(socket, key)?);
         }
         Answer::Refused(refusal) => return Err(Error::from(refusal).into()),
-        other @ (Answer::Status(_) | Answer::Net(_)) => return Err(unexpected(&other).into()),
+        other => return Err(unexpected(&other).into()),
     };
     let network = pod::desired(&lease, &settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
@@ -265,7 +263,7 @@ fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
     match ask(socket, &Request::Release(key))? {
         Answer::Lease { .. } | Answer::Unknown => Ok(()),
         Answer::Refused(refusal) => Err(refusal.into()),
-        other @ (Answer::Status(_) | Answer::Net(_)) => Err(unexpected(&other)),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -26,8 +26,10 @@ pub use self::refusal::{Refusal, RefusalKind};
 
 /// Where the daemon listens unless told otherwise.
 pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
-/// The longest document either side reads, in bytes: many times the longest that either writes.
-pub const DOCUMENT_MAX: u64 = 1 << 20;
+/// The longest request that the daemon reads, in bytes: many times the longest that a caller writes.
+pub const REQUEST_MAX: u64 = 1 << 20;
+/// The longest answer that a caller reads, in bytes: 10,000 leases with the longest names take a third of it.
+const ANSWER_MAX: u64 = 64 << 20;
 /// How long the plugin waits for an answer: longer than an ADD may wait for an address.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,12 @@ pub enum Request {
     Leave(PodKey),
     /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
     Release(PodKey),
+    /// What pods have; answered with [`Answer::Leases`].
+    Leases {
+        /// The network configuration whose pods are meant; all pods of the node without one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<String>,
+    },
     /// How the node stands; answered with [`Answer::Status`].
     Status,
     /// How the node's network differs from what it should be; answered with [`Answer::Net`].
@@ -81,6 +89,8 @@ pub enum Answer {
     },
     /// The pod is not known.
     Unknown,
+    /// What pods have, in the order of their keys.
+    Leases(Vec<Lease>),
     /// How the node stands.
     Status(Status),
     /// How the node's network is.
@@ -239,7 +249,7 @@ impl Asked {
     pub fn answer(self) -> Result<Answer, AskError> {
         // As long as the answers are that the plugin gets.
         let mut answer = Vec::with_capacity(2048);
-        self.0.take(DOCUMENT_MAX).read_to_end(&mut answer).map_err(AskError::Exchange)?;
+        self.0.take(ANSWER_MAX).read_to_end(&mut answer).map_err(AskError::Exchange)?;
         if answer.is_empty() {
             let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
             return Err(AskError::Exchange(closed));
@@ -255,7 +265,13 @@ mod tests {
     #[test]
     fn documents_survive_encoding() {
         let key = PodKey::new("aws-cni", "c0ffee", "eth0").unwrap();
-        let requests = [Request::Find(key.clone()), Request::Release(key), Request::Status];
+        let requests = [
+            Request::Find(key.clone()),
+            Request::Release(key),
+            Request::Leases { network: Some("aws-cni".to_string()) },
+            Request::Leases { network: None },
+            Request::Status,
+        ];
         for request in requests {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");

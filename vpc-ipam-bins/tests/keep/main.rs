@@ -4,11 +4,13 @@
 
 mod adopted;
 mod as_root;
+mod call;
 mod check;
 mod conntrack;
 mod crash;
 mod daemon;
 mod faulty;
+mod gc;
 mod many;
 mod names;
 mod others;

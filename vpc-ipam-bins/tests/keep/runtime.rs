@@ -2,17 +2,18 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vpc_ipam::lab::{LabAddress, LabNode, LabSpec, quick};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
 use vpc_ipam_protocol::{Answer, Request, Status, ask};
 use vpc_ipam_tests::program;
+
+use crate::call::Call;
 
 /// Returns a spec for a node that releases addresses at once.
 pub(crate) fn spec(instance_type: &str) -> LabSpec {
@@ -104,33 +105,11 @@ fn spawn_with(
     version: &str,
     prev_result: Option<&Value>,
 ) -> Child {
-    let mut config = json!({
-        "cniVersion": version,
-        "name": "aws-cni",
-        "type": "vpc-cni",
-        "socket": node.socket,
-    });
+    let mut call = Call::of_pod(node, command, version, pod);
     if let Some(result) = prev_result {
-        config["prevResult"] = result.clone();
+        call = call.key("prevResult", result.clone());
     }
-    let spawn = || {
-        let mut child = Command::new(program("vpc-cni"))
-            .env_clear()
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", &pod.name)
-            .env("CNI_NETNS", &pod.path)
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", "/opt/cni/bin")
-            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.called))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-        child
-    };
-    Namespace::named(&node.node_netns).unwrap().run(spawn).unwrap()
+    call.spawn(node)
 }
 
 pub(crate) fn succeeded(output: &Output) -> Value {

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 use tracing::warn;
-use vpc_ipam_core::{Assigned, PodKey, Record, Released, Timestamp};
+use vpc_ipam_core::{Assigned, Lease, PodKey, Record, Released, Timestamp};
 use vpc_ipam_protocol::{Answer, Assign, Request};
 
 use super::Loop;
@@ -30,6 +30,13 @@ impl Loop {
                 answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
             Request::Release(key) => self.release(&key, Some(caller), now),
+            Request::Leases { network } => {
+                let asked_for = |lease: &&Lease| {
+                    network.as_deref().is_none_or(|network| lease.key.network() == network)
+                };
+                let leases = self.ipam.pool().leases().filter(asked_for).cloned().collect();
+                answer(caller, Answer::Leases(leases));
+            }
             Request::Status => {
                 let problems = self.keeper.problems(now);
                 let status =
@@ -125,7 +132,7 @@ impl Loop {
         }
     }
 
-    pub(super) fn lease(&self, lease: vpc_ipam_core::Lease) -> Answer {
+    pub(super) fn lease(&self, lease: Lease) -> Answer {
         Answer::Lease { lease, links: self.links.clone() }
     }
 }

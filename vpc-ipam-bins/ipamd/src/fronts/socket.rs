@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 use vpc_ipam_protocol::trusted_file;
-use vpc_ipam_protocol::{Answer, DOCUMENT_MAX, Refusal, RefusalKind, Request};
+use vpc_ipam_protocol::{Answer, REQUEST_MAX, Refusal, RefusalKind, Request};
 
 use crate::input::Input;
 
@@ -108,7 +108,7 @@ async fn converse(
     place: OwnedSemaphorePermit,
 ) -> io::Result<()> {
     let mut document = Vec::new();
-    let mut limited = (&mut stream).take(DOCUMENT_MAX);
+    let mut limited = (&mut stream).take(REQUEST_MAX);
     tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
     let answer = match serde_json::from_slice::<Request>(&document) {
         Ok(request @ Request::Assign(_)) => {
