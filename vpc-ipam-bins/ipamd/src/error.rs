@@ -5,6 +5,7 @@ use vpc_ipam_core::{UnknownInstanceTypeError, UnusableConfigError};
 use vpc_ipam_linux::host::HostError;
 use vpc_ipam_linux::{ApplyError, NetlinkError, WatchError};
 
+use super::fronts::socket::claim::ClaimError;
 use super::store::OpenError;
 
 /// Why a daemon did not start, or stopped.
@@ -54,6 +55,9 @@ pub enum DaemonError {
     /// The state file could not be opened.
     #[error("open the state file")]
     State(#[from] OpenError),
+    /// The socket is another daemon's, or cannot be claimed.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// The socket could not be made.
     #[error("listen at {path}")]
     Listen {

@@ -15,6 +15,7 @@ mod clock;
 mod conntrack;
 mod error;
 mod event_loop;
+mod file_lock;
 mod fronts;
 mod input;
 mod keeper;
@@ -41,6 +42,7 @@ use vpc_ipam_aws::Ec2Api;
 
 pub use self::clock::Clock;
 pub use self::error::{DaemonError, HostThreadError};
+pub use self::fronts::socket::claim::ClaimError;
 pub use self::options::{Notice, Options};
 
 /// How many inputs may queue up before those who bring them wait.
@@ -67,7 +69,9 @@ pub async fn run(
     let result = daemon.run(queue, shutdown).await;
     // Who still waits hears that the daemon stops.
     let writer = daemon.end();
-    server.stop().await;
+    let claim = server.stop().await;
     writer.stop().await;
+    // Another daemon may begin: of this one nothing is left.
+    drop(claim);
     result
 }

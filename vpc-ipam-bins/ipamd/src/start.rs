@@ -24,6 +24,7 @@ use crate::conntrack::Flush;
 use crate::error::DaemonError;
 use crate::event_loop::Loop;
 use crate::event_loop::addresses::{came_untracked, cool};
+use crate::fronts::socket::claim::Claim;
 use crate::fronts::socket::{self, Server};
 use crate::input::Input;
 use crate::keeper::rivals::Rivals;
@@ -79,6 +80,8 @@ pub(super) async fn start(
     inputs: mpsc::Sender<Input>,
 ) -> Result<Started, DaemonError> {
     let clock = Clock::start();
+    // Before anything is touched, the state file above all.
+    let claim = Claim::take(&options.socket)?;
     let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     let traces = Traces::before(&options, &found)?;
     let kept = store.known().unwrap_or_else(|error| {
@@ -133,8 +136,9 @@ pub(super) async fn start(
     } else {
         tokio::spawn(read_metadata_later(Arc::clone(&api), clock, inputs.clone()));
     }
-    let server = socket::listen(&options.socket, inputs.clone()).map_err(|source| {
-        DaemonError::Listen { path: options.socket.display().to_string(), source }
+    let server = socket::listen(claim, inputs.clone()).map_err(|source| DaemonError::Listen {
+        path: options.socket.display().to_string(),
+        source,
     })?;
     info!(
         instance = %metadata.node.instance,

@@ -18,6 +18,7 @@ use vpc_ipam_core::{PodKey, Record, Timestamp};
 use vpc_ipam_protocol::trusted_file;
 
 use self::file::{Unusable, to_redb, to_redb_error};
+use crate::file_lock;
 
 pub use self::error::{KnownError, OpenError, WriteError};
 pub use self::known::{Known, TakenOver};
@@ -84,9 +85,7 @@ impl Store {
                 let found = if existed { Found::OtherBoot } else { Found::Nothing };
                 return Ok((store, found));
             }
-            Err(Unusable::InUse) => {
-                return Err(OpenError::InUse { path: path.display().to_string() });
-            }
+            Err(Unusable::InUse) => return Err(in_use(path)),
             Err(Unusable::Failed(source)) => return Err(unusable(path, source)),
             Err(Unusable::UnknownVersion(found)) => {
                 return Err(OpenError::UnknownVersion { path: path.display().to_string(), found });
@@ -99,7 +98,7 @@ impl Store {
             .map_err(|source| OpenError::Move { path: path.display().to_string(), source })?;
         match Self::open_file(path, boot, now) {
             Ok((store, _)) => Ok((store, Found::Damaged { moved_to, why })),
-            Err(Unusable::InUse) => Err(OpenError::InUse { path: path.display().to_string() }),
+            Err(Unusable::InUse) => Err(in_use(path)),
             Err(Unusable::Failed(source)) => Err(unusable(path, source)),
             Err(Unusable::Damaged(why) | Unusable::UnknownVersion(why)) => {
                 Err(unusable(path, to_redb(why)))
@@ -170,6 +169,11 @@ impl Store {
 /// Returns the id of this boot of the kernel.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
+}
+
+fn in_use(path: &Path) -> OpenError {
+    let owner = file_lock::in_words(file_lock::holder(path));
+    OpenError::InUse { path: path.display().to_string(), owner }
 }
 
 fn unusable(path: &Path, source: redb::Error) -> OpenError {

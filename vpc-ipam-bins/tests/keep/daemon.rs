@@ -122,7 +122,7 @@ pub(crate) fn daemon_of(
     daemon_as(node, api, shutdown, |_| {})
 }
 
-fn daemon_as(
+pub(crate) fn daemon_as(
     node: &LabNode,
     api: Arc<dyn Ec2Api>,
     shutdown: impl Future<Output = ()> + Send + 'static,

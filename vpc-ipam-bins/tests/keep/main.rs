@@ -17,4 +17,5 @@ mod others;
 mod repair;
 mod result;
 mod runtime;
+mod socket;
 mod start;

@@ -1,130 +1,150 @@
 //! The unix socket at which the plugin and the command line ask.
 
+mod callers;
+pub(crate) mod claim;
+mod place;
+
 use core::time::Duration;
-use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 use vpc_ipam_protocol::trusted_file;
 use vpc_ipam_protocol::{Answer, REQUEST_MAX, Refusal, RefusalKind, Request};
 
+use self::callers::{Callers, IdlePlace};
+use self::claim::Claim;
+use self::place::Place;
 use crate::input::Input;
 
-/// How many callers are served at once, those who wait for an address aside, whom core bounds; further ones wait in the
-/// kernel's queue.
-const CALLERS_MAX: usize = 256;
+/// How many requests are answered at once, those that wait for an address aside, whom core bounds.
+const SERVED_MAX: usize = 256;
 /// How long a caller may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a caller may take to read its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long callers may take to read their answers when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket that is served until it is stopped.
 pub(crate) struct Server {
-    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Place>,
+    callers: Callers,
     /// Closes when the last conversation has ended.
     conversations: mpsc::Receiver<()>,
-    path: PathBuf,
 }
 
 impl Server {
-    /// Stops listening, removes the socket, and lets the callers that it serves read their answers.
-    pub(crate) async fn stop(mut self) {
-        self.task.abort();
-        // A newer daemon may have replaced it already.
-        let _ = fs::remove_file(&self.path);
+    /// Stops listening, removes the socket if it is still ours, and lets the callers that are served read their answers.
+    ///
+    /// The right to the socket is the caller's then, who drops it when nothing of the daemon is left.
+    pub(crate) async fn stop(mut self) -> Option<Claim> {
+        let _ = self.stop.send(());
+        let claim = self.task.await.ok().map(Place::remove);
+        self.callers.close_idle();
         let ended = tokio::time::timeout(STOP_PATIENCE, self.conversations.recv());
         if ended.await.is_err() {
             warn!("callers did not read their answers");
         }
+        claim
     }
 }
 
-/// Listens at a path that only root and our own user can reach.
-pub(crate) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> io::Result<Server> {
-    if let Some(directory) = path.parent() {
-        trusted_file::folder(directory).map_err(io::Error::other)?;
-    }
-    match fs::symlink_metadata(path) {
-        // Of a daemon that was killed.
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-        Ok(_) => {
-            let what = "there is something else than a socket, which is left alone";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+/// Listens at a socket that only root and our own user can reach.
+pub(crate) fn listen(claim: Claim, inputs: mpsc::Sender<Input>) -> io::Result<Server> {
+    let place = Place::make(claim)?;
     let (conversation, conversations) = mpsc::channel(1);
-    let task = tokio::spawn(serve(listener, inputs, conversation));
-    Ok(Server { task, conversations, path: path.to_path_buf() })
+    let (stop, stopped) = oneshot::channel();
+    let callers = Callers::default();
+    let service = Service {
+        callers: callers.clone(),
+        served: Arc::new(Semaphore::new(SERVED_MAX)),
+        inputs,
+        conversation,
+    };
+    let task = tokio::spawn(serve(place, service, stopped));
+    Ok(Server { stop, task, callers, conversations })
 }
 
-async fn serve(
-    listener: UnixListener,
+/// What each conversation takes.
+#[derive(Clone)]
+struct Service {
+    callers: Callers,
+    served: Arc<Semaphore>,
     inputs: mpsc::Sender<Input>,
+    /// Held as long as a conversation lasts.
     conversation: mpsc::Sender<()>,
-) {
-    let places = Arc::new(Semaphore::new(CALLERS_MAX));
+}
+
+async fn serve(mut place: Place, service: Service, mut stopped: oneshot::Receiver<()>) -> Place {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped => return place,
+            () = place.disturbed() => None,
+            accepted = place.accept() => Some(accepted),
+        };
+        match accepted {
+            None => place.restore().into_iter().for_each(|stream| service.begin(stream)),
+            Some(Ok(stream)) => {
+                service.callers.room().await;
+                service.begin(stream);
+            }
+            Some(Err(error)) => {
                 // Out of file descriptors, as a rule: it passes.
                 warn!(%error, "cannot accept a caller");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
             }
-        };
+        }
+    }
+}
+
+impl Service {
+    /// Begins a conversation with a caller whom we serve.
+    fn begin(&self, stream: UnixStream) {
         match stream.peer_cred() {
             Ok(caller) if trusted_file::is_trusted(caller.uid()) => {}
             caller => {
                 warn!(?caller, "a caller who is neither root nor our own user was turned away");
-                continue;
+                return;
             }
         }
-        let (inputs, conversation) = (inputs.clone(), conversation.clone());
-        tokio::spawn(async move {
-            if let Err(error) = converse(stream, &inputs, place).await {
+        let service = self.clone();
+        self.callers.spawn(|idle| async move {
+            if let Err(error) = service.converse(stream, idle).await {
                 debug!(%error, "a caller hung up");
             }
-            drop(conversation);
+            drop(service.conversation);
         });
     }
-}
 
-async fn converse(
-    mut stream: UnixStream,
-    inputs: &mpsc::Sender<Input>,
-    place: OwnedSemaphorePermit,
-) -> io::Result<()> {
-    let mut document = Vec::new();
-    let mut limited = (&mut stream).take(REQUEST_MAX);
-    tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
-    let answer = match serde_json::from_slice::<Request>(&document) {
-        Ok(request @ Request::Assign(_)) => {
+    async fn converse(&self, mut stream: UnixStream, idle: IdlePlace) -> io::Result<()> {
+        let mut document = Vec::new();
+        let mut limited = (&mut stream).take(REQUEST_MAX);
+        tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
+        drop(idle);
+        let answer = match serde_json::from_slice::<Request>(&document) {
             // It may wait for an address, and callers that release one must not wait for it.
-            drop(place);
-            ask(request, inputs).await
-        }
-        Ok(request) => ask(request, inputs).await,
-        Err(error) => Answer::Refused(Refusal {
-            kind: RefusalKind::UnknownRequest,
-            message: "read the request".to_string(),
-            details: format!("{error}: are the caller and the daemon of the same version?"),
-        }),
-    };
-    stream.write_all(&serde_json::to_vec(&answer)?).await?;
-    stream.shutdown().await
+            Ok(request @ Request::Assign(_)) => ask(request, &self.inputs).await,
+            Ok(request) => {
+                let _served = self.served.acquire().await;
+                ask(request, &self.inputs).await
+            }
+            Err(error) => Answer::Refused(Refusal {
+                kind: RefusalKind::UnknownRequest,
+                message: "read the request".to_string(),
+                details: format!("{error}: are the caller and the daemon of the same version?"),
+            }),
+        };
+        let document = serde_json::to_vec(&answer)?;
+        tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&document)).await??;
+        stream.shutdown().await
+    }
 }
 
 async fn ask(request: Request, inputs: &mpsc::Sender<Input>) -> Answer {

@@ -9,10 +9,14 @@ use super::file::{FORMAT, KNOWN_FORM};
 #[non_exhaustive]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("{path} is in use: is another vpc-ipamd running?")]
+    #[error(
+        "{path} is the state file of another daemon, {owner}: stop that one first, or give this one its own --socket and --state"
+    )]
     InUse {
         /// The file.
         path: String,
+        /// The other daemon's process, as far as the kernel shows it.
+        owner: String,
     },
     /// The directory could not be made, or is another user's or every user's.
     #[error("keep the state file in a folder of ours")]
