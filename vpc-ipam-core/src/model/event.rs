@@ -1,6 +1,7 @@
 //! What happened, for logs, metrics and flight recorders.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
@@ -121,4 +122,65 @@ pub enum Event {
         /// How many events the reader did not see.
         count: u64,
     },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EniAppeared { eni, card, device: DeviceIndex(u8::MAX) } => {
+                write!(f, "{eni} appeared, for {card}")
+            }
+            Self::EniAppeared { eni, card, device } => {
+                write!(f, "{eni} appeared at {card} {device}")
+            }
+            Self::EniReady { eni } => write!(f, "{eni} is ready"),
+            Self::EniRemoved { eni } => write!(f, "{eni} is deleted"),
+            Self::EniVanished { eni, pods } => {
+                write!(f, "{eni} vanished from EC2")?;
+                list(f, ", and with it the addresses of ", pods)
+            }
+            Self::BlocksAdded { eni, blocks } => {
+                write!(f, "{eni} has ")?;
+                list(f, "", blocks)
+            }
+            Self::BlocksRefused { eni, blocks } => {
+                write!(f, "{eni} shows what no pod can use: ")?;
+                list(f, "", blocks)
+            }
+            Self::BlocksRemoved { eni, blocks } => {
+                write!(f, "{eni} no longer has ")?;
+                list(f, "", blocks)
+            }
+            Self::AddressLost { key, address } => {
+                write!(f, "EC2 no longer shows {address}, which {key} holds")
+            }
+            Self::SourcesDisagree { eni, cause } => write!(f, "{eni} is unconfirmed: {cause}"),
+            Self::ObservationPutAside { source, as_of, enis } => {
+                write!(f, "an answer of {source} of {as_of} with {enis} ENIs was put aside")
+            }
+            Self::ActionFailed { id, failure } => write!(f, "action {id} failed: {failure}"),
+            Self::Failing { scope, failure, until } => {
+                write!(f, "{scope}: {failure}; tried again at {until}")
+            }
+            Self::Recovered { scope, failures } => {
+                write!(f, "over after {failures} in a row: {scope}")
+            }
+            Self::LeaseConflict { key } => {
+                write!(f, "the record of {key} names an address of another record")
+            }
+            Self::Dropped { count } => write!(f, "{count} events were dropped"),
+        }
+    }
+}
+
+/// Writes a list of things, if there are any: at most eight, and how many more.
+fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, before: &str, things: &[T]) -> fmt::Result {
+    const SHOWN: usize = 8;
+    for (index, thing) in things.iter().take(SHOWN).enumerate() {
+        write!(f, "{}{thing}", if index == 0 { before } else { ", " })?;
+    }
+    match things.len().saturating_sub(SHOWN) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
 }
