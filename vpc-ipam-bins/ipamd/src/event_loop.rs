@@ -3,6 +3,7 @@
 pub(super) mod addresses;
 mod answers;
 mod commit;
+pub(super) mod history;
 mod requests;
 
 use core::future::Future;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::Ec2Api;
 use vpc_ipam_core::{
@@ -19,11 +20,12 @@ use vpc_ipam_core::{
     Outcome, PodKey, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::{ConntrackError, EniTable, TableReason, eni};
-use vpc_ipam_protocol::{Answer, PodLinks};
+use vpc_ipam_linux::{ApplyError, ConntrackError, EniTable, Repaired, TableReason, eni};
+use vpc_ipam_protocol::{PodLinks, What};
 
-use self::answers::{answer, refused};
+use self::answers::{Caller, refused};
 use self::commit::{PendingCommit, Write};
+use self::history::History;
 use super::clock::Clock;
 use super::conntrack::Flush;
 use super::error::{DaemonError, HostThreadError};
@@ -76,13 +78,15 @@ pub(super) struct Loop {
     /// Where the namespaces of pods are, as far as they are known.
     pub(super) sandboxes: BTreeMap<PodKey, PathBuf>,
     /// Who waits for the address of a pod.
-    pub(super) callers: BTreeMap<PodKey, Vec<oneshot::Sender<Answer>>>,
+    pub(super) callers: BTreeMap<PodKey, Vec<Caller>>,
     /// What has to be durable before its callers are answered.
     pub(super) unwritten: Vec<PendingCommit>,
     /// What the writer is making durable now.
     pub(super) being_written: Vec<Write>,
     /// Before which no further write is tried, after one failed.
     pub(super) write_at: Option<tokio::time::Instant>,
+    /// What happened lately.
+    pub(super) history: History,
 }
 
 impl Loop {
@@ -100,6 +104,7 @@ impl Loop {
                 self.pending_links.due(),
                 self.flush.due(),
                 self.departed.due(),
+                self.history.due(),
             ];
             let tended = tended.into_iter().flatten().map(|at| self.clock.instant(at)).min();
             let due = due.into_iter().chain(self.write_at).chain(tended).min();
@@ -184,8 +189,9 @@ impl Loop {
             match result {
                 Ok(uncommitted) => self.granted(uncommitted, callers),
                 Err(error) => {
+                    self.refused(&key, error.to_string());
                     for caller in callers {
-                        answer(caller, refused(&error));
+                        caller.answer(refused(&error));
                     }
                 }
             }
@@ -195,9 +201,15 @@ impl Loop {
         }
         while let Some(event) = self.ipam.poll_event() {
             log(&event);
-            self.notice(Notice::Happened(self.clock.now(), event));
+            let now = self.clock.now();
+            // What failed is in the history already, with the outcome.
+            if !matches!(event, Event::ActionFailed { .. }) {
+                self.history.push(now, What::Event(event.clone()));
+            }
+            self.notice(Notice::Happened(now, event));
         }
         self.run_due()?;
+        self.history.run_due(self.clock.now());
         self.write()
     }
 
@@ -247,6 +259,7 @@ impl Loop {
 
     fn execute(&mut self, issued: Issued) -> Result<(), DaemonError> {
         debug!(id = %issued.id, action = ?issued.action, because = %issued.because, "issued");
+        self.history.push(self.clock.now(), What::Issued(issued.clone()));
         self.notice(Notice::Issued(self.clock.now(), issued.clone()));
         let Issued { id, action, .. } = issued;
         match action {
@@ -290,8 +303,14 @@ impl Loop {
                     );
                 }
             }
-            Input::Repaired(result) => self.keeper.repaired(result, now),
-            Input::Translated(result) => self.keeper.translated(result, now),
+            Input::Repaired(result) => {
+                self.put_right(&result, now);
+                self.keeper.repaired(result, now);
+            }
+            Input::Translated(result) => {
+                self.put_right(&result, now);
+                self.keeper.translated(result, now);
+            }
             Input::Departed(key) => {
                 self.departed.done(&key);
                 self.keeper.departed(&key, now);
@@ -324,6 +343,13 @@ impl Loop {
             self.cool(shown, now);
         }
         self.sources.on_outcome(&outcome, self.ipam.node());
+        self.history.push(
+            now,
+            match &outcome {
+                Outcome::Done(_) => What::Done { id },
+                Outcome::Failed(failure) => What::Failed { id, failure: failure.clone() },
+            },
+        );
         self.notice(Notice::Ended(now, id, outcome.clone()));
         self.ipam.handle_outcome(id, outcome, now);
     }
@@ -418,6 +444,21 @@ impl Loop {
             self.known = known.clone();
             self.remembering += usize::from(self.writer.remember(known).is_ok());
         }
+    }
+
+    /// Takes note of what a repair of the node's network changed.
+    fn put_right(&mut self, result: &Result<Repaired, ApplyError>, now: Timestamp) {
+        if let Ok(Repaired { differences, .. }) = result
+            && !differences.is_empty()
+        {
+            let changed = differences.iter().map(ToString::to_string).collect();
+            self.history.push(now, What::Repaired { changed });
+        }
+    }
+
+    /// Takes note that a pod gets no address.
+    pub(super) fn refused(&mut self, key: &PodKey, why: String) {
+        self.history.push(self.clock.now(), What::Refused { key: key.clone(), why });
     }
 
     pub(super) fn notice(&self, notice: Notice) {

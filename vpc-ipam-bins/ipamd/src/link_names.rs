@@ -1,5 +1,6 @@
 //! Which names the links of pods have on the host: two pods' names may lead to one.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -59,6 +60,13 @@ impl LinkNames {
                 }
             }
         }
+    }
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { link, by } = self;
+        write!(f, "its link on the node would be {link}, that of pod {}/{}", by.namespace, by.name)
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "the programs are where clocks and variables are read"
 )]
 
+mod happening;
 pub mod one_line;
 pub mod pending_release;
 mod refusal;
@@ -20,16 +21,22 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vpc_ipam_core::{AddressRequest, EniId, Lease, PodKey};
+use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Plan, PodKey};
 
+pub use self::happening::{Happening, Happenings, What};
 pub use self::refusal::{Refusal, RefusalKind};
 
+/// The version of what daemon and callers say to each other. It grows when a request or an answer gains something that an older side
+/// does not know; requests of an older version are answered as before.
+pub const PROTOCOL: u32 = 2;
 /// Where the daemon listens unless told otherwise.
 pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
 /// The longest request that the daemon reads, in bytes: many times the longest that a caller writes.
 pub const REQUEST_MAX: u64 = 1 << 20;
 /// The longest answer that a caller reads, in bytes: 10,000 leases with the longest names take a third of it.
 const ANSWER_MAX: u64 = 64 << 20;
+/// The longest that the daemon waits for something to happen before it says that nothing did, in seconds.
+pub const EVENTS_WAIT_MAX: u64 = 30;
 /// How long the plugin waits for an answer: longer than an ADD may wait for an address.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -53,6 +60,19 @@ pub enum Request {
     },
     /// How the node stands; answered with [`Answer::Status`].
     Status,
+    /// What is wanted, done and blocked, and why; answered with [`Answer::Explanation`].
+    Explain,
+    /// What would be done next; answered with [`Answer::Plan`].
+    Plan,
+    /// What happened after the happening of this number; answered with [`Answer::Happenings`].
+    Events {
+        /// The number of the last one that is known; 0 for all that the daemon still knows.
+        #[serde(default)]
+        after: u64,
+        /// How long to wait for the next one if there is none yet, in seconds: at most [`EVENTS_WAIT_MAX`].
+        #[serde(default)]
+        wait: u64,
+    },
     /// How the node's network differs from what it should be; answered with [`Answer::Net`].
     NetDiff,
     /// That the node's network be made as it should be; answered with [`Answer::Net`].
@@ -93,6 +113,12 @@ pub enum Answer {
     Leases(Vec<Lease>),
     /// How the node stands.
     Status(Status),
+    /// What is wanted, done and blocked, and why.
+    Explanation(Box<Explanation>),
+    /// What would be done next.
+    Plan(Plan),
+    /// What happened.
+    Happenings(Happenings),
     /// How the node's network is.
     Net(NetReport),
     /// It could not be done.
@@ -147,6 +173,12 @@ pub struct NetReport {
 /// How a node stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// The daemon's version.
+    #[serde(default)]
+    pub version: String,
+    /// The version of what it understands, [`PROTOCOL`]; 0 of one that does not say.
+    #[serde(default)]
+    pub protocol: u32,
     /// Whether the next pod would get an address, at once or within the time that an ADD may wait.
     pub ready: bool,
     /// The instance.

@@ -1,12 +1,25 @@
 //! Answers to the plugin and the command line.
 
 use tokio::sync::oneshot;
-use vpc_ipam_core::AssignError;
+use vpc_ipam_core::{AssignError, Timestamp};
 use vpc_ipam_protocol::{Answer, Refusal, RefusalKind};
 
-pub(super) fn answer(caller: oneshot::Sender<Answer>, said: Answer) {
-    // A caller that hung up will ask again, or send DEL.
-    let _ = caller.send(said);
+/// Who waits for an answer.
+pub(crate) struct Caller {
+    hears: oneshot::Sender<Answer>,
+    /// When the loop took the request in.
+    pub(super) asked: Timestamp,
+}
+
+impl Caller {
+    pub(super) fn new(hears: oneshot::Sender<Answer>, asked: Timestamp) -> Self {
+        Self { hears, asked }
+    }
+
+    pub(super) fn answer(self, said: Answer) {
+        // A caller that hung up will ask again, or send DEL.
+        let _ = self.hears.send(said);
+    }
 }
 
 pub(super) fn refused(error: &AssignError) -> Answer {

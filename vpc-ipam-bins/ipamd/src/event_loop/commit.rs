@@ -2,13 +2,12 @@
 
 use core::time::Duration;
 
-use tokio::sync::oneshot;
 use tracing::{error, warn};
 use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted, error_chain};
-use vpc_ipam_protocol::{Answer, Refusal, RefusalKind};
+use vpc_ipam_protocol::{Answer, Refusal, RefusalKind, What};
 
 use super::Loop;
-use super::answers::{answer, gone};
+use super::answers::{Caller, gone};
 use crate::conntrack::Flush;
 use crate::error::DaemonError;
 use crate::store::{Entry, WriteError};
@@ -19,8 +18,8 @@ const WRITE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Something to be made durable, and who is answered then.
 pub(crate) enum Write {
-    Grant(Uncommitted, Vec<oneshot::Sender<Answer>>),
-    Release(Record, Answer, Vec<oneshot::Sender<Answer>>),
+    Grant(Uncommitted, Vec<Caller>),
+    Release(Record, Answer, Vec<Caller>),
     /// A grant that could not be made durable may be in the file all the same.
     Undo(Record),
 }
@@ -74,18 +73,15 @@ impl PendingCommit {
 
 impl Loop {
     /// Queues the write of a granted lease; the callers are answered once it is durable.
-    pub(super) fn granted(
-        &mut self,
-        uncommitted: Uncommitted,
-        callers: Vec<oneshot::Sender<Answer>>,
-    ) {
+    pub(super) fn granted(&mut self, uncommitted: Uncommitted, callers: Vec<Caller>) {
         if let Record::Leased(lease) = uncommitted.record() {
             // While it waited for the address, another may have got one; and only the lease says how many interfaces there are.
             if let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count()) {
+                self.refused(&lease.key, taken.to_string());
                 let undone = self.ipam.abandon(uncommitted, self.clock.now());
                 self.commit_later(undone.map(Write::Undo));
                 for caller in callers {
-                    answer(caller, taken.answer(&lease.pod));
+                    caller.answer(taken.answer(&lease.pod));
                 }
                 return;
             }
@@ -139,12 +135,7 @@ impl Loop {
     }
 
     /// Withdraws a grant: while it was written, its address turned out to belong to a pod that is in no state file.
-    fn withdraw(
-        &mut self,
-        uncommitted: Uncommitted,
-        callers: Vec<oneshot::Sender<Answer>>,
-        now: Timestamp,
-    ) {
+    fn withdraw(&mut self, uncommitted: Uncommitted, callers: Vec<Caller>, now: Timestamp) {
         let (key, addresses) = (uncommitted.key().clone(), uncommitted.addresses());
         let addresses: Vec<_> = addresses.collect();
         let record = uncommitted.record();
@@ -153,15 +144,12 @@ impl Loop {
         let undone = self.ipam.abandon(uncommitted, now).map(Write::Undo);
         self.commit_first(undone);
         for caller in callers {
-            answer(
-                caller,
-                Answer::Refused(Refusal {
-                    kind: RefusalKind::TryAgainLater,
-                    message: "assign an address to the pod".to_string(),
-                    details: "another program gave the address to a pod of its own meanwhile"
-                        .to_string(),
-                }),
-            );
+            caller.answer(Answer::Refused(Refusal {
+                kind: RefusalKind::TryAgainLater,
+                message: "assign an address to the pod".to_string(),
+                details: "another program gave the address to a pod of its own meanwhile"
+                    .to_string(),
+            }));
         }
         // A running pod that was added again keeps its own.
         if self.ipam.pool().lease(&key).is_none() {
@@ -173,7 +161,7 @@ impl Loop {
     }
 
     /// Returns who waits until the release of a pod is durable, if it is not yet.
-    pub(super) fn release_of(&mut self, of: &PodKey) -> Option<&mut Vec<oneshot::Sender<Answer>>> {
+    pub(super) fn release_of(&mut self, of: &PodKey) -> Option<&mut Vec<Caller>> {
         let unwritten = self.unwritten.iter_mut().map(PendingCommit::write_mut);
         self.being_written.iter_mut().chain(unwritten).find_map(|write| match write {
             Write::Release(Record::Released { key, .. }, _, callers) if key == of => Some(callers),
@@ -200,33 +188,38 @@ impl Loop {
             Write::Grant(uncommitted, callers) => match self.ipam.commit(uncommitted) {
                 Some(lease) => {
                     self.keeper.leased(&lease, now);
+                    let asked = callers.iter().map(|caller| caller.asked).min().unwrap_or(now);
+                    let ms = u64::try_from(now.since(asked).as_millis()).unwrap_or(u64::MAX);
+                    self.history.push(now, What::Assigned { lease: lease.clone(), ms });
                     (self.lease(lease), callers)
                 }
                 None => (gone(), callers),
             },
-            Write::Release(_, said, callers) => (said, callers),
+            Write::Release(_, said, callers) => {
+                if let Answer::Lease { lease, .. } = &said {
+                    self.history.push(now, What::Released { lease: lease.clone() });
+                }
+                (said, callers)
+            }
             Write::Undo(_) => return,
         };
         for caller in callers {
-            answer(caller, said.clone());
+            caller.answer(said.clone());
         }
     }
 
     /// A write failed: its callers are refused, grants are taken back, and what has to be in the file is written again.
     fn not_committed(&mut self, written: Vec<Write>, error: &str, now: Timestamp) {
         error!(error, records = written.len(), "cannot make grants and releases durable");
-        let refuse = |callers: Vec<oneshot::Sender<Answer>>, attempted: &str| {
+        let refuse = |callers: Vec<Caller>, attempted: &str| {
             for caller in callers {
-                answer(
-                    caller,
-                    Answer::Refused(Refusal {
-                        kind: RefusalKind::StateFile,
-                        message: attempted.to_string(),
-                        details: format!(
-                            "{error}; is the file system of the state file full or read-only?"
-                        ),
-                    }),
-                );
+                caller.answer(Answer::Refused(Refusal {
+                    kind: RefusalKind::StateFile,
+                    message: attempted.to_string(),
+                    details: format!(
+                        "{error}; is the file system of the state file full or read-only?"
+                    ),
+                }));
             }
         };
         let mut again = Vec::new();

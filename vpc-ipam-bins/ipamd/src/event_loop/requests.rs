@@ -6,7 +6,7 @@ use vpc_ipam_core::{Assigned, Lease, PodKey, Record, Released, Timestamp};
 use vpc_ipam_protocol::{Answer, Assign, Request};
 
 use super::Loop;
-use super::answers::{answer, gone, refused};
+use super::answers::{Caller, gone, refused};
 use super::commit::Write;
 use crate::fronts::status;
 use crate::threads::net_report;
@@ -15,19 +15,20 @@ impl Loop {
     pub(super) fn on_request(
         &mut self,
         request: Request,
-        caller: oneshot::Sender<Answer>,
+        hears: oneshot::Sender<Answer>,
         now: Timestamp,
     ) {
+        let caller = Caller::new(hears, now);
         match request {
             Request::Assign(assign) => self.on_assign(assign, caller, now),
             Request::Find(key) => {
                 let found = self.ipam.pool().lease(&key).cloned();
-                answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
+                caller.answer(found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
             Request::Leave(key) => {
                 self.keeper.leaving(&key);
                 let found = self.ipam.pool().lease(&key).cloned();
-                answer(caller, found.map_or(Answer::Unknown, |lease| self.lease(lease)));
+                caller.answer(found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
             Request::Release(key) => self.release(&key, Some(caller), now),
             Request::Leases { network } => {
@@ -35,30 +36,35 @@ impl Loop {
                     network.as_deref().is_none_or(|network| lease.key.network() == network)
                 };
                 let leases = self.ipam.pool().leases().filter(asked_for).cloned().collect();
-                answer(caller, Answer::Leases(leases));
+                caller.answer(Answer::Leases(leases));
             }
             Request::Status => {
                 let problems = self.keeper.problems(now);
                 let status =
                     status::of(&self.ipam, &self.sources, self.keeper.counts(), problems, now);
-                answer(caller, Answer::Status(status));
+                caller.answer(Answer::Status(status));
             }
+            Request::Explain => {
+                caller.answer(Answer::Explanation(Box::new(self.ipam.explain(now))));
+            }
+            Request::Plan => caller.answer(Answer::Plan(self.ipam.plan(now))),
+            Request::Events { after, wait } => self.history.ask(caller, after, wait, now),
             Request::NetDiff => {
                 let kernel = self.host.diff(self.keeper.node());
                 let translation = self.translation.diff(self.keeper.node());
                 let told = net_report::answer("compare the node's network", kernel, translation);
-                tokio::spawn(async move { answer(caller, told.await) });
+                tokio::spawn(async move { caller.answer(told.await) });
             }
             Request::NetRepair => {
                 let kernel = self.host.repair_now(self.keeper.node());
                 let translation = self.translation.repair_now(self.keeper.node());
                 let told = net_report::answer("put the node's network right", kernel, translation);
-                tokio::spawn(async move { answer(caller, told.await) });
+                tokio::spawn(async move { caller.answer(told.await) });
             }
         }
     }
 
-    fn on_assign(&mut self, assign: Assign, caller: oneshot::Sender<Answer>, now: Timestamp) {
+    fn on_assign(&mut self, assign: Assign, caller: Caller, now: Timestamp) {
         match assign {
             // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
             // that the sources may take long to say.
@@ -72,12 +78,13 @@ impl Loop {
                     }
                     None => gone(),
                 };
-                answer(caller, said);
+                caller.answer(said);
             }
             Assign { request, .. } if let Some(taken) = self.names.taken(&request.pod, 1) => {
                 let refused = taken.answer(&request.pod);
                 warn!(pod = %request.key, ?taken, "no address");
-                answer(caller, refused);
+                self.refused(&request.key, taken.to_string());
+                caller.answer(refused);
             }
             Assign { request, sandbox } => {
                 if let Some(sandbox) = sandbox {
@@ -90,7 +97,8 @@ impl Loop {
                     }
                     Err(error) => {
                         warn!(pod = %request.key, error = %error, "no address");
-                        answer(caller, refused(&error));
+                        self.refused(&request.key, error.to_string());
+                        caller.answer(refused(&error));
                     }
                 }
             }
@@ -98,18 +106,13 @@ impl Loop {
     }
 
     /// Releases the addresses of a pod that is gone, and answers who asked for it once that is durable.
-    pub(super) fn release(
-        &mut self,
-        key: &PodKey,
-        caller: Option<oneshot::Sender<Answer>>,
-        now: Timestamp,
-    ) {
+    pub(super) fn release(&mut self, key: &PodKey, caller: Option<Caller>, now: Timestamp) {
         self.sandboxes.remove(key);
         if let Some(left) = self.keeper.released(key) {
             self.departed.push(key, left, now);
         }
         for waiting in self.callers.remove(key).unwrap_or_default() {
-            answer(waiting, gone());
+            waiting.answer(gone());
         }
         match self.ipam.release(key, now) {
             Released::Lease { lease, at } => {
@@ -126,7 +129,7 @@ impl Loop {
                 match self.release_of(key) {
                     // Asked again: the pod is gone for good once that is durable.
                     Some(callers) => callers.push(caller),
-                    None => answer(caller, Answer::Unknown),
+                    None => caller.answer(Answer::Unknown),
                 }
             }
         }

@@ -129,8 +129,10 @@ impl Service {
         tokio::time::timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut document)).await??;
         drop(idle);
         let answer = match serde_json::from_slice::<Request>(&document) {
-            // It may wait for an address, and callers that release one must not wait for it.
-            Ok(request @ Request::Assign(_)) => ask(request, &self.inputs).await,
+            // They may wait, for an address or for something to happen, and callers that release an address must not wait for them.
+            Ok(request @ (Request::Assign(_) | Request::Events { .. })) => {
+                ask(request, &self.inputs).await
+            }
             Ok(request) => {
                 let _served = self.served.acquire().await;
                 ask(request, &self.inputs).await

@@ -1,7 +1,7 @@
 use core::time::Duration;
 
 use vpc_ipam_core::{Ipam, Timestamp};
-use vpc_ipam_protocol::{EniStatus, Status};
+use vpc_ipam_protocol::{EniStatus, PROTOCOL, Status};
 
 use crate::sources::Sources;
 
@@ -32,6 +32,8 @@ pub(crate) fn of(
         })
         .collect();
     Status {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        protocol: PROTOCOL,
         // Until a source has answered nothing is known of what could be granted.
         ready: sources.answered() && ipam.readiness(now).is_ready(),
         instance: node.instance.to_string(),
