@@ -1,11 +1,11 @@
 //! What a runtime says to a plugin: environment and standard input, and what of them is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use crate::{CniVersion, Code, Error, salvage};
 
@@ -18,6 +18,10 @@ pub enum Command {
     Check,
     /// Detach it.
     Del,
+    /// Tell whether ADD would get an address.
+    Status,
+    /// Detach the containers that the runtime does not list.
+    Gc,
     /// Tell which versions are understood.
     Version,
 }
@@ -28,13 +32,31 @@ impl Command {
             Some("ADD") => Ok(Self::Add),
             Some("CHECK") => Ok(Self::Check),
             Some("DEL") => Ok(Self::Del),
+            Some("STATUS") => Ok(Self::Status),
+            Some("GC") => Ok(Self::Gc),
             Some("VERSION") => Ok(Self::Version),
             Some(other) => Err(Error::new(
                 Code::InvalidEnvironment,
-                format!("CNI_COMMAND={other:?} is not supported; ADD, CHECK, DEL and VERSION are"),
+                format!(
+                    "CNI_COMMAND={other:?} is not supported; ADD, CHECK, DEL, STATUS, GC and VERSION are"
+                ),
             )),
             None => Err(Error::missing("CNI_COMMAND")),
         }
+    }
+
+    /// Returns the version of the specification that brought it.
+    fn since(self) -> CniVersion {
+        match self {
+            Self::Add | Self::Del | Self::Version => CniVersion::V0_3_1,
+            Self::Check => CniVersion::V0_4_0,
+            Self::Status | Self::Gc => CniVersion::V1_1_0,
+        }
+    }
+
+    /// Returns whether it is about one container.
+    fn has_container(self) -> bool {
+        matches!(self, Self::Add | Self::Check | Self::Del)
     }
 }
 
@@ -43,11 +65,11 @@ impl Command {
 pub struct Call {
     /// `CNI_COMMAND`.
     pub command: Command,
-    /// `CNI_CONTAINERID`.
+    /// `CNI_CONTAINERID`; empty in calls that are about no container.
     pub container: String,
     /// `CNI_NETNS`; DEL may come without.
     pub netns: Option<PathBuf>,
-    /// `CNI_IFNAME`.
+    /// `CNI_IFNAME`; empty in calls that are about no container.
     pub ifname: String,
     /// `CNI_ARGS`; of ADD and CHECK.
     pub args: BTreeMap<String, String>,
@@ -72,6 +94,18 @@ pub struct NetConfig {
     pub prev_result: Option<serde_json::Value>,
     /// The pod's annotation `k8s.amazonaws.com/nicConfig`, if the runtime tells; of ADD.
     pub nic_config: Option<String>,
+    /// The attachments that the runtime knows; of GC.
+    pub valid_attachments: BTreeSet<Attachment>,
+}
+
+/// An interface of a container, as GC names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Attachment {
+    /// The container's id.
+    #[serde(rename = "containerID")]
+    pub container: String,
+    /// The interface's name inside the container.
+    pub ifname: String,
 }
 
 /// The longest configuration that is read, in bytes. Of a pod's annotations Kubernetes takes 256 KiB, and a runtime passes them on
@@ -82,14 +116,13 @@ const CONFIG_MAX: usize = 8 << 20;
 /// that does not read on for broken.
 const REST_MAX: u64 = 1 << 30;
 
-/// The configuration as it is written; unknown keys are left alone. `P` says what is kept of `prevResult`.
+/// The configuration as it is written; unknown keys are left alone, and null stands for a key that is not there, since Go writes
+/// it for what is empty. `P` says what is kept of `prevResult`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawConfig<P> {
-    #[serde(default)]
-    cni_version: String,
-    #[serde(default)]
-    name: String,
+    cni_version: Option<String>,
+    name: Option<String>,
     socket: Option<PathBuf>,
     veth_prefix: Option<String>,
     /// amazon-vpc-cni-k8s writes it as text.
@@ -98,14 +131,37 @@ struct RawConfig<P> {
     runtime_config: Option<RuntimeConfig>,
 }
 
-/// What DEL needs of it, and of that VERSION.
+/// What DEL needs of it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDelConfig {
     cni_version: Option<String>,
-    #[serde(default)]
-    name: String,
+    name: Option<String>,
     socket: Option<PathBuf>,
+}
+
+/// What GC needs of it.
+#[derive(Deserialize)]
+struct RawGcConfig {
+    #[serde(flatten)]
+    network: RawDelConfig,
+    /// `Some(None)` is Go's way to write an empty list, and a key that is not there is no list at all.
+    #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "present")]
+    valid_attachments: Option<Option<BTreeSet<Attachment>>>,
+    /// The name that drafts of the specification had, which libcni writes too.
+    #[serde(rename = "cni.dev/attachments", default, deserialize_with = "present")]
+    attachments: Option<Option<BTreeSet<Attachment>>>,
+}
+
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// What VERSION needs of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawVersionConfig {
+    cni_version: Option<String>,
 }
 
 /// What the runtime adds for the capabilities that a configuration declares.
@@ -145,7 +201,8 @@ impl Call {
             .map_err(|error| (CniVersion::default(), error))?;
         let config = match command {
             Command::Version => NetConfig::parse_version(stdin)?,
-            Command::Add => NetConfig::parse::<IgnoredAny>(stdin)?.0,
+            Command::Add | Command::Status => NetConfig::parse::<IgnoredAny>(stdin)?.0,
+            Command::Gc => NetConfig::parse_for_gc(stdin)?,
             Command::Check => {
                 let (config, prev_result) = NetConfig::parse(stdin)?;
                 NetConfig { prev_result, ..config }
@@ -154,7 +211,14 @@ impl Call {
         };
         let version = config.version;
         let refuse = |error| (version, error);
-        if command == Command::Version {
+        if version < command.since() {
+            let name = text("CNI_COMMAND").unwrap_or_default();
+            return Err(refuse(Error::new(
+                Code::IncompatibleVersion,
+                format!("there is no {name} in CNI {version}: it came with {}", command.since()),
+            )));
+        }
+        if !command.has_container() {
             return Ok(Self {
                 command,
                 container: String::new(),
@@ -172,12 +236,6 @@ impl Call {
         if command != Command::Del && netns.is_none() {
             return Err(refuse(Error::missing("CNI_NETNS")));
         }
-        if command == Command::Check && version < CniVersion::V0_4_0 {
-            return Err(refuse(Error::new(
-                Code::IncompatibleVersion,
-                format!("there is no CHECK in CNI {version}: it came with 0.4.0"),
-            )));
-        }
         check_names(&container, &ifname).map_err(refuse)?;
         let args = match command {
             Command::Del => BTreeMap::new(),
@@ -194,7 +252,8 @@ fn check_names(container: &str, ifname: &str) -> Result<(), Error> {
     }
     if !is_ifname(ifname) {
         return wrong(format!(
-            "CNI_IFNAME={ifname:?}: expected 1 to 15 characters without blanks, '/' and ':', other than '.' and '..'"
+            "CNI_IFNAME={ifname:?}: expected 1 to 15 bytes without white space, '/', ':' and '%', other than {}",
+            IFNAMES_REFUSED.join(", ")
         ));
     }
     Ok(())
@@ -210,11 +269,10 @@ impl NetConfig {
             return Err(too_long(&text));
         }
         let raw: RawConfig<P> = serde_json::from_slice(&text).map_err(undecodable)?;
-        let version = understood(&raw.cni_version)?;
+        let version = understood(raw.cni_version.as_deref().unwrap_or_default())?;
         let refuse = |message: String| (version, Error::new(Code::InvalidConfig, message));
-        if !is_name(&raw.name) {
-            return Err(refuse(format!("name {:?}: {NAME_RULE}", raw.name)));
-        }
+        let name = network_name(raw.name).map_err(|error| (version, error))?;
+        let socket = socket_path(raw.socket).map_err(|error| (version, error))?;
         // Four bytes leave room for the 11 digits that make the name unique.
         if let Some(prefix) = raw.veth_prefix.as_ref().filter(|prefix| prefix.len() > 4) {
             return Err(refuse(format!("vethPrefix {prefix:?} is longer than 4 bytes")));
@@ -232,12 +290,13 @@ impl NetConfig {
         let annotations = raw.runtime_config.and_then(|it| it.pod_annotations);
         let config = Self {
             version,
-            name: raw.name,
-            socket: raw.socket,
+            name,
+            socket,
             veth_prefix: raw.veth_prefix.filter(|prefix| !prefix.is_empty()),
             mtu,
             prev_result: None,
             nic_config: annotations.and_then(|it| it.nic_config),
+            valid_attachments: BTreeSet::new(),
         };
         Ok((config, raw.prev_result))
     }
@@ -254,12 +313,30 @@ impl NetConfig {
             Ok(raw) => raw,
             Err(error) => RawDelConfig::salvage(text.chain(stdin.take(REST_MAX))).ok_or(error)?,
         };
-        let version = raw.cni_version.as_deref().map_or(Ok(CniVersion::default()), understood)?;
-        if !is_name(&raw.name) {
-            let message = format!("name {:?}: {NAME_RULE}", raw.name);
-            return Err((version, Error::new(Code::InvalidConfig, message)));
+        Self::of_network(raw)
+    }
+
+    /// What is wrong in the list would look like a container that is gone: a text that is not whole is refused.
+    fn parse_for_gc(stdin: impl Read) -> Result<Self, (CniVersion, Error)> {
+        let text = read(stdin)?;
+        if text.len() > CONFIG_MAX {
+            return Err(too_long(&text));
         }
-        Ok(Self { version, name: raw.name, socket: raw.socket, ..Self::default() })
+        let raw: RawGcConfig = serde_json::from_slice(&text).map_err(undecodable)?;
+        let config = Self::of_network(raw.network)?;
+        let Some(valid) = raw.valid_attachments.or(raw.attachments) else {
+            let what = "GC without cni.dev/valid-attachments: nothing is deleted, as every container might be gone";
+            return Err((config.version, Error::new(Code::InvalidConfig, what)));
+        };
+        Ok(Self { valid_attachments: valid.unwrap_or_default(), ..config })
+    }
+
+    fn of_network(raw: RawDelConfig) -> Result<Self, (CniVersion, Error)> {
+        let version = raw.cni_version.as_deref().filter(|text| !text.is_empty());
+        let version = version.map_or(Ok(CniVersion::default()), understood)?;
+        let name = network_name(raw.name).map_err(|error| (version, error))?;
+        let socket = socket_path(raw.socket).map_err(|error| (version, error))?;
+        Ok(Self { version, name, socket, ..Self::default() })
     }
 
     /// VERSION gets a configuration with nothing but the version, and old runtimes send none.
@@ -268,7 +345,7 @@ impl NetConfig {
         if text.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
-        let raw: RawDelConfig = serde_json::from_slice(&text).map_err(undecodable)?;
+        let raw: RawVersionConfig = serde_json::from_slice(&text).map_err(undecodable)?;
         let version = raw.cni_version.and_then(|text| CniVersion::parse(&text));
         Ok(Self { version: version.unwrap_or_default(), ..Self::default() })
     }
@@ -278,7 +355,7 @@ impl RawDelConfig {
     fn salvage(text: impl Read) -> Option<Self> {
         let keys = ["cniVersion", "name", "socket"];
         let [cni_version, name, socket] = salvage::texts_of(text, keys).ok()?;
-        Some(Self { cni_version, name: name?, socket: socket.map(PathBuf::from) })
+        Some(Self { cni_version, name: Some(name?), socket: socket.map(PathBuf::from) })
     }
 }
 
@@ -318,6 +395,29 @@ fn understood(text: &str) -> Result<CniVersion, (CniVersion, Error)> {
     })
 }
 
+fn network_name(name: Option<String>) -> Result<String, Error> {
+    let wrong = |what| Err(Error::new(Code::InvalidConfig, what));
+    match name {
+        Some(name) if is_name(&name) => Ok(name),
+        Some(name) => wrong(format!("name {name:?}: {NAME_RULE}")),
+        None => wrong("the network configuration has no name".to_string()),
+    }
+}
+
+/// Returns where the daemon listens, if the configuration says it.
+fn socket_path(socket: Option<PathBuf>) -> Result<Option<PathBuf>, Error> {
+    match socket {
+        Some(path) if path.as_os_str().is_empty() => Ok(None),
+        // The folder in which a runtime calls a plugin is any.
+        Some(path) if path.is_relative() => {
+            let what =
+                format!("socket {:?}: expected an absolute path", path.display().to_string());
+            Err(Error::new(Code::InvalidConfig, what))
+        }
+        other => Ok(other),
+    }
+}
+
 const NAME_RULE: &str = "expected letters, digits, '_', '.' and '-', the first a letter or digit";
 
 /// Returns whether a text has the form of container ids and network names.
@@ -326,11 +426,17 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
-/// Returns whether the kernel takes a text as the name of an interface.
+/// No interface can have these names: the first two are folders, and the kernel keeps settings under the others.
+const IFNAMES_REFUSED: [&str; 4] = [".", "..", "all", "default"];
+
+/// Returns whether the kernel takes a text as the name of an interface and as no pattern of names: `dev_valid_name` and
+/// `__dev_alloc_name`, net/core/dev.c. Byte A0 it takes
+/// for Latin-1's white space.
 fn is_ifname(text: &str) -> bool {
     (1..=15).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && text.chars().all(|c| !c.is_whitespace() && !matches!(c, '/' | ':'))
+        && !IFNAMES_REFUSED.contains(&text)
+        && !text.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%'))
+        && !text.bytes().any(|byte| byte == 0xa0)
 }
 
 fn parse_args(text: &str) -> Result<BTreeMap<String, String>, Error> {
@@ -379,7 +485,7 @@ mod tests {
         let netns = ("CNI_NETNS", "/run/netns/pod");
         let ifname = ("CNI_IFNAME", "eth0");
         let with_version = |v: &str| CONFIG.replace("1.0.0", v);
-        let cases: [(&[(&str, &str)], String, Code); 12] = [
+        let cases: [(&[(&str, &str)], String, Code); 13] = [
             (&[], CONFIG.into(), Code::InvalidEnvironment),
             (&[("CNI_COMMAND", "FROB")], CONFIG.into(), Code::InvalidEnvironment),
             (&[add, netns, ifname], CONFIG.into(), Code::InvalidEnvironment),
@@ -390,7 +496,6 @@ mod tests {
                 CONFIG.into(),
                 Code::InvalidEnvironment,
             ),
-            (&[add, id, netns, ("CNI_IFNAME", "a/b")], CONFIG.into(), Code::InvalidEnvironment),
             (
                 &[add, id, netns, ifname, ("CNI_ARGS", "K8S")],
                 CONFIG.into(),
@@ -400,6 +505,12 @@ mod tests {
             (&[add, id, netns, ifname], with_version("9.9.9"), Code::IncompatibleVersion),
             (&[add, id, netns, ifname], CONFIG.replace("9001", "12"), Code::InvalidConfig),
             (&[add, id, netns, ifname], CONFIG.replace("aws-cni", ""), Code::InvalidConfig),
+            (
+                &[add, id, netns, ifname],
+                CONFIG.replace("\"mtu\"", "\"socket\":\"run/s\",\"mtu\""),
+                Code::InvalidConfig,
+            ),
+            (&[("CNI_COMMAND", "STATUS")], CONFIG.into(), Code::IncompatibleVersion),
         ];
         for (env, stdin, expected) in cases {
             let (_, error) = parse(env, &stdin).unwrap_err();
@@ -419,6 +530,10 @@ mod tests {
             format!(r#"{whole},"prevResult":"none",{socket}}}"#),
             format!(r#"{whole},"prevResult":{{"ips":7}},"runtimeConfig":[1],{socket}}}"#),
             format!(r#"{{"name":"aws-cni","prevResult":null,"runtimeConfig":null,{socket}}}"#),
+            format!(
+                r#"{{"cniVersion":null,"name":"aws-cni","mtu":null,"vethPrefix":null,{socket}}}"#
+            ),
+            format!(r#"{{"cniVersion":"","name":"aws-cni",{socket}}}"#),
             // Too long, in a value or by white space.
             format!(r#"{whole},"prevResult":{{"dns":"{long}"}},{socket}}}"#),
             format!(r#"{whole},"runtimeConfig":{{"a":["{long}"]}},{socket}}}"#),
@@ -475,6 +590,114 @@ mod tests {
 
     #[test]
     fn version_needs_no_configuration() {
-        assert_eq!(parse(&[("CNI_COMMAND", "VERSION")], "").unwrap().command, Command::Version);
+        for config in ["", "{}", r#"{"cniVersion":null,"name":null,"socket":7}"#] {
+            let call = parse(&[("CNI_COMMAND", "VERSION")], config).unwrap();
+            assert_eq!(call.command, Command::Version, "{config}");
+        }
+    }
+
+    #[test]
+    fn null_stands_for_a_key_that_is_not_there() {
+        let env = |command| {
+            let ids = [("CNI_CONTAINERID", "c"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "eth0")];
+            [vec![("CNI_COMMAND", command)], ids.to_vec()].concat()
+        };
+        let start = r#"{"cniVersion":"1.1.0","name":"n","type":"vpc-cni""#;
+        let keys = [
+            ["socket", "vethPrefix", "mtu", "prevResult"],
+            ["runtimeConfig", "ipam", "dns", "capabilities"],
+        ]
+        .concat();
+        let nulls: String = keys.iter().map(|key| format!(r#","{key}":null"#)).collect();
+        let annotations = r#","runtimeConfig":{"io.kubernetes.cri.pod-annotations":null}"#;
+        let annotation = r#","runtimeConfig":{"io.kubernetes.cri.pod-annotations":
+            {"k8s.amazonaws.com/nicConfig":null}}"#;
+        for command in ["ADD", "CHECK", "DEL", "STATUS"] {
+            let without = parse(&env(command), &format!("{start}}}")).unwrap();
+            for with in [&nulls, annotations, annotation, r#","socket":"""#] {
+                let with = format!("{start}{with}}}");
+                assert_eq!(parse(&env(command), &with).unwrap(), without, "{command} {with}");
+            }
+        }
+        for (config, code) in [
+            (r#"{"cniVersion":null,"name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"1.1.0","name":null}"#, Code::InvalidConfig),
+        ] {
+            for command in ["ADD", "CHECK", "STATUS"] {
+                assert_eq!(parse(&env(command), config).unwrap_err().1.code, code, "{config}");
+            }
+        }
+    }
+
+    #[test]
+    fn gc_needs_a_list_which_may_be_empty() {
+        let gc = |keys: &str| {
+            let config = format!(r#"{{"cniVersion":"1.1.0","name":"n"{keys}}}"#);
+            parse(&[("CNI_COMMAND", "GC")], &config).map(|call| {
+                let valid = call.config.valid_attachments.into_iter();
+                valid.map(|it| format!("{}/{}", it.container, it.ifname)).collect::<Vec<_>>()
+            })
+        };
+        let list = r#"[{"containerID":"b","ifname":"eth0"},{"containerID":"a","ifname":"eth0"}]"#;
+        let cases = [
+            (format!(r#","cni.dev/valid-attachments":{list}"#), vec!["a/eth0", "b/eth0"]),
+            (format!(r#","cni.dev/attachments":{list}"#), vec!["a/eth0", "b/eth0"]),
+            (
+                format!(r#","cni.dev/attachments":[],"cni.dev/valid-attachments":{list}"#),
+                vec!["a/eth0", "b/eth0"],
+            ),
+            (r#","cni.dev/valid-attachments":[]"#.to_string(), vec![]),
+            // As Go writes an empty list, with what ADD would refuse.
+            (r#","cni.dev/valid-attachments":null,"mtu":"none""#.to_string(), vec![]),
+        ];
+        for (keys, expected) in cases {
+            assert_eq!(gc(&keys).unwrap(), expected, "{keys}");
+        }
+        for (keys, code) in [
+            ("", Code::InvalidConfig),
+            (r#","cni.dev/valid-attachments":{}"#, Code::Decoding),
+            (r#","cni.dev/valid-attachments":[{"containerID":"a"}]"#, Code::Decoding),
+            (r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":null}]"#, Code::Decoding),
+            (
+                r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}"#,
+                Code::Decoding,
+            ),
+        ] {
+            assert_eq!(gc(keys).unwrap_err().1.code, code, "{keys}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_that_the_kernel_takes_and_ids_are_of_any_length() {
+        let with = |container: &str, ifname: &str| {
+            let env = [
+                ("CNI_COMMAND", "ADD"),
+                ("CNI_CONTAINERID", container),
+                ("CNI_NETNS", "/n"),
+                ("CNI_IFNAME", ifname),
+            ];
+            parse(&env, CONFIG).map_err(|(_, error)| error)
+        };
+        for ifname in ["e", "eth0", "net1.100", "a-b_c@d", "fifteen-letters", "\u{e9}t\u{e9}0"] {
+            with("c", ifname).unwrap_or_else(|error| panic!("{ifname:?}: {error}"));
+        }
+        let refused = [
+            ["a/b", "a:b", "a b", "a\tb", "a\nb", "a\u{b}b", "a\u{a0}b", "a\u{e0}b", " "]
+                .as_slice(),
+            &["%", "eth%d", "a%", ".", "..", "all", "default", "sixteen-letters-", "\u{2003}"],
+        ]
+        .concat();
+        for ifname in refused {
+            let error = with("c", ifname).unwrap_err();
+            assert_eq!(error.code, Code::InvalidEnvironment, "{ifname:?}");
+            assert!(error.message.starts_with(&format!("CNI_IFNAME={ifname:?}: ")), "{error}");
+        }
+        for len in 1..=253 {
+            with(&"c".repeat(len), "eth0").unwrap();
+        }
+        for container in ["a b", "-a", "a/b", "a@b", "\u{e9}", ".a"] {
+            let error = with(container, "eth0").unwrap_err();
+            assert_eq!(error.code, Code::InvalidEnvironment, "{container:?}");
+        }
     }
 }

@@ -43,6 +43,10 @@ pub enum Code {
     InvalidNetns,
     /// 11: no address at present, or no answer of the daemon.
     TryAgainLater,
+    /// 50: the next pod would get no address.
+    NotAvailable,
+    /// 51: as 50, and pods that run may be cut off.
+    LimitedConnectivity,
     /// 100: the kernel refused.
     Kernel,
     /// 101: the daemon refused.
@@ -62,6 +66,8 @@ impl From<Code> for u32 {
             Code::InvalidConfig => 7,
             Code::InvalidNetns => 8,
             Code::TryAgainLater => 11,
+            Code::NotAvailable => 50,
+            Code::LimitedConnectivity => 51,
             Code::Kernel => 100,
             Code::Daemon => 101,
             Code::LinkTaken => 102,
@@ -95,7 +101,45 @@ impl Error {
             "cniVersion": version.as_str(),
             "code": u32::from(self.code),
             "msg": self.message,
-            "details": self.details,
+            "details": said_once(&self.message, &self.details),
         })
+    }
+}
+
+/// Returns details without what the message or an earlier part of them says already: several interfaces may fail for one reason.
+fn said_once(message: &str, details: &str) -> String {
+    let repeated = |rest: &&str| rest.is_empty() || rest.starts_with(": ");
+    let rest = details.strip_prefix(message).filter(repeated);
+    let details = rest.map_or(details, |rest| rest.trim_start_matches(": "));
+    let mut said: Vec<&str> = vec![message];
+    for part in details.split("; ").filter(|part| !part.is_empty()) {
+        if !said.contains(&part) {
+            said.push(part);
+        }
+    }
+    said[1..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_two_times() {
+        let cases = [
+            ("a", "", ""),
+            ("a", "b", "b"),
+            ("a", "a", ""),
+            ("a", "a: b", "b"),
+            ("a", "b; b; c; b", "b; c"),
+            ("a", "b; a; c", "b; c"),
+            ("ask", "asking is late", "asking is late"),
+        ];
+        for (message, details, expected) in cases {
+            let mut error = Error::new(Code::Io, message);
+            error.details = details.to_string();
+            let json = error.to_json(CniVersion::V1_1_0);
+            assert_eq!(json["details"], expected, "{message}: {details}");
+        }
     }
 }

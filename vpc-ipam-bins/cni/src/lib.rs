@@ -1,4 +1,4 @@
-//! The CNI plugin `vpc-cni`, and the Container Network Interface, versions 0.3.1 to 1.1.0, as far as it speaks it.
+//! The CNI plugin `vpc-cni`, and the Container Network Interface, versions 0.3.1 to 1.1.0.
 //!
 //! * [`Call`] is what a runtime says to a plugin, [`AddResult`] and [`Error`] are what it hears.
 //! * [`plugin`] carries a call out.
@@ -15,7 +15,7 @@ mod result;
 mod salvage;
 mod version;
 
-pub use self::call::{Call, Command, NetConfig};
+pub use self::call::{Attachment, Call, Command, NetConfig};
 pub use self::error::{Code, Error};
 pub use self::result::{AddResult, Interface, Ip, Route, addresses};
 pub use self::version::CniVersion;

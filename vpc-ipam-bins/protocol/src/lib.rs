@@ -8,21 +8,20 @@
     reason = "the programs are where clocks and variables are read"
 )]
 
+mod ask;
 mod happening;
 pub mod one_line;
 pub mod pending_release;
 mod refusal;
 pub mod trusted_file;
 
-use core::time::Duration;
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Plan, PodKey};
 
+pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within};
 pub use self::happening::{Happening, Happenings, What};
 pub use self::refusal::{Refusal, RefusalKind};
 
@@ -33,12 +32,8 @@ pub const PROTOCOL: u32 = 2;
 pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
 /// The longest request that the daemon reads, in bytes: many times the longest that a caller writes.
 pub const REQUEST_MAX: u64 = 1 << 20;
-/// The longest answer that a caller reads, in bytes: 10,000 leases with the longest names take a third of it.
-const ANSWER_MAX: u64 = 64 << 20;
 /// The longest that the daemon waits for something to happen before it says that nothing did, in seconds.
 pub const EVENTS_WAIT_MAX: u64 = 30;
-/// How long the plugin waits for an answer: longer than an ADD may wait for an address.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,77 +212,6 @@ pub struct EniStatus {
     pub assigned: u32,
     /// Of these, addresses that cool down.
     pub cooling: u32,
-}
-
-/// Why the daemon could not be asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AskError {
-    /// No daemon listens at the socket, or we may not.
-    #[error("connect to the daemon at {path}")]
-    Connect {
-        /// The socket.
-        path: String,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Another user listens there, who may not speak for the daemon.
-    #[error("user {uid} listens at {path}, who is neither root nor the user of this program")]
-    Untrusted {
-        /// The socket.
-        path: String,
-        /// The user who listens.
-        uid: u32,
-    },
-    /// The connection broke, or no answer came in time.
-    #[error("ask the daemon")]
-    Exchange(#[source] io::Error),
-    /// The answer is not what this version understands.
-    #[error("read the daemon's answer")]
-    Decode(#[source] serde_json::Error),
-}
-
-/// Asks the daemon and waits for its answer.
-pub fn ask(socket: &Path, request: &Request) -> Result<Answer, AskError> {
-    Asked::send(socket, request)?.answer()
-}
-
-/// A question that the daemon was asked and has yet to answer.
-#[derive(Debug)]
-pub struct Asked(UnixStream);
-
-impl Asked {
-    /// Asks the daemon, and does not wait: a grant takes the daemon a while, in which the caller has things to do too.
-    pub fn send(socket: &Path, request: &Request) -> Result<Self, AskError> {
-        let mut stream = UnixStream::connect(socket)
-            .map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
-        let listener = rustix::net::sockopt::socket_peercred(&stream)
-            .map_err(|error| AskError::Exchange(error.into()))?;
-        let uid = listener.uid.as_raw();
-        if !trusted_file::is_trusted(uid) {
-            return Err(AskError::Untrusted { path: socket.display().to_string(), uid });
-        }
-        let mut send = || -> io::Result<()> {
-            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-            stream.write_all(&serde_json::to_vec(request)?)?;
-            stream.shutdown(std::net::Shutdown::Write)
-        };
-        send().map_err(AskError::Exchange)?;
-        Ok(Self(stream))
-    }
-
-    /// Waits for the answer.
-    pub fn answer(self) -> Result<Answer, AskError> {
-        // As long as the answers are that the plugin gets.
-        let mut answer = Vec::with_capacity(2048);
-        self.0.take(ANSWER_MAX).read_to_end(&mut answer).map_err(AskError::Exchange)?;
-        if answer.is_empty() {
-            let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
-            return Err(AskError::Exchange(closed));
-        }
-        serde_json::from_slice(&answer).map_err(AskError::Decode)
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,17 @@
 //! A pending release holds until the pod is added again, which withdraws it. No clock says which came first, DEL or ADD: the wall clock
 //! may have been set in between, and a runtime calls one after the other.
 
+use core::fmt::Write as _;
 use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha1::{Digest as _, Sha1};
 use vpc_ipam_core::PodKey;
 
+use crate::SOCKET;
 use crate::trusted_file::{self, UntrustedError};
 
 /// What the file says of a pod that was deleted while no daemon ran.
@@ -63,7 +66,41 @@ pub enum IgnoredError {
     },
 }
 
+/// Why a pending release could not be left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaveError {
+    /// The folder in which the socket should be is not there.
+    #[error("there is no folder {}", path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder of pending releases is something else, or another user's, or cannot be made.
+    #[error(transparent)]
+    Untrusted(#[from] UntrustedError),
+    /// The file could not be written.
+    #[error("write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// Why a pending release could not be withdrawn.
+#[derive(Debug, thiserror::Error)]
+#[error("remove {}", path.display())]
+pub struct WithdrawError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 const FOLDER: &str = "deleted";
+/// The longest name of a file, in bytes: NAME_MAX of limits.h is 255, and a file that is being written has a dot and a process id in
+/// its name too.
+const NAME_MAX: usize = 240;
 /// The longest file that is read, in bytes: some fifty times what a key with the longest names takes.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// The most entries of the folder that are looked at: far more than the pods of any node.
@@ -71,41 +108,58 @@ const ENTRIES_MAX: usize = 100_000;
 
 /// Writes a pending release that survives a crash.
 ///
-/// It replaces an earlier one of the same pod.
-pub fn leave(socket: &Path, release: &PendingRelease) -> io::Result<()> {
+/// It replaces an earlier one of the same pod. The folder of the socket must be there, unless it is the default one, which is
+/// made: elsewhere the socket may be misspelt.
+pub fn leave(socket: &Path, release: &PendingRelease) -> Result<(), LeaveError> {
+    let beside = socket.parent().unwrap_or(socket);
+    if socket != Path::new(SOCKET) && !beside.is_dir() {
+        return Err(LeaveError::NoFolder { path: beside.to_owned() });
+    }
     let folder = socket.with_file_name(FOLDER);
-    trusted_file::folder(&folder)
-        .and_then(|()| trusted_file::is_folder(&folder))
-        .map_err(io::Error::other)?;
+    trusted_file::folder(&folder).and_then(|()| trusted_file::is_folder(&folder))?;
     let name = name(&release.key);
     let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
     let path = folder.join(name);
-    // Of a plugin that died, whose number came round again.
-    remove(&unfinished)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    file.write_all(&serde_json::to_vec(release)?)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, &path)?;
-    File::open(&folder)?.sync_all()
+    let write = || -> io::Result<()> {
+        // Of a plugin that died, whose number came round again.
+        remove(&unfinished)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        file.write_all(&serde_json::to_vec(release)?)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        File::open(&folder)?.sync_all()
+    };
+    write().map_err(|source| LeaveError::Write { path: path.clone(), source })
 }
 
 /// Removes the pending release of a pod, if there is one, so that it does not return after a crash.
-pub fn withdraw(socket: &Path, key: &PodKey) -> io::Result<()> {
+pub fn withdraw(socket: &Path, key: &PodKey) -> Result<(), WithdrawError> {
     let folder = socket.with_file_name(FOLDER);
     let path = folder.join(name(key));
     // What the daemon would not read need not be withdrawn.
     let is_file = matches!(trusted_file::is_folder(&folder), Ok(true))
         && fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
     if is_file {
-        remove(&path)?;
-        File::open(&folder)?.sync_all()?;
+        let removed = remove(&path).and_then(|()| File::open(&folder)?.sync_all());
+        removed.map_err(|source| WithdrawError { path, source })?;
     }
     Ok(())
 }
 
-/// Names a pod's file. None of the three parts contains an @, so no two pods share a file.
+/// Names a pod's file. None of the three parts contains an @, so no two pods share a file. Parts that are too long together for
+/// the name of a file are told apart by their digest.
 fn name(key: &PodKey) -> String {
-    format!("{}@{}@{}", key.network(), key.container(), key.ifname())
+    let name = format!("{}@{}@{}", key.network(), key.container(), key.ifname());
+    if name.len() <= NAME_MAX {
+        return name;
+    }
+    let digest = Sha1::digest(name.as_bytes());
+    digest.iter().fold("@sha1@".to_string(), |mut hex, byte| {
+        // To write to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// Reads the pending releases.
@@ -197,6 +251,45 @@ mod tests {
             withdraw(&socket, &key("c")).unwrap();
         }
         assert_eq!(read(&socket).releases, found.releases[1..2]);
+    }
+
+    #[test]
+    fn pending_releases_of_the_longest_names_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("ipamd.sock");
+        let ifname = "i".repeat(15);
+        // Around the length from which on digests are names.
+        let keys: Vec<_> = (215..=253)
+            .flat_map(|len| {
+                [("n".to_string(), "c".repeat(len)), ("n".repeat(len), "c".to_string())]
+            })
+            .chain([("n".repeat(253), "c".repeat(253))])
+            .map(|(network, container)| PodKey::new(&network, &container, &ifname).unwrap())
+            .collect();
+        let mut left = keys.len();
+        for key in &keys {
+            leave(&socket, &PendingRelease { key: key.clone() }).unwrap();
+        }
+        let read_back = || read(&socket).releases.into_iter().map(|(_, release)| release.key);
+        assert_eq!(read_back().count(), left);
+        for key in &keys {
+            assert!(read_back().any(|it| it == *key), "{key}");
+            withdraw(&socket, key).unwrap();
+            left -= 1;
+            assert_eq!(read_back().count(), left, "{key}");
+        }
+    }
+
+    #[test]
+    fn no_folder_is_made_where_no_daemon_could_listen() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("misspelt/ipamd.sock");
+
+        let error = leave(&socket, &release("a")).unwrap_err();
+
+        let misspelt = socket.parent().unwrap();
+        assert_eq!(error.to_string(), format!("there is no folder {}", misspelt.display()));
+        assert!(!misspelt.exists());
     }
 
     #[test]

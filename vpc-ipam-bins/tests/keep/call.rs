@@ -52,6 +52,13 @@ impl Call {
         call
     }
 
+    /// Sets a variable; without a value it is not there.
+    pub(crate) fn var(mut self, name: &'static str, value: Option<&str>) -> Self {
+        self.vars.retain(|var| var.0 != name);
+        self.vars.extend(value.map(|value| (name, value.to_owned())));
+        self
+    }
+
     /// Sets a key of the configuration.
     pub(crate) fn key(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.config[name] = value.into();
