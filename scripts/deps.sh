@@ -20,6 +20,8 @@ test)
 	want setpriv util-linux
 	want unshare util-linux
 	want python3 python3
+	# Its programs are beside no path.
+	[ -x /usr/lib/cni/portmap ] || missing="$missing containernetworking-plugins"
 	# Containers, which scripts/test.sh leaves out for users who are not root.
 	if [ "$(id -u)" = 0 ]; then
 		want containerd containerd

@@ -147,8 +147,8 @@ pub fn withdraw(socket: &Path, key: &PodKey) -> Result<(), WithdrawError> {
     Ok(())
 }
 
-/// Names a pod's file. None of the three parts contains an @, so no two pods share a file. Parts that are too long together for
-/// the name of a file are told apart by their digest.
+/// Names a pod's file. None of the three parts contains an @, so no two pods share a file. Where the parts are too long together for
+/// the name of a file, their digest is the name.
 fn name(key: &PodKey) -> String {
     let name = format!("{}@{}@{}", key.network(), key.container(), key.ifname());
     if name.len() <= NAME_MAX {

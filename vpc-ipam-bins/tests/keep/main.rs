@@ -5,6 +5,7 @@
 mod adopted;
 mod as_root;
 mod call;
+mod chain;
 mod check;
 mod cni_status;
 mod conntrack;
