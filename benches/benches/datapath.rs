@@ -371,6 +371,7 @@ impl Daemon {
             state: node.address.socket.with_file_name("state.redb"),
             boot: store::boot_id()?,
             adopt: true,
+            service: Default::default(),
         };
         let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

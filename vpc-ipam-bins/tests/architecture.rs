@@ -86,8 +86,12 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "ipnet",
             "redb",
             "rustix",
+            // The service manager.
+            "sd-notify",
             "serde",
             "serde_json",
+            // Names of variables that are similar to a misspelt one.
+            "strsim",
             "thiserror",
             "tokio",
             "tracing",

@@ -33,7 +33,7 @@ use vpc_ipam_linux::lab::{
 use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipamd::settings::Settings;
 use vpc_ipamd::store;
-use vpc_ipamd::{Clock, DaemonError, Options};
+use vpc_ipamd::{Clock, DaemonError, Options, ServiceOptions};
 
 use self::notices::relay;
 use self::vpc::Vpc;
@@ -336,6 +336,7 @@ impl LabNode {
             state: self.address.socket.with_file_name("state.redb"),
             boot: store::boot_id().map_err(StartError::Threads)?,
             adopt: true,
+            service: ServiceOptions::default(),
         };
         let (ready, is_ready) = channel();
         let (notices, to_follow) = relay(ready).map_err(StartError::Threads)?;

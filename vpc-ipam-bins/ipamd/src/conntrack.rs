@@ -33,6 +33,11 @@ impl Flush {
         Self { cooldown, ..Self::default() }
     }
 
+    /// Addresses that are released from now on cool down for another time.
+    pub(super) fn set_cooldown(&mut self, cooldown: Duration) {
+        self.cooldown = cooldown;
+    }
+
     /// Addresses were released.
     pub(super) fn released(&mut self, addresses: impl IntoIterator<Item = IpAddr>, at: Timestamp) {
         let cooled = at + self.cooldown;

@@ -4,6 +4,7 @@ pub(super) mod addresses;
 mod answers;
 mod commit;
 pub(super) mod history;
+mod reload;
 mod requests;
 
 use core::future::Future;
@@ -29,11 +30,13 @@ use self::history::History;
 use super::clock::Clock;
 use super::conntrack::Flush;
 use super::error::{DaemonError, HostThreadError};
+use super::fronts::status;
 use super::input::Input;
 use super::keeper::NetworkKeeper;
 use super::link_names::LinkNames;
 use super::options::Notice;
 use super::pending_links::{PendingLinks, Verdict};
+use super::service::Service;
 use super::sources::Sources;
 use super::sources::take_over::TakeOver;
 use super::store::Known;
@@ -60,6 +63,7 @@ pub(super) struct Loop {
     /// When the node was taken over, while that matters.
     pub(super) take_over: Option<TakeOver>,
     pub(super) flush: Flush,
+    pub(super) service: Service,
     pub(super) writer: Writer,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) notices: Option<std::sync::mpsc::Sender<Notice>>,
@@ -96,6 +100,7 @@ impl Loop {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), DaemonError> {
         tokio::pin!(shutdown);
+        self.service.serving();
         loop {
             self.drain()?;
             let due = self.ipam.poll_timeout().map(|(at, _)| self.clock.instant(at));
@@ -105,6 +110,7 @@ impl Loop {
                 self.flush.due(),
                 self.departed.due(),
                 self.history.due(),
+                self.service.due(),
             ];
             let tended = tended.into_iter().flatten().map(|at| self.clock.instant(at)).min();
             let due = due.into_iter().chain(self.write_at).chain(tended).min();
@@ -122,7 +128,7 @@ impl Loop {
                     None => return Err(DaemonError::Ended("input queue")),
                 },
                 event = self.keeper.next() => self.on_kernel_event(&event)?,
-                () = timer => self.ipam.handle_timeout(self.clock.now()),
+                () = timer => self.on_time(),
             }
             while let Some(event) = self.keeper.next_now() {
                 self.on_kernel_event(&event)?;
@@ -135,6 +141,7 @@ impl Loop {
                 break;
             }
         }
+        self.service.stopping();
         self.finish(&mut queue).await;
         self.failed.take().map_or(Ok(()), Err)
     }
@@ -213,8 +220,18 @@ impl Loop {
         self.write()
     }
 
+    /// Time has passed.
+    fn on_time(&mut self) {
+        let now = self.clock.now();
+        if self.ipam.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.service.changed(now);
+        }
+        self.ipam.handle_timeout(now);
+    }
+
     /// Takes note of what the kernel told.
     fn on_kernel_event(&mut self, event: &vpc_ipam_linux::KernelEvent) -> Result<(), DaemonError> {
+        self.service.changed(self.clock.now());
         self.keeper.on_kernel_event(event, self.clock.now());
         self.track(self.clock.now());
         if let vpc_ipam_linux::KernelEvent::Link { link, gone: false } = event {
@@ -244,6 +261,8 @@ impl Loop {
             let ended = |_| DaemonError::Ended("translation thread");
             self.translation.repair(self.keeper.node()).map_err(ended)?;
         }
+        let (ipam, sources) = (&self.ipam, &self.sources);
+        self.service.run_due(now, || status::in_words(ipam, sources, now));
         let ended = |_| DaemonError::Ended("thread that removes links");
         self.departed.run_due(self.keeper.is_at_work(), now).map_err(ended)?;
         self.flush()
@@ -287,7 +306,9 @@ impl Loop {
 
     fn on_input(&mut self, input: Input) {
         let now = self.clock.now();
+        self.service.changed(now);
         match input {
+            Input::Reload(reload) => self.on_reload(*reload, now),
             Input::Request(request, caller) => self.on_request(request, caller, now),
             Input::Outcome(id, outcome) => self.on_outcome(id, outcome, now),
             Input::Written(result) => self.on_written(result, now),

@@ -8,11 +8,14 @@ use vpc_ipam_linux::{ApplyError, ConntrackError, EniTable, Repaired};
 use vpc_ipam_protocol::{Answer, Request};
 
 use super::error::HostThreadError;
+use super::reload::Reload;
 use super::store::WriteError;
 
 /// An input of the event loop.
 pub(super) enum Input {
     Request(Request, oneshot::Sender<Answer>),
+    /// Other settings.
+    Reload(Box<Reload>),
     Outcome(ActionId, Outcome),
     Written(Result<(), WriteError>),
     HostSetUp(Result<(HostFacts, Vec<String>), HostThreadError>),

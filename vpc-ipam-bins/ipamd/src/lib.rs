@@ -13,6 +13,8 @@
 
 mod clock;
 mod conntrack;
+pub mod env_file;
+pub mod environment;
 mod error;
 mod event_loop;
 mod file_lock;
@@ -25,6 +27,8 @@ mod options;
 mod pending_links;
 #[cfg(feature = "aws")]
 pub mod program;
+pub mod reload;
+pub mod service;
 pub mod settings;
 mod sources;
 mod start;
@@ -32,6 +36,7 @@ pub mod store;
 #[cfg(feature = "aws")]
 mod telemetry;
 mod threads;
+pub mod variables;
 
 use core::future::Future;
 use std::sync::Arc;
@@ -40,10 +45,13 @@ use tokio::sync::mpsc;
 use tracing::info;
 use vpc_ipam_aws::Ec2Api;
 
+use self::reload::Reload;
+
 pub use self::clock::Clock;
 pub use self::error::{DaemonError, HostThreadError};
 pub use self::fronts::socket::claim::ClaimError;
 pub use self::options::{Notice, Options};
+pub use self::service::ServiceOptions;
 
 /// How many inputs may queue up before those who bring them wait.
 const INPUTS_MAX: usize = 1024;
@@ -55,8 +63,21 @@ pub async fn run(
     notices: Option<std::sync::mpsc::Sender<Notice>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
+    let (_, never) = mpsc::channel(1);
+    run_with_reloads(options, api, notices, never, shutdown).await
+}
+
+/// As [`run`], and takes in other settings when they come.
+pub async fn run_with_reloads(
+    options: Options,
+    api: Arc<dyn Ec2Api>,
+    notices: Option<std::sync::mpsc::Sender<Notice>>,
+    mut reloads: mpsc::Receiver<Reload>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DaemonError> {
     tokio::pin!(shutdown);
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
+    let reloaded = inputs.clone();
     let started = tokio::select! {
         biased;
         () = &mut shutdown => {
@@ -66,7 +87,15 @@ pub async fn run(
         started = start::start(options, api, notices, inputs) => started?,
     };
     let start::Started { mut daemon, server } = started;
+    let reloading = tokio::spawn(async move {
+        while let Some(reload) = reloads.recv().await {
+            if reloaded.send(input::Input::Reload(Box::new(reload))).await.is_err() {
+                break;
+            }
+        }
+    });
     let result = daemon.run(queue, shutdown).await;
+    reloading.abort();
     // Who still waits hears that the daemon stops.
     let writer = daemon.end();
     let claim = server.stop().await;

@@ -60,7 +60,7 @@ pub fn expect_readable(path: &Path) -> Result<(), OperatorFileError> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, OperatorFileError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, OperatorFileError> {
     trusted_file::read_named(path, BYTES_MAX).map_err(|error| match error {
         UntrustedError::Open { path, source } => OperatorFileError::Read { path, source },
         error => OperatorFileError::Untrusted(error),

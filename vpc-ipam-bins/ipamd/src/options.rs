@@ -8,6 +8,8 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::{HostConfig, Namespace};
 
+use crate::service::ServiceOptions;
+
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -33,6 +35,8 @@ pub struct Options {
     pub boot: String,
     /// Whether what amazon-vpc-cni-k8s made on the node is taken over.
     pub adopt: bool,
+    /// To whom it tells how it stands, besides those who ask.
+    pub service: ServiceOptions,
 }
 
 /// Something that happened, for code in the daemon's own process that watches it.

@@ -5,17 +5,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_proxy};
 use vpc_ipam_core::{Budget, KnownLimits, error_chain};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipam_protocol::SOCKET;
 
+use crate::environment::{self, AdoptError};
 use crate::operator_file::{self, OperatorFileError};
+use crate::reload::{self, Read, Sources};
 use crate::settings::Settings;
-use crate::{DaemonError, Options};
-use crate::{store, telemetry};
+use crate::{DaemonError, Options, ServiceOptions};
+use crate::{service, store, telemetry};
 
 /// Manages the ENIs and addresses of this node, and assigns addresses to pods.
 ///
@@ -57,6 +61,13 @@ struct Args {
     /// A label of this node, by which overrides may name it; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = crate::settings::parse_var)]
     labels: Vec<(String, String)>,
+    /// A file of further variables, NAME=VALUE a line as in systemd's EnvironmentFile; those of the process come first.
+    /// SIGHUP has it read again, and --limits and --overrides with it
+    #[arg(long, value_name = "PATH")]
+    env_file: Option<PathBuf>,
+    /// A file that is there exactly while the node is ready for pods, for a taint or a probe that waits for it
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
     /// Write log lines as JSON
     #[arg(long)]
     log_json: bool,
@@ -78,27 +89,46 @@ enum Failure {
     #[error(transparent)]
     File(#[from] OperatorFileError),
     #[error(transparent)]
+    EnvFile(#[from] AdoptError),
+    #[error(transparent)]
     Daemon(#[from] DaemonError),
 }
 
 /// Runs until SIGTERM or SIGINT.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    // One that is no text is none of ours.
-    let vars = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let (settings, notes) = Settings::from_vars(vars);
+    let (process, not_text) = environment::of_process(std::env::vars_os());
+    let sources = Sources {
+        process,
+        env_file: args.env_file.clone(),
+        overrides: args.overrides.clone(),
+        limits: args.limits.clone(),
+        labels: args.labels.iter().cloned().collect(),
+        pods_max: args.max_pods,
+    };
+    let read = args.env_file.as_deref().map_or(Ok(()), environment::adopt_file);
+    let read = read.map_err(Failure::from).and_then(|()| sources.read().map_err(Failure::from));
+    let vars = read.as_ref().map_or(&sources.process, |read| &read.vars);
+    let (settings, _) = Settings::from_vars(vars.clone());
     telemetry::start(settings.log_level, args.log_json);
-    for note in notes {
-        warn!("{note}");
+    let read = match read {
+        Ok(read) => read,
+        Err(failure) => {
+            error!("{}", error_chain(&failure));
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in not_text.iter().chain(&read.warnings) {
+        warn!("{warning}");
     }
+    allow_many_callers();
     for name in unusable_proxies() {
         warn!("{name} names no proxy that could be used (http://HOST:PORT); it is passed over");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(run(args, settings));
+            let result = runtime.block_on(run(args, settings, sources, read));
             // A name that is still being looked up must not delay the end.
             runtime.shutdown_background();
             result
@@ -114,10 +144,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
+async fn run(args: Args, settings: Settings, sources: Sources, read: Read) -> Result<(), Failure> {
     // Before all else: what ends a process by default is ignored by one that is the first of its container.
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signal)?;
+    let hangup = signal(SignalKind::hangup()).map_err(Failure::Signal)?;
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: stopping"),
@@ -133,16 +164,10 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
         operator_file::expect_readable(&path)?;
     }
     let mut limits = KnownLimits::default();
-    if let Some(path) = &args.limits {
-        limits.overrides = operator_file::limits(path)?;
-    }
-    let overrides = match &args.overrides {
-        Some(path) => operator_file::overrides(path)?,
-        None => Vec::new(),
-    };
+    limits.overrides.clone_from(&read.limits);
     let options = Options {
-        overrides,
-        labels: args.labels.into_iter().collect(),
+        overrides: read.overrides.clone(),
+        labels: sources.labels.clone(),
         limits,
         config: settings.config.with_pods_max(args.max_pods),
         host_config: settings.host,
@@ -152,6 +177,7 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
         state: args.state,
         boot: store::boot_id().map_err(Failure::Boot)?,
         adopt: !args.no_adopt,
+        service: ServiceOptions::of_process(args.ready_file),
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let api = SdkEc2::connect(SdkOptions {
@@ -164,7 +190,33 @@ async fn run(args: Args, settings: Settings) -> Result<(), Failure> {
     })
     .await?;
 
-    Ok(crate::run(options, Arc::new(api), None, shutdown).await?)
+    let (reload, reloads) = mpsc::channel(1);
+    let (ask, asked) = mpsc::channel(1);
+    tokio::spawn(reload::serve(sources, read, asked, reload));
+    tokio::spawn(on_hangup(hangup, ask));
+    Ok(crate::run_with_reloads(options, Arc::new(api), None, reloads, shutdown).await?)
+}
+
+/// Has the settings read again whenever SIGHUP comes.
+async fn on_hangup(mut hangup: Signal, ask: mpsc::Sender<oneshot::Sender<()>>) {
+    while hangup.recv().await.is_some() {
+        info!("SIGHUP: reading the settings again");
+        service::reloading();
+        let (done, answer) = oneshot::channel();
+        if ask.send(done).await.is_ok() {
+            // An error means that the daemon ends.
+            let _ = answer.await;
+        }
+        service::reloaded();
+    }
+}
+
+/// Lets the process have as many files open as the system allows: each caller of the socket is one.
+fn allow_many_callers() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        info!(%error, "cannot raise how many files may be open");
+    }
 }
 
 /// Returns the files that the AWS SDK reads, as far as variables name them. It waits for what is a FIFO.

@@ -33,6 +33,7 @@ use crate::keeper::{NetworkKeeper, latest};
 use crate::link_names::LinkNames;
 use crate::options::{Notice, Options};
 use crate::pending_links::PendingLinks;
+use crate::service::Service;
 use crate::sources::Sources;
 use crate::sources::take_over::TakeOver;
 use crate::store::{Found, Known, Store, TakenOver};
@@ -83,6 +84,7 @@ pub(super) async fn start(
     let clock = Clock::start();
     // Before anything is touched, the state file above all.
     let claim = Claim::take(&options.socket)?;
+    let service = Service::new(options.service.clone(), clock.now());
     let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     let traces = Traces::before(&options, &found)?;
     let kept = store.known().unwrap_or_else(|error| {
@@ -162,6 +164,7 @@ pub(super) async fn start(
         started: clock.now(),
         take_over,
         flush,
+        service,
         writer: Writer::start(store, inputs.clone()),
         inputs,
         notices,

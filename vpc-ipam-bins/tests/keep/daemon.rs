@@ -14,7 +14,7 @@ use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::HostConfig;
 use vpc_ipam_protocol::{Answer, Request, Status, ask};
 use vpc_ipamd::store;
-use vpc_ipamd::{DaemonError, Options};
+use vpc_ipamd::{DaemonError, Options, ServiceOptions};
 
 use crate::runtime::{netns, spec, start, status, wait_until};
 
@@ -138,6 +138,7 @@ pub(crate) fn daemon_as(
         state: node.address.socket.with_file_name("state.redb"),
         boot: store::boot_id().unwrap(),
         adopt: true,
+        service: ServiceOptions::default(),
         limits: KnownLimits::default(),
         overrides: Vec::new(),
         labels: BTreeMap::new(),

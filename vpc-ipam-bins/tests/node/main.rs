@@ -6,6 +6,8 @@
 mod alone;
 mod as_root;
 mod command;
+#[cfg(feature = "aws")]
+mod conduct;
 mod daemon;
 #[cfg(feature = "aws")]
 mod environment;

@@ -5,6 +5,22 @@ use vpc_ipam_protocol::{EniStatus, PROTOCOL, Status};
 
 use crate::sources::Sources;
 
+/// Returns whether a node is ready, and how it stands in a line.
+pub(crate) fn in_words(ipam: &Ipam, sources: &Sources, now: Timestamp) -> (bool, String) {
+    if !sources.answered() {
+        let why = "not ready: neither EC2 nor the metadata service has shown this node's ENIs yet";
+        return (false, why.to_string());
+    }
+    let readiness = ipam.readiness(now);
+    if !readiness.is_ready() {
+        return (false, readiness.to_string());
+    }
+    let enis = ipam.pool().enis();
+    let blocks = enis.iter().flat_map(|eni| eni.blocks());
+    let addresses: u32 = blocks.map(|block| block.capacity()).sum();
+    (true, format!("ready: {} ENIs, {addresses} addresses", enis.len()))
+}
+
 /// Returns how a node stands.
 ///
 /// `repairs` is how often its network was put right, and of how many objects; `problems` is what is wrong with it besides.
