@@ -404,7 +404,7 @@ mod tests {
                     assert!(told.contains(*name), "{name} is not in the table");
                     assert!(!told_without.contains(*name), "{name} has an effect");
                 }
-                // Some of the SDK's are told in groups.
+                // The table names some of the SDK's in groups.
                 Effect::Sdk => {}
             }
         }
