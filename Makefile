@@ -1,6 +1,6 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test can-test test-deps lab-deps lint build bench fuzz fuzz-long limits capacity-data audit msrv api package
+.PHONY: help lab test can-test test-deps lab-deps lint build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
@@ -13,7 +13,9 @@ help:
 	@echo 'make lab          show the main job: a node, ENIs, pods that get addresses and talk (WIRE=1: through the AWS SDK)'
 	@echo 'make test         run all tests; as root it installs what they need, otherwise it uses a user namespace'
 	@echo 'make lint         formatting, clippy, documentation, every set of features, public API, licences and sources of dependencies'
-	@echo 'make build        release binaries; vpc-cni static'
+	@echo 'make build        release binaries, each a static program'
+	@echo 'make install-node DIR=/   install them on a node, with unit, settings and the runtime'\''s configuration'
+	@echo 'make docker       build an image with the programs and nft (TAG=vpc-ipam:latest)'
 	@echo 'make bench        figures beside their references'
 	@echo 'make fuzz         fuzz the core, and what the kernel answers, for a minute each (SECONDS=600, TARGETS=scenario)'
 	@echo 'make fuzz-long    run 100,000 scenarios that a seed decides (CASES=, SEED=)'
@@ -72,6 +74,12 @@ package:
 
 build:
 	scripts/build.sh
+
+install-node:
+	scripts/install-node.sh $(DIR)
+
+docker:
+	scripts/docker.sh $(TAG)
 
 bench: lab-deps
 	scripts/bench.sh

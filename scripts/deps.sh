@@ -22,6 +22,9 @@ test)
 	want python3 python3
 	# Its programs are beside no path.
 	[ -x /usr/lib/cni/portmap ] || missing="$missing containernetworking-plugins"
+	want systemd-analyze systemd
+	# The unit's ExecReload; shells have one of their own.
+	[ -x /bin/kill ] || missing="$missing procps"
 	# Containers, which scripts/test.sh leaves out for users who are not root.
 	if [ "$(id -u)" = 0 ]; then
 		want containerd containerd
