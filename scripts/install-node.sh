@@ -75,6 +75,11 @@ for file in "$root/$conf"/*; do
 		echo "install-node: warning: $file sorts before 10-vpc-ipam.conflist, and the runtime takes the first: move it away" >&2
 	fi
 done
+# The runtime looks for all plugins of a configuration in one folder, as a rule.
+for plugin in $(sed -n 's/.*"type": *"\([^"]*\)".*/\1/p' "$root/$conf/10-vpc-ipam.conflist"); do
+	[ -e "$root/opt/cni/bin/$plugin" ] || [ -e "$root/usr/lib/cni/$plugin" ] ||
+		echo "install-node: warning: $conf/10-vpc-ipam.conflist names the plugin $plugin, which is in neither /opt/cni/bin nor /usr/lib/cni: install containernetworking-plugins" >&2
+done
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
 	echo 'next: systemctl daemon-reload && systemctl enable vpc-ipamd && systemctl restart vpc-ipamd'
 fi

@@ -153,6 +153,15 @@ fn configuration_that_the_runtime_would_take_first_is_named() {
 }
 
 #[test]
+fn plugin_of_the_configuration_that_is_not_there_is_named() {
+    let node = Node::new();
+    let warned = |output: &Output| said(output).contains("names the plugin portmap");
+    assert!(warned(&node.install()));
+    fs::write(node.root().join("opt/cni/bin/portmap"), "").unwrap();
+    assert!(!warned(&node.install()));
+}
+
+#[test]
 fn what_cannot_be_installed_whole_is_not_installed_at_all() {
     let node = Node::new();
     fs::remove_file(node.programs().join("vpc-cni")).unwrap();
