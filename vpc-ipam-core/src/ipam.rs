@@ -29,8 +29,8 @@ use crate::pool::Eligibility;
 use crate::pool::surroundings::Surroundings;
 use crate::{
     Action, ActionId, AddressRequest, BackoffScope, Budget, Card, CardChoice, Conditions, Config,
-    Ec2Action, EniConfig, Event, Failure, Families, LearnedLimit, Limits, Node, Plan, Planned,
-    PodKey, Pool, RecentFailure, Timestamp, Uncommitted,
+    Ec2Action, Ec2Operation, EniConfig, Event, Failure, Families, LearnedLimit, Limits, Node, Plan,
+    Planned, PodKey, Pool, RecentFailure, Timestamp, Uncommitted,
 };
 
 pub use self::answer::{AssignError, Assigned, Grant, Issued, Released, UnusableConfigError, Wake};
@@ -279,6 +279,13 @@ impl Ipam {
     /// Returns what failed lately and is left alone for a while.
     pub fn recent_failures(&self, now: Timestamp) -> impl Iterator<Item = RecentFailure> {
         self.calls.backoff.recent(now)
+    }
+
+    /// Returns how many calls of each operation the budget leaves at this moment.
+    pub fn calls_left(&self, now: Timestamp) -> impl Iterator<Item = (Ec2Operation, u32)> {
+        let CallLimiter { budget, spent, .. } = &self.calls;
+        let left = move |operation| (operation, spent.left(budget, operation, now));
+        Ec2Operation::ASKED.into_iter().map(left)
     }
 
     /// Returns the limits that EC2 holds lower than those of the instance type.

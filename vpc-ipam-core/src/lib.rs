@@ -225,4 +225,4 @@ pub use plan::conditions::Conditions;
 pub use plan::demand::{Demand, Stock, demand};
 pub use plan::learned::LearnedLimit;
 pub use plan::{Because, Blocked, CardDemand, EniLimit, Plan, Planned, WaitingOn, Wanted};
-pub use pool::{Block, BlockState, Eni, Management, Pool, Removing, Stage};
+pub use pool::{AddressUse, Block, BlockState, Eni, Management, Pool, Removing, Stage};

@@ -30,7 +30,7 @@ use crate::{
     InterfaceType, Ipv4Kind, Lease, LeasedInterface, Limits, PodKey, Timestamp,
 };
 
-pub use self::block::{Block, BlockState};
+pub use self::block::{AddressUse, Block, BlockState};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
 pub use self::eni::{Eni, Management, Removing, Stage};
 pub(crate) use self::finding::Finding;

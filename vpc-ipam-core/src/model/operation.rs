@@ -40,6 +40,22 @@ pub enum Ec2Operation {
 }
 
 impl Ec2Operation {
+    /// Those that the core asks for.
+    pub(crate) const ASKED: [Self; 12] = [
+        Self::CreateNetworkInterface,
+        Self::AttachNetworkInterface,
+        Self::ModifyNetworkInterfaceAttribute,
+        Self::AssignPrivateIpAddresses,
+        Self::AssignIpv6Addresses,
+        Self::UnassignPrivateIpAddresses,
+        Self::UnassignIpv6Addresses,
+        Self::DetachNetworkInterface,
+        Self::DeleteNetworkInterface,
+        Self::CreateTags,
+        Self::DescribeNetworkInterfaces,
+        Self::DescribeSubnets,
+    ];
+
     /// Returns the operation's name in the EC2 API.
     pub fn name(self) -> &'static str {
         match self {

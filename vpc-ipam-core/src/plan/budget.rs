@@ -79,6 +79,18 @@ impl Spent {
         now + Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))
     }
 
+    /// Returns how many calls of an operation may be made at once; the whole burst where the rate sets no limit.
+    pub(crate) fn left(&self, budget: &Budget, operation: Ec2Operation, now: Timestamp) -> u32 {
+        let Rate { burst, interval } = budget.rate(operation);
+        let now = u128::from(now.as_nanos());
+        let ahead = self.full_at.get(&operation).map_or(0, |at| at.saturating_sub(now));
+        let spent = ahead.checked_div(interval.as_nanos()).unwrap_or(0);
+        // A call that is partly paid back is still a call.
+        let partly = u128::from(!interval.is_zero() && ahead % interval.as_nanos() != 0);
+        let spent = u32::try_from(spent + partly).unwrap_or(u32::MAX);
+        burst.max(1).saturating_sub(spent)
+    }
+
     /// Records one call.
     pub(crate) fn on_call(&mut self, budget: &Budget, operation: Ec2Operation, now: Timestamp) {
         let Rate { interval, .. } = budget.rate(operation);
@@ -116,6 +128,39 @@ mod tests {
                 let window = last.since(*first);
                 let allowed = 5 + window.as_secs() / 2;
                 assert!((count as u64) < allowed, "{count} calls within {window:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn calls_that_are_left_can_be_made_and_no_more() {
+        let operation = Ec2Operation::CreateNetworkInterface;
+        let now = Timestamp::from_secs(1000);
+        let cases = [
+            // burst, interval in seconds, calls made, milliseconds later, calls left
+            (3, 2, 0, 0, 3),
+            (3, 2, 2, 0, 1),
+            (3, 2, 3, 0, 0),
+            (3, 2, 3, 1999, 0),
+            (3, 2, 3, 2000, 1),
+            (3, 2, 3, 60_000, 3),
+            (0, 2, 0, 0, 1),
+            (3, 0, 100, 0, 3),
+        ];
+        for (burst, interval, calls, later, expected) in cases {
+            let default = Rate { burst, interval: Duration::from_secs(interval) };
+            let budget = Budget { default, rates: BTreeMap::new() };
+            let mut spent = Spent::default();
+            for _ in 0..calls {
+                spent.on_call(&budget, operation, now);
+            }
+            let then = now + Duration::from_millis(later);
+            let left = spent.left(&budget, operation, then);
+            let case = (burst, interval, calls, later);
+            assert_eq!(left, expected, "{case:?}");
+            assert!(spent.ready_at(&budget, operation, left, then) <= then, "{case:?}");
+            if interval > 0 {
+                assert!(spent.ready_at(&budget, operation, left + 1, then) > then, "{case:?}");
             }
         }
     }

@@ -60,6 +60,7 @@ pub(crate) struct Turn {
 
 /// How far a block can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum BlockState {
     /// EC2 confirmed it: its addresses may be handed out.
@@ -87,6 +88,24 @@ enum Slot {
     Assigned,
     /// In use by an untracked owner.
     Quarantined,
+}
+
+/// What an address that no pod can get is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum AddressUse {
+    /// A pod has it.
+    Assigned,
+    /// A pod had it a short while ago.
+    Cooling {
+        /// When it was released.
+        since: Timestamp,
+        /// From when on another pod may get it.
+        until: Timestamp,
+    },
+    /// An untracked owner uses it.
+    Untracked,
 }
 
 /// How many addresses of one block are handed out: more than pods fit on any node, less than a /80 holds.
@@ -198,11 +217,36 @@ impl Block {
         self.all_slots().filter(cooling).count() as u32
     }
 
+    /// Returns the addresses that are not free, in the order of the addresses, and what each is used for.
+    pub fn in_use(
+        &self,
+        now: Timestamp,
+        cooldown: Duration,
+    ) -> impl Iterator<Item = (IpAddr, AddressUse)> {
+        self.slots_by_distance().filter_map(move |(distance, slot)| {
+            let used = match *slot {
+                Slot::Assigned => AddressUse::Assigned,
+                Slot::Quarantined => AddressUse::Untracked,
+                Slot::Free { released_at: Some(at) } if now.since(at) <= cooldown => {
+                    AddressUse::Cooling {
+                        since: at,
+                        until: at + cooldown + Duration::from_nanos(1),
+                    }
+                }
+                Slot::Free { .. } => return None,
+            };
+            Some((self.address(distance), used))
+        })
+    }
+
+    fn slots_by_distance(&self) -> impl Iterator<Item = (u128, &Slot)> {
+        let near = self.slots.iter().enumerate().map(|(offset, slot)| (offset as u128, slot));
+        near.chain(self.far.iter().map(|(distance, slot)| (*distance, slot)))
+    }
+
     /// Returns the free addresses that pods had, and when they were last released.
     pub(crate) fn released(&self) -> impl Iterator<Item = (IpAddr, Timestamp)> {
-        let near = self.slots.iter().enumerate().map(|(offset, slot)| (offset as u128, slot));
-        let far = self.far.iter().map(|(distance, slot)| (*distance, slot));
-        near.chain(far).filter_map(|(distance, slot)| match slot {
+        self.slots_by_distance().filter_map(|(distance, slot)| match slot {
             Slot::Free { released_at: Some(at) } => Some((self.address(distance), *at)),
             Slot::Free { .. } | Slot::Assigned | Slot::Quarantined => None,
         })
@@ -210,9 +254,7 @@ impl Block {
 
     /// Returns the addresses that pods hold.
     pub(crate) fn assigned_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let near = self.slots.iter().enumerate().map(|(offset, slot)| (offset as u128, slot));
-        let far = self.far.iter().map(|(distance, slot)| (*distance, slot));
-        near.chain(far)
+        self.slots_by_distance()
             .filter(|(_, slot)| **slot == Slot::Assigned)
             .map(|(distance, _)| self.address(distance))
     }
@@ -483,6 +525,32 @@ mod tests {
         }
         assert_eq!(take(&mut block, 100), None);
         assert_eq!((block.capacity(), block.assigned()), (16, 16));
+    }
+
+    #[test]
+    fn each_address_that_is_not_free_is_told_with_its_use() {
+        let mut block = block("10.0.0.0/28");
+        let [held, released, cooled] = [0; 3].map(|_| take(&mut block, 100).unwrap());
+        block.on_released(released, Some(Timestamp::from_secs(100)));
+        block.on_released(cooled, Some(Timestamp::from_secs(90)));
+        let far = IpAddr::from([10, 0, 0, 9]);
+        block.on_quarantined(far);
+
+        let now = Timestamp::from_secs(125);
+        let in_use: Vec<_> = block.in_use(now, COOLDOWN).collect();
+
+        let since = Timestamp::from_secs(100);
+        let until = Timestamp::from_secs(130) + Duration::from_nanos(1);
+        assert_eq!(
+            in_use,
+            [
+                (held, AddressUse::Assigned),
+                (released, AddressUse::Cooling { since, until }),
+                (far, AddressUse::Untracked),
+            ]
+        );
+        assert_eq!(block.cooling(now, COOLDOWN, Duration::ZERO), 1);
+        assert_eq!(block.cooling(until, COOLDOWN, Duration::ZERO), 0);
     }
 
     #[test]
