@@ -25,6 +25,8 @@ test)
 	want systemd-analyze systemd
 	# The unit's ExecReload; shells have one of their own.
 	[ -x /bin/kill ] || missing="$missing procps"
+	want promtool prometheus
+	want chromium chromium
 	# Containers, which scripts/test.sh leaves out for users who are not root.
 	if [ "$(id -u)" = 0 ]; then
 		want containerd containerd

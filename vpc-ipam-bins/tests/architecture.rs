@@ -57,6 +57,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
     (
         "vpc-ipam-protocol",
         &[
+            // Ranges of addresses.
+            "ipnet",
             // Files that are not followed, who owns them, and who calls.
             "rustix",
             "serde",
@@ -82,8 +84,16 @@ const ALLOWED: [(&str, &[&str]); 7] = [
     (
         "vpc-ipamd",
         &[
+            // Metrics and introspection.
+            "axum",
+            // Masks of networks, as amazon-vpc-cni-k8s's introspection has them.
+            "base64",
             "clap",
+            // What axum serves with, for bounds on headers and time.
+            "hyper",
+            "hyper-util",
             "ipnet",
+            "prometheus",
             "redb",
             "rustix",
             // The service manager.

@@ -317,8 +317,8 @@ impl LabNode {
         netns: Namespace,
         api: Api,
     ) -> Result<(), StartError> {
-        let (Settings { mut config, host: host_config, .. }, notes) =
-            Settings::from_vars(spec.vars.iter().cloned());
+        let (settings, notes) = Settings::from_vars(spec.vars.iter().cloned());
+        let Settings { mut config, host: host_config, metrics, introspection, .. } = settings;
         if let Some(timing) = spec.timing {
             config.timing = timing;
         }
@@ -337,6 +337,8 @@ impl LabNode {
             boot: store::boot_id().map_err(StartError::Threads)?,
             adopt: true,
             service: ServiceOptions::default(),
+            metrics,
+            introspection,
         };
         let (ready, is_ready) = channel();
         let (notices, to_follow) = relay(ready).map_err(StartError::Threads)?;

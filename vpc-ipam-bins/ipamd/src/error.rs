@@ -66,6 +66,9 @@ pub enum DaemonError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The thread that serves metrics and introspection could not be started.
+    #[error("start to serve metrics and introspection")]
+    Http(#[source] std::io::Error),
     /// A thread of the daemon ended, which it never should.
     #[error("the {0} ended unexpectedly")]
     Ended(&'static str),

@@ -4,6 +4,7 @@ pub(super) mod addresses;
 mod answers;
 mod commit;
 pub(super) mod history;
+mod inventory;
 mod reload;
 mod requests;
 
@@ -12,6 +13,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -34,6 +36,7 @@ use super::fronts::status;
 use super::input::Input;
 use super::keeper::NetworkKeeper;
 use super::link_names::LinkNames;
+use super::metrics::Metrics;
 use super::options::Notice;
 use super::pending_links::{PendingLinks, Verdict};
 use super::service::Service;
@@ -67,6 +70,7 @@ pub(super) struct Loop {
     pub(super) writer: Writer,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) notices: Option<std::sync::mpsc::Sender<Notice>>,
+    pub(super) metrics: Metrics,
     /// How the links of pods are to be made.
     pub(super) links: PodLinks,
     pub(super) names: LinkNames,
@@ -213,6 +217,7 @@ impl Loop {
             if !matches!(event, Event::ActionFailed { .. }) {
                 self.history.push(now, What::Event(event.clone()));
             }
+            self.metrics.happened(&event);
             self.notice(Notice::Happened(now, event));
         }
         self.run_due()?;
@@ -279,6 +284,7 @@ impl Loop {
     fn execute(&mut self, issued: Issued) -> Result<(), DaemonError> {
         debug!(id = %issued.id, action = ?issued.action, because = %issued.because, "issued");
         self.history.push(self.clock.now(), What::Issued(issued.clone()));
+        self.metrics.issued(&issued);
         self.notice(Notice::Issued(self.clock.now(), issued.clone()));
         let Issued { id, action, .. } = issued;
         match action {
@@ -293,9 +299,11 @@ impl Loop {
             Action::Ec2(action) => {
                 let (api, inputs) = (Arc::clone(&self.api), self.inputs.clone());
                 let node = self.ipam.node().clone();
-                let now = self.clock.now();
+                let (now, metrics) = (self.clock.now(), self.metrics.clone());
                 tokio::spawn(async move {
+                    let began = Instant::now();
                     let outcome = vpc_ipam_aws::execute(&*api, &node, &action, now).await;
+                    metrics.called(&action, &outcome, began.elapsed());
                     // The loop is gone only when the daemon stops.
                     let _ = inputs.send(Input::Outcome(id, outcome)).await;
                 });
@@ -330,6 +338,7 @@ impl Loop {
             }
             Input::Translated(result) => {
                 self.put_right(&result, now);
+                self.metrics.translated(result.is_ok());
                 self.keeper.translated(result, now);
             }
             Input::Departed(key) => {
@@ -362,6 +371,9 @@ impl Loop {
         }
         if let Outcome::Done(Effect::Observed(shown)) = &outcome {
             self.cool(shown, now);
+        }
+        if let Some((_, planned)) = self.ipam.in_flight().find(|(it, _)| *it == id) {
+            self.metrics.ended(&planned.action, &outcome);
         }
         self.sources.on_outcome(&outcome, self.ipam.node());
         self.history.push(

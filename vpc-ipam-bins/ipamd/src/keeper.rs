@@ -18,8 +18,8 @@ use vpc_ipam_core::{EniId, EniLink, PodKey, Timestamp, error_chain};
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::pod::{PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    AbsentLink, AdoptedLink, ApplyError, Extent, KernelEvent, LinkIndex, NodeNetwork, Protocol,
-    Repaired, Seen, Table, Watch,
+    AbsentLink, AdoptedLink, ApplyError, Extent, HostConfig, KernelEvent, LinkIndex, NodeNetwork,
+    Protocol, Repaired, Seen, Table, Watch,
 };
 
 use self::aws_cni::AwsCni;
@@ -125,6 +125,11 @@ impl NetworkKeeper {
     /// Returns what the node should hold, for the thread that makes it so.
     pub(super) fn node(&self) -> SharedNode {
         Arc::clone(&self.node)
+    }
+
+    /// Returns what the operator wants of the node's network.
+    pub(super) fn node_config(&self) -> HostConfig {
+        lock(&self.node).config.clone()
     }
 
     /// Waits for the kernel's next event.

@@ -22,6 +22,7 @@ mod fronts;
 mod input;
 mod keeper;
 mod link_names;
+mod metrics;
 pub mod operator_file;
 mod options;
 mod pending_links;
@@ -49,8 +50,11 @@ use self::reload::Reload;
 
 pub use self::clock::Clock;
 pub use self::error::{DaemonError, HostThreadError};
+use self::fronts::ask::Asker;
+use self::fronts::http::Http;
 pub use self::fronts::socket::claim::ClaimError;
-pub use self::options::{Notice, Options};
+use self::metrics::Metrics;
+pub use self::options::{BindAddress, Notice, Options};
 pub use self::service::ServiceOptions;
 
 /// How many inputs may queue up before those who bring them wait.
@@ -78,15 +82,21 @@ pub async fn run_with_reloads(
     tokio::pin!(shutdown);
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let reloaded = inputs.clone();
+    let metrics = Metrics::new();
+    let asker = Asker::new(inputs.clone());
+    // From the first moment, so that a node that cannot start says so.
+    let http = Http::start(&options, &asker, &metrics).map_err(DaemonError::Http)?;
     let started = tokio::select! {
         biased;
         () = &mut shutdown => {
             info!("stopped while it started");
             return Ok(());
         }
-        started = start::start(options, api, notices, inputs) => started?,
+        started = start::start(options, api, notices, inputs, metrics.clone()) => started?,
     };
     let start::Started { mut daemon, server } = started;
+    metrics.serving();
+    asker.serving();
     let reloading = tokio::spawn(async move {
         while let Some(reload) = reloads.recv().await {
             if reloaded.send(input::Input::Reload(Box::new(reload))).await.is_err() {
@@ -96,6 +106,7 @@ pub async fn run_with_reloads(
     });
     let result = daemon.run(queue, shutdown).await;
     reloading.abort();
+    drop(http);
     // Who still waits hears that the daemon stops.
     let writer = daemon.end();
     let claim = server.stop().await;

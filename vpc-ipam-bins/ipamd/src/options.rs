@@ -1,5 +1,8 @@
 //! What a daemon is started with, and what it tells its own process.
 
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::str::FromStr;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -37,6 +40,61 @@ pub struct Options {
     pub adopt: bool,
     /// To whom it tells how it stands, besides those who ask.
     pub service: ServiceOptions,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<BindAddress>,
+    /// Where introspection is served, if it is.
+    pub introspection: Option<BindAddress>,
+}
+
+/// Where something is served over HTTP.
+///
+/// ```
+/// use vpc_ipamd::BindAddress;
+///
+/// let all: BindAddress = ":61678".parse()?;
+/// assert_eq!(all.to_string(), "[::]:61678");
+/// let socket: BindAddress = "unix:/run/vpc-ipam/introspection.sock".parse()?;
+/// assert!(matches!(socket, BindAddress::Unix(_)));
+/// # Ok::<(), &'static str>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindAddress {
+    /// A port of one address, or of all of both families.
+    Tcp(SocketAddr),
+    /// A unix socket, for root alone.
+    Unix(PathBuf),
+}
+
+impl FromStr for BindAddress {
+    type Err = &'static str;
+
+    /// Reads `ADDRESS:PORT`, `localhost:PORT`, `:PORT` or `unix:/PATH`. Names are not looked up.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const EXPECTED: &str =
+            "an IP address and a port (127.0.0.1:61679), or unix: and an absolute path";
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(EXPECTED) };
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp(address));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+        let host: IpAddr = match host {
+            "" => Ipv6Addr::UNSPECIFIED.into(),
+            "localhost" => Ipv4Addr::LOCALHOST.into(),
+            _ => return Err(EXPECTED),
+        };
+        Ok(Self::Tcp(SocketAddr::new(host, port.parse().map_err(|_| EXPECTED)?)))
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Something that happened, for code in the daemon's own process that watches it.

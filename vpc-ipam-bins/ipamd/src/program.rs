@@ -178,6 +178,8 @@ async fn run(args: Args, settings: Settings, sources: Sources, read: Read) -> Re
         boot: store::boot_id().map_err(Failure::Boot)?,
         adopt: !args.no_adopt,
         service: ServiceOptions::of_process(args.ready_file),
+        metrics: settings.metrics,
+        introspection: settings.introspection,
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let api = SdkEc2::connect(SdkOptions {

@@ -1,10 +1,15 @@
 //! All settings of the daemon, from the variables of amazon-vpc-cni-k8s.
 
+mod in_force;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 
 use vpc_ipam_core::{Config, ConfigProblem, ConfigWarning, Vars};
 use vpc_ipam_linux::HostConfig;
+
+pub(crate) use self::in_force::in_force;
+use crate::options::BindAddress;
 
 /// What the variables of a node say.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +22,12 @@ pub struct Settings {
     pub http_timeout: Duration,
     /// From which level on there are log lines: `AWS_VPC_K8S_CNI_LOGLEVEL`, by default `debug`, as in amazon-vpc-cni-k8s.
     pub log_level: LogLevel,
+    /// Where metrics are served, unless `DISABLE_METRICS`: `METRICS_BIND_ADDRESS`, by default port 61678 of every address, as in
+    /// amazon-vpc-cni-k8s.
+    pub metrics: Option<BindAddress>,
+    /// Where introspection is served, unless `DISABLE_INTROSPECTION`: `INTROSPECTION_BIND_ADDRESS`, by default 127.0.0.1:61679, as in
+    /// amazon-vpc-cni-k8s.
+    pub introspection: Option<BindAddress>,
 }
 
 /// From which level on there are log lines.
@@ -66,7 +77,16 @@ impl Settings {
         // An outcome that core does not wait for any more would be lost.
         let answer_max = &mut config.timing.answer_max;
         *answer_max = (http_timeout + Duration::from_secs(60)).max(*answer_max);
-        let settings = Self { config, host, http_timeout, log_level: log_level(&mut vars) };
+        let metrics = ("METRICS_BIND_ADDRESS", ":61678");
+        let introspection = ("INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679");
+        let settings = Self {
+            config,
+            host,
+            http_timeout,
+            log_level: log_level(&mut vars),
+            metrics: bind_address(&mut vars, metrics, "DISABLE_METRICS"),
+            introspection: bind_address(&mut vars, introspection, "DISABLE_INTROSPECTION"),
+        };
         notes.extend(vars.into_warnings());
         (settings, notes)
     }
@@ -91,6 +111,19 @@ fn eni_tags(vars: &mut Vars) -> BTreeMap<String, String> {
         );
         BTreeMap::new()
     })
+}
+
+fn bind_address(
+    vars: &mut Vars,
+    (name, default): (&'static str, &'static str),
+    disabled: &'static str,
+) -> Option<BindAddress> {
+    let address = vars.text(name).unwrap_or(default).parse();
+    let address = address.unwrap_or_else(|expected| {
+        vars.warn(name, ConfigProblem::Unusable { expected, used: default.to_string() });
+        default.parse().expect("a default is well-formed")
+    });
+    (!vars.boolean(disabled, false)).then_some(address)
 }
 
 fn log_level(vars: &mut Vars) -> LogLevel {
@@ -120,6 +153,11 @@ mod tests {
             ("ADDITIONAL_ENI_TAGS", r#"{"team": "net"}"#, None),
             ("ADDITIONAL_ENI_TAGS", r#"{"team": 1}"#, Some("using no tags besides our own")),
             ("ADDITIONAL_ENI_TAGS", "team=net", Some("using no tags besides our own")),
+            ("METRICS_BIND_ADDRESS", "node-7:61678", Some("using :61678")),
+            ("INTROSPECTION_BIND_ADDRESS", "unix:/run/vpc-ipam/introspection.sock", None),
+            ("INTROSPECTION_BIND_ADDRESS", "", None),
+            ("INTROSPECTION_BIND_ADDRESS", "unix:relative", Some("using 127.0.0.1:61679")),
+            ("DISABLE_METRICS", "yes", Some("false")),
             ("HTTP_TIMEOUT", "30", None),
             ("HTTP_TIMEOUT", "5", Some("10")),
             ("HTTP_TIMEOUT", "soon", Some("10")),
@@ -147,6 +185,8 @@ mod tests {
             ("HTTP_TIMEOUT", "30"),
             ("AWS_VPC_K8S_CNI_LOGLEVEL", "Fatal"),
             ("WARM_IP_TARGET", "5"),
+            ("DISABLE_METRICS", "true"),
+            ("INTROSPECTION_BIND_ADDRESS", "unix:/run/pages.sock"),
         ];
         let vars = vars.map(|(name, value)| (name.to_string(), value.to_string()));
         let (settings, notes) = Settings::from_vars(vars);
@@ -154,6 +194,8 @@ mod tests {
         assert_eq!(settings.config.eni_tags["team"], "net");
         assert_eq!(settings.http_timeout, Duration::from_secs(30));
         assert_eq!(settings.log_level, LogLevel::Error);
+        assert_eq!(settings.metrics, None);
+        assert_eq!(settings.introspection, Some(BindAddress::Unix("/run/pages.sock".into())));
         assert_eq!(settings.config.target, vpc_ipam_core::WarmTarget::Ips { warm: 5, minimum: 0 });
     }
 }

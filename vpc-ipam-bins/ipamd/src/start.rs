@@ -31,6 +31,7 @@ use crate::input::Input;
 use crate::keeper::rivals::Rivals;
 use crate::keeper::{NetworkKeeper, latest};
 use crate::link_names::LinkNames;
+use crate::metrics::Metrics;
 use crate::options::{Notice, Options};
 use crate::pending_links::PendingLinks;
 use crate::service::Service;
@@ -80,6 +81,7 @@ pub(super) async fn start(
     api: Arc<dyn Ec2Api>,
     notices: Option<std::sync::mpsc::Sender<Notice>>,
     inputs: mpsc::Sender<Input>,
+    metrics: Metrics,
 ) -> Result<Started, DaemonError> {
     let clock = Clock::start();
     // Before anything is touched, the state file above all.
@@ -92,6 +94,7 @@ pub(super) async fn start(
         None
     });
     let (prepared, fresh) = find_out(&mut options, &*api, &inputs, &clock, kept.as_ref()).await?;
+    metrics.network_is_set_up();
     let mut known = known_now(&options, &prepared, kept.clone());
     let (mut ipam, mut flush) = restore(&options, &prepared, found, &clock)?;
     let Prepared { metadata, config, watch, threads, set_up, .. } = prepared;
@@ -168,6 +171,7 @@ pub(super) async fn start(
         writer: Writer::start(store, inputs.clone()),
         inputs,
         notices,
+        metrics,
         links,
         names,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs,

@@ -10,6 +10,7 @@
 
 mod ask;
 mod happening;
+mod inventory;
 pub mod one_line;
 pub mod pending_release;
 mod refusal;
@@ -23,6 +24,9 @@ use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Plan, PodKey};
 
 pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within};
 pub use self::happening::{Happening, Happenings, What};
+pub use self::inventory::{
+    AddressHolder, AddressInUse, AddressStates, BlockInventory, EniInventory, Inventory,
+};
 pub use self::refusal::{Refusal, RefusalKind};
 
 /// The version of what daemon and callers say to each other. It grows when a request or an answer gains something that an older side
@@ -68,6 +72,8 @@ pub enum Request {
         #[serde(default)]
         wait: u64,
     },
+    /// What the node holds, address by address; answered with [`Answer::Inventory`].
+    Inventory,
     /// How the node's network differs from what it should be; answered with [`Answer::Net`].
     NetDiff,
     /// That the node's network be made as it should be; answered with [`Answer::Net`].
@@ -114,6 +120,8 @@ pub enum Answer {
     Plan(Plan),
     /// What happened.
     Happenings(Happenings),
+    /// What the node holds.
+    Inventory(Box<Inventory>),
     /// How the node's network is.
     Net(NetReport),
     /// It could not be done.

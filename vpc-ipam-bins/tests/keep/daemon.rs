@@ -142,6 +142,8 @@ pub(crate) fn daemon_as(
         limits: KnownLimits::default(),
         overrides: Vec::new(),
         labels: BTreeMap::new(),
+        metrics: None,
+        introspection: None,
     };
     configure(&mut options);
     vpc_ipamd::run(options, api, None, shutdown)

@@ -14,6 +14,7 @@ mod daemon;
 mod del;
 mod faulty;
 mod gc;
+mod http;
 mod many;
 mod names;
 mod others;

@@ -34,3 +34,9 @@ pub fn program(name: &str) -> PathBuf {
 fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
+
+/// Returns the folder of this workspace.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("the package is two folders below").to_path_buf()
+}

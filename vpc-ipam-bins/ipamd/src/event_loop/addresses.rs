@@ -41,6 +41,7 @@ impl Loop {
                 continue;
             }
             warn!(pod = %key, "has neither a link nor a namespace any more, and no DEL told of it; its addresses are released");
+            self.metrics.del_asked("PodLost");
             self.release(&key, None, now);
         }
     }

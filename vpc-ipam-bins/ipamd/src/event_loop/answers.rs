@@ -4,19 +4,38 @@ use tokio::sync::oneshot;
 use vpc_ipam_core::{AssignError, Timestamp};
 use vpc_ipam_protocol::{Answer, Refusal, RefusalKind};
 
+use crate::metrics::AddTimer;
+
 /// Who waits for an answer.
 pub(crate) struct Caller {
     hears: oneshot::Sender<Answer>,
     /// When the loop took the request in.
     pub(super) asked: Timestamp,
+    /// Of an ADD.
+    timer: Option<AddTimer>,
 }
 
 impl Caller {
     pub(super) fn new(hears: oneshot::Sender<Answer>, asked: Timestamp) -> Self {
-        Self { hears, asked }
+        Self { hears, asked, timer: None }
+    }
+
+    /// Times the caller's ADD until it is answered.
+    pub(super) fn timed(self, timer: AddTimer) -> Self {
+        Self { timer: Some(timer), ..self }
+    }
+
+    /// Its pod has an address, which is yet to be made durable.
+    pub(super) fn granted(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.granted();
+        }
     }
 
     pub(super) fn answer(self, said: Answer) {
+        if let Some(timer) = self.timer {
+            timer.answered(&said);
+        }
         // A caller that hung up will ask again, or send DEL.
         let _ = self.hears.send(said);
     }

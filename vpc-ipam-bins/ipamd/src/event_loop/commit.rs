@@ -73,7 +73,8 @@ impl PendingCommit {
 
 impl Loop {
     /// Queues the write of a granted lease; the callers are answered once it is durable.
-    pub(super) fn granted(&mut self, uncommitted: Uncommitted, callers: Vec<Caller>) {
+    pub(super) fn granted(&mut self, uncommitted: Uncommitted, mut callers: Vec<Caller>) {
+        callers.iter_mut().for_each(Caller::granted);
         if let Record::Leased(lease) = uncommitted.record() {
             // While it waited for the address, another may have got one; and only the lease says how many interfaces there are.
             if let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count()) {
@@ -210,6 +211,7 @@ impl Loop {
 
     /// A write failed: its callers are refused, grants are taken back, and what has to be in the file is written again.
     fn not_committed(&mut self, written: Vec<Write>, error: &str, now: Timestamp) {
+        self.metrics.write_failed();
         error!(error, records = written.len(), "cannot make grants and releases durable");
         let refuse = |callers: Vec<Caller>, attempted: &str| {
             for caller in callers {

@@ -20,7 +20,10 @@ impl Loop {
     ) {
         let caller = Caller::new(hears, now);
         match request {
-            Request::Assign(assign) => self.on_assign(assign, caller, now),
+            Request::Assign(assign) => {
+                let caller = caller.timed(self.metrics.add_asked());
+                self.on_assign(assign, caller, now);
+            }
             Request::Find(key) => {
                 let found = self.ipam.pool().lease(&key).cloned();
                 caller.answer(found.map_or(Answer::Unknown, |lease| self.lease(lease)));
@@ -30,7 +33,10 @@ impl Loop {
                 let found = self.ipam.pool().lease(&key).cloned();
                 caller.answer(found.map_or(Answer::Unknown, |lease| self.lease(lease)));
             }
-            Request::Release(key) => self.release(&key, Some(caller), now),
+            Request::Release(key) => {
+                self.metrics.del_asked("PodDeleted");
+                self.release(&key, Some(caller), now);
+            }
             Request::Leases { network } => {
                 let asked_for = |lease: &&Lease| {
                     network.as_deref().is_none_or(|network| lease.key.network() == network)
@@ -49,6 +55,9 @@ impl Loop {
             }
             Request::Plan => caller.answer(Answer::Plan(self.ipam.plan(now))),
             Request::Events { after, wait } => self.history.ask(caller, after, wait, now),
+            Request::Inventory => {
+                caller.answer(Answer::Inventory(Box::new(self.inventory(now))));
+            }
             Request::NetDiff => {
                 let kernel = self.host.diff(self.keeper.node());
                 let translation = self.translation.diff(self.keeper.node());
