@@ -2,6 +2,7 @@
 
 mod introspection;
 mod metrics;
+mod page;
 
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;

@@ -1,12 +1,14 @@
-//! What an operator sees of the node over HTTP: the documents of amazon-vpc-cni-k8s under `/v1`, those of this daemon under `/v2`.
+//! What an operator sees of the node over HTTP: the documents of amazon-vpc-cni-k8s under `/v1`, those of this daemon under `/v2`, and a
+//! page for browsers.
 
 mod host_header;
+mod page;
 mod v1;
 mod v2;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
@@ -48,6 +50,7 @@ pub(super) fn router(asker: &Asker, address: &BindAddress) -> Router {
         .merge(v1::routes())
         .merge(v2::routes())
         .merge(health::routes())
+        .merge(page::routes())
         .fallback(unknown)
         .with_state(asker.clone())
         .layer(middleware::map_response(with_headers));
@@ -58,8 +61,9 @@ pub(super) fn router(asker: &Asker, address: &BindAddress) -> Router {
     }
 }
 
-async fn root() -> Response {
-    commands()
+async fn root(headers: HeaderMap) -> Response {
+    let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/html") { page::html() } else { commands() }
 }
 
 /// Answers for a path that there is not as amazon-vpc-cni-k8s does: with the list of those that there are.
