@@ -14,7 +14,8 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Barrier};
@@ -52,10 +53,25 @@ const SERIAL_ROUNDS: usize = 100;
 const PARALLEL_ROUNDS: usize = 8;
 const HOST_ROUNDS: usize = 20;
 const GRANT_ROUNDS: usize = 500;
+const SEEING_ROUNDS: usize = 200;
 /// Outside of the VPC, whose addresses the plugin's pods get.
 const BARE_ADDRESSES: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
 
 type Failure = Box<dyn Error + Send + Sync>;
+
+/// Asks for a path at a port of loopback, and returns how many bytes were answered.
+fn get(port: u16, path: &str) -> io::Result<usize> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    if answer.starts_with(b"HTTP/1.1 200 ") {
+        Ok(answer.len())
+    } else {
+        Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned()))
+    }
+}
 
 fn main() -> Result<(), Failure> {
     isolate()?;
@@ -72,6 +88,7 @@ fn main() -> Result<(), Failure> {
     bench.system_calls()?;
     bench.fill()?;
     bench.pods(MANY)?;
+    bench.seeing()?;
     bench.daemon.stop()?;
     bench.node.stop()?;
     println!("\ndatapath: measured in {:.0} s", begun.elapsed().as_secs_f64());
@@ -184,6 +201,29 @@ impl Bench {
             let netns = add_pod(&self.name, &pod)?;
             let call = PluginCall::add(&pod, netns.path());
             self.node.address.call_plugin(&call)?;
+        }
+        Ok(())
+    }
+
+    /// Measures what an operator's programs ask for over HTTP, on the node with many pods.
+    fn seeing(&self) -> Result<(), Failure> {
+        let table = Table::of_times(&format!("Over HTTP, on a node with {MANY} pods"));
+        let asked = [
+            ("readiness", 61678, "/readyz"),
+            ("metrics", 61678, "/metrics"),
+            ("ENIs as amazon-vpc-cni-k8s tells them", 61679, "/v1/enis"),
+            ("inventory", 61679, "/v2/inventory"),
+            ("what the page shows", 61679, "/page/node"),
+        ];
+        for (what, port, path) in asked {
+            let mut times = Samples::default();
+            for _ in 0..SEEING_ROUNDS {
+                let length = times.measure(|| self.netns.run(|| get(port, path)))??;
+                if length < 100 && path != "/readyz" {
+                    return Err(format!("{path} answered {length} bytes").into());
+                }
+            }
+            table.times(&format!("{what}: GET {path}"), &times, None);
         }
         Ok(())
     }
@@ -357,7 +397,7 @@ impl Daemon {
             // What is released is free again: the rounds need more addresses than the node has.
             ("IP_COOLDOWN_PERIOD", "0".into()),
         ];
-        let (Settings { config, host: host_config, .. }, _) =
+        let (Settings { config, host: host_config, metrics, introspection, .. }, _) =
             Settings::from_vars(vars.map(|(name, value)| (name.to_string(), value)));
         let options = Options {
             config,
@@ -372,6 +412,8 @@ impl Daemon {
             boot: store::boot_id()?,
             adopt: true,
             service: Default::default(),
+            metrics,
+            introspection,
         };
         let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
