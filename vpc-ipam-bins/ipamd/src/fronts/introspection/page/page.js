@@ -47,8 +47,9 @@ function addresses(block) {
 
 function cell(it, eni, block) {
   const [letter, meaning] = STATES[it.state];
-  // As much of it as tells addresses of a subnet apart.
-  const end = it.address.includes(":") ? `::${it.address.split(":").pop()}` : it.address.split(".").slice(2).join(".");
+  // As much of it as tells addresses of a subnet apart, or of the prefix that is named above them.
+  const parts = it.address.split(/[.:]/);
+  const end = block.capacity > 1 ? parts.at(-1) : parts.slice(-2).join(".");
   const pod = it.pod ? `, pod ${it.pod}` : "";
   const made = make("button", {
     type: "button", class: `cell ${it.state}`, title: `${it.address}: ${meaning}${pod}`,
