@@ -1,6 +1,6 @@
 use core::net::Ipv4Addr;
 use core::time::Duration;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -55,6 +55,38 @@ fn v1_has_the_shapes_of_amazon_vpc_cni() {
         if ip["IPAMMetadata"]["k8sPodName"] == "web" { Err(format!("{ip:#}")) } else { Ok(ip) }
     });
     assert!(ip.is_null() || ip["UnassignedTime"].as_str().unwrap().starts_with("20"), "{ip:#}");
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_prefix_of_ipv6_is_listed_by_what_is_in_use() {
+    let mut spec = spec("m5.large");
+    spec.vars.push(("ENABLE_IPv6".into(), "true".into()));
+    let node = start(&spec);
+    let address = address(&Pod::new(&node, "six").add(&node.address));
+
+    let primary = &status(&node).enis[0].id;
+    let eni = &json_of(&node, "/v1/enis")["0"]["ENIs"][primary];
+    let (cidr, told) = eni["IPv6Cidrs"].as_object().unwrap().iter().next().unwrap();
+    assert!(cidr.ends_with("/80"), "{eni:#}");
+    assert_eq!(told["IsPrefix"], true);
+    assert_eq!(told["Cidr"]["Mask"], "/////////////wAAAAAAAA==");
+    assert_eq!(told["IPAddresses"][&address]["IPAMMetadata"]["k8sPodName"], "six");
+    assert_eq!(told["IPAddresses"].as_object().unwrap().len(), 1, "{told:#}");
+    let block = &json_of(&node, "/page/node")["enis"][0]["blocks"][0];
+    assert_eq!(
+        (&block["capacity"], &block["in_use"][0]["address"]),
+        (&json!(65536), &json!(address))
+    );
+    let metrics = get(&node, super::METRICS, "/metrics").body;
+    for (state, count) in [("assigned", 1), ("free", 65535)] {
+        let sample = format!(r#"family="ipv6",state="{state}",subnet="#);
+        let line = metrics.lines().find(|line| line.contains(&sample));
+        assert!(
+            line.is_some_and(|line| line.ends_with(&format!(" {count}"))),
+            "{line:?} {metrics}"
+        );
+    }
     node.stop().unwrap();
 }
 
@@ -189,6 +221,26 @@ fn service_goes_on_whatever_callers_do() {
     let mut rest = Vec::new();
     let closed = last.read_to_end(&mut rest);
     assert!(closed.is_ok_and(|read| read == 0), "{rest:?}");
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_caller_that_does_not_read_is_let_go() {
+    let node = start(&spec("m5.large"));
+    json_of(&node, "/");
+    let mut stream = connect(&node, INTROSPECTION).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    // Many at once, so that the answers fill what the kernel keeps for the reader.
+    let requests = "GET /v2/inventory HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+    wait_until("the daemon to close", || match stream.write_all(requests.as_bytes()) {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(json_of(&node, "/v2/status")["ready"], true);
     node.stop().unwrap();
 }
 
