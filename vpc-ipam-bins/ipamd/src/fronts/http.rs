@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -30,8 +30,9 @@ use crate::metrics::Metrics;
 use crate::options::{BindAddress, Options};
 
 /// How many callers are served at once at each address. The one that came first makes place for a further one, so that callers who
-/// never go do not keep the others out; each costs a file descriptor, of which a process has 1,024.
-const CALLERS_MAX: usize = 128;
+/// never go do not keep the others out; each costs a file descriptor, of which a process has 1,024, most of them for callers of the
+/// plugin's socket.
+const CALLERS_MAX: usize = 64;
 /// How long a caller may take to say what it wants, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may take to be made: longer than a caller may wait for something to happen.
@@ -158,7 +159,7 @@ async fn try_listen(address: &BindAddress, netns: &Namespace) -> io::Result<List
             remove_stale(path).await?;
             let listener = UnixListener::bind(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-            Ok(Listener::Unix { listener, _file: Owned(path.clone()) })
+            Ok(Listener::Unix { listener, _file: SocketFile::of(path) })
         }
     }
 }
@@ -192,15 +193,32 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 
 enum Listener {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: Owned },
+    Unix { listener: UnixListener, _file: SocketFile },
 }
 
-/// A socket's file, which goes with its listener.
-struct Owned(PathBuf);
+/// A socket's file, which goes with its listener, unless another program put its own there.
+struct SocketFile {
+    path: PathBuf,
+    id: Option<(u64, u64)>,
+}
 
-impl Drop for Owned {
+impl SocketFile {
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), id: Self::id(path) }
+    }
+
+    /// Returns the device and the inode.
+    fn id(path: &Path) -> Option<(u64, u64)> {
+        fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+}
+
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if self.id.is_some() && Self::id(&self.path) == self.id {
+            // What cannot be removed is removed by the next daemon.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
