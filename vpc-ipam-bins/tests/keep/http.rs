@@ -16,6 +16,10 @@ use crate::runtime::{netns, wait_until};
 pub(crate) const METRICS: u16 = 61678;
 pub(crate) const INTROSPECTION: u16 = 61679;
 
+/// What a daemon says that has not found out yet what node it is on, in words and in metrics.
+pub(crate) const STARTING: &str = "the daemon is starting";
+const IN_START: &str = r#"awscni_ipamd_action_inprogress{fn="nodeInit"} 1"#;
+
 /// An answer over HTTP.
 #[derive(Debug)]
 pub(crate) struct Response {
@@ -25,10 +29,13 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
-/// Asks for a path at a port of the node's loopback, as soon as it is served.
+/// Asks for a path at a port of the node's loopback, as soon as it is served by a daemon that has started.
 pub(crate) fn get(node: &LabNode, port: u16, path: &str) -> Response {
     wait_until("an answer over HTTP", || {
-        request(node, port, &format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"))
+        let text = format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+        let answer = request(node, port, &text)?;
+        let starts = answer.body.contains(STARTING) || answer.body.contains(IN_START);
+        if starts { Err(answer.body) } else { Ok(answer) }
     })
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use serde_json::{Value, json};
 use vpc_ipam::lab::LabNode;
 
-use super::{INTROSPECTION, connect, get, request};
+use super::{INTROSPECTION, STARTING, connect, get, request};
 use crate::daemon::{self, Daemon};
 use crate::runtime::{Pod, address, netns, spec, start, status, wait_until};
 
@@ -230,7 +230,8 @@ fn a_caller_that_does_not_read_is_let_go() {
     json_of(&node, "/");
     let mut stream = connect(&node, INTROSPECTION).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-    // Many at once, so that the answers fill what the kernel keeps for the reader.
+    // Many at once, so that the answers fill the little that the kernel keeps for the reader.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
     let requests = "GET /v2/inventory HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
     wait_until("the daemon to close", || match stream.write_all(requests.as_bytes()) {
         Err(error)
@@ -285,13 +286,22 @@ fn introspection_at_a_unix_socket_is_for_root_alone() {
             .map_err(|error| error.to_string())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
-        Ok(answer)
+        if answer.contains(STARTING) { Err(answer) } else { Ok(answer) }
     });
 
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     node.stop().unwrap();
     assert!(!path.exists(), "it goes with the daemon");
+
+    let mut node = start(&spec);
+    wait_until("the socket", || path.metadata().map(drop).map_err(|error| error.to_string()));
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    node.stop_daemon().unwrap();
+    assert!(path.exists(), "another program's stays");
+    drop(other);
+    node.stop().unwrap();
 }
 
 #[test]
