@@ -3,6 +3,7 @@
 mod capacity;
 mod lab;
 mod net;
+mod node;
 mod shell;
 
 use std::io;
@@ -15,11 +16,12 @@ use vpc_ipam_protocol::one_line::OneLine;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing differs
-  1  failed, and standard error says why; `net`: something differs; `lab run`: a check failed
-  2  the arguments are wrong; `net`: what differs cannot be told
+  1  failed, and standard error says why; `status`: not ready; `pods`, `explain`, `release`: no such pod; `net`: something
+     differs; `lab run`: a check failed
+  2  the arguments are wrong; the daemon cannot be asked; `net`: what differs cannot be told
   `lab exec` exits as the command does that it ran";
 
-/// Address management of AWS nodes: what types hold, how many pods fit, and a VPC in a box to try it in.
+/// Address management of AWS nodes: what this node has and does, what types hold, how many pods fit, and a VPC in a box to try it in.
 #[derive(Debug, Parser)]
 #[command(name = "vpc-ipam", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Args {
@@ -29,6 +31,20 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show whether this node can take pods, and what it has
+    Status(node::StatusArgs),
+    /// Show which pods have which addresses
+    Pods(node::PodsArgs),
+    /// Show what this node wants, does and waits for, or what became of a pod
+    Explain(node::ExplainArgs),
+    /// Show what the daemon would do next, and why
+    Plan(node::PlanArgs),
+    /// Show what the daemon did and learned lately
+    Events(node::EventsArgs),
+    /// Show what the daemon does while it does it
+    Watch(node::WatchArgs),
+    /// Release the addresses of a pod that is gone, of which no DEL told
+    Release(node::ReleaseArgs),
     /// Show what instance types hold: ENIs, addresses, network cards
     Limits(capacity::LimitsArgs),
     /// Show how many pods an instance type takes, and what keeps it from taking more
@@ -55,6 +71,13 @@ type Failure = Box<dyn core::error::Error>;
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Status(args) => return node::exit_code(node::status(&args)),
+        Command::Pods(args) => return node::exit_code(node::pods(&args)),
+        Command::Explain(args) => return node::exit_code(node::explain(&args)),
+        Command::Plan(args) => return node::exit_code(node::plan(&args)),
+        Command::Events(args) => return node::exit_code(node::events(&args)),
+        Command::Watch(args) => return node::exit_code(node::watch(&args)),
+        Command::Release(args) => return node::exit_code(node::release(&args)),
         Command::Limits(args) => capacity::limits(&args),
         Command::MaxPods(args) => capacity::max_pods(&args),
         Command::Footprint(args) => capacity::footprint(&args),

@@ -184,7 +184,7 @@ pub(super) async fn start(
         unwritten: Vec::new(),
         being_written: Vec::new(),
         write_at: None,
-        history: History::default(),
+        history: History::new(clock.now()),
     };
     daemon.notice(Notice::HostReady { changed: changed.in_words });
     Ok(Started { daemon, server })

@@ -6,15 +6,16 @@ use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{ActionId, Event, Failure, Issued, Lease, PodKey, Timestamp};
 
 /// What happened after a certain point, as far as the daemon still knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Happenings {
     /// What happened, oldest first.
     pub happenings: Vec<Happening>,
     /// How many of those that were asked for the daemon no longer knows.
     pub missed: u64,
-    /// What to ask for next: happenings after this number. It differs from the last number here when the daemon has started
-    /// anew since.
+    /// The number of the last that happened: ask for what is after it next.
     pub last: u64,
+    /// When this daemon began to count. If it differs from before, another daemon counts, from 1: ask for what is after 0.
+    pub counted_since: Timestamp,
 }
 
 /// One thing that happened.

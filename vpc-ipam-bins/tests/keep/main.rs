@@ -4,6 +4,7 @@
 
 mod adopted;
 mod as_root;
+mod asked;
 mod call;
 mod chain;
 mod check;

@@ -1,12 +1,12 @@
 //! `vpc-ipam net`: the node's network, as it is and as it should be.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use vpc_ipam_core::error_chain;
 use vpc_ipam_protocol::one_line::OneLine;
-use vpc_ipam_protocol::{self as protocol, Answer, NetReport, Refusal, Request, SOCKET};
+use vpc_ipam_protocol::{Answer, Request};
+
+use super::node::Daemon;
 
 /// Compare this node's network with what it should be, and put it right.
 ///
@@ -27,7 +27,7 @@ enum NetCommand {
     /// Show what differs from what it should be
     Diff {
         #[command(flatten)]
-        how: How,
+        daemon: Daemon,
     },
     /// Put right what differs
     Repair {
@@ -35,30 +35,24 @@ enum NetCommand {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        how: How,
+        daemon: Daemon,
     },
-}
-
-#[derive(Debug, Args)]
-struct How {
-    /// Where the daemon listens
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    socket: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 const DIFFERS: u8 = 1;
 const FAILED: u8 = 2;
 
 pub(super) fn main(args: &NetArgs) -> ExitCode {
-    let (how, request, dry_run) = match &args.command {
-        NetCommand::Diff { how } => (how, Request::NetDiff, false),
-        NetCommand::Repair { how, dry_run: true } => (how, Request::NetDiff, true),
-        NetCommand::Repair { how, dry_run: false } => (how, Request::NetRepair, false),
+    let (daemon, request, dry_run) = match &args.command {
+        NetCommand::Diff { daemon } => (daemon, Request::NetDiff, false),
+        NetCommand::Repair { daemon, dry_run: true } => (daemon, Request::NetDiff, true),
+        NetCommand::Repair { daemon, dry_run: false } => (daemon, Request::NetRepair, false),
     };
-    let report = match ask(how, &request) {
+    let told = daemon.ask(&request, |answer| match answer {
+        Answer::Net(report) => Some(report),
+        _ => None,
+    });
+    let report = match told {
         Ok(report) => report,
         Err(failed) => {
             eprintln!("vpc-ipam: {}", OneLine(failed));
@@ -69,7 +63,7 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
         report.not_told.iter().map(|it| format!("not told: {it}")).collect();
     let beyond: Vec<&String> =
         report.beyond.iter().chain(&report.conflicts).chain(&not_told).collect();
-    if how.json {
+    if daemon.json {
         match serde_json::to_string_pretty(&report) {
             Ok(json) => println!("{json}"),
             Err(error) => {
@@ -95,17 +89,4 @@ pub(super) fn main(args: &NetArgs) -> ExitCode {
     }
     let repaired = request == Request::NetRepair || report.differences.is_empty();
     if repaired && beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }
-}
-
-fn ask(how: &How, request: &Request) -> Result<NetReport, String> {
-    match protocol::ask(&how.socket, request) {
-        Ok(Answer::Net(report)) => Ok(report),
-        Ok(Answer::Refused(Refusal { message, details, .. })) => {
-            Err(format!("{message}: {details}"))
-        }
-        Ok(other) => Err(format!(
-            "the daemon's answer does not fit the question: {other:?}; is it of the same version?"
-        )),
-        Err(error) => Err(format!("{}; is vpc-ipamd running?", error_chain(&error))),
-    }
 }

@@ -14,8 +14,8 @@ const KEPT: usize = 1024;
 const WATCHERS_MAX: usize = 64;
 
 /// What happened lately.
-#[derive(Default)]
 pub(crate) struct History {
+    counted_since: Timestamp,
     happenings: VecDeque<Happening>,
     /// The number of the last that happened.
     last: u64,
@@ -30,6 +30,11 @@ struct Watcher {
 }
 
 impl History {
+    /// Begins to count.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self { counted_since: now, happenings: VecDeque::new(), last: 0, watchers: Vec::new() }
+    }
+
     /// Takes note of what happened.
     pub(super) fn push(&mut self, at: Timestamp, what: What) {
         self.last += 1;
@@ -72,7 +77,7 @@ impl History {
         let happenings: Vec<Happening> =
             self.happenings.iter().filter(|it| it.number > after).cloned().collect();
         let missed = self.last - after - happenings.len() as u64;
-        Happenings { happenings, missed, last: self.last }
+        Happenings { happenings, missed, last: self.last, counted_since: self.counted_since }
     }
 }
 
@@ -84,7 +89,7 @@ mod tests {
     use super::*;
 
     fn happened(count: u64) -> History {
-        let mut history = History::default();
+        let mut history = History::new(Timestamp::EPOCH);
         for number in 1..=count {
             history.push(Timestamp::from_secs(number), What::Repaired { changed: Vec::new() });
         }
@@ -125,10 +130,7 @@ mod tests {
         let (hears, mut heard) = oneshot::channel();
         history.ask(Caller::new(hears, now), 2, 1000, now);
         history.run_due(up);
-        assert_eq!(
-            heard.try_recv(),
-            Ok(Answer::Happenings(Happenings { last: 2, ..Happenings::default() }))
-        );
+        assert_eq!(heard.try_recv(), Ok(Answer::Happenings(history.after(2))));
     }
 
     #[test]
