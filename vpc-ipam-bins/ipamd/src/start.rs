@@ -125,6 +125,10 @@ pub(super) async fn start(
     }
     known.took_over |= took_over;
     known.adopted = keeper.adopted();
+    // The clock may have been set back since.
+    if let Some(taken_over) = &mut known.taken_over {
+        taken_over.at = taken_over.at.min(clock.now());
+    }
     let take_over = TakeOver::new(known.taken_over.clone(), config.cooldown);
     let mut take_over = take_over.filter(|it| !it.is_over(clock.now()));
     if let (true, Some(take_over)) = (fresh, &mut take_over) {

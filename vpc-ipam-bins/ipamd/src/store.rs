@@ -443,6 +443,25 @@ mod tests {
     }
 
     #[test]
+    fn release_that_lies_ahead_is_of_the_start_that_first_sees_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        let lease = lease("a", "10.0.0.5");
+        let addresses = lease.addresses().collect();
+        let ahead = NOW + Duration::from_secs(3600);
+        store.write(&[Record::Released { key: lease.key, addresses, at: ahead }]).unwrap();
+        drop(store);
+        for seconds in [0, 10] {
+            let now = NOW + Duration::from_secs(seconds);
+            let (_, found) = Store::open(&path, "boot-1", now).unwrap();
+            let Found::Records(records) = found else { panic!("{found:?}") };
+            let [Record::Released { at, .. }] = records[..] else { panic!("{records:?}") };
+            assert_eq!(at, NOW, "after {seconds} s");
+        }
+    }
+
+    #[test]
     fn second_daemon_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.redb");

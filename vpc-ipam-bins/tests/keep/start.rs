@@ -235,3 +235,102 @@ fn remember(node: &LabNode, change: impl FnOnce(&mut Known)) {
     change(&mut known);
     store.remember(&known).unwrap();
 }
+
+#[test]
+fn add_that_comes_while_no_daemon_runs_is_served_by_the_next() {
+    let node = node();
+    let socket = &node.address.socket;
+    Daemon::start(&node).crash();
+    // Left by the daemon that was killed, and then none at all.
+    for name in ["left", "none"] {
+        let pod = Pod::new(&node, name);
+        if name == "none" {
+            std::fs::remove_file(socket).unwrap();
+        }
+        let mut adding = spawn(&node.address, "ADD", &pod);
+        std::thread::sleep(core::time::Duration::from_millis(300));
+        assert_eq!(adding.try_wait().unwrap(), None, "{name}");
+
+        let daemon = Daemon::start(&node);
+
+        succeeded(&adding.wait_with_output().unwrap());
+        assert_eq!(assigned(&node), 1, "{name}");
+        pod.del(&node.address);
+        pod.die();
+        daemon.crash();
+    }
+    node.stop().unwrap();
+}
+
+#[test]
+fn add_that_waits_while_its_daemon_stops_is_served_by_the_next() {
+    let node = node();
+    Daemon::start(&node).crash();
+    let cloud = faulty(&node);
+    cloud.ec2_hangs.store(true, Ordering::Relaxed);
+    cloud.imds_is_away.store(true, Ordering::Relaxed);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let first = daemon_of(&node, cloud, async { drop(stopped.await) });
+    let first = std::thread::spawn(move || runtime().block_on(first));
+    wait_until("the daemon", || crate::daemon::try_status(&node).map(drop));
+    let pod = Pod::new(&node, "a");
+    let mut adding = spawn(&node.address, "ADD", &pod);
+    wait_until("the ADD", || match status(&node).waiting {
+        1 => Ok(()),
+        other => Err(format!("{other} wait")),
+    });
+
+    stop.send(()).unwrap();
+    first.join().unwrap().unwrap();
+    assert_eq!(adding.try_wait().unwrap(), None);
+    let daemon = Daemon::start(&node);
+
+    succeeded(&adding.wait_with_output().unwrap());
+    assert_eq!(assigned(&node), 1);
+    pod.del(&node.address);
+    pod.die();
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+/// Each address of the primary ENI was released an hour from now, as it looks after the clock was set back. None but these can be
+/// had.
+#[test]
+fn clock_that_was_set_back_over_restarts_does_not_prolong_cooldowns() {
+    let node = node();
+    Daemon::start(&node).crash();
+    let cloud = node.cloud().with(|cloud, now| cloud.metadata(node.address.instance_id, now));
+    let shown = cloud.unwrap().observation.enis;
+    let addresses: Vec<_> =
+        shown.iter().flat_map(|eni| &eni.blocks).map(|block| block.addr()).collect();
+    assert!(!addresses.is_empty());
+    let ahead = vpc_ipamd::Clock::start().now() + core::time::Duration::from_secs(3600);
+    let path = node.address.socket.with_file_name("state.redb");
+    let (mut store, _) = Store::open(&path, &store::boot_id().unwrap(), ahead).unwrap();
+    let key = vpc_ipam_core::PodKey::new("aws-cni", "gone", "eth0").unwrap();
+    store.write(&[vpc_ipam_core::Record::Released { key, addresses, at: ahead }]).unwrap();
+    drop(store);
+
+    // Several starts: none begins the cooldown anew.
+    for _ in 0..3 {
+        Daemon::start_as(&node, no_growth).crash();
+    }
+    let cooled = vpc_ipamd::Clock::start().now();
+    let (_, found) = Store::open(&path, &store::boot_id().unwrap(), cooled).unwrap();
+    let store::Found::Records(records) = found else { panic!("{found:?}") };
+    for record in &records {
+        let vpc_ipam_core::Record::Released { at, .. } = record else { panic!("{record:?}") };
+        assert!(*at <= cooled, "{record:?}");
+    }
+    let daemon = Daemon::start_as(&node, no_growth);
+    let pod = Pod::new(&node, "a");
+    pod.add(&node.address);
+    pod.del(&node.address);
+    pod.die();
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+fn no_growth(options: &mut vpc_ipamd::Options) {
+    options.config = options.config.clone().with_provisioning(false);
+}

@@ -8,9 +8,9 @@ use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod};
 use vpc_ipam_linux::pod::{self, AddFailure, PodNetwork, PodSettings};
 use vpc_ipam_linux::{Namespace, Table};
 use vpc_ipam_protocol::pending_release;
-use vpc_ipam_protocol::{Answer, Asked, Assign, PATIENCE, Request};
+use vpc_ipam_protocol::{Answer, Assign, Request};
 
-use super::daemon::{ask, not_asked, unexpected};
+use super::daemon::{Daemon, ask, unexpected};
 use super::{Sockets, kernel, key, sandbox, settings, socket};
 use crate::{AddResult, Call, Code, Error, Interface, Ip, Route};
 
@@ -23,10 +23,11 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
     // JSON has no place for what is no text.
     let sandbox = path.to_str().map(PathBuf::from);
     let asked = Request::Assign(Assign { request, sandbox });
-    let asked = Asked::send(socket, &asked, PATIENCE).map_err(not_asked)?;
+    let mut daemon = Daemon::at(socket);
+    let asked_first = daemon.ask(&asked)?;
     // While the daemon makes the grant durable.
     let sockets = Sockets::open(&netns);
-    let (lease, settings) = match asked.answer().map_err(not_asked)? {
+    let (lease, settings) = match daemon.answer(asked_first, &asked)? {
         Answer::Lease { lease, links } => (lease, settings(call, links)),
         Answer::Refused(refusal) => return Err(refusal.into()),
         other => return Err(unexpected(&other)),

@@ -130,12 +130,17 @@ impl Service {
         drop(idle);
         let answer = match serde_json::from_slice::<Request>(&document) {
             // They may wait, for an address or for something to happen, and callers that release an address must not wait for them.
-            Ok(request @ (Request::Assign(_) | Request::Events { .. })) => {
-                ask(request, &self.inputs).await
+            Ok(request @ Request::Assign(_)) => match ask(request, &self.inputs).await {
+                Some(answer) => answer,
+                // The connection ends without an answer, by which the plugin knows that it may ask the next daemon.
+                None => return Ok(()),
+            },
+            Ok(request @ Request::Events { .. }) => {
+                ask(request, &self.inputs).await.unwrap_or_else(stopping)
             }
             Ok(request) => {
                 let _served = self.served.acquire().await;
-                ask(request, &self.inputs).await
+                ask(request, &self.inputs).await.unwrap_or_else(stopping)
             }
             Err(error) => Answer::Refused(Refusal {
                 kind: RefusalKind::UnknownRequest,
@@ -149,17 +154,17 @@ impl Service {
     }
 }
 
-async fn ask(request: Request, inputs: &mpsc::Sender<Input>) -> Answer {
-    let stopping = || {
-        Answer::Refused(Refusal {
-            kind: RefusalKind::TryAgainLater,
-            message: "ask the daemon".to_string(),
-            details: "it is stopping".to_string(),
-        })
-    };
+/// Returns the daemon's answer; none if it stops.
+async fn ask(request: Request, inputs: &mpsc::Sender<Input>) -> Option<Answer> {
     let (caller, answer) = oneshot::channel();
-    if inputs.send(Input::Request(request, caller)).await.is_err() {
-        return stopping();
-    }
-    answer.await.unwrap_or_else(|_| stopping())
+    inputs.send(Input::Request(request, caller)).await.ok()?;
+    answer.await.ok()
+}
+
+fn stopping() -> Answer {
+    Answer::Refused(Refusal {
+        kind: RefusalKind::TryAgainLater,
+        message: "ask the daemon".to_string(),
+        details: "it is stopping".to_string(),
+    })
 }

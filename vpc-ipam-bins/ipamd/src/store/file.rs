@@ -147,7 +147,8 @@ pub(super) fn read(
             .value()
             .parse::<IpAddr>()
             .map_err(|_| Unusable::Damaged(format!("{:?} is no address", address.value())))?;
-        let at = Timestamp::from_nanos(at.value());
+        // One that lies ahead was written before the clock was set back.
+        let at = Timestamp::from_nanos(at.value()).min(now);
         if is_remembered(at, now) {
             // Who held it no longer matters.
             let key = PodKey::new("-", "-", "-").expect("no part is empty");
@@ -161,12 +162,24 @@ fn is_remembered(released: Timestamp, now: Timestamp) -> bool {
     now.since(released) <= RELEASED_KEPT
 }
 
-/// Removes the releases that are too old to matter.
+/// Removes the releases that are too old to matter, and has those that lie ahead be of now: the clock was set back since, and the next
+/// start is not to begin their cooldown anew.
 pub(super) fn forget(database: &Database, now: Timestamp) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    transaction
-        .open_table(RELEASED)?
-        .retain(|_, at| is_remembered(Timestamp::from_nanos(at), now))?;
+    {
+        let mut released = transaction.open_table(RELEASED)?;
+        let mut ahead = Vec::new();
+        released.retain(|address, at| {
+            let at = Timestamp::from_nanos(at);
+            if at > now {
+                ahead.push(address.to_string());
+            }
+            is_remembered(at, now)
+        })?;
+        for address in ahead {
+            released.insert(address.as_str(), now.as_nanos())?;
+        }
+    }
     Ok(transaction.commit()?)
 }
 
