@@ -1,5 +1,6 @@
 //! The right to listen at a socket, of which there is one.
 
+use core::time::Duration;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -41,7 +42,20 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Takes the right, or says which process has it.
+    ///
+    /// A program that a daemon was starting when it was killed has lock and socket open until it runs, so it is looked for a second.
     pub(crate) fn take(socket: &Path) -> Result<Self, ClaimError> {
+        const LOOKS: u32 = 20;
+        for _ in 1..LOOKS {
+            match Self::try_take(socket) {
+                Err(ClaimError::InUse { .. }) => std::thread::sleep(Duration::from_secs(1) / LOOKS),
+                other => return other,
+            }
+        }
+        Self::try_take(socket)
+    }
+
+    fn try_take(socket: &Path) -> Result<Self, ClaimError> {
         if let Some(folder) = socket.parent() {
             trusted_file::folder(folder)?;
         }
