@@ -10,6 +10,8 @@ mod observe;
 mod outcome;
 mod readiness;
 mod recorder;
+mod replay;
+mod snapshot;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -79,6 +81,7 @@ pub struct Ipam {
 
 /// An action whose outcome is not known yet.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct InFlight {
     planned: Planned,
     issued_at: Timestamp,
@@ -88,6 +91,7 @@ struct InFlight {
 
 /// A pod that waits for an address.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Waiting {
     request: AddressRequest,
     deadline: Timestamp,

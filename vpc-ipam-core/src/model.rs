@@ -8,6 +8,8 @@ pub(crate) mod lease;
 pub(crate) mod observation;
 pub(crate) mod operation;
 pub(crate) mod outcome;
+#[cfg(feature = "serde")]
+pub(crate) mod pairs;
 pub(crate) mod scope;
 pub(crate) mod tags;
 pub(crate) mod time;

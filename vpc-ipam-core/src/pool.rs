@@ -42,9 +42,11 @@ pub(crate) use self::reconcile::{Reconciler, is_whole};
 /// covers: after a restart, before its ENI is seen, or when the address was taken from the instance behind our back. It
 /// stays until the pod gives it up, and no other pod gets the address meanwhile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pool {
     /// Sorted by card, device index, id.
     enis: Vec<Eni>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::model::pairs"))]
     leases: BTreeMap<PodKey, HeldLease>,
     /// The serial number of the next lease.
     next_serial: u64,
@@ -69,6 +71,7 @@ pub struct Pool {
 
 /// A lease and whether it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct HeldLease {
     pub(crate) lease: Lease,
     pub(crate) durable: bool,
@@ -78,6 +81,7 @@ pub(crate) struct HeldLease {
 
 /// An ENI that is being made.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Creation {
     pub(crate) request: CreateNetworkInterface,
     pub(crate) card: Card,

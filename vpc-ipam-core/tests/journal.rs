@@ -5,7 +5,9 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use vpc_ipam_core::journal::{Input, ReplayError, Start, Step, replay};
+use vpc_ipam_core::journal::{
+    Hashes, Input, Replay, ReplayError, Reply, Snapshot, Start, Step, replay,
+};
 use vpc_ipam_core::sim::{Cloud, CreateSubnet, Faults, RunInstance, World};
 use vpc_ipam_core::{
     AddressRequest, Budget, Config, Effect, EniConfig, Ipam, Lease, Limits, Observation, Outcome,
@@ -96,7 +98,7 @@ fn a_difference_is_found_at_the_step_where_it_begins() {
     let error = replay(&start, steps).map(|ipam| ipam.state()).unwrap_err();
     let ReplayError::Diverged(divergence) = &error else { panic!("{error}") };
     assert_eq!((divergence.recorded.number, divergence.recorded.state), (number, recorded));
-    assert_ne!(divergence.state, recorded);
+    assert_ne!(Some(divergence.state), recorded);
     assert!(error.to_string().starts_with(&format!("step {number} at ")), "{error}");
     assert!(error.to_string().contains("another-pod"), "{error}");
 }
@@ -112,6 +114,120 @@ fn the_first_action_that_differs_is_named() {
     assert_ne!(recorded.as_ref(), Some(&was));
     assert_eq!(replayed, Some(was));
     assert_eq!(divergence.recorded.number, index as u64 + 1);
+}
+
+/// A flight recorder keeps the end of a long life: it begins anew again and again, from the state as it is then.
+#[test]
+fn a_journal_that_begins_in_the_middle_replays_from_its_snapshot() {
+    for seed in 0..8 {
+        let (start, steps, _) = recorded(seed);
+        for begin in [0, 1, steps.len() / 3, steps.len() - 10] {
+            let mut live = Replay::from_start(&start).unwrap();
+            for step in &steps[..begin] {
+                live.step(step.clone()).unwrap();
+            }
+            let mut ipam = live.into_ipam();
+            let snapshot = ipam.begin_journal(Hashes::EveryStep);
+            let text = serde_json::to_string(&snapshot).unwrap();
+            let read: Snapshot = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, snapshot, "seed {seed} after {begin} steps");
+            assert_eq!(read.state(), ipam.state());
+
+            let mut replay = Replay::from_snapshot(&read);
+            for (step, number) in steps[begin..].iter().cloned().zip(1..) {
+                let state = step.state;
+                let mut step = step;
+                step.number = number;
+                let replayed = replay.step(step).unwrap();
+                assert_eq!(replayed.step.state, state);
+            }
+        }
+    }
+}
+
+#[test]
+fn hashes_are_as_far_apart_as_asked_for_and_actions_are_compared_at_every_step() {
+    let (start, steps, ipam) = recorded(2);
+    let spacing = Duration::from_secs(60);
+    let mut sparse = start.begin().unwrap();
+    let snapshot = sparse.begin_journal(Hashes::Every(spacing));
+    let mut hashed = Vec::new();
+    let mut replay = Replay::from_snapshot(&snapshot);
+    for step in &steps {
+        replay.step(without_hash(step)).unwrap();
+    }
+    assert_eq!(replay.ipam().state(), ipam.state());
+
+    for second in 0..200 {
+        let now = start.at + Duration::from_secs(second);
+        sparse.handle_timeout(now);
+        let step = sparse.poll_step().unwrap();
+        hashed.extend(step.state.map(|_| second));
+    }
+    assert_eq!(hashed, [0, 60, 120, 180]);
+
+    // Without a hash, too, an action that differs is named.
+    let index = steps.iter().position(|step| !step.issued.is_empty()).unwrap();
+    let mut replay = Replay::from_start(&start).unwrap();
+    for step in &steps[..index] {
+        replay.step(without_hash(step)).unwrap();
+    }
+    let mut changed = without_hash(&steps[index]);
+    changed.issued.clear();
+    let error = replay.step(changed).unwrap_err();
+    assert!(error.to_string().contains("leads to other actions; the first"), "{error}");
+}
+
+fn without_hash(step: &Step) -> Step {
+    let mut step = step.clone();
+    step.state = None;
+    step
+}
+
+#[test]
+fn a_replay_says_what_pods_were_answered() {
+    let (start, steps, _) = recorded(1);
+    let mut replay = Replay::from_start(&start).unwrap();
+    let mut said: BTreeSet<&str> = BTreeSet::new();
+    for step in steps {
+        let input = step.input.clone();
+        for reply in replay.step(step).unwrap().replies {
+            let text = reply.to_string();
+            said.insert(match (&reply, &input) {
+                (Reply::Granted(lease), Input::Assign(request)) => {
+                    assert_eq!(lease.key, request.key);
+                    assert!(text.starts_with(&format!("grants {} 10.0.", lease.key)), "{text}");
+                    "at once"
+                }
+                (Reply::Granted(_), _) => "later",
+                (Reply::Committed(_), Input::Commit(_)) => "committed",
+                (Reply::Released(_), Input::Release(_)) => "released",
+                (Reply::Wait { .. }, Input::Assign(_)) => "wait",
+                (Reply::Refused { error, .. }, Input::Assign(_)) => {
+                    assert!(text.ends_with(&error.to_string()), "{text}");
+                    "refused"
+                }
+                (other, input) => panic!("{other:?} to {input}"),
+            });
+        }
+    }
+    assert_eq!(
+        said.into_iter().collect::<Vec<_>>(),
+        ["at once", "committed", "later", "refused", "released", "wait"]
+    );
+}
+
+/// A hash reads the whole state, and a copy that is asked something must not record.
+#[test]
+fn a_question_is_no_part_of_the_journal() {
+    let (_, _, mut ipam) = recorded(1);
+    let _ = ipam.begin_journal(Hashes::EveryStep);
+    let _ = ipam.readiness(ipam.poll_timeout().unwrap().0);
+    let _ = ipam.explain(Timestamp::from_secs(1_700_001_000));
+    assert_eq!(ipam.poll_step(), None);
+    ipam.end_journal();
+    ipam.handle_schedulable(false, Timestamp::from_secs(1_700_001_000));
+    assert_eq!(ipam.poll_step(), None);
 }
 
 #[test]

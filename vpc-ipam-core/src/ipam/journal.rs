@@ -1,8 +1,9 @@
 //! Recording what a node was told, and replaying it: to the same state and the same actions, or to the first step that
 //! differs.
 //!
-//! [`Start::begin`] makes an [`Ipam`] that records. After every input there is one [`Step`]; write each to a file, and hand
-//! the file for the one who has to find out what happened.
+//! [`Start::begin`] makes an [`Ipam`] that records, and [`Ipam::begin_journal`] lets one record that is there already, from a
+//! [`Snapshot`] of its state. After every input there is one [`Step`]; write each to a file, and hand the file to the one who has to
+//! find out what happened. [`Replay`] shows what each step led to.
 //!
 //! ```
 //! use vpc_ipam_core::journal::{Start, replay};
@@ -28,14 +29,15 @@
 //! ```
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::fmt;
 
 use crate::ipam::Ipam;
 use crate::ipam::recorder::{Recorder, Tape};
-use crate::{Budget, Config, Issued, Limits, Node, Timestamp, Uncommitted, UnusableConfigError};
+use crate::{Budget, Config, Issued, Limits, Node, Timestamp, UnusableConfigError};
 
-pub use crate::ipam::recorder::{Input, StateHash, Step};
+pub use crate::ipam::recorder::{Hashes, Input, StateHash, Step};
+pub use crate::ipam::replay::{Replay, Replayed, Reply};
+pub use crate::ipam::snapshot::Snapshot;
 
 /// What an [`Ipam`] was made of: the head of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +135,7 @@ impl Start {
     pub fn begin(&self) -> Result<Ipam, UnusableConfigError> {
         let Self { node, limits, config, budget, seed, at } = self.clone();
         let mut ipam = Ipam::new(node, limits, config, budget, seed, at)?;
-        ipam.recorder = Some(Box::new(Recorder::new(at)));
+        ipam.recorder = Some(Box::new(Recorder::new(at, Hashes::EveryStep)));
         Ok(ipam)
     }
 }
@@ -173,7 +175,11 @@ pub struct Divergence {
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Step { number, at, input, state, .. } = &self.recorded;
-        write!(f, "step {number} at {at} leads to state {} instead of {state}", self.state)?;
+        write!(f, "step {number} at {at} leads to ")?;
+        match state {
+            Some(state) => write!(f, "state {} instead of {state}", self.state)?,
+            None => f.write_str("other actions")?,
+        }
         if let Some((recorded, replayed)) = &self.action {
             let write_action = |f: &mut fmt::Formatter<'_>, issued: &Option<Issued>| match issued {
                 Some(Issued { id, action, because }) => write!(f, "{id} {action}: {because}"),
@@ -188,40 +194,14 @@ impl fmt::Display for Divergence {
     }
 }
 
-/// Tells an [`Ipam`] again what the steps of a journal told it, and returns it as it was after the last; or the first step
-/// that leads elsewhere than it did.
+/// Takes in again the steps of a journal, and returns the node as it was after the last; or the first step that leads elsewhere
+/// than it did. [`Replay`] shows each step.
 pub fn replay(start: &Start, steps: impl IntoIterator<Item = Step>) -> Result<Ipam, ReplayError> {
-    let mut ipam = start.begin().map_err(ReplayError::Start)?;
-    let mut last = 0;
-    for recorded in steps {
-        if recorded.number != last + 1 {
-            return Err(ReplayError::Gap { last, found: recorded.number });
-        }
-        last = recorded.number;
-        ipam.take_in(recorded.input.clone(), recorded.at);
-        let replayed = ipam.poll_step();
-        let (issued, state) =
-            replayed.map_or_else(|| (Vec::new(), ipam.state()), |step| (step.issued, step.state));
-        if issued != recorded.issued || state != recorded.state {
-            let action = first_difference(&recorded.issued, &issued);
-            let divergence = Divergence { recorded, state, action };
-            return Err(ReplayError::Diverged(Box::new(divergence)));
-        }
-        while ipam.poll_action().is_some() {}
-        while ipam.poll_grant().is_some() {}
-        while ipam.poll_event().is_some() {}
+    let mut replay = Replay::from_start(start)?;
+    for step in steps {
+        let _ = replay.step(step)?;
     }
-    Ok(ipam)
-}
-
-fn first_difference(
-    recorded: &[Issued],
-    replayed: &[Issued],
-) -> Option<(Option<Issued>, Option<Issued>)> {
-    let longest = recorded.len().max(replayed.len());
-    let pairs = (0..longest).map(|index| (recorded.get(index), replayed.get(index)));
-    let mut different = pairs.filter(|(recorded, replayed)| recorded != replayed);
-    different.next().map(|(recorded, replayed)| (recorded.cloned(), replayed.cloned()))
+    Ok(replay.into_ipam())
 }
 
 impl Ipam {
@@ -235,35 +215,10 @@ impl Ipam {
         StateHash::of(self.essence())
     }
 
-    /// Takes in an input of a journal. Answers are dropped: they are inputs themselves, later in the journal.
-    fn take_in(&mut self, input: Input, now: Timestamp) {
-        match input {
-            Input::Restore(records) => self.restore(records, now),
-            Input::Observe(observation) => self.observe(&observation, now),
-            Input::Config(config) => {
-                // Refused in the replay as it was then.
-                let _ = self.handle_config(*config, now);
-            }
-            Input::EniConfig(eni_config) => self.handle_eni_config(eni_config, now),
-            Input::Schedulable(schedulable) => self.handle_schedulable(schedulable, now),
-            Input::Terminating => self.handle_terminating(now),
-            Input::Untracked { address, in_use } => {
-                self.handle_untracked(address, in_use, now);
-            }
-            Input::Assign(request) => {
-                let _ = self.assign(&request, now);
-            }
-            Input::Commit(lease) => {
-                let _ = self.commit(Uncommitted { lease });
-            }
-            Input::Abandon(lease) => {
-                let _ = self.abandon(Uncommitted { lease }, now);
-            }
-            Input::Release(key) => {
-                let _ = self.release(&key, now);
-            }
-            Input::Outcome { id, outcome } => self.handle_outcome(id, outcome, now),
-            Input::Timeout => self.handle_timeout(now),
+    /// Leaves the hash of the next step out.
+    pub(super) fn skip_next_hash(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.skip_next_hash();
         }
     }
 
@@ -283,7 +238,8 @@ impl Ipam {
 
     fn push_step(&mut self, tape: Box<Tape>, now: Option<Timestamp>) {
         let Tape { input, issued } = *tape;
-        let state = self.state();
+        let hashed = self.recorder.as_mut().is_some_and(|recorder| recorder.is_hash_due(now));
+        let state = hashed.then(|| self.state());
         let issued = self.actions.iter().skip(issued).cloned().collect();
         if let Some(recorder) = &mut self.recorder {
             recorder.push(input, issued, state, now);

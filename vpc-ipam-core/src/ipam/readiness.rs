@@ -64,6 +64,8 @@ impl Ipam {
         let pod = Arc::new(Pod { namespace: "\0".into(), name: "\0".into() });
         let request = AddressRequest { key, pod, cards: CardChoice::Any };
         let mut copy = self.clone();
+        // What is asked on a copy is no part of the journal.
+        copy.recorder = None;
         match copy.assign(&request, now) {
             Ok(Assigned::Now(_)) => Readiness::Ready,
             // It may as well wait; but nothing is promised on the strength of what failed last.

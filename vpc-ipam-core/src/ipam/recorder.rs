@@ -5,10 +5,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::net::IpAddr;
+use core::time::Duration;
 
 use crate::{
-    ActionId, AddressRequest, Config, EniConfig, Issued, Lease, Observation, Outcome, PodKey,
-    Record, Timestamp,
+    ActionId, AddressRequest, Config, Effect, EniConfig, Issued, Lease, Observation, Outcome,
+    PodKey, Record, Scope, Timestamp,
 };
 
 /// Every input of an [`Ipam`](crate::Ipam), as data; the method of the same name takes it in.
@@ -68,8 +69,20 @@ pub struct Step {
     pub input: Input,
     /// The actions that were handed out because of it.
     pub issued: Vec<Issued>,
-    /// What the state was afterwards.
-    pub state: StateHash,
+    /// The hash of the state afterwards, where [`Hashes`] has one.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub state: Option<StateHash>,
+}
+
+/// After which steps the state is hashed. A hash reads the whole state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hashes {
+    /// After every step: a replay names the very step that leads elsewhere.
+    EveryStep,
+    /// After a step that comes at least so long after the last one that has a hash, and after the first. A replay still compares the
+    /// actions of every step.
+    Every(Duration),
 }
 
 /// What an [`Ipam`](crate::Ipam) knows and is about to do, as one number: equal states have equal hashes, on every machine.
@@ -87,6 +100,82 @@ impl fmt::Display for StateHash {
     }
 }
 
+impl fmt::Display for Input {
+    /// Writes the input in one line, what it shows in counts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restore(records) => write!(f, "restore {} records", records.len()),
+            Self::Observe(observation) => write_observation(f, observation),
+            Self::Config(_) => f.write_str("another configuration"),
+            Self::EniConfig(Some(EniConfig { subnet, .. })) => {
+                write!(f, "new ENIs go to {subnet}")
+            }
+            Self::EniConfig(None) => f.write_str("the node's ENIConfig is not known"),
+            Self::Schedulable(true) => f.write_str("pods may be scheduled"),
+            Self::Schedulable(false) => f.write_str("the node is cordoned"),
+            Self::Terminating => f.write_str("the node is terminating"),
+            Self::Untracked { address, in_use: true } => {
+                write!(f, "an untracked owner uses {address}")
+            }
+            Self::Untracked { address, in_use: false } => {
+                write!(f, "no untracked owner uses {address}")
+            }
+            Self::Assign(AddressRequest { key, pod, .. }) => {
+                write!(f, "ADD of {}/{} ({key})", pod.namespace, pod.name)
+            }
+            Self::Commit(lease) => write!(f, "the lease of {} is durable", lease.key),
+            Self::Abandon(lease) => {
+                write!(f, "the lease of {} could not be made durable", lease.key)
+            }
+            Self::Release(key) => write!(f, "DEL of {key}"),
+            Self::Outcome { id, outcome: Outcome::Failed(failure) } => {
+                write!(f, "{id} failed: {failure}")
+            }
+            Self::Outcome { id, outcome: Outcome::Done(effect) } => {
+                write!(f, "{id} is done")?;
+                write_effect(f, effect)
+            }
+            Self::Timeout => f.write_str("time has passed"),
+        }
+    }
+}
+
+fn write_observation(f: &mut fmt::Formatter<'_>, observation: &Observation) -> fmt::Result {
+    let Observation { as_of, source, scope, enis, incomplete, .. } = observation;
+    let blocks: usize = enis.iter().map(|eni| eni.blocks.len()).sum();
+    let which = match scope {
+        Scope::Attached => "attached",
+        Scope::Unattached => "unattached",
+        Scope::Only(_) => "unconfirmed",
+    };
+    write!(f, "{source} shows {} {which} ENIs with {blocks} blocks, as of {as_of}", enis.len())?;
+    match incomplete.len() {
+        0 => Ok(()),
+        count => write!(f, ", and {count} ENIs in part"),
+    }
+}
+
+fn write_effect(f: &mut fmt::Formatter<'_>, effect: &Effect) -> fmt::Result {
+    match effect {
+        Effect::Created(eni) => write!(f, ": {} with {} blocks", eni.id, eni.blocks.len()),
+        Effect::Attached(attachment) => write!(f, ": {attachment}"),
+        Effect::Assigned(blocks) => {
+            f.write_str(":")?;
+            blocks.iter().try_for_each(|block| write!(f, " {block}"))
+        }
+        Effect::Observed(observation) => {
+            f.write_str(": ")?;
+            write_observation(f, observation)
+        }
+        Effect::Subnets(subnets) => write!(f, ": {} subnets", subnets.len()),
+        Effect::Metadata(metadata) => {
+            f.write_str(": ")?;
+            write_observation(f, &metadata.observation)
+        }
+        Effect::Done => Ok(()),
+    }
+}
+
 /// The most steps kept for a reader who is late; a longer wait leaves a gap.
 const STEPS_MAX: usize = 4096;
 
@@ -95,13 +184,38 @@ const STEPS_MAX: usize = 4096;
 pub(crate) struct Recorder {
     at: Timestamp,
     next: u64,
+    hashes: Hashes,
+    /// The time of the last step that has a hash.
+    hashed_at: Option<Timestamp>,
+    /// Whether the next step has none whatever `hashes` says.
+    skips_hash: bool,
     steps: VecDeque<Step>,
 }
 
 impl Recorder {
     /// Returns a recorder of a journal that begins at a point in time.
-    pub(crate) fn new(at: Timestamp) -> Self {
-        Self { at, next: 1, steps: VecDeque::new() }
+    pub(crate) fn new(at: Timestamp, hashes: Hashes) -> Self {
+        Self { at, next: 1, hashes, hashed_at: None, skips_hash: false, steps: VecDeque::new() }
+    }
+
+    /// Leaves the hash of the next step out.
+    pub(crate) fn skip_next_hash(&mut self) {
+        self.skips_hash = true;
+    }
+
+    /// Returns whether a step at a point in time is one that has a hash.
+    pub(crate) fn is_hash_due(&mut self, now: Option<Timestamp>) -> bool {
+        let now = now.unwrap_or(self.at);
+        let due = match (self.hashes, self.hashed_at) {
+            _ if core::mem::take(&mut self.skips_hash) => false,
+            (Hashes::EveryStep, _) | (Hashes::Every(_), None) => true,
+            // After the clock was set back, at once.
+            (Hashes::Every(spacing), Some(at)) => now < at || now.since(at) >= spacing,
+        };
+        if due {
+            self.hashed_at = Some(now);
+        }
+        due
     }
 
     /// Returns the next step that was not read yet.
@@ -114,7 +228,7 @@ impl Recorder {
         &mut self,
         input: Input,
         issued: Vec<Issued>,
-        state: StateHash,
+        state: Option<StateHash>,
         now: Option<Timestamp>,
     ) {
         self.at = now.unwrap_or(self.at);

@@ -17,7 +17,9 @@ pub(crate) use self::rules::{
 /// Waits double with each failure in a row, up to a bound, and are lengthened by up to a quarter at random (from the
 /// seed), so that nodes that failed together do not come back together.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Backoff {
+    #[cfg_attr(feature = "serde", serde(with = "crate::model::pairs"))]
     delays: BTreeMap<BackoffScope, Delay>,
     random: u64,
 }
@@ -54,6 +56,7 @@ pub struct RecentFailure {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Delay {
     since: Timestamp,
     until: Timestamp,

@@ -54,6 +54,7 @@ impl Budget {
 ///
 /// A bucket is kept as the time at which it will be full again, so that an idle one needs no upkeep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Spent {
     /// In nanoseconds since the epoch, which a long interval takes beyond what a [`Timestamp`] holds.
     full_at: BTreeMap<Ec2Operation, u128>,

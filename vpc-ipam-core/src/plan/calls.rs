@@ -6,6 +6,7 @@ use crate::{BackoffScope, Budget, Ec2Operation, Question};
 
 /// Limits calls: by the rates at which EC2 may be called, and by what failed lately.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct CallLimiter {
     /// The rates at which EC2 may be called.
     pub(crate) budget: Budget,

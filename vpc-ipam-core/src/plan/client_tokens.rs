@@ -7,6 +7,7 @@ use crate::InstanceId;
 
 /// Makes a client token for each ENI that the node asks for: no other creation of the node has it, before or after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct ClientTokens {
     instance: InstanceId,
     /// Tells the runs of a node apart.

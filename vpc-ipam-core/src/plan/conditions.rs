@@ -4,6 +4,7 @@ use crate::EniConfig;
 
 /// What the node's scheduler and its pods ask for, as [`Ipam`](crate::Ipam) was told last.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Conditions {
     /// Whether pods may be scheduled on the node; a cordoned node neither grows nor frees ENIs, unless configured to.

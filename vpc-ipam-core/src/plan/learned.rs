@@ -7,6 +7,7 @@ use crate::{Card, EniId, SubnetId, Timestamp};
 
 /// What EC2 refused that the limits of the type promise, and until when it is believed: then it is tried again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Learned {
     /// How many ENIs a network card takes.
     pub(crate) enis: BTreeMap<Card, (u8, Timestamp)>,
@@ -15,6 +16,7 @@ pub(crate) struct Learned {
     /// How many IPv4 blocks single ENIs take.
     pub(crate) eni_slots: BTreeMap<EniId, (u16, Timestamp)>,
     /// How much may be asked at a time, after more was refused.
+    #[cfg_attr(feature = "serde", serde(with = "crate::model::pairs"))]
     pub(crate) asks: BTreeMap<AskedOf, Ask>,
 }
 
@@ -133,6 +135,7 @@ impl Learned {
 
 /// What has room for fewer blocks than were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum AskedOf {
     /// A subnet, for IPv4 addresses.
     Addresses(SubnetId),
@@ -144,6 +147,7 @@ pub(crate) enum AskedOf {
 
 /// How much may be asked at a time, and until when: 1 after more was refused, then twice what was had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Ask {
     /// In blocks, at least 1.
     pub(crate) most: u16,

@@ -6,6 +6,7 @@ use crate::{ActionId, EniId, Timestamp};
 
 /// What was asked when, and what is being asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Reads {
     pub(crate) metadata: Read,
     pub(crate) attached: Read,
@@ -20,6 +21,7 @@ pub(crate) struct Reads {
 
 /// When one question was last answered, and whether it is being asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Read {
     pub(crate) answered: Option<Timestamp>,
     pub(crate) call: Option<ActionId>,

@@ -13,6 +13,7 @@ use crate::{Source, Timestamp};
 /// What EC2 assigns and takes back as a whole: a secondary IPv4 address (/32), an IPv4 prefix (/28) or an IPv6 prefix
 /// (/80).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Block {
     net: IpNet,
@@ -44,6 +45,7 @@ pub(crate) enum BlockKind {
 
 /// A free address: in the order in which addresses are handed out, never-used ones first, the lowest of equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Next {
     released_at: Option<Timestamp>,
     offset: usize,
@@ -51,6 +53,7 @@ struct Next {
 
 /// When a block hands out its next address: the fullest does first; of equals, the one whose address cooled longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Turn {
     /// How many of its addresses pods hold.
     pub(crate) assigned: Reverse<u32>,
@@ -81,6 +84,7 @@ pub enum BlockState {
 
 /// One address of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum Slot {
     /// Free; cooling if it was released a short while ago.
     Free { released_at: Option<Timestamp> },

@@ -20,6 +20,7 @@ use crate::{
 
 /// An ENI of the node, whether we manage it or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Eni {
     /// The id that EC2 gave it.
@@ -137,6 +138,7 @@ pub(crate) type Shape = (Card, DeviceIndex, bool, Vec<IpNet>);
 
 /// An EC2 call under way for one ENI, and what it will change.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Ec2Call {
     pub(crate) id: ActionId,
     pub(crate) kind: Ec2CallKind,
@@ -144,6 +146,7 @@ pub(crate) struct Ec2Call {
 
 /// What an EC2 call under way will change.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Ec2CallKind {
     Attach,
     MarkDeleteOnTermination,

@@ -6,6 +6,7 @@ use crate::pool::block::{Block, BlockKind, Turn};
 
 /// The blocks of an ENI that have a free address, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Queues {
     of_kinds: [Queue; 3],
     /// How many blocks are in the queues of all kinds.

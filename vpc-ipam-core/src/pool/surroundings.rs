@@ -7,6 +7,7 @@ use crate::{ObservedSubnet, SecurityGroupId, SubnetId, SubnetRanges};
 
 /// What surrounds the node in its VPC, as sources last showed it. ENIs are in the [`Pool`](crate::Pool).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Surroundings {
     pub(crate) subnets: Subnets,
     /// The primary ENI's security groups, sorted.
@@ -15,6 +16,7 @@ pub(crate) struct Surroundings {
 
 /// The subnets of the VPC and zone, as last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Subnets {
     pub(crate) list: Vec<ObservedSubnet>,
     /// Of those of the node's ENIs, as IMDS tells them.

@@ -5,6 +5,7 @@ use crate::pool::block::{Block, BlockKind};
 
 /// What the blocks of an ENI amount to, by their kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Tallies {
     /// Of single IPv4 addresses.
     pub(crate) addresses: Tally,
@@ -18,6 +19,7 @@ pub(crate) struct Tallies {
 
 /// What the blocks of one kind amount to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Tally {
     /// All blocks, those included that EC2 was asked to take back.
     pub(crate) held: u32,
