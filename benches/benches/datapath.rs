@@ -414,6 +414,7 @@ impl Daemon {
             service: Default::default(),
             metrics,
             introspection,
+            journal: None,
         };
         let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -89,6 +89,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             // Masks of networks, as amazon-vpc-cni-k8s's introspection has them.
             "base64",
             "clap",
+            // Support archives.
+            "flate2",
             // What axum serves with, for bounds on headers and time.
             "hyper",
             "hyper-util",
@@ -102,6 +104,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "serde_json",
             // Names of variables that are similar to a misspelt one.
             "strsim",
+            "tar",
             "thiserror",
             "tokio",
             "tracing",
@@ -122,6 +125,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "clap_complete",
             "clap_mangen",
             "ipnet",
+            // Times that people write.
+            "jiff",
             // Processes and user namespaces of labs.
             "rustix",
             "serde",

@@ -4,6 +4,7 @@ mod capacity;
 mod lab;
 mod net;
 mod node;
+mod replay;
 mod shell;
 
 use std::io;
@@ -16,9 +17,9 @@ use vpc_ipam_protocol::one_line::OneLine;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing differs
-  1  failed, and standard error says why; `status`: not ready; `pods`, `explain`, `release`: no such pod; `net`: something
-     differs; `lab run`: a check failed
-  2  the arguments are wrong; the daemon cannot be asked; `net`: what differs cannot be told
+  1  failed, and standard error says why; `status`: not ready; `pods`, `explain`, `release`: no such pod; `net`, `replay`:
+     something differs; `lab run`: a check failed
+  2  the arguments are wrong; the daemon cannot be asked; `net`, `replay`: what differs cannot be told
   `lab exec` exits as the command does that it ran";
 
 /// Address management of AWS nodes: what this node has and does, what types hold, how many pods fit, and a VPC in a box to try it in.
@@ -57,6 +58,8 @@ enum Command {
     CapacityData(capacity::DataArgs),
     /// Compare this node's network with what it should be, and put it right
     Net(net::NetArgs),
+    /// Show again each decision that a node's journal has: when, upon what, which actions, and why
+    Replay(replay::ReplayArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
     Lab(lab::LabArgs),
     /// Print what makes a shell complete commands, options and their values
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Footprint(args) => capacity::footprint(&args),
         Command::CapacityData(args) => capacity::data(&args),
         Command::Net(args) => return net::main(&args),
+        Command::Replay(args) => return replay::main(&args),
         Command::Lab(args) => return lab::main(args),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),

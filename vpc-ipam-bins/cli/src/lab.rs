@@ -31,6 +31,7 @@ use vpc_ipam_linux::lab::{
     self, BuildError, ChangeError, LabName, LayoutError, RemoveLabError, SourceCheckError,
 };
 use vpc_ipam_linux::{Namespace, NamespaceError};
+use vpc_ipamd::journal::JournalOptions;
 use vpc_ipamd::settings::Settings;
 use vpc_ipamd::store;
 use vpc_ipamd::{Clock, DaemonError, Options, ServiceOptions};
@@ -339,6 +340,7 @@ impl LabNode {
             service: ServiceOptions::default(),
             metrics,
             introspection,
+            journal: Some(JournalOptions::new(self.address.socket.with_file_name("journal"))),
         };
         let (ready, is_ready) = channel();
         let (notices, to_follow) = relay(ready).map_err(StartError::Threads)?;

@@ -44,6 +44,7 @@ use super::sources::Sources;
 use super::sources::take_over::TakeOver;
 use super::store::Known;
 use super::threads::departed::Departed;
+use super::threads::flight_recorder::FlightRecorder;
 use super::threads::host_thread::HostThread;
 use super::threads::translation::Translation;
 use super::threads::writer::Writer;
@@ -68,6 +69,7 @@ pub(super) struct Loop {
     pub(super) flush: Flush,
     pub(super) service: Service,
     pub(super) writer: Writer,
+    pub(super) recorder: Option<FlightRecorder>,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) notices: Option<std::sync::mpsc::Sender<Notice>>,
     pub(super) metrics: Metrics,
@@ -150,9 +152,12 @@ impl Loop {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    /// Drops everything but the thread that owns the state file.
-    pub(super) fn end(self) -> Writer {
-        self.writer
+    /// Drops everything but the threads that write files.
+    pub(super) fn end(mut self) -> (Writer, Option<FlightRecorder>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&mut self.ipam, self.clock.now());
+        }
+        (self.writer, self.recorder)
     }
 
     /// Makes durable what was promised, and answers who waits for that.
@@ -222,6 +227,9 @@ impl Loop {
         }
         self.run_due()?;
         self.history.run_due(self.clock.now());
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&mut self.ipam, self.clock.now());
+        }
         self.write()
     }
 

@@ -20,6 +20,7 @@ mod event_loop;
 mod file_lock;
 mod fronts;
 mod input;
+pub mod journal;
 mod keeper;
 mod link_names;
 mod metrics;
@@ -108,9 +109,12 @@ pub async fn run_with_reloads(
     reloading.abort();
     drop(http);
     // Who still waits hears that the daemon stops.
-    let writer = daemon.end();
+    let (writer, recorder) = daemon.end();
     let claim = server.stop().await;
     writer.stop().await;
+    if let Some(recorder) = recorder {
+        recorder.stop().await;
+    }
     // Another daemon may begin: of this one nothing is left.
     drop(claim);
     result

@@ -12,6 +12,7 @@ use vpc_ipam_core::{
 use vpc_ipam_linux::{HostConfig, Namespace};
 
 use crate::service::ServiceOptions;
+use crate::journal::JournalOptions;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct Options {
     pub metrics: Option<BindAddress>,
     /// Where introspection is served, if it is.
     pub introspection: Option<BindAddress>,
+    /// Where inputs are recorded for a replay, if they are.
+    pub journal: Option<JournalOptions>,
 }
 
 /// Where something is served over HTTP.

@@ -1,5 +1,6 @@
 //! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs the daemon.
 
+use core::time::Duration;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipam_protocol::SOCKET;
 
 use crate::environment::{self, AdoptError};
+use crate::journal::JournalOptions;
 use crate::operator_file::{self, OperatorFileError};
 use crate::reload::{self, Read, Sources};
 use crate::settings::Settings;
@@ -68,6 +70,15 @@ struct Args {
     /// A file that is there exactly while the node is ready for pods, for a taint or a probe that waits for it
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
+    /// The folder of the journal, which `vpc-ipam replay` reads [default: journal/ beside the state file]
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+    /// MiB that the journal may have; 0 for none
+    #[arg(long, value_name = "MIB", default_value_t = JournalOptions::SIZE_MAX >> 20, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
+    journal_size: u64,
+    /// Hours for which the journal is kept
+    #[arg(long, value_name = "HOURS", default_value_t = JournalOptions::AGE_MAX.as_secs() / 3600, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    journal_age: u64,
     /// Write log lines as JSON
     #[arg(long)]
     log_json: bool,
@@ -165,6 +176,12 @@ async fn run(args: Args, settings: Settings, sources: Sources, read: Read) -> Re
     }
     let mut limits = KnownLimits::default();
     limits.overrides.clone_from(&read.limits);
+    let journal = (args.journal_size > 0).then(|| {
+        let folder = args.journal.unwrap_or_else(|| args.state.with_file_name("journal"));
+        JournalOptions::new(folder)
+            .with_size_max(args.journal_size << 20)
+            .with_age_max(Duration::from_secs(args.journal_age * 3600))
+    });
     let options = Options {
         overrides: read.overrides.clone(),
         labels: sources.labels.clone(),
@@ -180,6 +197,7 @@ async fn run(args: Args, settings: Settings, sources: Sources, read: Read) -> Re
         service: ServiceOptions::of_process(args.ready_file),
         metrics: settings.metrics,
         introspection: settings.introspection,
+        journal,
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let api = SdkEc2::connect(SdkOptions {

@@ -38,6 +38,7 @@ use crate::service::Service;
 use crate::sources::Sources;
 use crate::sources::take_over::TakeOver;
 use crate::store::{Found, Known, Store, TakenOver};
+use crate::threads::flight_recorder::FlightRecorder;
 use crate::threads::writer::Writer;
 use crate::threads::{SetUpNode, Threads};
 
@@ -96,7 +97,7 @@ pub(super) async fn start(
     let (prepared, fresh) = find_out(&mut options, &*api, &inputs, &clock, kept.as_ref()).await?;
     metrics.network_is_set_up();
     let mut known = known_now(&options, &prepared, kept.clone());
-    let (mut ipam, mut flush) = restore(&options, &prepared, found, &clock)?;
+    let Restored { mut ipam, mut flush, recorder } = restore(&options, &prepared, found, &clock)?;
     let Prepared { metadata, config, watch, threads, set_up, .. } = prepared;
     let Threads { host, translation, departed, ports } = threads;
     let SetUpNode { facts, changed, took_over } = set_up;
@@ -173,6 +174,7 @@ pub(super) async fn start(
         flush,
         service,
         writer: Writer::start(store, inputs.clone()),
+        recorder,
         inputs,
         notices,
         metrics,
@@ -252,13 +254,20 @@ fn pod_settings(
     }
 }
 
+/// The state machine of a node, and what belongs to it.
+struct Restored {
+    ipam: Ipam,
+    flush: Flush,
+    recorder: Option<FlightRecorder>,
+}
+
 /// Makes the state machine of the node, with the pods that the state file and the kernel show.
 fn restore(
     options: &Options,
     prepared: &Prepared,
     found: Found,
     clock: &Clock,
-) -> Result<(Ipam, Flush), DaemonError> {
+) -> Result<Restored, DaemonError> {
     let Prepared { metadata, limits, config, .. } = prepared;
     for note in config.warnings_on(limits) {
         warn!("{note}");
@@ -267,6 +276,9 @@ fn restore(
     let seed = clock.now().as_nanos();
     let (node, budget) = (metadata.node.clone(), options.budget.clone());
     let mut ipam = Ipam::new(node, limits.clone(), config.clone(), budget, seed, clock.now())?;
+    // Before its first input.
+    let journal = options.journal.clone();
+    let recorder = journal.map(|it| FlightRecorder::start(it, &mut ipam, clock.now()));
     let eni_config = EniConfig::for_node(&options.overrides, &metadata.node, &options.labels);
     if let Some(eni_config) = eni_config {
         ipam.handle_eni_config(Some(eni_config), clock.now());
@@ -279,7 +291,7 @@ fn restore(
         }
     }
     ipam.restore(records, clock.now());
-    Ok((ipam, flush))
+    Ok(Restored { ipam, flush, recorder })
 }
 
 /// Finds the pods that are in no state file, and returns their addresses.

@@ -1,6 +1,7 @@
 //! The threads that work on the node's network.
 
 pub(crate) mod departed;
+pub(crate) mod flight_recorder;
 pub(crate) mod host_thread;
 pub(crate) mod net_report;
 pub(crate) mod translation;

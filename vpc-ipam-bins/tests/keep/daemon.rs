@@ -13,6 +13,7 @@ use vpc_ipam_aws::{Ec2Api, EmulatedEc2};
 use vpc_ipam_core::{Budget, Config, KnownLimits};
 use vpc_ipam_linux::HostConfig;
 use vpc_ipam_protocol::{Answer, Request, Status, ask};
+use vpc_ipamd::journal::JournalOptions;
 use vpc_ipamd::store;
 use vpc_ipamd::{DaemonError, Options, ServiceOptions};
 
@@ -139,6 +140,7 @@ pub(crate) fn daemon_as(
         boot: store::boot_id().unwrap(),
         adopt: true,
         service: ServiceOptions::default(),
+        journal: Some(JournalOptions::new(node.address.socket.with_file_name("journal"))),
         limits: KnownLimits::default(),
         overrides: Vec::new(),
         labels: BTreeMap::new(),

@@ -16,6 +16,7 @@ mod del;
 mod faulty;
 mod gc;
 mod http;
+mod journal;
 mod many;
 mod names;
 mod others;
