@@ -10,6 +10,7 @@
 
 mod call;
 mod error;
+mod log;
 pub mod plugin;
 mod result;
 mod salvage;

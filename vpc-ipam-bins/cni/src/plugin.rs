@@ -18,12 +18,16 @@ use vpc_ipam_linux::{
 };
 use vpc_ipam_protocol::{PodLinks, SOCKET};
 
+use crate::log::CallLog;
 use crate::{Call, CniVersion, Code, Command, Error};
 
 /// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
 /// result or the error, as CNI wants it.
 pub fn main() -> ExitCode {
-    let outcome = run(|name| std::env::var(name).ok(), io::stdin().lock());
+    let env = |name: &str| std::env::var(name).ok();
+    let mut log = CallLog::of(io::stdin().lock());
+    let outcome = run(env, &mut log);
+    log.write(env, &outcome);
     let (text, code) = match outcome {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(json)) => (json.to_string(), ExitCode::SUCCESS),

@@ -5,6 +5,7 @@ mod answers;
 mod commit;
 pub(super) mod history;
 mod inventory;
+mod pod_lines;
 mod reload;
 mod requests;
 
@@ -205,6 +206,7 @@ impl Loop {
             match result {
                 Ok(uncommitted) => self.granted(uncommitted, callers),
                 Err(error) => {
+                    warn!(pod = %key, error = %error, "no address");
                     self.refused(&key, error.to_string());
                     for caller in callers {
                         caller.answer(refused(&error));

@@ -23,6 +23,7 @@ mod input;
 pub mod journal;
 mod keeper;
 mod link_names;
+pub mod log;
 mod metrics;
 pub mod operator_file;
 mod options;
@@ -35,8 +36,6 @@ pub mod settings;
 mod sources;
 mod start;
 pub mod store;
-#[cfg(feature = "aws")]
-mod telemetry;
 mod threads;
 pub mod variables;
 

@@ -11,8 +11,8 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::{HostConfig, Namespace};
 
-use crate::service::ServiceOptions;
 use crate::journal::JournalOptions;
+use crate::service::ServiceOptions;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]

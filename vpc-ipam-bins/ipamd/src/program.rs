@@ -14,14 +14,16 @@ use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_prox
 use vpc_ipam_core::{Budget, KnownLimits, error_chain};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipam_protocol::SOCKET;
+use vpc_ipam_protocol::log_file::LogBounds;
 
 use crate::environment::{self, AdoptError};
 use crate::journal::JournalOptions;
+use crate::log::{Log, LogOptions};
 use crate::operator_file::{self, OperatorFileError};
 use crate::reload::{self, Read, Sources};
 use crate::settings::Settings;
 use crate::{DaemonError, Options, ServiceOptions};
-use crate::{service, store, telemetry};
+use crate::{service, store};
 
 /// Manages the ENIs and addresses of this node, and assigns addresses to pods.
 ///
@@ -79,6 +81,15 @@ struct Args {
     /// Hours for which the journal is kept
     #[arg(long, value_name = "HOURS", default_value_t = JournalOptions::AGE_MAX.as_secs() / 3600, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     journal_age: u64,
+    /// MiB that a log file gets before another one follows, where AWS_VPC_K8S_CNI_LOG_FILE names one
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    log_size: u64,
+    /// How many log files of before are kept, as FILE.1 and so on
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=100))]
+    log_files: u32,
+    /// Days for which they are kept
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    log_age: u32,
     /// Write log lines as JSON
     #[arg(long)]
     log_json: bool,
@@ -121,7 +132,13 @@ pub fn main() -> ExitCode {
     let read = read.map_err(Failure::from).and_then(|()| sources.read().map_err(Failure::from));
     let vars = read.as_ref().map_or(&sources.process, |read| &read.vars);
     let (settings, _) = Settings::from_vars(vars.clone());
-    telemetry::start(settings.log_level, args.log_json);
+    let bounds = LogBounds::default().with(
+        args.log_size << 20,
+        args.log_files,
+        Duration::from_secs(u64::from(args.log_age) * 86_400),
+    );
+    let log = LogOptions::new(settings.log_level, settings.log_to.clone());
+    let log = Log::start(&log.with_json(args.log_json).with_bounds(bounds));
     let read = match read {
         Ok(read) => read,
         Err(failure) => {
@@ -139,7 +156,7 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(run(args, settings, sources, read));
+            let result = runtime.block_on(run(args, settings, sources, read, log));
             // A name that is still being looked up must not delay the end.
             runtime.shutdown_background();
             result
@@ -155,7 +172,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args, settings: Settings, sources: Sources, read: Read) -> Result<(), Failure> {
+async fn run(
+    args: Args,
+    settings: Settings,
+    sources: Sources,
+    read: Read,
+    log: Log,
+) -> Result<(), Failure> {
     // Before all else: what ends a process by default is ignored by one that is the first of its container.
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signal)?;
@@ -213,13 +236,16 @@ async fn run(args: Args, settings: Settings, sources: Sources, read: Read) -> Re
     let (reload, reloads) = mpsc::channel(1);
     let (ask, asked) = mpsc::channel(1);
     tokio::spawn(reload::serve(sources, read, asked, reload));
-    tokio::spawn(on_hangup(hangup, ask));
+    tokio::spawn(on_hangup(hangup, ask, log));
     Ok(crate::run_with_reloads(options, Arc::new(api), None, reloads, shutdown).await?)
 }
 
-/// Has the settings read again whenever SIGHUP comes.
-async fn on_hangup(mut hangup: Signal, ask: mpsc::Sender<oneshot::Sender<()>>) {
+/// Opens the log again and has the settings read again whenever SIGHUP comes.
+async fn on_hangup(mut hangup: Signal, ask: mpsc::Sender<oneshot::Sender<()>>, log: Log) {
     while hangup.recv().await.is_some() {
+        if let Err(error) = log.reopen() {
+            warn!(%error, path = ?log.path(), "SIGHUP: cannot open the log file again");
+        }
         info!("SIGHUP: reading the settings again");
         service::reloading();
         let (done, answer) = oneshot::channel();

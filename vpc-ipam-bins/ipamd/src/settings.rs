@@ -9,6 +9,7 @@ use vpc_ipam_core::{Config, ConfigProblem, ConfigWarning, Vars};
 use vpc_ipam_linux::HostConfig;
 
 pub(crate) use self::in_force::in_force;
+use crate::log::LogTo;
 use crate::options::BindAddress;
 
 /// What the variables of a node say.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub http_timeout: Duration,
     /// From which level on there are log lines: `AWS_VPC_K8S_CNI_LOGLEVEL`, by default `debug`, as in amazon-vpc-cni-k8s.
     pub log_level: LogLevel,
+    /// Where they go: `AWS_VPC_K8S_CNI_LOG_FILE`, by default standard error.
+    pub log_to: LogTo,
     /// Where metrics are served, unless `DISABLE_METRICS`: `METRICS_BIND_ADDRESS`, by default port 61678 of every address, as in
     /// amazon-vpc-cni-k8s.
     pub metrics: Option<BindAddress>,
@@ -77,6 +80,7 @@ impl Settings {
         // An outcome that core does not wait for any more would be lost.
         let answer_max = &mut config.timing.answer_max;
         *answer_max = (http_timeout + Duration::from_secs(60)).max(*answer_max);
+        let log_to = vars.text("AWS_VPC_K8S_CNI_LOG_FILE").map(LogTo::parse).unwrap_or_default();
         let metrics = ("METRICS_BIND_ADDRESS", ":61678");
         let introspection = ("INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679");
         let settings = Self {
@@ -84,6 +88,7 @@ impl Settings {
             host,
             http_timeout,
             log_level: log_level(&mut vars),
+            log_to,
             metrics: bind_address(&mut vars, metrics, "DISABLE_METRICS"),
             introspection: bind_address(&mut vars, introspection, "DISABLE_INTROSPECTION"),
         };
@@ -136,7 +141,7 @@ fn log_level(vars: &mut Vars) -> LogLevel {
         "debug" => LogLevel::Debug,
         "trace" => LogLevel::Trace,
         _ => {
-            let expected = "off, error, warn, info, debug or trace";
+            let expected = "off, critical, error, warn, info, debug or trace";
             vars.warn(NAME, ConfigProblem::Unusable { expected, used: "debug".to_string() });
             LogLevel::Debug
         }
@@ -162,6 +167,11 @@ mod tests {
             ("HTTP_TIMEOUT", "5", Some("10")),
             ("HTTP_TIMEOUT", "soon", Some("10")),
             ("AWS_VPC_K8S_CNI_LOGLEVEL", "WARN", None),
+            ("AWS_VPC_K8S_CNI_LOGLEVEL", "Trace", None),
+            ("AWS_VPC_K8S_CNI_LOGLEVEL", "CRITICAL", None),
+            ("AWS_VPC_K8S_CNI_LOGLEVEL", "off", None),
+            ("AWS_VPC_K8S_CNI_LOG_FILE", "stdout", None),
+            ("AWS_VPC_K8S_CNI_LOG_FILE", "/var/log/aws-routed-eni/ipamd.log", None),
             ("AWS_VPC_K8S_CNI_LOGLEVEL", "loud", Some("using debug")),
             ("WARM_IP_TARGET", "many", Some("WARM_IP_TARGET")),
             ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "dice", Some("hashrandom")),

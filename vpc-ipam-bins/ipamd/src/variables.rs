@@ -61,8 +61,9 @@ const fn variable(
 
 const OF_THE_INSTALLATION: &str =
     "scripts/install-node.sh and the runtime's configuration say where files are";
-const OF_THE_PLUGIN: &str = "the plugin writes no log: the runtime logs what it answers";
-const NO_LOG_FILE: &str = "log lines go to standard error, where the service manager keeps them";
+const OF_THE_PLUGIN: &str =
+    "the plugin gets it by pluginLogFile and pluginLogLevel of the runtime's configuration";
+const OF_EGRESS_PLUGIN: &str = "there is no such plugin: egress is part of vpc-cni";
 const NO_KUBERNETES: &str = "vpc-ipamd does not ask Kubernetes";
 const NOT_YET: &str = "there is no such part here yet";
 
@@ -125,13 +126,13 @@ pub const KNOWN: &[Variable] = {
         variable("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", Cidrs, "none", Start),
         variable("AWS_VPC_K8S_CNI_EXTERNALSNAT", Bool, "false", Start),
         variable("AWS_VPC_K8S_CNI_LOGLEVEL", Word, "debug", Start),
-        variable("AWS_VPC_K8S_CNI_LOG_FILE", File, "none", None(NO_LOG_FILE)),
+        variable("AWS_VPC_K8S_CNI_LOG_FILE", File, "stderr", Start),
         variable("AWS_VPC_K8S_CNI_RANDOMIZESNAT", Word, "hashrandom", Start),
         variable("AWS_VPC_K8S_CNI_VETHPREFIX", Text, "eni", Start),
-        variable("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", File, "none", None(OF_THE_PLUGIN)),
-        variable("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_LEVEL", Word, "none", None(OF_THE_PLUGIN)),
-        variable("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", File, "none", None(OF_THE_PLUGIN)),
-        variable("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_LEVEL", Word, "none", None(OF_THE_PLUGIN)),
+        variable("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", File, "none", None(OF_EGRESS_PLUGIN)),
+        variable("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_LEVEL", Word, "none", None(OF_EGRESS_PLUGIN)),
+        variable("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", File, "none", None(OF_EGRESS_PLUGIN)),
+        variable("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_LEVEL", Word, "none", None(OF_EGRESS_PLUGIN)),
         variable("AWS_VPC_K8S_PLUGIN_LOG_FILE", File, "none", None(OF_THE_PLUGIN)),
         variable("AWS_VPC_K8S_PLUGIN_LOG_LEVEL", Word, "none", None(OF_THE_PLUGIN)),
         variable("AWS_WEB_IDENTITY_TOKEN_FILE", File, "none", Sdk),

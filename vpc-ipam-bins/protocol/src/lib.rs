@@ -11,6 +11,7 @@
 mod ask;
 mod happening;
 mod inventory;
+pub mod log_file;
 pub mod one_line;
 pub mod pending_release;
 mod refusal;

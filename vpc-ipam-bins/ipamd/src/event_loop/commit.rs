@@ -6,8 +6,8 @@ use tracing::{error, warn};
 use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted, error_chain};
 use vpc_ipam_protocol::{Answer, Refusal, RefusalKind, What};
 
-use super::Loop;
 use super::answers::{Caller, gone};
+use super::{Loop, pod_lines};
 use crate::conntrack::Flush;
 use crate::error::DaemonError;
 use crate::store::{Entry, WriteError};
@@ -191,6 +191,7 @@ impl Loop {
                     self.keeper.leased(&lease, now);
                     let asked = callers.iter().map(|caller| caller.asked).min().unwrap_or(now);
                     let ms = u64::try_from(now.since(asked).as_millis()).unwrap_or(u64::MAX);
+                    pod_lines::added(&lease, ms);
                     self.history.push(now, What::Assigned { lease: lease.clone(), ms });
                     (self.lease(lease), callers)
                 }
@@ -198,6 +199,8 @@ impl Loop {
             },
             Write::Release(_, said, callers) => {
                 if let Answer::Lease { lease, .. } = &said {
+                    let asked = callers.iter().map(|caller| caller.asked).min();
+                    pod_lines::deleted(lease, asked, now);
                     self.history.push(now, What::Released { lease: lease.clone() });
                 }
                 (said, callers)

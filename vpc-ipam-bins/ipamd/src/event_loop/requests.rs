@@ -1,13 +1,13 @@
 //! What the plugin and the command line ask for, and how they are answered.
 
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{info, warn};
 use vpc_ipam_core::{Assigned, Lease, PodKey, Record, Released, Timestamp};
 use vpc_ipam_protocol::{Answer, Assign, Request};
 
-use super::Loop;
 use super::answers::{Caller, gone, refused};
 use super::commit::Write;
+use super::{Loop, pod_lines};
 use crate::fronts::status;
 use crate::threads::net_report;
 
@@ -83,6 +83,7 @@ impl Loop {
                 let said = match self.ipam.pool().lease(&request.key).cloned() {
                     Some(lease) => {
                         self.keeper.leased(&lease, now);
+                        pod_lines::added(&lease, 0);
                         self.lease(lease)
                     }
                     None => gone(),
@@ -138,7 +139,10 @@ impl Loop {
                 match self.release_of(key) {
                     // Asked again: the pod is gone for good once that is durable.
                     Some(callers) => callers.push(caller),
-                    None => caller.answer(Answer::Unknown),
+                    None => {
+                        info!(pod = %key, "DEL of a pod that holds nothing");
+                        caller.answer(Answer::Unknown);
+                    }
                 }
             }
         }
