@@ -6,6 +6,7 @@ mod net;
 mod node;
 mod replay;
 mod shell;
+mod support;
 
 use std::io;
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
     Net(net::NetArgs),
     /// Show again each decision that a node's journal has: when, upon what, which actions, and why
     Replay(replay::ReplayArgs),
+    /// Write an archive with what is needed to find out what happened on this node
+    Support(support::SupportArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
     Lab(lab::LabArgs),
     /// Print what makes a shell complete commands, options and their values
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::CapacityData(args) => capacity::data(&args),
         Command::Net(args) => return net::main(&args),
         Command::Replay(args) => return replay::main(&args),
+        Command::Support(args) => return support::main(args),
         Command::Lab(args) => return lab::main(args),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),

@@ -36,6 +36,7 @@ pub mod settings;
 mod sources;
 mod start;
 pub mod store;
+pub mod support;
 mod threads;
 pub mod variables;
 

@@ -1,7 +1,7 @@
 //! The program `vpc-ipamd`: reads options and variables, makes the EC2 client, and runs the daemon.
 
 use core::time::Duration;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use crate::log::{Log, LogOptions};
 use crate::operator_file::{self, OperatorFileError};
 use crate::reload::{self, Read, Sources};
 use crate::settings::Settings;
+use crate::support::{self, SupportOptions};
 use crate::{DaemonError, Options, ServiceOptions};
 use crate::{service, store};
 
@@ -183,6 +184,7 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signal)?;
     let hangup = signal(SignalKind::hangup()).map_err(Failure::Signal)?;
+    let support_asked = signal(SignalKind::user_defined1()).map_err(Failure::Signal)?;
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: stopping"),
@@ -223,6 +225,7 @@ async fn run(
         journal,
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    tokio::spawn(write_support(support_asked, support_options(&options, &read, &log)));
     let api = SdkEc2::connect(SdkOptions {
         // Here and not left to the SDK, for which an empty variable is set.
         region: args.region.or_else(|| var("AWS_REGION")).or_else(|| var("AWS_DEFAULT_REGION")),
@@ -262,6 +265,35 @@ fn allow_many_callers() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         info!(%error, "cannot raise how many files may be open");
+    }
+}
+
+/// Returns what a support archive of this daemon is made of.
+fn support_options(options: &Options, read: &Read, log: &Log) -> SupportOptions {
+    let mut support = SupportOptions::new(options.socket.clone(), options.state.clone());
+    if let Some(journal) = &options.journal {
+        support.journal.clone_from(&journal.folder);
+    }
+    support.log = log.path().map(Path::to_path_buf);
+    support.netns = Some(options.netns.clone());
+    support.vars = Ok(read.vars.clone().into_iter().collect());
+    support
+}
+
+/// Writes a support archive for each SIGUSR1, one after the other.
+async fn write_support(mut asked: Signal, options: SupportOptions) {
+    while asked.recv().await.is_some() {
+        let options = options.clone();
+        let written = tokio::task::spawn_blocking(move || support::write_beside_state(&options));
+        match written.await {
+            Ok(Ok((path, missing))) => {
+                info!(path = %path.display(), missing = missing.len(), "SIGUSR1: wrote a support archive");
+            }
+            Ok(Err(error)) => {
+                warn!(error = error_chain(&error), "SIGUSR1: cannot write a support archive");
+            }
+            Err(error) => warn!(%error, "SIGUSR1: cannot write a support archive"),
+        }
     }
 }
 

@@ -132,6 +132,14 @@ pub fn ask_within(
     Asked::send(socket, request, patience)?.answer()
 }
 
+/// Returns the id of the process that listens at a socket, the daemon's.
+pub fn listener(socket: &Path) -> Result<u32, AskError> {
+    let stream = open(socket, PATIENCE)?;
+    let peer = socket_peercred(&stream)
+        .map_err(|errno| AskError::Exchange { path: socket.to_owned(), source: errno.into() })?;
+    Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
+}
+
 /// A question that the daemon was asked and has yet to answer.
 #[derive(Debug)]
 pub struct Asked {

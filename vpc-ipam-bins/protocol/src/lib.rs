@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Plan, PodKey};
 
-pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within};
+pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within, listener};
 pub use self::happening::{Happening, Happenings, What};
 pub use self::inventory::{
     AddressHolder, AddressInUse, AddressStates, BlockInventory, EniInventory, Inventory,

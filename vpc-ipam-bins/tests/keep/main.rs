@@ -25,3 +25,4 @@ mod result;
 mod runtime;
 mod socket;
 mod start;
+mod support;
