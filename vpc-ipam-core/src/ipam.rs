@@ -373,7 +373,7 @@ impl Ipam {
     /// Returns the network cards on which a pod needs an interface, if it needs several.
     fn cards_of(&self, request: &AddressRequest) -> Vec<Card> {
         match request.cards {
-            CardChoice::Any => Vec::new(),
+            CardChoice::Any | CardChoice::On(_) => Vec::new(),
             CardChoice::Every => self.pool.cards_in_use(self.config.multi_nic, &self.limits),
         }
     }

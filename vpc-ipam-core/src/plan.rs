@@ -203,6 +203,7 @@ impl Planner<'_> {
             if let Demand::Short(blocks) = demand {
                 self.grow(on_card, blocks);
             }
+            self.fill_enis_waited_for(on_card);
         }
     }
 

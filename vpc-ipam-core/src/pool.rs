@@ -395,6 +395,9 @@ impl Pool {
         let taken = match request.cards {
             CardChoice::Any => take_on_any(enis, eligibility, now).map(|first| (first, Vec::new())),
             CardChoice::Every => take_on_every(enis, released_before, every_card, eligibility, now),
+            CardChoice::On(id) => {
+                take(enis, |eni| eni.id == id, eligibility, now).map(|first| (first, Vec::new()))
+            }
         };
         let (first, more) = taken.ok_or(NotAssigned::NoneFree)?;
         // 0 stands for a record without one.
@@ -407,6 +410,7 @@ impl Pool {
             serial,
             first,
             more,
+            addresses_only: request.addresses_only,
         };
         vacant.insert(HeldLease { lease: lease.clone(), durable: false, uncommitted: 1 });
         Ok(lease)
@@ -494,7 +498,8 @@ fn take_on_any(
 ) -> Option<LeasedInterface> {
     let cards = if eligibility.multi_nic { cards(enis) } else { Vec::new() };
     let others = cards.into_iter().filter(|card| *card != Card(0));
-    core::iter::once(Card(0)).chain(others).find_map(|card| take(enis, card, eligibility, now))
+    let mut cards = core::iter::once(Card(0)).chain(others);
+    cards.find_map(|card| take(enis, |eni| eni.card == card, eligibility, now))
 }
 
 /// Takes an interface on each of several cards, or none at all.
@@ -506,10 +511,10 @@ fn take_on_every(
     now: Timestamp,
 ) -> Option<(LeasedInterface, Vec<LeasedInterface>)> {
     let (first, others) = cards.split_first()?;
-    let first = take(enis, *first, eligibility, now)?;
+    let first = take(enis, |eni| eni.card == *first, eligibility, now)?;
     let mut more = Vec::new();
     for card in others {
-        let Some(interface) = take(enis, *card, eligibility, now) else {
+        let Some(interface) = take(enis, |eni| eni.card == *card, eligibility, now) else {
             for interface in core::iter::once(&first).chain(&more) {
                 put_back(enis, released_before, interface, None);
             }
@@ -520,10 +525,10 @@ fn take_on_every(
     Some((first, more))
 }
 
-/// Takes one address of each family from the ENI of a card that is fullest; of equals, the lowest device index.
+/// Takes one address of each family from the fullest of the ENIs that are asked for; of equals, the lowest device index.
 fn take(
     enis: &mut [Eni],
-    card: Card,
+    is_asked_for: impl Fn(&Eni) -> bool,
     eligibility: &Eligibility,
     now: Timestamp,
 ) -> Option<LeasedInterface> {
@@ -536,7 +541,7 @@ fn take(
             let turn = (Reverse(eni.assigned()), index);
             let candidate = eni.has_free()
                 && best.is_none_or(|best| turn < best)
-                && eni.card == card
+                && is_asked_for(eni)
                 && tried.is_none_or(|tried| turn > tried)
                 && eni.stage == Stage::Ready
                 && eligibility.takes_pods(eni);

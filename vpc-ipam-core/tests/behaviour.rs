@@ -206,6 +206,58 @@ fn a_pod_on_every_card_waits_until_each_has_an_address() {
     assert_eq!(node.stored[&Node::key("two")].interfaces().count(), 4);
 }
 
+// One ENI.
+
+#[test]
+fn pods_that_want_the_primary_eni_get_its_addresses_and_are_refused_once_it_is_full() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
+    let primary = node.enis().iter().find(|eni| eni.is_primary()).unwrap().id;
+    // 10 addresses, one of them its own.
+    for number in 0..9 {
+        let name = format!("pod-{number}");
+        if node.ask_on(&name, CardChoice::On(primary)).unwrap().is_none() {
+            node.run_for(5);
+        }
+        assert_eq!(node.stored[&Node::key(&name)].first.eni, primary, "{name}");
+        node.run_for(10);
+    }
+    assert!(node.ipam.readiness(node.now).is_ready(), "other ENIs serve pods that do not mind");
+
+    let error = node.ask_on("last", CardChoice::On(primary)).unwrap_err();
+
+    assert!(matches!(error, AssignError::NoAddress { .. }), "{error}");
+    assert!(node.ask("other").unwrap().is_some());
+    node.run_for(60);
+    let secondary = node.stored[&Node::key("other")].first.eni;
+    assert_ne!(secondary, primary);
+    assert!(node.ask_on("there", CardChoice::On(secondary)).unwrap().is_some());
+}
+
+#[test]
+fn an_eni_that_pods_wait_for_is_filled_whatever_others_have_free() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "3")]);
+    node.add((0..10).map(|number| format!("pod-{number}")));
+    node.run_for(60);
+    let other = node.enis().iter().find(|eni| !eni.is_primary()).unwrap().id;
+    // The other ENI has what is free, and this many more want it than it has.
+    let there = || CardChoice::On(other);
+    for number in 0..6 {
+        if node.ask_on(&format!("there-{number}"), there()).unwrap().is_none() {
+            node.run_for(5);
+        }
+        let name = format!("there-{number}");
+        assert_eq!(node.stored[&Node::key(&name)].first.eni, other, "{name}");
+    }
+}
+
+#[test]
+fn a_pod_that_wants_an_eni_that_there_is_not_is_refused() {
+    let mut node = Node::settled("m5.large", &[("WARM_IP_TARGET", "1")]);
+    let error = node.ask_on("pod", CardChoice::On("eni-0123".parse().unwrap())).unwrap_err();
+    assert!(matches!(error, AssignError::NoAddress { .. }), "{error}");
+    assert_eq!(node.ipam.waiting().len(), 0);
+}
+
 // Custom networking.
 
 fn custom(vars: &[(&str, &str)]) -> (Node, EniConfig) {

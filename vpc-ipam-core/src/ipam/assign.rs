@@ -1,5 +1,6 @@
 //! Leases: how pods get them, wait for them and end them.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -190,14 +191,19 @@ impl Ipam {
     /// Counts the pods that wait for a free address; those that wait for their own are no demand.
     pub(super) fn count_waiting(&mut self) {
         let (mut any, mut every) = (0, 0);
+        let mut on_eni = BTreeMap::new();
         for Waiting { request, .. } in &self.waiting {
             if self.pool.lease(&request.key).is_none() {
                 any += 1;
                 every += u32::from(request.cards == CardChoice::Every);
+                if let CardChoice::On(eni) = request.cards {
+                    *on_eni.entry(eni).or_insert(0) += 1;
+                }
             }
         }
         self.conditions.waiting = any;
         self.conditions.waiting_every_card = every;
+        self.conditions.waiting_on_eni = on_eni;
     }
 
     /// Returns when the first address that cools is ready, if one cools.

@@ -62,7 +62,7 @@ impl Ipam {
         // The next pod is treated as every other: it asks, on a copy.
         let key = PodKey::new("\0", "\0", "\0").expect("no part is empty");
         let pod = Arc::new(Pod { namespace: "\0".into(), name: "\0".into() });
-        let request = AddressRequest { key, pod, cards: CardChoice::Any };
+        let request = AddressRequest::new(key, pod);
         let mut copy = self.clone();
         // What is asked on a copy is no part of the journal.
         copy.recorder = None;
@@ -150,6 +150,7 @@ impl Ipam {
         match request.cards {
             CardChoice::Any => card == Card(0) || self.config().multi_nic,
             CardChoice::Every => true,
+            CardChoice::On(eni) => self.pool().eni(eni).is_some_and(|eni| eni.card == card),
         }
     }
 }
@@ -221,11 +222,28 @@ impl Outlook<'_> {
                         self.addresses(card) >= before
                     })
                 }
+                CardChoice::On(eni) => {
+                    let waiting = self.ipam.conditions().waiting_on_eni.get(&eni).copied();
+                    self.addresses_on(eni) >= i64::from(waiting.unwrap_or(0))
+                }
             };
-            enough || self.more_in_time()
+            enough || self.more_for(request)
         };
         let ipv6 = !eligibility.ipv6 || self.prefix_in_time() || self.more_in_time();
         ipv4 && ipv6
+    }
+
+    /// Returns whether more may be asked for in time that a pod with this request could use.
+    fn more_for(&self, request: &AddressRequest) -> bool {
+        let CardChoice::On(id) = request.cards else { return self.more_in_time() };
+        // What may come is on another ENI, once this one is full. One that is not known yet may be shown.
+        let full = |eni: &Eni| {
+            let learned = self.ipam.learned.eni_slots(id, self.now).unwrap_or(u16::MAX);
+            eni.ipv4_slots_used() >= u32::from(self.ipam.limits.ipv4_slots().min(learned))
+        };
+        let attached = self.ipam.reads.attached.answered.is_some();
+        let usable = |eni: &Eni| self.ipam.eligibility().takes_pods(eni) && !full(eni);
+        self.ipam.pool().eni(id).map_or(!attached, usable) && self.more_in_time()
     }
 
     fn cards(&self) -> impl Iterator<Item = Card> {
@@ -266,31 +284,46 @@ impl Outlook<'_> {
     /// planned.
     fn addresses(&self, card: Card) -> i64 {
         let ipam = self.ipam;
-        let horizon = self.deadline.since(self.now);
-        let mut count = 0i64;
-        for eni in self.enis_in_time(card) {
-            for block in eni.blocks() {
-                let granted = block.state() == BlockState::Confirmed;
-                if matches!(block.net(), IpNet::V4(_)) && granted {
-                    let taken = block.assigned()
-                        + block.quarantined()
-                        + block.cooling(self.now, ipam.config().cooldown, horizon);
-                    count += i64::from(block.capacity()) - i64::from(taken);
-                }
-            }
-            let trusted = eni.ec2_call.as_ref().filter(|call| self.is_call_trusted(call.id));
-            if let Some(&Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) =
-                trusted
-            {
-                count += i64::from(blocks) * if prefixes { i64::from(PREFIX_SIZE) } else { 1 };
-            }
-        }
+        let enis = self.enis_in_time(card);
+        let mut count = enis.map(|eni| self.held_or_asked_for(eni)).sum::<i64>();
         let coming = ipam.pool().creations().values().filter(|creation| {
             let action = Ec2Action::CreateNetworkInterface(creation.request.clone());
             creation.card == card && self.is_creation_trusted(card, &action)
         });
         count += coming.map(|creation| size(creation.request.ipv4)).sum::<i64>();
         count + self.plan.actions.iter().map(|planned| self.planned(planned, card)).sum::<i64>()
+    }
+
+    /// Counts the addresses of one ENI as [`addresses`](Self::addresses) does those of a card.
+    fn addresses_on(&self, id: EniId) -> i64 {
+        let Some(card) = self.ipam.pool().eni(id).map(|eni| eni.card) else { return 0 };
+        let enis = self.enis_in_time(card).filter(|eni| eni.id == id);
+        let there = enis.map(|eni| self.held_or_asked_for(eni)).sum::<i64>();
+        let planned = self.plan.actions.iter().filter(|planned| {
+            matches!(&planned.action,
+                Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) if call.eni == id)
+        });
+        there + planned.map(|planned| self.planned(planned, card)).sum::<i64>()
+    }
+
+    /// Counts the addresses of an ENI that no pod has and that can be granted before the deadline: there, or asked for.
+    fn held_or_asked_for(&self, eni: &Eni) -> i64 {
+        let horizon = self.deadline.since(self.now);
+        let mut count = 0;
+        for block in eni.blocks() {
+            let granted = block.state() == BlockState::Confirmed;
+            if matches!(block.net(), IpNet::V4(_)) && granted {
+                let taken = block.assigned()
+                    + block.quarantined()
+                    + block.cooling(self.now, self.ipam.config().cooldown, horizon);
+                count += i64::from(block.capacity()) - i64::from(taken);
+            }
+        }
+        let trusted = eni.ec2_call.as_ref().filter(|call| self.is_call_trusted(call.id));
+        if let Some(&Ec2Call { kind: Ec2CallKind::AssignIpv4 { blocks, prefixes }, .. }) = trusted {
+            count += i64::from(blocks) * if prefixes { i64::from(PREFIX_SIZE) } else { 1 };
+        }
+        count
     }
 
     /// Returns whether an action under way is expected to succeed.

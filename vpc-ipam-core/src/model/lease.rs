@@ -52,6 +52,9 @@ pub struct Lease {
     pub first: LeasedInterface,
     /// Those of a pod with an interface on several network cards.
     pub more: Vec<LeasedInterface>,
+    /// Whether another program makes the pod's links, so that the node keeps nothing in the kernel for it.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "core::ops::Not::not"))]
+    pub addresses_only: bool,
 }
 
 impl Lease {
@@ -62,7 +65,8 @@ impl Lease {
         since: Timestamp,
         first: LeasedInterface,
     ) -> Self {
-        Self { key, pod: pod.into(), since, serial: 0, first, more: Vec::new() }
+        let (serial, more, addresses_only) = (0, Vec::new(), false);
+        Self { key, pod: pod.into(), since, serial, first, more, addresses_only }
     }
 }
 
@@ -73,6 +77,7 @@ setters!(Lease {
     with_serial serial: u64,
     with_first first: LeasedInterface,
     with_more more: Vec<LeasedInterface>,
+    with_addresses_only addresses_only: bool,
 });
 
 impl Lease {
@@ -173,12 +178,15 @@ pub struct AddressRequest {
     pub pod: Arc<Pod>,
     /// On which network cards.
     pub cards: CardChoice,
+    /// Whether another program makes the pod's links, so that the node keeps nothing in the kernel for it.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "core::ops::Not::not"))]
+    pub addresses_only: bool,
 }
 
 impl AddressRequest {
     /// Returns a request for an interface on one network card, whichever has an address.
     pub fn new(key: PodKey, pod: impl Into<Arc<Pod>>) -> Self {
-        Self { key, pod: pod.into(), cards: CardChoice::Any }
+        Self { key, pod: pod.into(), cards: CardChoice::Any, addresses_only: false }
     }
 }
 
@@ -186,6 +194,7 @@ setters!(AddressRequest {
     with_key key: PodKey,
     with_pod pod: Arc<Pod>,
     with_cards cards: CardChoice,
+    with_addresses_only addresses_only: bool,
 });
 
 /// On which network cards a pod wants an interface.
@@ -198,6 +207,8 @@ pub enum CardChoice {
     Any,
     /// On each that is in use: amazon-vpc-cni-k8s' annotation `k8s.amazonaws.com/nicConfig: multi-nic-attachment`.
     Every,
+    /// On the card of this ENI, with an address of this ENI and no other: the program that makes the pod's links sends by one link.
+    On(EniId),
 }
 
 /// A lease that is not durable yet, so that a crash would give its address to another pod.
@@ -220,6 +231,11 @@ impl Uncommitted {
     /// Returns whose lease it is.
     pub fn key(&self) -> &PodKey {
         &self.lease.key
+    }
+
+    /// Returns whether another program makes the pod's links.
+    pub fn is_addresses_only(&self) -> bool {
+        self.lease.addresses_only
     }
 
     /// Returns the addresses that it is to hold.

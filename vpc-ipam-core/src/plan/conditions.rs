@@ -1,6 +1,8 @@
 //! What the node's scheduler and its pods ask for.
 
-use crate::EniConfig;
+use alloc::collections::BTreeMap;
+
+use crate::{EniConfig, EniId};
 
 /// What the node's scheduler and its pods ask for, as [`Ipam`](crate::Ipam) was told last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Conditions {
     pub waiting: u32,
     /// How many of them want an address on every network card.
     pub waiting_every_card: u32,
+    /// How many of them want an address of one ENI, by that ENI.
+    pub waiting_on_eni: BTreeMap<EniId, u32>,
 }
 
 impl Default for Conditions {
@@ -28,6 +32,7 @@ impl Default for Conditions {
             eni_config: None,
             waiting: 0,
             waiting_every_card: 0,
+            waiting_on_eni: BTreeMap::new(),
         }
     }
 }

@@ -3,6 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
+use core::time::Duration;
+
+use ipnet::IpNet;
 
 use super::subnet::addresses_of;
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
@@ -12,8 +15,9 @@ use crate::plan::eni_tags;
 use crate::plan::learned::AskedOf;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
-    Action, ActionId, AssignPrivateIpAddresses, BackoffScope, Card, CreateNetworkInterface,
-    Ec2Action, Ec2Operation, EniId, Ipv4Amount, Ipv4Kind, Planned, Question, SubnetId, WarmTarget,
+    Action, ActionId, AssignPrivateIpAddresses, BackoffScope, BlockState, Card,
+    CreateNetworkInterface, Demand, Ec2Action, Ec2Operation, EniId, Ipv4Amount, Ipv4Kind, Planned,
+    Question, SubnetId, WarmTarget,
 };
 
 impl Planner<'_> {
@@ -61,6 +65,53 @@ impl Planner<'_> {
             amounts.push(amount(kind, u16::try_from(blocks).unwrap_or(self.slots)));
         }
         self.create_enis(card, &amounts, because);
+    }
+
+    /// Fills the ENIs of which pods want an address: what is free on others is of no use to them.
+    pub(super) fn fill_enis_waited_for(&mut self, on: CardDemand) {
+        let CardDemand { card, kind, target, stock, .. } = on;
+        let now = self.now;
+        for (id, waiting) in &self.conditions.waiting_on_eni {
+            let Some(eni) = self.pool.eni(*id) else { continue };
+            let asked_for = self.plan.actions.iter().any(|planned| {
+                matches!(&planned.action,
+                    Action::Ec2(Ec2Action::AssignPrivateIpAddresses(call)) if call.eni == *id)
+            });
+            let serves = self.eligibility.takes_pods(eni) && self.serves_in_time(eni);
+            if eni.card != card || asked_for || !serves {
+                continue;
+            }
+            let free: u32 = eni
+                .blocks()
+                .iter()
+                .filter(|block| {
+                    matches!(block.net(), IpNet::V4(_)) && block.state() == BlockState::Confirmed
+                })
+                .map(|block| {
+                    let cooling = block.cooling(now, self.config.cooldown, Duration::ZERO);
+                    let taken = block.assigned() + block.quarantined() + cooling;
+                    block.capacity().saturating_sub(taken)
+                })
+                .sum();
+            let short = match kind {
+                Ipv4Kind::Addresses => waiting.saturating_sub(free),
+                Ipv4Kind::Prefixes => waiting.saturating_sub(free).div_ceil(PREFIX_SIZE),
+            };
+            let short = short.min(self.room(eni));
+            let Some(blocks) = Some(short).filter(|short| *short > 0) else { continue };
+            let wanted = Wanted::Addresses { card };
+            if let Some(gate) = self.growth_gate() {
+                self.block(wanted, gate);
+                continue;
+            }
+            let Some(blocks) = self.within_max_pods(on, blocks) else { continue };
+            if let Some(waiting_on) = self.subnets_first() {
+                self.block(wanted, waiting_on);
+                continue;
+            }
+            let demand = Demand::Short(blocks);
+            self.fill_one(eni, kind, blocks, Because::OffTarget { card, target, stock, demand });
+        }
     }
 
     /// Returns how much of a shortage stays below the number of pods that the node may run, rounded up to whole blocks.

@@ -167,7 +167,7 @@ fn leases() -> String {
     fn request() -> AddressRequest {
         let pod = Pod { namespace: "default".into(), name: "web".into() };
         let key = PodKey::new("net", "container", "eth0").unwrap();
-        AddressRequest { key, pod: Arc::new(pod), cards: CardChoice::Any }
+        AddressRequest::new(key, Arc::new(pod))
     }
     fn assign(pool: &mut Pool) -> Option<Lease> {
         pool.assign(&request(), &SERVING, &[Card(0)], at(9)).ok()

@@ -155,7 +155,7 @@ impl World {
 
     fn request(name: &str, cards: CardChoice) -> AddressRequest {
         let pod = Pod { namespace: "default".to_string(), name: name.to_string() };
-        AddressRequest { key: Self::key(name), pod: Arc::new(pod), cards }
+        AddressRequest::new(Self::key(name), Arc::new(pod)).with_cards(cards)
     }
 
     /// Ends a pod, by the name under which it was added: its lease is released.

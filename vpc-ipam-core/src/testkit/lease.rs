@@ -31,6 +31,7 @@ pub fn lease(name: &str, interfaces: impl IntoIterator<Item = LeasedInterface>) 
         serial: 0,
         first,
         more: interfaces.collect(),
+        addresses_only: false,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::testkit::driver::Driver;
 use crate::testkit::rule::{Breach, Rule, hold};
 use crate::testkit::setup::Setup;
 use crate::testkit::step::Store;
-use crate::{AddressRequest, Assigned, CardChoice, Ipv4Kind, Pod, PodKey, Readiness, Timestamp};
+use crate::{AddressRequest, Assigned, Ipv4Kind, Pod, PodKey, Readiness, Timestamp};
 
 /// How often an operation may be called in an hour for a cause that does not change, for each thing that it is about; see
 /// `backoff/rules.rs`.
@@ -115,7 +115,7 @@ impl Driver {
         copy.log = None;
         let key = PodKey::new("aws-cni", "probe", "eth0").expect("no part is empty");
         let pod = Arc::new(Pod { namespace: "default".to_string(), name: "probe".to_string() });
-        let request = AddressRequest { key: key.clone(), pod, cards: CardChoice::Any };
+        let request = AddressRequest::new(key.clone(), pod);
         match copy.ipam.assign(&request, copy.now) {
             Ok(Assigned::Now(uncommitted)) => return copy.granted(uncommitted),
             Ok(Assigned::Later { .. }) => {}

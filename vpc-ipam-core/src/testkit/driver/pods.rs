@@ -23,6 +23,7 @@ impl Driver {
             key: key.clone(),
             pod: Arc::new(Pod { namespace: "default".to_string(), name }),
             cards: if every_card { CardChoice::Every } else { CardChoice::Any },
+            addresses_only: false,
         };
         let could = self.free_address();
         match self.ipam.assign(&request, self.now) {
