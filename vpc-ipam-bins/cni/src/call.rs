@@ -90,10 +90,20 @@ pub struct NetConfig {
     pub veth_prefix: Option<String>,
     /// The MTU of pods, if it is to differ from the daemon's; of ADD and CHECK.
     pub mtu: Option<u16>,
-    /// What an earlier ADD printed, if the runtime tells; of CHECK.
+    /// What an earlier ADD printed, if the runtime tells; of CHECK and DEL.
     pub prev_result: Option<serde_json::Value>,
     /// The pod's annotation `k8s.amazonaws.com/nicConfig`, if the runtime tells; of ADD.
     pub nic_config: Option<String>,
+    /// The plugin that makes the pod's links, where this one provides addresses alone: `type`.
+    pub main: Option<String>,
+    /// The link whose ENI the addresses are to come from: `master`, of the plugin or of its `ipam`.
+    pub master: Option<String>,
+    /// Whether `ipam` names this plugin, which then touches no link.
+    pub addresses_only: bool,
+    /// What `bridge` would make of the gateway: `isGateway` or `isDefaultGateway`.
+    pub bridge_is_gateway: bool,
+    /// The bridge to which the pod's link will be plugged in.
+    pub bridge: Option<String>,
     /// The attachments that the runtime knows; of GC.
     pub valid_attachments: BTreeSet<Attachment>,
 }
@@ -129,7 +139,32 @@ struct RawConfig<P> {
     mtu: Option<serde_json::Value>,
     prev_result: Option<P>,
     runtime_config: Option<RuntimeConfig>,
+    #[serde(rename = "type")]
+    main: Option<String>,
+    master: Option<String>,
+    bridge: Option<String>,
+    is_gateway: Option<bool>,
+    is_default_gateway: Option<bool>,
+    ipam: Option<RawIpam>,
 }
+
+/// The part for the plugin that provides addresses.
+#[derive(Default, Deserialize)]
+struct RawIpam {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    socket: Option<PathBuf>,
+    master: Option<String>,
+}
+
+impl RawIpam {
+    fn is_for_us(&self) -> bool {
+        matches!(self.kind.as_deref(), Some(IPAM_NAME | "vpc-cni"))
+    }
+}
+
+/// The name under which this program provides addresses to other plugins.
+pub(crate) const IPAM_NAME: &str = "vpc-cni-ipam";
 
 /// What DEL needs of it.
 #[derive(Deserialize)]
@@ -138,6 +173,16 @@ struct RawDelConfig {
     cni_version: Option<String>,
     name: Option<String>,
     socket: Option<PathBuf>,
+    #[serde(default, deserialize_with = "ipam_if_readable")]
+    ipam: RawIpam,
+    bridge: Option<serde_json::Value>,
+    prev_result: Option<serde_json::Value>,
+}
+
+/// Nothing in it keeps DEL from its work.
+fn ipam_if_readable<'de, D: Deserializer<'de>>(from: D) -> Result<RawIpam, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value::<Option<RawIpam>>(value).ok().flatten().unwrap_or_default())
 }
 
 /// What GC needs of it.
@@ -272,7 +317,9 @@ impl NetConfig {
         let version = understood(raw.cni_version.as_deref().unwrap_or_default())?;
         let refuse = |message: String| (version, Error::new(Code::InvalidConfig, message));
         let name = network_name(raw.name).map_err(|error| (version, error))?;
-        let socket = socket_path(raw.socket).map_err(|error| (version, error))?;
+        let ipam = raw.ipam.unwrap_or_default();
+        let addresses_only = ipam.is_for_us();
+        let socket = socket_path(raw.socket.or(ipam.socket)).map_err(|error| (version, error))?;
         // Four bytes leave room for the 11 digits that make the name unique.
         if let Some(prefix) = raw.veth_prefix.as_ref().filter(|prefix| prefix.len() > 4) {
             return Err(refuse(format!("vethPrefix {prefix:?} is longer than 4 bytes")));
@@ -296,6 +343,11 @@ impl NetConfig {
             mtu,
             prev_result: None,
             nic_config: annotations.and_then(|it| it.nic_config),
+            main: raw.main,
+            master: raw.master.or(ipam.master).filter(|name| !name.is_empty()),
+            addresses_only,
+            bridge_is_gateway: raw.is_gateway == Some(true) || raw.is_default_gateway == Some(true),
+            bridge: raw.bridge,
             valid_attachments: BTreeSet::new(),
         };
         Ok((config, raw.prev_result))
@@ -335,8 +387,12 @@ impl NetConfig {
         let version = raw.cni_version.as_deref().filter(|text| !text.is_empty());
         let version = version.map_or(Ok(CniVersion::default()), understood)?;
         let name = network_name(raw.name).map_err(|error| (version, error))?;
-        let socket = socket_path(raw.socket).map_err(|error| (version, error))?;
-        Ok(Self { version, name, socket, ..Self::default() })
+        let addresses_only = raw.ipam.is_for_us();
+        let socket =
+            socket_path(raw.socket.or(raw.ipam.socket)).map_err(|error| (version, error))?;
+        let bridge = raw.bridge.and_then(|name| name.as_str().map(str::to_string));
+        let prev_result = raw.prev_result;
+        Ok(Self { version, name, socket, addresses_only, bridge, prev_result, ..Self::default() })
     }
 
     /// VERSION gets a configuration with nothing but the version, and old runtimes send none.
@@ -355,7 +411,15 @@ impl RawDelConfig {
     fn salvage(text: impl Read) -> Option<Self> {
         let keys = ["cniVersion", "name", "socket"];
         let [cni_version, name, socket] = salvage::texts_of(text, keys).ok()?;
-        Some(Self { cni_version, name: Some(name?), socket: socket.map(PathBuf::from) })
+        let (name, socket) = (Some(name?), socket.map(PathBuf::from));
+        Some(Self {
+            cni_version,
+            name,
+            socket,
+            ipam: RawIpam::default(),
+            bridge: None,
+            prev_result: None,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ mod check;
 mod daemon;
 mod del;
 mod gc;
+mod ipam;
 mod status;
 
 use std::io::{self, Read, Write as _};
@@ -18,15 +19,19 @@ use vpc_ipam_linux::{
 };
 use vpc_ipam_protocol::{PodLinks, SOCKET};
 
+use crate::call::IPAM_NAME;
 use crate::log::CallLog;
 use crate::{Call, CniVersion, Code, Command, Error};
 
 /// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
 /// result or the error, as CNI wants it.
 pub fn main() -> ExitCode {
+    let called_as = std::env::args_os().next().map(PathBuf::from);
+    let is_ipam =
+        called_as.is_some_and(|path| path.file_name().is_some_and(|name| name == IPAM_NAME));
     let env = |name: &str| std::env::var(name).ok();
     let mut log = CallLog::of(io::stdin().lock());
-    let outcome = run(env, &mut log);
+    let outcome = run(env, &mut log, is_ipam);
     log.write(env, &outcome);
     let (text, code) = match outcome {
         Ok(None) => return ExitCode::SUCCESS,
@@ -41,10 +46,17 @@ pub fn main() -> ExitCode {
 fn run(
     env: impl Fn(&str) -> Option<String>,
     stdin: impl Read,
+    is_ipam: bool,
 ) -> Result<Option<serde_json::Value>, (CniVersion, Error)> {
-    let call = Call::parse(env, stdin)?;
+    let mut call = Call::parse(env, stdin)?;
+    call.config.addresses_only |= is_ipam;
     let version = call.config.version;
     let result = match call.command {
+        Command::Add if call.config.addresses_only => {
+            ipam::add(&call).map(|result| Some(result.to_json(version)))
+        }
+        Command::Check if call.config.addresses_only => ipam::check(&call).map(|()| None),
+        Command::Del if call.config.addresses_only => ipam::del(&call).map(|()| None),
         Command::Add => add::add(&call).map(|result| Some(result.to_json(version))),
         Command::Check => check::check(&call).map(|()| None),
         Command::Del => del::del(&call).map(|()| None),

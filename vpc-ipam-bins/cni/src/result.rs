@@ -36,8 +36,8 @@ pub struct Ip {
     pub address: IpNet,
     /// The next hop of its default route.
     pub gateway: IpAddr,
-    /// The index of its interface in [`AddResult::interfaces`].
-    pub interface: usize,
+    /// The index of its interface in [`AddResult::interfaces`]; `None` where another plugin makes it.
+    pub interface: Option<usize>,
 }
 
 /// A route inside a container.
@@ -67,11 +67,10 @@ impl AddResult {
             json
         });
         let ips = self.ips.iter().map(|ip| {
-            let mut json = json!({
-                "address": ip.address,
-                "gateway": ip.gateway,
-                "interface": ip.interface,
-            });
+            let mut json = json!({ "address": ip.address, "gateway": ip.gateway });
+            if let Some(interface) = ip.interface {
+                json["interface"] = json!(interface);
+            }
             if version < CniVersion::V1_0_0 {
                 json["version"] = json!(if ip.address.addr().is_ipv4() { "4" } else { "6" });
             }
@@ -88,13 +87,17 @@ impl AddResult {
             }
             json
         });
-        json!({
+        let mut json = json!({
             "cniVersion": version.as_str(),
-            "interfaces": interfaces.collect::<Vec<_>>(),
             "ips": ips.collect::<Vec<_>>(),
             "routes": routes.collect::<Vec<_>>(),
             "dns": {},
-        })
+        });
+        let interfaces: Vec<_> = interfaces.collect();
+        if !interfaces.is_empty() {
+            json["interfaces"] = json!(interfaces);
+        }
+        json
     }
 }
 
@@ -121,7 +124,7 @@ mod tests {
             ips: vec![Ip {
                 address: "10.0.0.7/32".parse().unwrap(),
                 gateway: "169.254.1.1".parse().unwrap(),
-                interface: 0,
+                interface: Some(0),
             }],
             routes: Vec::new(),
         };

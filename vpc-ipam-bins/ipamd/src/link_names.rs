@@ -44,6 +44,9 @@ impl LinkNames {
 
     /// A pod got a lease.
     pub(super) fn insert(&mut self, lease: &Lease) {
+        if lease.addresses_only {
+            return;
+        }
         for link in host_links(&lease.pod, lease.interfaces().count(), &self.prefix) {
             let pods = self.by_link.entry(link).or_default();
             pods.insert(lease.key.clone(), Arc::clone(&lease.pod));

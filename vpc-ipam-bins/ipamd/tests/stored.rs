@@ -95,7 +95,7 @@ fn exchange_of_e405b97_is_understood() {
     let exchanges: Vec<Exchange> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(exchanges.len(), 10);
-    let Request::Assign(Assign { request, sandbox: None }) = &exchanges[0].request else {
+    let Request::Assign(Assign { request, sandbox: None, of: None }) = &exchanges[0].request else {
         panic!("the first is an ADD, of a plugin that does not say where the namespace is")
     };
     assert_eq!((request.key.container(), request.cards), ("c0ffee", CardChoice::Any));

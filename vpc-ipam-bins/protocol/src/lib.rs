@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Plan, PodKey};
+use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Mac, Plan, PodKey};
 
 pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within, listener};
 pub use self::happening::{Happening, Happenings, What};
@@ -90,11 +90,24 @@ pub struct Assign {
     /// The file of its network namespace, by which it can be told later that it is gone; earlier plugins do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<PathBuf>,
+    /// The ENI whose address it must be, where the pod's links are another plugin's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<EniOf>,
+}
+
+/// An ENI of the node, as a network configuration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EniOf {
+    /// The primary one.
+    Primary,
+    /// That of a link, by its MAC address.
+    Link(Mac),
 }
 
 impl From<AddressRequest> for Assign {
     fn from(request: AddressRequest) -> Self {
-        Self { request, sandbox: None }
+        Self { request, sandbox: None, of: None }
     }
 }
 

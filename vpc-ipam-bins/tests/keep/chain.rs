@@ -2,10 +2,12 @@
 
 use core::time::Duration;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use vpc_ipam::lab::LabNode;
 use vpc_ipam_linux::lab;
 use vpc_ipam_tests::program;
@@ -30,6 +32,15 @@ pub(crate) struct Chain {
     list: Value,
     /// By capability.
     pub(crate) runtime: Value,
+    /// Where a plugin finds this one under the name by which it provides addresses.
+    ipam_folder: TempDir,
+}
+
+/// Returns a folder with the plugin under its other name.
+fn ipam_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    symlink(program("vpc-cni"), folder.path().join("vpc-cni-ipam")).unwrap();
+    folder
 }
 
 impl Chain {
@@ -39,7 +50,12 @@ impl Chain {
         let text = fs::read_to_string(&path).unwrap();
         let mut list: Value = serde_json::from_str(&text).unwrap();
         list["plugins"][0]["socket"] = json!(node.address.socket);
-        Self { list, runtime: json!({}) }
+        Self { list, runtime: json!({}), ipam_folder: ipam_folder() }
+    }
+
+    pub(crate) fn new(version: &str, name: &str, plugins: Value) -> Self {
+        let list = json!({"cniVersion": version, "name": name, "plugins": plugins});
+        Self { list, runtime: json!({}), ipam_folder: ipam_folder() }
     }
 
     fn with(mut self, plugin: Value) -> Self {
@@ -64,6 +80,7 @@ impl Chain {
             .key("name", self.list["name"].clone())
             .key("cniVersion", self.list["cniVersion"].clone())
             // What a plugin runs itself: iptables, and another plugin for addresses.
+            .var("CNI_PATH", Some(&format!("/usr/lib/cni:{}", self.ipam_folder.path().display())))
             .var("PATH", Some("/usr/sbin:/usr/bin:/sbin:/bin"))
             .var(
                 "CNI_ARGS",

@@ -16,6 +16,7 @@ mod del;
 mod faulty;
 mod gc;
 mod http;
+mod ipam_only;
 mod journal;
 mod many;
 mod names;

@@ -22,7 +22,7 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
     let socket = socket(call);
     // JSON has no place for what is no text.
     let sandbox = path.to_str().map(PathBuf::from);
-    let asked = Request::Assign(Assign { request, sandbox });
+    let asked = Request::Assign(Assign { request, sandbox, of: None });
     let mut daemon = Daemon::at(socket);
     let asked_first = daemon.ask(&asked)?;
     // While the daemon makes the grant durable.
@@ -84,7 +84,7 @@ fn set_up(
 }
 
 /// Returns the pod's names; where the runtime passes none, the container's id stands in.
-fn pod_of(call: &Call) -> Pod {
+pub(super) fn pod_of(call: &Call) -> Pod {
     let arg = |name: &str| call.args.get(name).filter(|value| !value.is_empty()).cloned();
     Pod::new(
         arg("K8S_POD_NAMESPACE").unwrap_or_else(|| "default".to_string()),
@@ -119,7 +119,7 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
             result.ips.push(Ip {
                 address: IpNet::from(address.address),
                 gateway: address.gateway,
-                interface: index,
+                interface: Some(index),
             });
             for (destination, gateway) in address.routes() {
                 result.routes.push(Route { destination, gateway, table });

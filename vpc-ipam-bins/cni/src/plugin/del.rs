@@ -59,6 +59,9 @@ pub(super) fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result
         Answer::Refused(refusal) => return Err(Error::from(refusal).into()),
         other => return Err(unexpected(&other).into()),
     };
+    if lease.addresses_only {
+        return Ok(release(socket, key)?);
+    }
     let network = pod::desired(&lease, &settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
     let mut host = open_host()?;

@@ -53,6 +53,14 @@ pub(super) fn refused(error: &AssignError) -> Answer {
     })
 }
 
+pub(super) fn no_such_eni() -> Answer {
+    Answer::Refused(Refusal {
+        kind: RefusalKind::TryAgainLater,
+        message: "assign an address of the link that master names".to_string(),
+        details: "vpc-ipamd knows no ENI with that MAC address".to_string(),
+    })
+}
+
 pub(super) fn gone() -> Answer {
     Answer::Refused(Refusal {
         kind: RefusalKind::PodDeleted,

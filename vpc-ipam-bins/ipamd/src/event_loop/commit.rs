@@ -77,7 +77,9 @@ impl Loop {
         callers.iter_mut().for_each(Caller::granted);
         if let Record::Leased(lease) = uncommitted.record() {
             // While it waited for the address, another may have got one; and only the lease says how many interfaces there are.
-            if let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count()) {
+            if !lease.addresses_only
+                && let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count())
+            {
                 self.refused(&lease.key, taken.to_string());
                 let undone = self.ipam.abandon(uncommitted, self.clock.now());
                 self.commit_later(undone.map(Write::Undo));
@@ -182,7 +184,9 @@ impl Loop {
     fn committed(&mut self, write: Write, now: Timestamp) {
         let (said, callers) = match write {
             Write::Grant(uncommitted, callers)
-                if self.keeper.is_untracked(uncommitted.addresses()) =>
+                // What leads to a pod whose links another plugin makes is not in the state file.
+                if !uncommitted.is_addresses_only()
+                    && self.keeper.is_untracked(uncommitted.addresses()) =>
             {
                 return self.withdraw(uncommitted, callers, now);
             }

@@ -2,10 +2,10 @@
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
-use vpc_ipam_core::{Assigned, Lease, PodKey, Record, Released, Timestamp};
-use vpc_ipam_protocol::{Answer, Assign, Request};
+use vpc_ipam_core::{Assigned, CardChoice, EniId, Lease, PodKey, Record, Released, Timestamp};
+use vpc_ipam_protocol::{Answer, Assign, EniOf, Request};
 
-use super::answers::{Caller, gone, refused};
+use super::answers::{Caller, gone, no_such_eni, refused};
 use super::commit::Write;
 use super::{Loop, pod_lines};
 use crate::fronts::status;
@@ -90,13 +90,24 @@ impl Loop {
                 };
                 caller.answer(said);
             }
-            Assign { request, .. } if let Some(taken) = self.names.taken(&request.pod, 1) => {
+            Assign { request, .. }
+                if !request.addresses_only
+                    && let Some(taken) = self.names.taken(&request.pod, 1) =>
+            {
                 let refused = taken.answer(&request.pod);
                 warn!(pod = %request.key, ?taken, "no address");
                 self.refused(&request.key, taken.to_string());
                 caller.answer(refused);
             }
-            Assign { request, sandbox } => {
+            Assign { mut request, sandbox, of } => {
+                match of.map(|of| self.eni_of(of)) {
+                    Some(Some(eni)) => request.cards = CardChoice::On(eni),
+                    Some(None) => {
+                        caller.answer(no_such_eni());
+                        return;
+                    }
+                    None => {}
+                }
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(request.key.clone(), sandbox);
                 }
@@ -111,6 +122,16 @@ impl Loop {
                         caller.answer(refused(&error));
                     }
                 }
+            }
+        }
+    }
+
+    fn eni_of(&self, of: EniOf) -> Option<EniId> {
+        match of {
+            EniOf::Primary => Some(self.ipam.node().primary),
+            EniOf::Link(mac) => {
+                let mut enis = self.ipam.pool().enis().iter();
+                enis.find(|eni| eni.mac == mac).map(|eni| eni.id)
             }
         }
     }

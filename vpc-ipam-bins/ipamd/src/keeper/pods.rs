@@ -40,6 +40,9 @@ pub(crate) enum Left {
 impl NetworkKeeper {
     /// A pod had its addresses before this daemon started.
     pub(crate) fn found(&mut self, lease: &Lease) {
+        if lease.addresses_only {
+            return;
+        }
         if let Ok(network) = pod::desired(lease, &self.settings) {
             lock(&self.node).pods.insert(lease.key.clone(), network);
         }
@@ -49,6 +52,9 @@ impl NetworkKeeper {
     pub(crate) fn leased(&mut self, lease: &Lease, now: Timestamp) {
         self.lost.forget(&lease.key);
         self.given_up.remove(&lease.key);
+        if lease.addresses_only {
+            return;
+        }
         // The plugin will tell what is wrong with a lease that no network can be made for.
         let Ok(network) = pod::desired(lease, &self.settings) else {
             return;
