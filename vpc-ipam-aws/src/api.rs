@@ -2,8 +2,8 @@ use async_trait::async_trait;
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
-    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, InstanceId,
-    InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node, ObservedEni,
+    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, Ec2Action,
+    InstanceId, InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node, ObservedEni,
     ObservedSubnet, Scope, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses, VpcId,
     Zone,
 };
@@ -98,6 +98,14 @@ pub trait Ec2Api: Send + Sync {
         &self,
         types: &[InstanceType],
     ) -> Result<Vec<Limits>, Ec2Error>;
+
+    /// Asks EC2 whether it would carry an action out, and has no effect.
+    ///
+    /// A right that is missing is [`FailureKind::Denied`](vpc_ipam_core::FailureKind::Denied). Any other error means that it cannot be
+    /// told: the operation has no dry run, the backend does not ask, or EC2's answer says nothing of rights.
+    async fn dry_run(&self, action: &Ec2Action) -> Result<(), Ec2Error> {
+        Err(Ec2Error::no_dry_run(action))
+    }
 
     /// Reads the metadata of the instance on which this runs; `now` is the age of what it says.
     async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error>;

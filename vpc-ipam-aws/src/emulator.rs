@@ -10,6 +10,7 @@ mod xml;
 
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,13 +21,26 @@ use tokio::task::JoinHandle;
 use vpc_ipam_core::sim::{Change, Cloud, CloudError, CreateInterface, Ipv4Request, Ipv6Request};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
-    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, InstanceId,
-    InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node, ObservedEni,
-    ObservedSubnet, Scope, Source, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses,
-    VpcId, Zone,
+    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, Ec2Action,
+    Ec2Operation, InstanceId, InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute,
+    Node, ObservedEni, ObservedSubnet, Scope, Source, Timestamp, UnassignIpv6Addresses,
+    UnassignPrivateIpAddresses, VpcId, Zone,
 };
 
 use crate::{Ec2Api, Ec2Error};
+
+/// The operations that take no `DryRun`; EC2 refuses the parameter there.
+const NO_DRY_RUN: [Ec2Operation; 4] = [
+    Ec2Operation::AssignPrivateIpAddresses,
+    Ec2Operation::AssignIpv6Addresses,
+    Ec2Operation::UnassignPrivateIpAddresses,
+    Ec2Operation::UnassignIpv6Addresses,
+];
+
+/// Returns whether the operation of this name takes `DryRun`.
+fn has_dry_run(operation: &str) -> bool {
+    NO_DRY_RUN.iter().all(|without| without.name() != operation)
+}
 
 /// A [`Cloud`] with a clock, shared by all its callers: in process, over HTTP, and the code that runs it.
 ///
@@ -40,6 +54,8 @@ struct Shared {
     /// The status with which the metadata service refuses every request; 0 where it answers.
     metadata_refusal: AtomicU16,
     metadata_requests: AtomicU64,
+    /// The operations for which no caller has the right.
+    denied: Mutex<BTreeSet<Ec2Operation>>,
 }
 
 struct Played {
@@ -56,7 +72,26 @@ impl SharedCloud {
             clock: Box::new(clock),
             metadata_refusal: AtomicU16::new(0),
             metadata_requests: AtomicU64::new(0),
+            denied: Mutex::default(),
         }))
+    }
+
+    /// Takes the right to these operations from all callers, and restores it for all others.
+    pub fn deny(&self, operations: impl IntoIterator<Item = Ec2Operation>) {
+        *self.denied() = operations.into_iter().collect();
+    }
+
+    fn denied(&self) -> MutexGuard<'_, BTreeSet<Ec2Operation>> {
+        self.0.denied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses the operation of this name as EC2 does where the caller has no right to it.
+    fn authorize(&self, operation: &str) -> Result<(), CloudError> {
+        if self.denied().iter().any(|denied| denied.name() == operation) {
+            let message = "You are not authorized to perform this operation.".to_owned();
+            return Err(CloudError { code: "UnauthorizedOperation", message });
+        }
+        Ok(())
     }
 
     /// Lets the metadata service on HTTP refuse every request with this status (429, 503), until this is set to `None`. With 401
@@ -138,7 +173,8 @@ impl EmulatedEc2 {
         call: impl FnOnce(&mut Cloud, Timestamp) -> Result<T, CloudError>,
     ) -> Result<T, Ec2Error> {
         self.cloud
-            .with(call)
+            .authorize(operation)
+            .and_then(|()| self.cloud.with(call))
             .map_err(|error| Ec2Error::refused(operation, error.code, &error.message))
     }
 }
@@ -275,6 +311,16 @@ impl Ec2Api for EmulatedEc2 {
         self.call("DescribeInstanceTypes", |cloud, now| cloud.describe_instance_types(types, now))
     }
 
+    async fn dry_run(&self, action: &Ec2Action) -> Result<(), Ec2Error> {
+        match action.operation().map(Ec2Operation::name) {
+            Some(operation) if has_dry_run(operation) => self
+                .cloud
+                .authorize(operation)
+                .map_err(|error| Ec2Error::refused(operation, error.code, &error.message)),
+            _ => Err(Ec2Error::no_dry_run(action)),
+        }
+    }
+
     async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {
         self.call("metadata", |cloud, _| cloud.metadata(self.instance, now))
     }
@@ -294,7 +340,8 @@ pub struct HttpServer {
 impl HttpServer {
     /// Serves the EC2 Query API (version 2016-11-15) on a listener, as a task of the current Tokio runtime.
     ///
-    /// Signatures are not verified and credentials not looked at: every request is allowed. An operation that the cloud
+    /// Signatures are not verified and credentials not looked at: every request is allowed, unless the
+    /// cloud was made to [deny](SharedCloud::deny) its operation. An operation that the cloud
     /// does not play is refused with `InvalidAction`, a parameter that it does not heed with `UnknownParameter`.
     pub fn ec2(cloud: SharedCloud, listener: TcpListener) -> std::io::Result<Self> {
         Self::serve(ec2::router(cloud), listener)

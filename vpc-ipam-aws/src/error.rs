@@ -1,6 +1,6 @@
 use core::time::Duration;
 
-use vpc_ipam_core::{Failure, FailureKind};
+use vpc_ipam_core::{Ec2Action, Ec2Operation, Failure, FailureKind};
 
 /// Why a call to EC2 or to the metadata service brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,15 @@ impl Ec2Error {
             message: cut(&message.into(), MESSAGE_BYTES_MAX),
             retry_after: None,
         }
+    }
+}
+
+impl Ec2Error {
+    /// Makes the error of a dry run that cannot be asked for.
+    pub(crate) fn no_dry_run(action: &Ec2Action) -> Self {
+        let operation = action.operation().map_or("metadata", Ec2Operation::name);
+        let message = "cannot be tried without effect: EC2 has no dry run of it";
+        Self { kind: FailureKind::Rejected, ..Self::unanswered(operation, message) }
     }
 }
 

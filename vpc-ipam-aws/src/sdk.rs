@@ -1,5 +1,7 @@
 //! EC2 and IMDSv2 through the AWS SDK.
 
+mod calls;
+mod dry_run;
 mod failure;
 mod http;
 mod imds;
@@ -21,17 +23,17 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ec2::config::{AppName, SharedCredentialsProvider};
-use aws_sdk_ec2::types::builders::{FilterBuilder, NetworkInterfaceAttachmentChangesBuilder};
-use aws_sdk_ec2::types::{Filter, ResourceType, TagSpecification};
+use aws_sdk_ec2::types::Filter;
+use aws_sdk_ec2::types::builders::FilterBuilder;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
-    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface,
-    EniAttribute, InstanceId, InstanceType, Ipv4Amount, Limits, Metadata,
-    ModifyNetworkInterfaceAttribute, Node, ObservedEni, ObservedSubnet, Scope, Timestamp,
-    UnassignIpv6Addresses, UnassignPrivateIpAddresses, VpcId, Zone,
+    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, Ec2Action,
+    InstanceId, InstanceType, Ipv4Amount, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node,
+    ObservedEni, ObservedSubnet, Scope, Timestamp, UnassignIpv6Addresses,
+    UnassignPrivateIpAddresses, VpcId, Zone,
 };
 
 use tokio::sync::OnceCell;
@@ -367,34 +369,7 @@ impl Ec2Api for SdkEc2 {
         request: &CreateNetworkInterface,
     ) -> Result<ObservedEni, Ec2Error> {
         let operation = "CreateNetworkInterface";
-        let mut call = self
-            .ec2()
-            .await?
-            .create_network_interface()
-            .client_token(&request.client_token)
-            .subnet_id(request.subnet.as_str())
-            .description(&request.description);
-        for group in &request.security_groups {
-            call = call.groups(group.as_str());
-        }
-        if !request.tags.is_empty() {
-            let tags = TagSpecification::builder()
-                .resource_type(ResourceType::NetworkInterface)
-                .set_tags(Some(translate::tags(&request.tags)))
-                .build();
-            call = call.tag_specifications(tags);
-        }
-        // EC2 takes a count of zero for wrong.
-        match request.ipv4 {
-            Ipv4Amount::Addresses(0) | Ipv4Amount::Prefixes(0) => {}
-            Ipv4Amount::Addresses(count) => {
-                call = call.secondary_private_ip_address_count(count.into());
-            }
-            Ipv4Amount::Prefixes(count) => call = call.ipv4_prefix_count(count.into()),
-        }
-        if request.ipv6_prefixes > 0 {
-            call = call.ipv6_prefix_count(request.ipv6_prefixes.into());
-        }
+        let call = calls::create_network_interface(self.ec2().await?, request);
         let answer = call.send().await.map_err(|error| failed(operation, error))?;
         let eni = answer
             .network_interface()
@@ -407,18 +382,8 @@ impl Ec2Api for SdkEc2 {
         request: &AttachNetworkInterface,
     ) -> Result<AttachmentId, Ec2Error> {
         let operation = "AttachNetworkInterface";
-        let answer = self
-            .ec2()
-            .await?
-            .attach_network_interface()
-            .network_interface_id(request.eni.as_str())
-            .instance_id(request.instance.as_str())
-            // Said even where it is 0: without it EC2 counts the devices of all cards together (cilium/cilium#42512).
-            .network_card_index(request.card.0.into())
-            .device_index(request.device.0.into())
-            .send()
-            .await
-            .map_err(|error| failed(operation, error))?;
+        let call = calls::attach_network_interface(self.ec2().await?, request);
+        let answer = call.send().await.map_err(|error| failed(operation, error))?;
         translate::required(operation, "attachmentId", answer.attachment_id())
     }
 
@@ -427,25 +392,7 @@ impl Ec2Api for SdkEc2 {
         request: &ModifyNetworkInterfaceAttribute,
     ) -> Result<(), Ec2Error> {
         let operation = "ModifyNetworkInterfaceAttribute";
-        let mut call = self
-            .ec2()
-            .await?
-            .modify_network_interface_attribute()
-            .network_interface_id(request.eni.as_str());
-        match &request.attribute {
-            EniAttribute::DeleteOnTermination(attachment) => {
-                let change = NetworkInterfaceAttachmentChangesBuilder::default()
-                    .attachment_id(attachment.as_str())
-                    .delete_on_termination(true)
-                    .build();
-                call = call.attachment(change);
-            }
-            EniAttribute::Groups(groups) => {
-                for group in groups {
-                    call = call.groups(group.as_str());
-                }
-            }
-        }
+        let call = calls::modify_network_interface_attribute(self.ec2().await?, request);
         call.send().await.map_err(|error| failed(operation, error))?;
         Ok(())
     }
@@ -523,13 +470,8 @@ impl Ec2Api for SdkEc2 {
         &self,
         request: &DetachNetworkInterface,
     ) -> Result<(), Ec2Error> {
-        self.ec2()
-            .await?
-            .detach_network_interface()
-            .attachment_id(request.attachment.as_str())
-            .send()
-            .await
-            .map_err(|error| failed("DetachNetworkInterface", error))?;
+        let call = calls::detach_network_interface(self.ec2().await?, request);
+        call.send().await.map_err(|error| failed("DetachNetworkInterface", error))?;
         Ok(())
     }
 
@@ -537,25 +479,14 @@ impl Ec2Api for SdkEc2 {
         &self,
         request: &DeleteNetworkInterface,
     ) -> Result<(), Ec2Error> {
-        self.ec2()
-            .await?
-            .delete_network_interface()
-            .network_interface_id(request.eni.as_str())
-            .send()
-            .await
-            .map_err(|error| failed("DeleteNetworkInterface", error))?;
+        let call = calls::delete_network_interface(self.ec2().await?, request);
+        call.send().await.map_err(|error| failed("DeleteNetworkInterface", error))?;
         Ok(())
     }
 
     async fn create_tags(&self, request: &CreateTags) -> Result<(), Ec2Error> {
-        self.ec2()
-            .await?
-            .create_tags()
-            .resources(request.eni.as_str())
-            .set_tags(Some(translate::tags(&request.tags)))
-            .send()
-            .await
-            .map_err(|error| failed("CreateTags", error))?;
+        let call = calls::create_tags(self.ec2().await?, request);
+        call.send().await.map_err(|error| failed("CreateTags", error))?;
         Ok(())
     }
 
@@ -617,6 +548,10 @@ impl Ec2Api for SdkEc2 {
             .await
             .map_err(|error| failed(operation, error))?;
         answer.instance_types().iter().map(|info| translate::limits(operation, info)).collect()
+    }
+
+    async fn dry_run(&self, action: &Ec2Action) -> Result<(), Ec2Error> {
+        self.tried(action).await
     }
 
     async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {

@@ -19,11 +19,11 @@ use vpc_ipam_core::{
     Ipv4Amount, SubnetId, UnassignIpv6Addresses, UnassignPrivateIpAddresses,
 };
 
-use super::SharedCloud;
 use super::filter::Filters;
 use super::query::{Page, Query, Refusal};
 use super::render;
 use super::xml::Xml;
+use super::{SharedCloud, has_dry_run};
 
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 
@@ -115,7 +115,8 @@ fn operate(cloud: &SharedCloud, query: &mut Query) -> Result<(String, Body), Ref
         let message = format!("The version {version} is not served here.");
         return Err(Refusal::new("NoSuchVersion", message));
     }
-    if query.optional("DryRun")? == Some(true) {
+    cloud.authorize(&action)?;
+    if has_dry_run(&action) && query.optional("DryRun")? == Some(true) {
         return Err(Refusal::new(
             "DryRunOperation",
             "Request would have succeeded, but DryRun flag is set.",

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::Ec2Api;
 use vpc_ipam_core::{
-    Action, ActionId, Effect, EniLink, Event, Grant, HostAction, Ipam, Issued, Metadata, Node,
-    Outcome, PodKey, Timestamp, error_chain,
+    Action, ActionId, Effect, EniLink, Event, Grant, HostAction, Ipam, Issued, LimitsSource,
+    Metadata, Node, Outcome, PodKey, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{ApplyError, ConntrackError, EniTable, Repaired, TableReason, eni};
@@ -58,6 +58,10 @@ pub(super) struct Loop {
     pub(super) ipam: Ipam,
     pub(super) clock: Clock,
     pub(super) api: Arc<dyn Ec2Api>,
+    /// Who says what the instance type holds.
+    pub(super) limits_source: LimitsSource,
+    /// The state file.
+    pub(super) state: PathBuf,
     pub(super) host: HostThread,
     pub(super) translation: Translation,
     pub(super) departed: Departed,

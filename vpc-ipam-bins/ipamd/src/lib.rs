@@ -28,6 +28,7 @@ mod metrics;
 pub mod operator_file;
 mod options;
 mod pending_links;
+mod probe;
 #[cfg(feature = "aws")]
 pub mod program;
 pub mod reload;

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Config, EniConfig, InstanceType, Ipam, KnownLimits, Limits, Metadata, Record, Released,
-    Timestamp, error_chain,
+    Config, EniConfig, InstanceType, Ipam, KnownLimits, Limits, LimitsSource, Metadata, Record,
+    Released, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::{HostFacts, egress};
 use vpc_ipam_linux::pod::PodSettings;
@@ -64,6 +64,7 @@ pub(super) struct Started {
 struct Prepared {
     metadata: Metadata,
     limits: Limits,
+    limits_source: LimitsSource,
     /// What holds on this node.
     config: Config,
     watch: Watch,
@@ -98,7 +99,7 @@ pub(super) async fn start(
     metrics.network_is_set_up();
     let mut known = known_now(&options, &prepared, kept.clone());
     let Restored { mut ipam, mut flush, recorder } = restore(&options, &prepared, found, &clock)?;
-    let Prepared { metadata, config, watch, threads, set_up, .. } = prepared;
+    let Prepared { metadata, limits_source, config, watch, threads, set_up, .. } = prepared;
     let Threads { host, translation, departed, ports } = threads;
     let SetUpNode { facts, changed, took_over } = set_up;
     let links = links(&config, &options.host_config, &known);
@@ -164,6 +165,8 @@ pub(super) async fn start(
         ipam,
         clock,
         api,
+        limits_source,
+        state: options.state,
         host,
         translation,
         departed,
@@ -358,14 +361,15 @@ async fn prepare(
     metadata: Metadata,
     took_over: bool,
 ) -> Result<Prepared, DaemonError> {
-    let limits = limits(api, &mut options.limits, metadata.node.instance_type).await?;
+    let (limits, limits_source) =
+        limits(api, &mut options.limits, metadata.node.instance_type).await?;
     let config = options.config.for_node(&options.overrides, &metadata.node, &options.labels);
     // Before the first look, so that nothing that happens after it is missed.
     let watch = Watch::open(&options.netns)?;
     let threads = Threads::start(options, &config, inputs).map_err(DaemonError::Host)?;
     let set_up = threads.set_up(options, &metadata, took_over).await;
     let set_up = set_up.map_err(DaemonError::Host)?;
-    Ok(Prepared { metadata, limits, config, watch, threads, set_up })
+    Ok(Prepared { metadata, limits, limits_source, config, watch, threads, set_up })
 }
 
 /// Returns how the links of pods are to be made on this node.
@@ -429,7 +433,7 @@ async fn limits(
     api: &dyn Ec2Api,
     known: &mut KnownLimits,
     instance_type: InstanceType,
-) -> Result<Limits, DaemonError> {
+) -> Result<(Limits, LimitsSource), DaemonError> {
     if known.needs_ec2(instance_type) {
         let types = [instance_type];
         let ask = || api.describe_instance_types(&types);
@@ -450,7 +454,7 @@ async fn limits(
     }
     let (limits, source) = known.find(instance_type)?;
     info!(?source, enis = limits.enis(limits.default_card), "limits are known");
-    Ok(limits)
+    Ok((limits, source))
 }
 
 fn records(found: Found) -> Vec<Record> {

@@ -14,6 +14,7 @@ mod inventory;
 pub mod log_file;
 pub mod one_line;
 pub mod pending_release;
+mod probe;
 mod refusal;
 pub mod trusted_file;
 
@@ -28,6 +29,7 @@ pub use self::happening::{Happening, Happenings, What};
 pub use self::inventory::{
     AddressHolder, AddressInUse, AddressStates, BlockInventory, EniInventory, Inventory,
 };
+pub use self::probe::{LimitsTold, MetadataTold, Permission, Permitted, PodSandbox, Probe, Told};
 pub use self::refusal::{Refusal, RefusalKind};
 
 /// The version of what daemon and callers say to each other. It grows when a request or an answer gains something that an older side
@@ -75,6 +77,9 @@ pub enum Request {
     },
     /// What the node holds, address by address; answered with [`Answer::Inventory`].
     Inventory,
+    /// What EC2 and the metadata service let the daemon do, without effect, and what it was started with; answered with
+    /// [`Answer::Probe`].
+    Probe,
     /// How the node's network differs from what it should be; answered with [`Answer::Net`].
     NetDiff,
     /// That the node's network be made as it should be; answered with [`Answer::Net`].
@@ -136,6 +141,8 @@ pub enum Answer {
     Happenings(Happenings),
     /// What the node holds.
     Inventory(Box<Inventory>),
+    /// What EC2 and the metadata service let the daemon do.
+    Probe(Box<Probe>),
     /// How the node's network is.
     Net(NetReport),
     /// It could not be done.

@@ -8,8 +8,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_aws::{Ec2Api, Ec2Error, EmulatedEc2};
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId,
-    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, InstanceId,
-    InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node, ObservedEni,
+    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface, Ec2Action,
+    InstanceId, InstanceType, Limits, Metadata, ModifyNetworkInterfaceAttribute, Node, ObservedEni,
     ObservedSubnet, Scope, Timestamp, UnassignIpv6Addresses, UnassignPrivateIpAddresses, VpcId,
     Zone,
 };
@@ -159,6 +159,11 @@ impl Ec2Api for Faulty {
     ) -> Result<Vec<Limits>, Ec2Error> {
         self.ec2().await;
         self.inner.describe_instance_types(types).await
+    }
+
+    async fn dry_run(&self, action: &Ec2Action) -> Result<(), Ec2Error> {
+        self.ec2().await;
+        self.inner.dry_run(action).await
     }
 
     async fn metadata(&self, now: Timestamp) -> Result<Metadata, Ec2Error> {

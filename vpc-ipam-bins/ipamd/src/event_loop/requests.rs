@@ -1,14 +1,17 @@
 //! What the plugin and the command line ask for, and how they are answered.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 use vpc_ipam_core::{Assigned, CardChoice, EniId, Lease, PodKey, Record, Released, Timestamp};
-use vpc_ipam_protocol::{Answer, Assign, EniOf, Request};
+use vpc_ipam_protocol::{Answer, Assign, EniOf, PodSandbox, Request};
 
 use super::answers::{Caller, gone, no_such_eni, refused};
 use super::commit::Write;
 use super::{Loop, pod_lines};
 use crate::fronts::status;
+use crate::probe;
 use crate::threads::net_report;
 
 impl Loop {
@@ -57,6 +60,10 @@ impl Loop {
             Request::Events { after, wait } => self.history.ask(caller, after, wait, now),
             Request::Inventory => {
                 caller.answer(Answer::Inventory(Box::new(self.inventory(now))));
+            }
+            Request::Probe => {
+                let told = probe::probe(self.known_for_probe(now));
+                tokio::spawn(async move { caller.answer(Answer::Probe(Box::new(told.await))) });
             }
             Request::NetDiff => {
                 let kernel = self.host.diff(self.keeper.node());
@@ -166,6 +173,25 @@ impl Loop {
                     }
                 }
             }
+        }
+    }
+
+    /// Returns what is known when EC2 is asked what it permits.
+    fn known_for_probe(&self, now: Timestamp) -> probe::Known {
+        let sandbox = |lease: &Lease| PodSandbox {
+            key: lease.key.clone(),
+            pod: (*lease.pod).clone(),
+            path: self.sandboxes.get(&lease.key).cloned(),
+        };
+        probe::Known {
+            api: Arc::clone(&self.api),
+            node: self.ipam.node().clone(),
+            config: self.ipam.config().clone(),
+            limits: self.ipam.limits().clone(),
+            limits_source: self.limits_source,
+            state: self.state.clone(),
+            sandboxes: self.ipam.pool().leases().map(sandbox).collect(),
+            now,
         }
     }
 
