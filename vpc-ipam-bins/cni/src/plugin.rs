@@ -25,7 +25,13 @@ use crate::{Call, CniVersion, Code, Command, Error};
 
 /// Carries out one call of a container runtime: the environment and standard input say which, standard output gets the
 /// result or the error, as CNI wants it.
+///
+/// With `--version` it prints its version instead, for people and `vpc-ipam doctor`.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "--version") {
+        let _ = writeln!(io::stdout().lock(), "vpc-cni {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     let called_as = std::env::args_os().next().map(PathBuf::from);
     let is_ipam =
         called_as.is_some_and(|path| path.file_name().is_some_and(|name| name == IPAM_NAME));

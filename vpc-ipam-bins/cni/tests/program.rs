@@ -29,6 +29,14 @@ fn version_names_what_is_supported() {
 }
 
 #[test]
+fn version_of_the_program_is_printed_when_it_is_asked_for() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_vpc-cni")).arg("--version").env_clear().output().unwrap();
+    let printed = concat!("vpc-cni ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!((output.status.code(), output.stdout), (Some(0), printed.into()));
+}
+
+#[test]
 fn refused_call_is_an_error_object_and_an_exit_code() {
     let config = json!({"cniVersion": "0.4.0", "name": "aws-cni", "type": "vpc-cni"});
     let vars = [
