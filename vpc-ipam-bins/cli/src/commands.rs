@@ -1,6 +1,7 @@
 //! The program `vpc-ipam`.
 
 mod capacity;
+mod doctor;
 mod lab;
 mod net;
 mod node;
@@ -19,8 +20,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing differs
   1  failed, and standard error says why; `status`: not ready; `pods`, `explain`, `release`: no such pod; `net`, `replay`:
-     something differs; `lab run`: a check failed
+     something differs; `doctor`: there is a failure; `lab run`: a check failed
   2  the arguments are wrong; the daemon cannot be asked; `net`, `replay`: what differs cannot be told
+  3  `doctor`: there are warnings, and no failure
   `lab exec` exits as the command does that it ran";
 
 /// Address management of AWS nodes: what this node has and does, what types hold, how many pods fit, and a VPC in a box to try it in.
@@ -59,6 +61,8 @@ enum Command {
     CapacityData(capacity::DataArgs),
     /// Compare this node's network with what it should be, and put it right
     Net(net::NetArgs),
+    /// Check what can be wrong with this node, and say what to do about it
+    Doctor(doctor::DoctorArgs),
     /// Show again each decision that a node's journal has: when, upon what, which actions, and why
     Replay(replay::ReplayArgs),
     /// Write an archive with what is needed to find out what happened on this node
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Footprint(args) => capacity::footprint(&args),
         Command::CapacityData(args) => capacity::data(&args),
         Command::Net(args) => return net::main(&args),
+        Command::Doctor(args) => return doctor::main(&args),
         Command::Replay(args) => return replay::main(&args),
         Command::Support(args) => return support::main(args),
         Command::Lab(args) => return lab::main(args),

@@ -57,7 +57,7 @@ fn masked(text: &str) -> String {
 }
 
 /// A node with two pods that wants nothing more.
-fn node_with_pods() -> (LabNode, [Pod; 2]) {
+pub(crate) fn node_with_pods() -> (LabNode, [Pod; 2]) {
     let node = start(&spec("m5.large"));
     let pods = ["web", "db"].map(|name| Pod::new(&node, name));
     for pod in &pods {

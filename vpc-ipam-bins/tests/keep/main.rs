@@ -13,6 +13,7 @@ mod conntrack;
 mod crash;
 mod daemon;
 mod del;
+mod doctor;
 mod faulty;
 mod gc;
 mod http;

@@ -1,0 +1,69 @@
+//! Whether systemd-networkd removes routes and rules that it did not make, or takes links of pods for its own.
+
+use super::check::{Check, Finding, Verdict};
+use super::facts::Facts;
+use super::systemd_file;
+
+pub(super) const CHECK: Check = Check {
+    name: "networkd",
+    about: "systemd-networkd: ManageForeignRoutes, ManageForeignRoutingPolicyRules, and .network files that match links of pods",
+    verdicts: &[Verdict::Ok, Verdict::Warning, Verdict::NotChecked],
+    run,
+};
+
+const KEYS: [&str; 2] = ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules"];
+const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+
+fn run(facts: &Facts) -> Vec<Finding> {
+    look(facts).unwrap_or_else(|why| vec![Finding::not_checked(why)])
+}
+
+fn look(facts: &Facts) -> Result<Vec<Finding>, String> {
+    // The kernel cuts names of processes.
+    let running = facts.processes().map(|all| all.iter().any(|it| it.name == "systemd-network"));
+    if !facts.exists(ENABLED) && !running? {
+        return Ok(vec![Finding::ok("systemd-networkd neither runs nor is enabled")]);
+    }
+    let mut findings = Vec::new();
+    let mut foreign = Vec::new();
+    for key in KEYS {
+        match systemd_file::setting(facts, "networkd.conf", "Network", key)? {
+            Some((value, _)) if systemd_file::is_no(&value) => {}
+            Some((value, path)) => foreign.push(format!("{key}={value} in {path}")),
+            None => foreign.push(format!("{key} is not set, which means yes")),
+        }
+    }
+    if !foreign.is_empty() {
+        findings.push(Finding::warning(
+            format!("systemd-networkd removes what it did not make when it starts: {}", foreign.join("; ")),
+            "write [Network] with ManageForeignRoutes=no and ManageForeignRoutingPolicyRules=no to \
+             /etc/systemd/networkd.conf.d/10-vpc-ipam.conf, then systemctl restart systemd-networkd",
+        ));
+    }
+    let link = format!("{}0a1b2c3d4e5", facts.veth_prefix());
+    for unit in systemd_file::units(facts, "network", ".network")? {
+        let Some(section) = unit.section("Match") else { continue };
+        if !systemd_file::is_about_veth(section, "Name", &link) {
+            continue;
+        }
+        // The first file that matches is the one that counts.
+        let unmanaged = unit
+            .section("Link")
+            .and_then(|it| it.get("Unmanaged"))
+            .is_some_and(|it| !systemd_file::is_no(it));
+        if !unmanaged {
+            findings.push(Finding::warning(
+                format!(
+                    "{} matches links of pods ({link}): systemd-networkd configures them",
+                    unit.path
+                ),
+                format!("add Driver=ena or Kind=!veth to [Match] of {}", unit.path),
+            ));
+        }
+        break;
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("systemd-networkd leaves routes, rules and links of pods alone"));
+    }
+    Ok(findings)
+}
