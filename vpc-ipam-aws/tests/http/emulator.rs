@@ -84,6 +84,12 @@ async fn ec2_answers_in_xml() {
             "<Code>DryRunOperation</Code>",
         ),
         (
+            "Action=AssignPrivateIpAddresses&Version=2016-11-15&DryRun=true&NetworkInterfaceId=eni-0123456789abcdef0\
+             &SecondaryPrivateIpAddressCount=1",
+            400,
+            "<Code>UnknownParameter</Code>",
+        ),
+        (
             "Action=CreateNetworkInterface&Version=2016-11-15&SubnetId=subnet-1&Ipv4PrefixCount=1\
              &SecondaryPrivateIpAddressCount=1",
             400,

@@ -5,14 +5,15 @@ use std::net::TcpListener;
 
 use ipnet::IpNet;
 use vpc_ipam_aws::{
-    ConnectError, Credentials, Ec2Api as _, EmulatedEc2, HttpServer, SdkEc2, SdkOptions, execute,
+    ConnectError, Credentials, Ec2Api, EmulatedEc2, HttpServer, SdkEc2, SdkOptions, execute,
 };
 use vpc_ipam_core::sim::CreateSubnet;
 use vpc_ipam_core::{
     AssignIpv6Addresses, AssignPrivateIpAddresses, AttachNetworkInterface, AttachmentId, Card,
-    CreateNetworkInterface, DeleteNetworkInterface, DetachNetworkInterface, DeviceIndex, Ec2Action,
-    Effect, FailureKind, IncompleteEni, Ipv4Amount, Metadata, ObservedEni, Outcome, Scope,
-    SubnetId, UnassignIpv6Addresses, UnassignPrivateIpAddresses,
+    CreateNetworkInterface, CreateTags, DeleteNetworkInterface, DetachNetworkInterface,
+    DeviceIndex, Ec2Action, Effect, EniAttribute, FailureKind, IncompleteEni, Ipv4Amount, Metadata,
+    ModifyNetworkInterfaceAttribute, ObservedEni, Outcome, Scope, SubnetId, UnassignIpv6Addresses,
+    UnassignPrivateIpAddresses,
 };
 
 use crate::lab::{Lab, NOW, listener};
@@ -82,6 +83,62 @@ async fn prefixes_come_and_go() {
     }))
     .await;
     assert_eq!(ec2.blocks(&made).await, sorted(made.blocks));
+}
+
+#[tokio::test]
+async fn dry_run_tells_what_is_permitted_and_changes_nothing() {
+    let lab = Lab::new();
+    let (api, primary, instance) = (connect(&lab).await, lab.node.primary, lab.instance);
+    let in_process = EmulatedEc2::new(lab.cloud.clone(), instance);
+    let before = api.describe_network_interfaces(instance, &Scope::Attached).await.unwrap();
+    let attachment = before[0].attachment.as_ref().unwrap().id.unwrap();
+    let delete_on_termination = EniAttribute::DeleteOnTermination(attachment);
+    let actions = [
+        Ec2Action::CreateNetworkInterface(create(lab.node.subnet)),
+        Ec2Action::AttachNetworkInterface(AttachNetworkInterface {
+            eni: primary,
+            instance,
+            card: Card(0),
+            device: DeviceIndex(1),
+        }),
+        Ec2Action::ModifyNetworkInterfaceAttribute(ModifyNetworkInterfaceAttribute {
+            eni: primary,
+            attribute: delete_on_termination,
+        }),
+        Ec2Action::DetachNetworkInterface(DetachNetworkInterface { eni: primary, attachment }),
+        Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni: primary }),
+        Ec2Action::CreateTags(CreateTags {
+            eni: primary,
+            tags: [("a".to_owned(), "b".to_owned())].into(),
+        }),
+        Ec2Action::DescribeNetworkInterfaces(Scope::Attached),
+        Ec2Action::DescribeSubnets,
+    ];
+    for action in &actions {
+        let operation = action.operation().unwrap();
+        for api in [&api as &dyn Ec2Api, &in_process] {
+            lab.cloud.deny([]);
+            assert_eq!(api.dry_run(action).await, Ok(()), "{operation}");
+            lab.cloud.deny([operation]);
+            let error = api.dry_run(action).await.unwrap_err();
+            assert_eq!(error.kind, FailureKind::Denied, "{operation}: {error}");
+            assert_eq!(error.code.as_deref(), Some("UnauthorizedOperation"), "{operation}");
+        }
+    }
+    lab.cloud.deny([]);
+    let without = [
+        Ec2Action::AssignIpv6Addresses(AssignIpv6Addresses { eni: primary, prefixes: 1 }),
+        Ec2Action::ReadMetadata,
+    ];
+    for action in &without {
+        for api in [&api as &dyn Ec2Api, &in_process] {
+            let error = api.dry_run(action).await.unwrap_err();
+            assert_eq!(error.kind, FailureKind::Rejected, "{error}");
+        }
+    }
+    let after = api.describe_network_interfaces(instance, &Scope::Attached).await.unwrap();
+    let unattached = api.describe_network_interfaces(instance, &Scope::Unattached).await.unwrap();
+    assert_eq!((after, unattached), (before, Vec::new()));
 }
 
 #[tokio::test]
