@@ -63,7 +63,7 @@ pub enum AskError {
         /// How long it was waited for.
         within: Duration,
     },
-    /// The daemon closed the connection without an answer, as it does when it ends.
+    /// The daemon closed the connection without an answer or in the middle of it, as it does when it ends.
     #[error("the connection to {} was closed before the answer", path.display())]
     Closed {
         /// The socket.
@@ -164,11 +164,13 @@ impl Asked {
         // As long as the answers are that the plugin gets.
         let mut answer = Vec::with_capacity(2048);
         self.read(&mut answer).map_err(|error| self.failed(error))?;
-        if answer.is_empty() {
-            return Err(AskError::Closed { path: self.path });
-        }
-        serde_json::from_slice(&answer)
-            .map_err(|source| AskError::Decode { path: self.path, source })
+        serde_json::from_slice(&answer).map_err(|source| {
+            if source.is_eof() {
+                AskError::Closed { path: self.path }
+            } else {
+                AskError::Decode { path: self.path, source }
+            }
+        })
     }
 
     fn write(&mut self, request: &Request) -> io::Result<()> {

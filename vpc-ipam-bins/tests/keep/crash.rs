@@ -1,6 +1,8 @@
 //! A daemon that ends without a word, and what happens until there is another.
 
 use core::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 
 use vpc_ipam::lab::LabNode;
 use vpc_ipam_core::{PodKey, Record, Timestamp};
@@ -54,6 +56,41 @@ fn pods_are_deleted_while_there_is_no_daemon_and_nothing_leaks() {
     wait_for_no_pods(&node);
     daemon.crash();
     node.stop().unwrap();
+}
+
+/// As by SIGKILL before its first or its second answer, or within it.
+#[test]
+fn pod_is_deleted_though_the_daemon_ends_before_it_has_answered() {
+    let cases: [&[&str]; 3] = [&[""], &["\"unknown\"", ""], &["{\"lease\":{"]];
+    for answers in cases {
+        let node = node();
+        let daemon = Daemon::start(&node);
+        let pod = Pod::new(&node, "a");
+        pod.add(&node.address);
+        daemon.crash();
+        let socket = node.address.socket.clone();
+        std::fs::remove_file(&socket).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let answering = std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_to_end(&mut Vec::new()).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+
+        let output = call(&node.address, "DEL", &pod, "1.0.0", None);
+
+        answering.join().unwrap();
+        assert!(output.status.success(), "{answers:?}: {output:?}");
+        assert_eq!(pending_releases(&node), 1, "{answers:?}");
+        let daemon = Daemon::start(&node);
+        assert_eq!((assigned(&node), pending_releases(&node)), (0, 0), "{answers:?}");
+        pod.die();
+        wait_for_no_pods(&node);
+        daemon.crash();
+        node.stop().unwrap();
+    }
 }
 
 #[test]

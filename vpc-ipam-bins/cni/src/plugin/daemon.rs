@@ -4,7 +4,6 @@ use core::time::Duration;
 use std::path::Path;
 use std::time::Instant;
 
-use vpc_ipam_core::PodKey;
 use vpc_ipam_protocol::{
     self as protocol, Answer, AskError, Asked, PATIENCE, Refusal, RefusalKind, Request,
 };
@@ -62,14 +61,6 @@ impl<'a> Daemon<'a> {
     fn is_awaited(&mut self) -> bool {
         let now = Instant::now();
         now < *self.until.get_or_insert(now + RESTART)
-    }
-}
-
-pub(super) fn release(socket: &Path, key: PodKey) -> Result<(), Error> {
-    match ask(socket, &Request::Release(key))? {
-        Answer::Lease { .. } | Answer::Unknown => Ok(()),
-        Answer::Refused(refusal) => Err(refusal.into()),
-        other => Err(unexpected(&other)),
     }
 }
 

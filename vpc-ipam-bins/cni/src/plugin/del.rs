@@ -7,7 +7,7 @@ use vpc_ipam_linux::pod;
 use vpc_ipam_protocol::pending_release::{self, PendingRelease};
 use vpc_ipam_protocol::{self as protocol, Answer, AskError, Request};
 
-use super::daemon::{not_asked, release, unexpected};
+use super::daemon::{not_asked, unexpected};
 use super::{kernel, key, open_host, settings, socket};
 use crate::{Call, Code, Error};
 
@@ -19,9 +19,12 @@ pub(super) fn del(call: &Call) -> Result<(), Error> {
     }
 }
 
+/// How often a daemon is asked again that ended before it answered.
+const TRIES: usize = 3;
+
 /// Why a pod could not be deleted.
 pub(super) enum DelError {
-    /// No daemon listens at the socket.
+    /// No daemon listens at the socket, or it ended before it answered.
     NoDaemon(AskError),
     Other(Error),
 }
@@ -44,23 +47,18 @@ impl From<DelError> for Error {
 /// Removes the pod's network first, and releases its addresses then: interrupted in between, a repeated DEL finds everything it
 /// needs.
 pub(super) fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelError> {
-    let answer =
-        protocol::ask(socket, &Request::Leave(key.clone())).map_err(|error| match error {
-            error @ AskError::NoDaemon { .. } => DelError::NoDaemon(error),
-            error => DelError::Other(not_asked(error)),
-        })?;
-    let (lease, settings) = match answer {
+    let (lease, settings) = match ask(socket, &Request::Leave(key.clone()))? {
         Answer::Lease { lease, links } => (lease, settings(call, links)?),
         // It may be waiting for an address, which it no longer should; or the daemon lost its state.
         Answer::Unknown => {
             remove_found(&key)?;
-            return Ok(release(socket, key)?);
+            return release(socket, key);
         }
         Answer::Refused(refusal) => return Err(Error::from(refusal).into()),
         other => return Err(unexpected(&other).into()),
     };
     if lease.addresses_only {
-        return Ok(release(socket, key)?);
+        return release(socket, key);
     }
     let network = pod::desired(&lease, &settings)
         .map_err(|error| kernel("lay out the pod's network", &error))?;
@@ -69,7 +67,22 @@ pub(super) fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result
         .map_err(|error| kernel("remove the pod's routes and rules", &error))?;
     pod::remove_links(&mut host, &network)
         .map_err(|error| kernel("remove the pod's links", &error))?;
-    Ok(release(socket, key)?)
+    release(socket, key)
+}
+
+pub(super) fn release(socket: &Path, key: PodKey) -> Result<(), DelError> {
+    match ask(socket, &Request::Release(key))? {
+        Answer::Lease { .. } | Answer::Unknown => Ok(()),
+        Answer::Refused(refusal) => Err(Error::from(refusal).into()),
+        other => Err(unexpected(&other).into()),
+    }
+}
+
+fn ask(socket: &Path, request: &Request) -> Result<Answer, DelError> {
+    protocol::ask(socket, request).map_err(|error| match error {
+        AskError::NoDaemon { .. } | AskError::Closed { .. } => DelError::NoDaemon(error),
+        error => DelError::Other(not_asked(error)),
+    })
 }
 
 /// Takes away of the pod what its links tell, and leaves the daemon a pending release of its addresses: a pod that could not
@@ -90,12 +103,21 @@ fn del_without_daemon(
         refused
     })?;
     // It may have read the pending releases just before this one was left. It listens before it reads.
-    match del_with_daemon(call, socket, key.clone()) {
-        Err(DelError::NoDaemon(_)) => return Ok(()),
-        other => other?,
+    let mut tries = 1;
+    loop {
+        match del_with_daemon(call, socket, key.clone()) {
+            Err(DelError::NoDaemon(AskError::NoDaemon { .. })) => return Ok(()),
+            // There was one, which may have read them before.
+            Err(DelError::NoDaemon(_)) if tries < TRIES => tries += 1,
+            other => {
+                other?;
+                let withdrawn = pending_release::withdraw(socket, &key);
+                return withdrawn.map_err(|error| {
+                    Error::new(Code::Io, "withdraw the pending release").because(error)
+                });
+            }
+        }
     }
-    pending_release::withdraw(socket, &key)
-        .map_err(|error| Error::new(Code::Io, "withdraw the pending release").because(error))
 }
 
 /// Removes what the pod's links tell to be its own, and the links.

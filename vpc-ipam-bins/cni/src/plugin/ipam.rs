@@ -14,7 +14,7 @@ use vpc_ipam_protocol::pending_release;
 use vpc_ipam_protocol::{Answer, Assign, EniOf, Request};
 
 use super::add::pod_of;
-use super::daemon::{Daemon, ask, release, unexpected};
+use super::daemon::{Daemon, ask, unexpected};
 use super::{del, kernel, key, open_host, socket};
 use crate::{AddResult, Call, Code, Error, Ip, Route};
 
@@ -44,7 +44,7 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
         .map_err(|error| Error::new(Code::Io, "withdraw the pending release").because(error))
         .and_then(|()| result(call, &mut host, &lease.first));
     done.map_err(|mut error| {
-        if let Err(also) = release(socket, key) {
+        if let Err(also) = del::release(socket, key).map_err(Error::from) {
             error.details.push_str(&format!("; and releasing the address failed: {also}"));
         }
         error
