@@ -1,6 +1,6 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test can-test test-deps lab-deps lint build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
+.PHONY: help lab test can-test test-deps lab-deps lint interop build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
@@ -13,6 +13,7 @@ help:
 	@echo 'make lab          show the main job: a node, ENIs, pods that get addresses and talk (WIRE=1: through the AWS SDK)'
 	@echo 'make test         run all tests; as root it installs what they need, otherwise it uses a user namespace'
 	@echo 'make lint         formatting, clippy, documentation, every set of features, public API, licences and sources of dependencies'
+	@echo 'make interop      call the plugin through the newest libcni and go-cni; needs root and Go'
 	@echo 'make build        release binaries, each a static program'
 	@echo 'make install-node DIR=/   install them on a node, with unit, settings and the runtime'\''s configuration'
 	@echo 'make docker       build an image with the programs and nft (TAG=vpc-ipam:latest)'
@@ -47,6 +48,9 @@ can-test:
 test-deps:
 	@scripts/deps.sh test
 	@scripts/venv.sh $(VENV)
+
+interop:
+	scripts/interop.sh
 
 lint:
 	scripts/words.sh
