@@ -31,6 +31,7 @@ test)
 	if [ "$(id -u)" = 0 ]; then
 		want containerd containerd
 		want runc runc
+		want podman podman
 		# The applet is a static program, so that it runs in an otherwise empty root file system.
 		busybox=$(command -v busybox || true)
 		if [ -z "$busybox" ] || ldd "$busybox" >/dev/null 2>&1; then missing="$missing busybox-static"; fi

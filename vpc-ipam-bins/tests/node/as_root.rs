@@ -2,4 +2,5 @@
 //! says so.
 
 mod containerd;
+mod podman;
 mod users;

@@ -18,7 +18,8 @@ use crate::support::{
 };
 
 const CONTAINERS: usize = 20;
-const PORT: u16 = 8080;
+/// Where containers serve.
+pub(super) const PORT: u16 = 8080;
 
 #[test]
 fn containers_of_containerd_reach_everything() {
@@ -90,11 +91,12 @@ fn carriers(node: &LabNode, addresses: &BTreeMap<&str, Ipv4Addr>) -> usize {
 }
 
 /// A containerd with folders of its own, whose clients run in the node's network namespace.
-struct Containerd {
+pub(super) struct Containerd {
     folder: tempfile::TempDir,
     node_netns: String,
     cni_conf_dir: PathBuf,
-    cni_bin_dir: PathBuf,
+    /// Where clients find the plugin.
+    pub(super) cni_bin_dir: PathBuf,
     process: Child,
     made: Vec<&'static str>,
 }
@@ -110,7 +112,7 @@ impl Drop for Server {
 }
 
 impl Containerd {
-    fn start(node: &LabNode) -> Self {
+    pub(super) fn start(node: &LabNode) -> Self {
         let folder = tempfile::Builder::new().prefix("vil-ctd-").tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
@@ -149,13 +151,13 @@ impl Containerd {
         containerd
     }
 
-    /// Returns a command of ctr, to be completed.
-    fn ctr(&self) -> Command {
+    /// Returns a command of ctr, to be completed. It is killed after 600 seconds, or as many as its variable LIMIT says.
+    pub(super) fn ctr(&self) -> Command {
         let script = "
             mount -t tmpfs tmpfs /etc/cni && mount -t tmpfs tmpfs /opt/cni &&
             mkdir /etc/cni/net.d /opt/cni/bin &&
             cp \"$CONF\"/* /etc/cni/net.d/ && ln -s \"$BIN\"/vpc-cni /opt/cni/bin/ &&
-            exec nsenter --net=/run/netns/\"$NODE\" ctr --address \"$SOCKET\" \"$@\"";
+            exec nsenter --net=/run/netns/\"$NODE\" timeout -s KILL \"${LIMIT:-600}\" ctr --address \"$SOCKET\" \"$@\"";
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c", script, "ctr"])
@@ -169,7 +171,7 @@ impl Containerd {
         command
     }
 
-    fn rootfs(&self) -> PathBuf {
+    pub(super) fn rootfs(&self) -> PathBuf {
         self.folder.path().join("rootfs")
     }
 
@@ -207,7 +209,7 @@ impl Containerd {
     /// Returns which source address each of the servers sees when a container asks it.
     fn ask_from_inside(&self, name: &str, servers: &[Ipv4Addr]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         let list = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let script = format!("for to in {list}; do echo $to $({}); done 2>&1", fetch("$to"));
+        let script = format!("for to in {list}; do echo $to $({}); done 2>&1", fetch("$to", PORT));
         let output = self.exec(name, &script);
         let said = printed(&output);
         let pair = |line: &str| {
@@ -220,7 +222,7 @@ impl Containerd {
 
     /// Returns which source address a server sees when it is asked from a namespace.
     fn ask(&self, from: &Namespace, to: Ipv4Addr) -> Ipv4Addr {
-        let fetch = fetch(&to.to_string());
+        let fetch = fetch(&to.to_string(), PORT);
         let busybox = self.rootfs().join("bin");
         let script = format!("PATH={}:$PATH; {fetch}", busybox.display());
         let output =
@@ -269,14 +271,14 @@ impl Drop for Containerd {
 /// The command by which to learn from a server as whom it sees the client.
 ///
 /// Not by busybox's wget, which ends with a segmentation fault in Debian's static build.
-fn fetch(to: &str) -> String {
+pub(super) fn fetch(to: &str, port: u16) -> String {
     format!(
-        "printf 'GET /cgi-bin/who HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 2 {to} {PORT} | tail -n 1"
+        "printf 'GET /cgi-bin/who HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 2 {to} {port} | tail -n 1"
     )
 }
 
 /// Makes a root file system of one static program, with a page that says who asked.
-fn root_file_system(folder: &Path) {
+pub(super) fn root_file_system(folder: &Path) {
     for name in ["bin", "dev", "proc", "run", "sys", "tmp", "www/cgi-bin"] {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
@@ -286,7 +288,7 @@ fn root_file_system(folder: &Path) {
         .find(|path| path.exists())
         .expect("busybox is there, which `make test` installs");
     fs::copy(busybox, folder.join("bin/busybox")).unwrap();
-    for applet in ["sh", "ip", "tail"] {
+    for applet in ["cat", "ip", "nc", "ping", "sh", "tail"] {
         symlink("busybox", folder.join("bin").join(applet)).unwrap();
     }
     let page = folder.join("www/cgi-bin/who");
