@@ -1,11 +1,12 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test can-test test-deps lab-deps lint interop build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
+.PHONY: help lab test can-test test-deps lab-deps lint soak interop build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
 # Without the AWS SDK, which takes minutes to compile.
 LAB := -p vpc-cni -p vpc-ipam --no-default-features --locked
+SOAK := -p vpc-cni -p vpc-ipam -p vpc-ipam-tests --no-default-features --locked
 VENV := target/venv
 DENY := cargo-deny@0.20.2
 
@@ -13,6 +14,7 @@ help:
 	@echo 'make lab          show the main job: a node, ENIs, pods that get addresses and talk (WIRE=1: through the AWS SDK)'
 	@echo 'make test         run all tests; as root it installs what they need, otherwise it uses a user namespace'
 	@echo 'make lint         formatting, clippy, documentation, every set of features, public API, licences and sources of dependencies'
+	@echo 'make soak         10 minutes of containers that come and go while the daemon is killed and EC2 fails (SECONDS=, SEED=); needs root'
 	@echo 'make interop      call the plugin through the newest libcni and go-cni; needs root and Go'
 	@echo 'make build        release binaries, each a static program'
 	@echo 'make install-node DIR=/   install them on a node, with unit, settings and the runtime'\''s configuration'
@@ -48,6 +50,13 @@ can-test:
 test-deps:
 	@scripts/deps.sh test
 	@scripts/venv.sh $(VENV)
+
+# That of `make test`, for longer; without the AWS SDK, which it does without.
+soak: can-test
+	@scripts/deps.sh test
+	cargo build $(SOAK) --bins --examples
+	VPC_IPAM_SOAK_SECONDS=$(or $(SECONDS),600) VPC_IPAM_SOAK_SEED=$(SEED) \
+		scripts/test.sh $(SOAK) --test node -- --nocapture as_root::soak::
 
 interop:
 	scripts/interop.sh

@@ -3,4 +3,5 @@
 
 mod containerd;
 mod podman;
+mod soak;
 mod users;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 #![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
 
+mod agreement;
 #[cfg(feature = "aws")]
 mod alone;
 mod as_root;
@@ -11,6 +12,7 @@ mod conduct;
 mod daemon;
 #[cfg(feature = "aws")]
 mod environment;
+mod killed;
 #[cfg(feature = "aws")]
 mod metadata;
 mod modes;
