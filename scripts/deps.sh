@@ -32,6 +32,8 @@ test)
 		want containerd containerd
 		want runc runc
 		want podman podman
+		# It kills the daemon at its n-th call of a kind.
+		want strace strace
 		# The applet is a static program, so that it runs in an otherwise empty root file system.
 		busybox=$(command -v busybox || true)
 		if [ -z "$busybox" ] || ldd "$busybox" >/dev/null 2>&1; then missing="$missing busybox-static"; fi

@@ -2,6 +2,7 @@
 //! says so.
 
 mod containerd;
+mod fault_points;
 mod podman;
 mod soak;
 mod users;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// What builds all programs.
-const BUILD: &str = "cargo build --workspace --all-features --locked; without the AWS SDK, --no-default-features in place of \
+const BUILD: &str = "cargo build --workspace --all-features --locked --bins --examples; without the AWS SDK, --no-default-features in place of \
                      --all-features";
 
 /// Returns the file of a program of this workspace, which cargo puts into the folder above that of the tests.
