@@ -12,6 +12,7 @@ mod conduct;
 mod daemon;
 #[cfg(feature = "aws")]
 mod environment;
+mod hostile;
 mod killed;
 #[cfg(feature = "aws")]
 mod metadata;
