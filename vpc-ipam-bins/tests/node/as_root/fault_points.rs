@@ -245,7 +245,10 @@ impl Killer {
             let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Ok(()) };
             let untraced = threads.filter_map(Result::ok).find(|thread| {
                 let status = fs::read_to_string(thread.path().join("status"));
-                status.is_ok_and(|status| status.contains("TracerPid:\t0\n"))
+                // One that has ended is a zombie until the test waits for it.
+                status.is_ok_and(|status| {
+                    status.contains("TracerPid:\t0\n") && !status.contains("State:\tZ")
+                })
             });
             untraced.map_or(Ok(()), |thread| Err(format!("{}", thread.path().display())))
         });
