@@ -892,6 +892,31 @@ fn nothing_is_released_and_no_eni_leaves_while_imds_and_ec2_disagree_about_an_en
     assert_eq!(node.held(), (1, 0));
 }
 
+/// How often a call that passes by itself is made in an hour in which pods wait for what it brings: every 30 s.
+const HURRIED_MAX: usize = 121;
+
+#[test]
+fn call_that_pods_wait_for_is_tried_again_in_half_a_minute_and_no_sooner() {
+    for code in ["RequestLimitExceeded", "InternalError"] {
+        let mut node = Node::settled("m5.large", &[WARM_1]);
+        let pods = names("pod", 0..20);
+        node.insist(&pods[..9], 60);
+        node.refuse("CreateNetworkInterface", code, u32::MAX);
+        // Those of the second ENI, which is there before the calls fail, and not of the third.
+        assert_eq!(node.insist(&pods, 3600), 18, "{code}");
+        let before = node.count("CreateNetworkInterface");
+        node.insist(&pods, 3600);
+        let calls = node.count("CreateNetworkInterface") - before;
+        assert!((90..=HURRIED_MAX).contains(&calls), "{code}: {calls} in a later hour");
+        // Without pods that wait, as seldom as ever.
+        let calls = calls_in(&mut node, "CreateNetworkInterface", 3600);
+        assert!(calls <= 20, "{code}: {calls} in an hour in which no pod asks");
+        node.heal();
+        // A try, and what it brings.
+        assert_eq!(node.insist(&pods, 60), 20, "{code}");
+    }
+}
+
 #[test]
 fn the_quota_of_enis_is_tried_a_few_times_an_hour() {
     let mut node = Node::settled("m5.large", &[WARM_1]);

@@ -95,6 +95,7 @@ impl Ipam {
         self.waiting.push_back(Waiting { request: request.clone(), deadline });
         if why == NotAssigned::NoneFree {
             self.count_waiting();
+            self.calls.hurry_growth();
             if let Err(error) = self.wait_is_worthwhile(request, deadline, now) {
                 self.waiting.pop_back();
                 self.count_waiting();

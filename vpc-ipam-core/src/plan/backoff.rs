@@ -60,12 +60,17 @@ pub struct RecentFailure {
 struct Delay {
     since: Timestamp,
     until: Timestamp,
+    /// Until when it is left alone although a pod waits for it.
+    until_hurried: Timestamp,
     failures: u32,
     last: Failure,
 }
 
 /// The longest wait that the other side is granted, however long it asks for.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a failure that passes by itself is waited out where a pod waits for an address: as long as an ADD waits by default. What the
+/// other side asks for counts all the same.
+pub(crate) const HURRIED: Duration = Duration::from_secs(30);
 /// How often something may fail for a moment before the plan stops counting on it.
 const FAILURES_TOLERATED: u32 = 4;
 
@@ -172,18 +177,31 @@ impl Backoff {
         let delay = self.delays.entry(scope).or_insert_with(|| Delay {
             since: now,
             until: Timestamp::EPOCH,
+            until_hurried: Timestamp::EPOCH,
             failures: 0,
             last: failure.clone(),
         });
         let doubled = pace.first.saturating_mul(1 << delay.failures.min(20)).min(pace.most);
-        let base = doubled.max(failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
+        let asked = failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+        let base = doubled.max(asked);
         // A quarter of the wait, in 256 steps.
-        let extra = base / 1024 * u32::from(jitter as u8);
+        let extra = |base: Duration| base / 1024 * u32::from(jitter as u8);
+        // What lasts until an operator or another program changes something is no sooner over for it.
+        let hurried = if pace == PASSING { base.min(asked.max(HURRIED)) } else { base };
         let news = delay.failures == 0 || delay.last.kind != failure.kind;
-        delay.until = now + base.saturating_add(extra);
+        delay.until = now + base.saturating_add(extra(base));
+        delay.until_hurried = now + hurried.saturating_add(extra(hurried));
         delay.failures = delay.failures.saturating_add(1);
         delay.last.clone_from(failure);
         news
+    }
+
+    /// Has what may help a pod that waits be tried again soon: after a failure that passes by itself no wait is longer than
+    /// [`HURRIED`], or than what the other side asked for.
+    pub(crate) fn hurry(&mut self, helps: impl Fn(BackoffScope) -> bool) {
+        for (_, delay) in self.delays.iter_mut().filter(|(scope, _)| helps(**scope)) {
+            delay.until = delay.until.min(delay.until_hurried);
+        }
     }
 
     /// Records a success: the next failure counts as the first. Returns how often it had failed in a row.

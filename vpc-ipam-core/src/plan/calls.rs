@@ -37,31 +37,41 @@ impl CallLimiter {
 
     /// Returns whether something failed last by which a node gets further addresses, and was not tried successfully since.
     pub(crate) fn does_growth_fail(&self) -> bool {
-        self.backoff.failing().any(|scope| match scope {
-            BackoffScope::Operation(operation) | BackoffScope::EniOperation(_, operation) => {
-                matches!(
-                    operation,
-                    Ec2Operation::CreateNetworkInterface
-                        | Ec2Operation::AttachNetworkInterface
-                        | Ec2Operation::AssignPrivateIpAddresses
-                        | Ec2Operation::AssignIpv6Addresses
-                        | Ec2Operation::DescribeNetworkInterfaces
-                )
-            }
-            BackoffScope::Creation(_)
-            | BackoffScope::Subnet(_)
-            | BackoffScope::SubnetIpv6(_)
-            | BackoffScope::Card(_)
-            | BackoffScope::SetUp(_)
-            | BackoffScope::Question(
-                Question::Attached | Question::Unattached | Question::Unconfirmed,
-            ) => true,
-            // Single addresses are asked for instead; growth does without the others.
-            BackoffScope::SubnetPrefixes(_)
-            | BackoffScope::TearDown(_)
-            | BackoffScope::Free(_)
-            | BackoffScope::Hint(_)
-            | BackoffScope::Question(Question::Metadata | Question::Subnets) => false,
-        })
+        self.backoff.failing().any(is_of_growth)
+    }
+
+    /// Has everything that failed and by which a node gets further addresses tried again soon: a pod wants one.
+    pub(crate) fn hurry_growth(&mut self) {
+        self.backoff.hurry(is_of_growth);
+    }
+}
+
+/// Returns whether a node gets further addresses by something that fails.
+fn is_of_growth(scope: BackoffScope) -> bool {
+    match scope {
+        BackoffScope::Operation(operation) | BackoffScope::EniOperation(_, operation) => {
+            matches!(
+                operation,
+                Ec2Operation::CreateNetworkInterface
+                    | Ec2Operation::AttachNetworkInterface
+                    | Ec2Operation::AssignPrivateIpAddresses
+                    | Ec2Operation::AssignIpv6Addresses
+                    | Ec2Operation::DescribeNetworkInterfaces
+            )
+        }
+        BackoffScope::Creation(_)
+        | BackoffScope::Subnet(_)
+        | BackoffScope::SubnetIpv6(_)
+        | BackoffScope::Card(_)
+        | BackoffScope::SetUp(_)
+        | BackoffScope::Question(
+            Question::Attached | Question::Unattached | Question::Unconfirmed,
+        ) => true,
+        // Single addresses are asked for instead; growth does without the others.
+        BackoffScope::SubnetPrefixes(_)
+        | BackoffScope::TearDown(_)
+        | BackoffScope::Free(_)
+        | BackoffScope::Hint(_)
+        | BackoffScope::Question(Question::Metadata | Question::Subnets) => false,
     }
 }

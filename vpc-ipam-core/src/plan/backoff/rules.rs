@@ -1,7 +1,8 @@
 //! Which failure of EC2 says something about what, and how long that is left alone.
 //!
 //! The waits decide how often a call is made for a cause that does not change: [`PASSING`] at most 20 times in the first hour and
-//! 12 in each later one, [`LASTING`] 11 and 4, [`DENIED`] 8 and 4, for each thing that the scope names.
+//! 12 in each later one, [`LASTING`] 11 and 4, [`DENIED`] 8 and 4, for each thing that the scope names. While a pod waits
+//! for what the call would bring, [`PASSING`] is cut to [`HURRIED`](super::HURRIED): 121 an hour.
 
 use core::time::Duration;
 
