@@ -80,4 +80,6 @@ pub use emulator::{EmulatedEc2, HttpServer, SharedCloud};
 pub use error::Ec2Error;
 pub use execute::execute;
 #[cfg(feature = "sdk")]
-pub use sdk::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_proxy};
+pub use sdk::{
+    ConnectError, Credentials, Ec2Request, RequestObserver, SdkEc2, SdkOptions, is_usable_proxy,
+};

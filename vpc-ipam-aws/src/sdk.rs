@@ -6,6 +6,7 @@ mod failure;
 mod http;
 mod imds;
 mod list;
+mod request;
 mod translate;
 
 use core::time::Duration;
@@ -39,6 +40,7 @@ use vpc_ipam_core::{
 use tokio::sync::OnceCell;
 
 pub use self::http::is_usable_proxy;
+pub use self::request::{Ec2Request, RequestObserver};
 
 use self::failure::failed;
 use self::http::Proxy;
@@ -69,6 +71,7 @@ struct Ec2 {
     endpoint: Option<String>,
     http: SharedHttpClient,
     timeouts: TimeoutConfig,
+    observer: Option<RequestObserver>,
     client: OnceCell<aws_sdk_ec2::Client>,
 }
 
@@ -94,6 +97,8 @@ pub struct SdkOptions {
     pub credentials: Credentials,
     /// How long a call may take before it counts as unanswered, with all requests that it consists of.
     pub timeout: Duration,
+    /// What gets each request to EC2; those to the metadata service are not among them.
+    pub observer: Option<RequestObserver>,
 }
 
 /// Who asks.
@@ -152,6 +157,7 @@ impl Default for SdkOptions {
             credentials: Credentials::Chain,
             // The default of HTTP_TIMEOUT in amazon-vpc-cni-k8s.
             timeout: Duration::from_secs(10),
+            observer: None,
         }
     }
 }
@@ -159,7 +165,8 @@ impl Default for SdkOptions {
 impl SdkEc2 {
     /// Makes the clients. It sends nothing.
     pub async fn connect(options: SdkOptions) -> Result<Self, ConnectError> {
-        let SdkOptions { region, ec2_endpoint, imds_endpoint, credentials, timeout } = options;
+        let SdkOptions { region, ec2_endpoint, imds_endpoint, credentials, timeout, observer } =
+            options;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
             .operation_timeout(timeout)
@@ -210,6 +217,7 @@ impl SdkEc2 {
             shared,
             http,
             timeouts,
+            observer,
             client: OnceCell::new(),
         };
         Ok(Self { ec2: Arc::new(ec2), imds, timeout })
@@ -274,6 +282,9 @@ impl Ec2 {
             .http_client(self.http.clone())
             .retry_config(RetryConfig::disabled())
             .timeout_config(self.timeouts.clone());
+        if let Some(observer) = &self.observer {
+            config = config.interceptor(observer.clone());
+        }
         if self.endpoint.is_some() {
             config.set_endpoint_url(self.endpoint.clone());
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use ipnet::{Ipv4Net, Ipv6Net};
 use vpc_ipam_core::sim::{CreateInterface, Instance, Ipv4Request, Ipv6Request, ModifyInterface};
@@ -70,8 +70,11 @@ async fn answer(State(front): State<Arc<Front>>, uri: Uri, body: Bytes) -> Respo
             (http_status(&refusal.code), document)
         }
     };
-    let content_type = [(header::CONTENT_TYPE, "text/xml;charset=UTF-8")];
-    (status, content_type, document).into_response()
+    let headers = [
+        (header::CONTENT_TYPE, "text/xml;charset=UTF-8"),
+        (HeaderName::from_static("x-amzn-requestid"), &*request_id),
+    ];
+    (status, headers, document).into_response()
 }
 
 /// Returns the status with which EC2 answers an error code.

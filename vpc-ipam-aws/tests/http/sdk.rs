@@ -1,11 +1,14 @@
 //! The AWS SDK against the emulator.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
 use vpc_ipam_aws::{
-    ConnectError, Credentials, Ec2Api, EmulatedEc2, HttpServer, SdkEc2, SdkOptions, execute,
+    ConnectError, Credentials, Ec2Api, EmulatedEc2, HttpServer, RequestObserver, SdkEc2,
+    SdkOptions, execute,
 };
 use vpc_ipam_core::sim::CreateSubnet;
 use vpc_ipam_core::{
@@ -239,6 +242,37 @@ async fn refusals_are_classified() {
 }
 
 #[tokio::test]
+async fn each_request_is_told_with_its_id_and_status() {
+    let lab = Lab::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let told = Arc::clone(&told);
+        RequestObserver::new(move |request| told.lock().unwrap().push(request))
+    };
+    let options = options(&lab.ec2.url(), Some(&lab.imds.url()));
+    let api = SdkEc2::connect(SdkOptions { observer: Some(observer), ..options }).await.unwrap();
+    let eni = api.create_network_interface(&create(lab.node.subnet)).await.unwrap().id;
+    let gone = DeleteNetworkInterface { eni };
+    api.delete_network_interface(&gone).await.unwrap();
+    api.delete_network_interface(&gone).await.unwrap_err();
+    drop(lab.ec2);
+    api.delete_network_interface(&gone).await.unwrap_err();
+
+    let told = told.lock().unwrap();
+    let seen: Vec<_> = told.iter().map(|it| (it.operation.as_str(), it.status)).collect();
+    let expected = [
+        ("CreateNetworkInterface", Some(200)),
+        ("DeleteNetworkInterface", Some(200)),
+        ("DeleteNetworkInterface", Some(400)),
+        ("DeleteNetworkInterface", None),
+    ];
+    assert_eq!(seen, expected);
+    let ids: BTreeSet<_> = told.iter().filter_map(|it| it.request_id.clone()).collect();
+    assert_eq!(ids.len(), 3, "each answer has an id of its own: {told:?}");
+    assert_eq!(told[3].request_id, None);
+}
+
+#[tokio::test]
 async fn metadata_reads_as_the_cloud_has_it() {
     let lab = Lab::new();
     // The region comes from the metadata service.
@@ -443,6 +477,7 @@ pub fn options(ec2: &str, imds: Option<&str>) -> SdkOptions {
             secret_access_key: "test".into(),
         },
         timeout: Duration::from_secs(20),
+        observer: None,
     }
 }
 

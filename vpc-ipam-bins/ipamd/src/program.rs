@@ -9,8 +9,10 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
-use vpc_ipam_aws::{ConnectError, Credentials, SdkEc2, SdkOptions, is_usable_proxy};
+use tracing::{debug, error, info, warn};
+use vpc_ipam_aws::{
+    ConnectError, Credentials, Ec2Request, RequestObserver, SdkEc2, SdkOptions, is_usable_proxy,
+};
 use vpc_ipam_core::{Budget, KnownLimits, error_chain};
 use vpc_ipam_linux::{Namespace, NamespaceError};
 use vpc_ipam_protocol::SOCKET;
@@ -233,6 +235,7 @@ async fn run(
         imds_endpoint: args.imds_endpoint.or_else(|| var("AWS_EC2_METADATA_SERVICE_ENDPOINT")),
         credentials: Credentials::Chain,
         timeout: settings.http_timeout,
+        observer: Some(RequestObserver::new(log_request)),
     })
     .await?;
 
@@ -258,6 +261,13 @@ async fn on_hangup(mut hangup: Signal, ask: mpsc::Sender<oneshot::Sender<()>>, l
         }
         service::reloaded();
     }
+}
+
+/// Logs a request to EC2: the id is what AWS's support asks for.
+fn log_request(request: Ec2Request) {
+    let Ec2Request { operation, took, status, request_id, .. } = request;
+    let ms = took.as_millis();
+    debug!(operation, ?status, request_id, ms, "asked EC2");
 }
 
 /// Lets the process have as many files open as the system allows: each caller of the socket is one.

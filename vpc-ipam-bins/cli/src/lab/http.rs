@@ -71,6 +71,7 @@ impl Fronts {
                 secret_access_key: "lab".to_string(),
             },
             timeout: Duration::from_secs(10),
+            observer: None,
         }
     }
 }
