@@ -205,6 +205,8 @@ impl Loop {
 
     /// Hands on everything that the state machine has to say.
     fn drain(&mut self) -> Result<(), DaemonError> {
+        // First: what it finds, a pod that is lost or one of another program, is planned for.
+        self.run_due()?;
         while let Some(Grant { key, result, .. }) = self.ipam.poll_grant() {
             let callers = self.callers.remove(&key).unwrap_or_default();
             match result {
@@ -231,7 +233,7 @@ impl Loop {
             self.metrics.happened(&event);
             self.notice(Notice::Happened(now, event));
         }
-        self.run_due()?;
+        self.flush()?;
         self.history.run_due(self.clock.now());
         if let Some(recorder) = &mut self.recorder {
             recorder.record(&mut self.ipam, self.clock.now());
@@ -283,8 +285,7 @@ impl Loop {
         let (ipam, sources) = (&self.ipam, &self.sources);
         self.service.run_due(now, || status::in_words(ipam, sources, now));
         let ended = |_| DaemonError::Ended("thread that removes links");
-        self.departed.run_due(self.keeper.is_at_work(), now).map_err(ended)?;
-        self.flush()
+        self.departed.run_due(self.keeper.is_at_work(), now).map_err(ended)
     }
 
     /// Has the host thread flush the addresses for which grants wait.
