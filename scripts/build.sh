@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 
 target=$(rustc -vV | sed -n 's/^host: //p')
 # With --target the flags are those of the programs alone: build scripts and macros cannot be static.
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target "$target" -p vpc-cni -p vpc-ipamd -p vpc-ipam
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target "$target" -p vpc-cni -p vpc-ipamd -p vpc-ipam \
+	--features vpc-ipamd/grpc
 mkdir -p target/dist
 for program in vpc-cni vpc-ipamd vpc-ipam; do
 	built=${CARGO_TARGET_DIR:-target}/$target/release/$program

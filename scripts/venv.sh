@@ -4,7 +4,7 @@
 set -eu
 
 folder=$1
-packages='moto[ec2,server]==5.2.5 boto3==1.44.5 jsonschema==4.26.0 websocket-client==1.9.2'
+packages='moto[ec2,server]==5.2.5 boto3==1.44.5 jsonschema==4.26.0 websocket-client==1.9.2 grpcio==1.85.1 grpcio-tools==1.85.1'
 stamp="$folder/packages"
 [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$packages" ] && exit 0
 

@@ -96,6 +96,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "hyper-util",
             "ipnet",
             "prometheus",
+            // gRPC, which the feature `grpc` adds.
+            "prost",
             "redb",
             "rustix",
             // The service manager.
@@ -107,6 +109,9 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "tar",
             "thiserror",
             "tokio",
+            "tonic",
+            "tonic-health",
+            "tonic-prost",
             "tracing",
             "tracing-subscriber",
             "vpc-ipam-aws",

@@ -319,7 +319,15 @@ impl LabNode {
         api: Api,
     ) -> Result<(), StartError> {
         let (settings, notes) = Settings::from_vars(spec.vars.iter().cloned());
-        let Settings { mut config, host: host_config, metrics, introspection, .. } = settings;
+        let Settings {
+            mut config,
+            host: host_config,
+            metrics,
+            introspection,
+            grpc,
+            network_policy,
+            ..
+        } = settings;
         if let Some(timing) = spec.timing {
             config.timing = timing;
         }
@@ -341,6 +349,8 @@ impl LabNode {
             metrics,
             introspection,
             journal: Some(JournalOptions::new(self.address.socket.with_file_name("journal"))),
+            grpc,
+            network_policy: network_policy.map_err(DaemonError::from)?,
         };
         let (ready, is_ready) = channel();
         let (notices, to_follow) = relay(ready).map_err(StartError::Threads)?;

@@ -142,6 +142,7 @@ fn settings(call: &Call, links: PodLinks) -> Result<PodSettings, Error> {
         ipv6_disabled,
         tables,
         source_check,
+        report_wired: _,
     } = links;
     if let Some(other) = call.config.veth_prefix.as_ref().filter(|other| **other != veth_prefix) {
         let what = format!("vethPrefix {other:?} is not the daemon's, which is {veth_prefix:?}");

@@ -4,6 +4,7 @@ use vpc_ipam_aws::Ec2Error;
 use vpc_ipam_core::{UnknownInstanceTypeError, UnusableConfigError};
 use vpc_ipam_linux::host::HostError;
 use vpc_ipam_linux::{ApplyError, NetlinkError, WatchError};
+use vpc_ipam_protocol::UnknownNetworkPolicyModeError;
 
 use super::fronts::socket::claim::ClaimError;
 use super::store::OpenError;
@@ -69,6 +70,17 @@ pub enum DaemonError {
     /// The thread that serves metrics and introspection could not be started.
     #[error("start to serve metrics and introspection")]
     Http(#[source] std::io::Error),
+    /// The mode of enforcing network policies is none.
+    #[error(transparent)]
+    NetworkPolicy(#[from] UnknownNetworkPolicyModeError),
+    /// gRPC is asked for, and this program cannot speak it.
+    #[error(
+        "{setting} is set, and this vpc-ipamd was built without gRPC: build it with --features grpc, or unset the variable"
+    )]
+    WithoutGrpc {
+        /// The variable that asks for it.
+        setting: &'static str,
+    },
     /// A thread of the daemon ended, which it never should.
     #[error("the {0} ended unexpectedly")]
     Ended(&'static str),

@@ -24,7 +24,9 @@ use vpc_ipam_core::{
     Metadata, Node, Outcome, PodKey, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::HostFacts;
-use vpc_ipam_linux::{ApplyError, ConntrackError, EniTable, Repaired, TableReason, eni};
+use vpc_ipam_linux::{
+    ApplyError, ConntrackError, EniTable, HostConfig, Repaired, TableReason, eni,
+};
 use vpc_ipam_protocol::{PodLinks, What};
 
 use self::answers::{Caller, refused};
@@ -38,6 +40,7 @@ use super::input::Input;
 use super::keeper::NetworkKeeper;
 use super::link_names::LinkNames;
 use super::metrics::Metrics;
+use super::network_policy::NetworkPolicies;
 use super::options::Notice;
 use super::pending_links::{PendingLinks, Verdict};
 use super::service::Service;
@@ -81,6 +84,10 @@ pub(super) struct Loop {
     /// How the links of pods are to be made.
     pub(super) links: PodLinks,
     pub(super) names: LinkNames,
+    /// Who hears of pods for the sake of network policies, if an agent is there.
+    pub(super) policies: Option<NetworkPolicies>,
+    /// What the operator wants of the node's network.
+    pub(super) host_config: HostConfig,
     pub(super) vpc_ipv4_cidrs: Vec<ipnet::Ipv4Net>,
     /// What the sources said since the start.
     pub(super) sources: Sources,

@@ -19,12 +19,16 @@ mod error;
 mod event_loop;
 mod file_lock;
 mod fronts;
+#[cfg(feature = "grpc")]
+mod grpc;
+mod grpc_address;
 mod input;
 pub mod journal;
 mod keeper;
 mod link_names;
 pub mod log;
 mod metrics;
+mod network_policy;
 pub mod operator_file;
 mod options;
 mod pending_links;
@@ -55,7 +59,9 @@ pub use self::error::{DaemonError, HostThreadError};
 use self::fronts::ask::Asker;
 use self::fronts::http::Http;
 pub use self::fronts::socket::claim::ClaimError;
+pub use self::grpc_address::{GrpcAddress, GrpcAddressError};
 use self::metrics::Metrics;
+pub use self::network_policy::{AGENT_SOCKET, NetworkPolicy};
 pub use self::options::{BindAddress, Notice, Options};
 pub use self::service::ServiceOptions;
 
@@ -96,7 +102,7 @@ pub async fn run_with_reloads(
         }
         started = start::start(options, api, notices, inputs, metrics.clone()) => started?,
     };
-    let start::Started { mut daemon, server } = started;
+    let start::Started { mut daemon, server, grpc } = started;
     metrics.serving();
     asker.serving();
     let reloading = tokio::spawn(async move {
@@ -112,11 +118,12 @@ pub async fn run_with_reloads(
     // Who still waits hears that the daemon stops.
     let (writer, recorder) = daemon.end();
     let claim = server.stop().await;
+    let grpc_claims = grpc.stop().await;
     writer.stop().await;
     if let Some(recorder) = recorder {
         recorder.stop().await;
     }
     // Another daemon may begin: of this one nothing is left.
-    drop(claim);
+    drop((claim, grpc_claims));
     result
 }

@@ -11,7 +11,9 @@ use vpc_ipam_core::{
 };
 use vpc_ipam_linux::{HostConfig, Namespace};
 
+use crate::grpc_address::GrpcAddress;
 use crate::journal::JournalOptions;
+use crate::network_policy::NetworkPolicy;
 use crate::service::ServiceOptions;
 
 /// What a daemon is started with.
@@ -47,6 +49,10 @@ pub struct Options {
     pub introspection: Option<BindAddress>,
     /// Where inputs are recorded for a replay, if they are.
     pub journal: Option<JournalOptions>,
+    /// Where gRPC is served; takes the feature `grpc`.
+    pub grpc: Vec<GrpcAddress>,
+    /// The network policy agent that hears of pods, if the node has one; takes the feature `grpc`.
+    pub network_policy: Option<NetworkPolicy>,
 }
 
 /// Where something is served over HTTP.

@@ -225,6 +225,8 @@ async fn run(
         metrics: settings.metrics,
         introspection: settings.introspection,
         journal,
+        grpc: settings.grpc,
+        network_policy: settings.network_policy.map_err(DaemonError::from)?,
     };
     let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     tokio::spawn(write_support(support_asked, support_options(&options, &read, &log)));

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 
 use vpc_ipam_core::{Config, ConfigProblem, ConfigWarning, Vars};
 use vpc_ipam_linux::HostConfig;
+use vpc_ipam_protocol::UnknownNetworkPolicyModeError;
+
+use crate::grpc_address::GrpcAddress;
+use crate::log::LogTo;
+use crate::network_policy::{AGENT_SOCKET, NetworkPolicy};
+use crate::options::BindAddress;
 
 pub(crate) use self::in_force::in_force;
-use crate::log::LogTo;
-use crate::options::BindAddress;
 
 /// What the variables of a node say.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +35,11 @@ pub struct Settings {
     /// Where introspection is served, unless `DISABLE_INTROSPECTION`: `INTROSPECTION_BIND_ADDRESS`, by default 127.0.0.1:61679, as in
     /// amazon-vpc-cni-k8s.
     pub introspection: Option<BindAddress>,
+    /// Where gRPC is served: `GRPC_BIND_ADDRESS`, a list; by default nowhere.
+    pub grpc: Vec<GrpcAddress>,
+    /// The network policy agent, if `NETWORK_POLICY_ENFORCING_MODE` is set, and where it listens: `NETWORK_POLICY_AGENT_SOCKET`. A mode
+    /// that is none, the empty one too, ends the start, as in amazon-vpc-cni-k8s: policies would silently not be enforced.
+    pub network_policy: Result<Option<NetworkPolicy>, UnknownNetworkPolicyModeError>,
 }
 
 /// From which level on there are log lines.
@@ -70,6 +79,8 @@ impl Settings {
         vars: impl IntoIterator<Item = (String, String)>,
     ) -> (Self, Vec<ConfigWarning>) {
         let vars: Vec<(String, String)> = vars.into_iter().collect();
+        let mode = vars.iter().rev().find(|(name, _)| name == "NETWORK_POLICY_ENFORCING_MODE");
+        let mode = mode.map(|(_, mode)| mode.parse()).transpose();
         let (mut config, mut notes) = Config::from_vars(vars.iter().cloned());
         let (host, more) = HostConfig::from_vars(vars.iter().cloned());
         notes.extend(more);
@@ -81,6 +92,9 @@ impl Settings {
         let answer_max = &mut config.timing.answer_max;
         *answer_max = (http_timeout + Duration::from_secs(60)).max(*answer_max);
         let log_to = vars.text("AWS_VPC_K8S_CNI_LOG_FILE").map(LogTo::parse).unwrap_or_default();
+        let agent = vars.text("NETWORK_POLICY_AGENT_SOCKET").unwrap_or(AGENT_SOCKET).into();
+        let network_policy = mode.map(|mode| mode.map(|mode| NetworkPolicy { mode, agent }));
+        let grpc = grpc(&mut vars);
         let metrics = ("METRICS_BIND_ADDRESS", ":61678");
         let introspection = ("INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679");
         let settings = Self {
@@ -91,6 +105,8 @@ impl Settings {
             log_to,
             metrics: bind_address(&mut vars, metrics, "DISABLE_METRICS"),
             introspection: bind_address(&mut vars, introspection, "DISABLE_INTROSPECTION"),
+            grpc,
+            network_policy,
         };
         notes.extend(vars.into_warnings());
         (settings, notes)
@@ -131,6 +147,16 @@ fn bind_address(
     (!vars.boolean(disabled, false)).then_some(address)
 }
 
+fn grpc(vars: &mut Vars) -> Vec<GrpcAddress> {
+    const NAME: &str = "GRPC_BIND_ADDRESS";
+    let addresses: Result<_, _> = vars.list(NAME).iter().map(|text| text.parse()).collect();
+    addresses.unwrap_or_else(|_| {
+        let expected = "unix:/PATH, or a port of the loopback address such as 127.0.0.1:50051";
+        vars.warn(NAME, ConfigProblem::Unusable { expected, used: "no gRPC".to_string() });
+        Vec::new()
+    })
+}
+
 fn log_level(vars: &mut Vars) -> LogLevel {
     const NAME: &str = "AWS_VPC_K8S_CNI_LOGLEVEL";
     match vars.text(NAME).unwrap_or("debug").to_lowercase().as_str() {
@@ -150,6 +176,8 @@ fn log_level(vars: &mut Vars) -> LogLevel {
 
 #[cfg(test)]
 mod tests {
+    use vpc_ipam_protocol::NetworkPolicyMode;
+
     use super::*;
 
     #[test]
@@ -173,6 +201,8 @@ mod tests {
             ("AWS_VPC_K8S_CNI_LOG_FILE", "stdout", None),
             ("AWS_VPC_K8S_CNI_LOG_FILE", "/var/log/aws-routed-eni/ipamd.log", None),
             ("AWS_VPC_K8S_CNI_LOGLEVEL", "loud", Some("using debug")),
+            ("GRPC_BIND_ADDRESS", "unix:/run/a.sock, 127.0.0.1:50051", None),
+            ("GRPC_BIND_ADDRESS", "0.0.0.0:50051", Some("no gRPC")),
             ("WARM_IP_TARGET", "many", Some("WARM_IP_TARGET")),
             ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "dice", Some("hashrandom")),
         ];
@@ -206,6 +236,24 @@ mod tests {
         assert_eq!(settings.log_level, LogLevel::Error);
         assert_eq!(settings.metrics, None);
         assert_eq!(settings.introspection, Some(BindAddress::Unix("/run/pages.sock".into())));
+        assert_eq!(settings.network_policy, Ok(None));
         assert_eq!(settings.config.target, vpc_ipam_core::WarmTarget::Ips { warm: 5, minimum: 0 });
+    }
+
+    #[test]
+    fn network_policies_are_enforced_where_a_mode_is_set_and_a_wrong_one_is_an_error() {
+        let read = |vars: &[(&str, &str)]| {
+            let vars = vars.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            Settings::from_vars(vars).0.network_policy
+        };
+        const MODE: &str = "NETWORK_POLICY_ENFORCING_MODE";
+        let agent = |mode, agent: &str| Ok(Some(NetworkPolicy { mode, agent: agent.into() }));
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[(MODE, "Strict")]), agent(NetworkPolicyMode::Strict, AGENT_SOCKET));
+        let vars = [(MODE, "none"), ("NETWORK_POLICY_AGENT_SOCKET", "/run/npa.sock")];
+        assert_eq!(read(&vars), agent(NetworkPolicyMode::None, "/run/npa.sock"));
+        for wrong in ["", "on"] {
+            read(&[(MODE, wrong)]).unwrap_err();
+        }
     }
 }

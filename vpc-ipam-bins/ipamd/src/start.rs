@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vpc_ipam_aws::{Ec2Api, Ec2Error};
 use vpc_ipam_core::{
-    Config, EniConfig, InstanceType, Ipam, KnownLimits, Limits, LimitsSource, Metadata, Record,
-    Released, Timestamp, error_chain,
+    Config, EniConfig, InstanceType, Ipam, KnownLimits, Lease, Limits, LimitsSource, Metadata,
+    Record, Released, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::{HostFacts, egress};
 use vpc_ipam_linux::pod::PodSettings;
-use vpc_ipam_linux::{Family, HostConfig, Netlink as _, NodeNetwork, Table, Watch, is_of_aws_cni};
+use vpc_ipam_linux::{Family, Netlink as _, NodeNetwork, Table, Watch, is_of_aws_cni};
 use vpc_ipam_protocol::PodLinks;
 use vpc_ipam_protocol::pending_release::{self, PendingRelease};
 
@@ -25,6 +25,7 @@ use crate::error::DaemonError;
 use crate::event_loop::Loop;
 use crate::event_loop::addresses::{came_untracked, cool};
 use crate::event_loop::history::History;
+use crate::fronts::grpc;
 use crate::fronts::socket::claim::Claim;
 use crate::fronts::socket::{self, Server};
 use crate::input::Input;
@@ -32,6 +33,7 @@ use crate::keeper::rivals::Rivals;
 use crate::keeper::{NetworkKeeper, latest};
 use crate::link_names::LinkNames;
 use crate::metrics::Metrics;
+use crate::network_policy::NetworkPolicies;
 use crate::options::{Notice, Options};
 use crate::pending_links::PendingLinks;
 use crate::service::Service;
@@ -58,6 +60,7 @@ const GRACE_MIN: Duration = Duration::from_secs(2);
 pub(super) struct Started {
     pub(super) daemon: Loop,
     pub(super) server: Server,
+    pub(super) grpc: grpc::Server,
 }
 
 /// What was found out, and done to the node's network, before anything is served.
@@ -88,6 +91,7 @@ pub(super) async fn start(
     let clock = Clock::start();
     // Before anything is touched, the state file above all.
     let claim = Claim::take(&options.socket)?;
+    let grpc = grpc::Claims::take(&options)?;
     let service = Service::new(options.service.clone(), clock.now());
     let (mut store, found) = Store::open(&options.state, &options.boot, clock.now())?;
     let traces = Traces::before(&options, &found)?;
@@ -102,7 +106,7 @@ pub(super) async fn start(
     let Prepared { metadata, limits_source, config, watch, threads, set_up, .. } = prepared;
     let Threads { host, translation, departed, ports } = threads;
     let SetUpNode { facts, changed, took_over } = set_up;
-    let links = links(&config, &options.host_config, &known);
+    let links = links(&options, &config, &known);
     let settings = pod_settings(&options, &config, &metadata, &links);
     let names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
     let node = node_network(&options, facts, &known);
@@ -152,15 +156,24 @@ pub(super) async fn start(
         path: options.socket.display().to_string(),
         source,
     })?;
+    let grpc = grpc.listen(inputs.clone())?;
     info!(
         instance = %metadata.node.instance,
         instance_type = %metadata.node.instance_type,
         socket = %options.socket.display(),
         "serving"
     );
-    take_pending_releases(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
+    let gone =
+        take_pending_releases(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
 
     let sandboxes = store.sandboxes();
+    let mut policies = options.network_policy.map(NetworkPolicies::new);
+    if let Some(policies) = &mut policies {
+        for lease in gone {
+            let replaced = ipam.pool().leases().any(|other| other.pod == lease.pod);
+            policies.gone(&lease, replaced);
+        }
+    }
     let daemon = Loop {
         ipam,
         clock,
@@ -183,6 +196,8 @@ pub(super) async fn start(
         metrics,
         links,
         names,
+        policies,
+        host_config: options.host_config,
         vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs,
         sources,
         known,
@@ -196,7 +211,7 @@ pub(super) async fn start(
         history: History::new(clock.now()),
     };
     daemon.notice(Notice::HostReady { changed: changed.in_words });
-    Ok(Started { daemon, server })
+    Ok(Started { daemon, server, grpc })
 }
 
 /// Prepares the node by what an earlier start stored, or else by what the metadata service says; returns whether it was asked.
@@ -373,7 +388,8 @@ async fn prepare(
 }
 
 /// Returns how the links of pods are to be made on this node.
-fn links(config: &Config, host_config: &HostConfig, known: &Known) -> PodLinks {
+fn links(options: &Options, config: &Config, known: &Known) -> PodLinks {
+    let (host_config, report_wired) = (&options.host_config, options.network_policy.is_some());
     let egress = egress(host_config, config, &known.metadata);
     PodLinks {
         veth_prefix: host_config.veth_prefix.to_string(),
@@ -383,6 +399,7 @@ fn links(config: &Config, host_config: &HostConfig, known: &Known) -> PodLinks {
         ipv6_disabled: !host_config.pod_ipv6 && egress != Some(Family::Ipv6),
         tables: known.tables.clone(),
         source_check: host_config.source_check,
+        report_wired,
     }
 }
 
@@ -475,7 +492,7 @@ fn records(found: Found) -> Vec<Record> {
     }
 }
 
-/// Releases the addresses of pods that were deleted while there was no daemon. What cannot be read or removed is
+/// Releases the addresses of pods that were deleted while there was no daemon, and returns their leases. What cannot be read or removed is
 /// logged and delays nothing.
 ///
 /// The socket is there already: a plugin that leaves a pending release after this finds it.
@@ -485,7 +502,7 @@ fn take_pending_releases(
     store: &mut Store,
     flush: &mut Flush,
     now: Timestamp,
-) {
+) -> Vec<Lease> {
     let pending_release::Found { releases, ignored } = pending_release::read(socket);
     for error in ignored {
         warn!(
@@ -493,12 +510,13 @@ fn take_pending_releases(
             "is no pending release of a deleted pod; it is left alone"
         );
     }
-    let mut released = Vec::new();
+    let (mut released, mut leases) = (Vec::new(), Vec::new());
     for (_, PendingRelease { key }) in &releases {
         if let Released::Lease { lease, at } = ipam.release(key, now) {
             info!(pod = %key, "was deleted while there was no daemon");
             flush.released(lease.addresses(), now);
             released.push(Record::released(&lease, at));
+            leases.push(lease);
         }
     }
     if let Err(error) = store.write(&released) {
@@ -506,11 +524,12 @@ fn take_pending_releases(
             error = error_chain(&error),
             "cannot make releases durable; the pending releases stay"
         );
-        return;
+        return leases;
     }
     for (path, _) in &releases {
         if let Err(error) = pending_release::remove(path) {
             warn!(path = %path.display(), %error, "cannot remove the pending release of a deleted pod");
         }
     }
+    leases
 }

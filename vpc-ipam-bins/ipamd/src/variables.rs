@@ -65,7 +65,6 @@ const OF_THE_PLUGIN: &str =
     "the plugin gets it by pluginLogFile and pluginLogLevel of the runtime's configuration";
 const OF_EGRESS_PLUGIN: &str = "there is no such plugin: egress is part of vpc-cni";
 const NO_KUBERNETES: &str = "vpc-ipamd does not ask Kubernetes";
-const NOT_YET: &str = "there is no such part here yet";
 
 /// All of them, ordered by name.
 pub const KNOWN: &[Variable] = {
@@ -173,6 +172,7 @@ pub const KNOWN: &[Variable] = {
         variable("ENABLE_V6_EGRESS", Bool, "false", Start),
         variable("ENI_CONFIG_ANNOTATION_DEF", Text, "k8s.amazonaws.com/eniConfig", Start),
         variable("ENI_CONFIG_LABEL_DEF", Text, "k8s.amazonaws.com/eniConfig", Start),
+        variable("GRPC_BIND_ADDRESS", Text, "none", Start),
         variable("HOST_CNI_BIN_PATH", File, "none", None(OF_THE_INSTALLATION)),
         variable("HOST_CNI_CONFDIR_PATH", File, "none", None(OF_THE_INSTALLATION)),
         variable("AGENT_LOG_PATH", File, "none", None(OF_THE_INSTALLATION)),
@@ -193,7 +193,8 @@ pub const KNOWN: &[Variable] = {
         variable("MINIMUM_IP_TARGET", Number, "none", Reload),
         variable("MY_NODE_NAME", Text, "none", None(NO_KUBERNETES)),
         variable("MY_POD_NAME", Text, "none", None(NO_KUBERNETES)),
-        variable("NETWORK_POLICY_ENFORCING_MODE", Word, "none", None(NOT_YET)),
+        variable("NETWORK_POLICY_AGENT_SOCKET", File, "/var/run/aws-node/npa.sock", Start),
+        variable("NETWORK_POLICY_ENFORCING_MODE", Word, "no agent is called", Start),
         variable("NO_PROXY", Text, "none", Sdk),
         variable("POD_MTU", Number, "as the ENIs", Start),
         variable("POD_SECURITY_GROUP_ENFORCING_MODE", Word, "strict", Start),

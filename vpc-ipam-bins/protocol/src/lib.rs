@@ -12,6 +12,7 @@ mod ask;
 mod happening;
 mod inventory;
 pub mod log_file;
+mod node_facts;
 pub mod one_line;
 pub mod pending_release;
 mod probe;
@@ -29,6 +30,7 @@ pub use self::happening::{Happening, Happenings, What};
 pub use self::inventory::{
     AddressHolder, AddressInUse, AddressStates, BlockInventory, EniInventory, Inventory,
 };
+pub use self::node_facts::{NetworkPolicyMode, NodeFacts, UnknownNetworkPolicyModeError};
 pub use self::probe::{LimitsTold, MetadataTold, Permission, Permitted, PodSandbox, Probe, Told};
 pub use self::refusal::{Refusal, RefusalKind};
 
@@ -54,6 +56,11 @@ pub enum Request {
     Leave(PodKey),
     /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
     Release(PodKey),
+    /// A pod was set up whose lease came with [`PodLinks::report_wired`]; answered as [`Request::Find`] once its network policies are
+    /// enforced, or refused if they are not, and then the pod must not run.
+    Wired(PodKey),
+    /// What other programs of the node go by; answered with [`Answer::Node`].
+    Node,
     /// What pods have; answered with [`Answer::Leases`].
     Leases {
         /// The network configuration whose pods are meant; all pods of the node without one.
@@ -131,6 +138,8 @@ pub enum Answer {
     Unknown,
     /// What pods have, in the order of their keys.
     Leases(Vec<Lease>),
+    /// What other programs of the node go by.
+    Node(Box<NodeFacts>),
     /// How the node stands.
     Status(Status),
     /// What is wanted, done and blocked, and why.
@@ -167,6 +176,9 @@ pub struct PodLinks {
     /// Whether pods may send from their own addresses alone.
     #[serde(default = "unless_told_otherwise")]
     pub source_check: bool,
+    /// Whether the plugin sends [`Request::Wired`] once the pod is set up, so that its network policies are enforced before it runs.
+    #[serde(default)]
+    pub report_wired: bool,
 }
 
 fn unless_told_otherwise() -> bool {

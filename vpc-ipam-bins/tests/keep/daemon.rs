@@ -141,6 +141,8 @@ pub(crate) fn daemon_as(
         adopt: true,
         service: ServiceOptions::default(),
         journal: Some(JournalOptions::new(node.address.socket.with_file_name("journal"))),
+        grpc: Vec::new(),
+        network_policy: None,
         limits: KnownLimits::default(),
         overrides: Vec::new(),
         labels: BTreeMap::new(),

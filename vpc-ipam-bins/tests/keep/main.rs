@@ -16,12 +16,18 @@ mod del;
 mod doctor;
 mod faulty;
 mod gc;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod http;
 mod ipam_only;
 mod journal;
 mod many;
 mod names;
+#[cfg(feature = "grpc")]
+mod network_policy;
 mod others;
+#[cfg(feature = "grpc")]
+mod python;
 mod repair;
 mod result;
 mod runtime;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod};
+use vpc_ipam_core::{AddressRequest, CardChoice, Lease, Pod, PodKey};
 use vpc_ipam_linux::pod::{self, AddFailure, PodNetwork, PodSettings};
 use vpc_ipam_linux::{Namespace, Table};
 use vpc_ipam_protocol::pending_release;
 use vpc_ipam_protocol::{Answer, Assign, Request};
 
 use super::daemon::{Daemon, ask, unexpected};
+use super::del::del_with_daemon;
 use super::{Sockets, kernel, key, sandbox, settings, socket};
 use crate::{AddResult, Call, Code, Error, Interface, Ip, Route};
 
@@ -27,8 +28,8 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
     let asked_first = daemon.ask(&asked)?;
     // While the daemon makes the grant durable.
     let sockets = Sockets::open(&netns);
-    let (lease, settings) = match daemon.answer(asked_first, &asked)? {
-        Answer::Lease { lease, links } => (lease, settings(call, links)),
+    let (lease, report, settings) = match daemon.answer(asked_first, &asked)? {
+        Answer::Lease { lease, links } => (lease, links.report_wired, settings(call, links)),
         Answer::Refused(refusal) => return Err(refusal.into()),
         other => return Err(unexpected(&other)),
     };
@@ -39,7 +40,12 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
         .map_err(NotSetUp::from)
         .and_then(|settings| set_up(&lease, &settings, &netns, &mut sockets?));
     match done {
-        Ok(network) => Ok(result(&network, &path)),
+        Ok(network) => {
+            if report {
+                report_wired(call, &mut daemon, socket, key)?;
+            }
+            Ok(result(&network, &path))
+        }
         // Of a container that was added before and runs: it keeps its address.
         Err(NotSetUp { error, running: true }) => Err(error),
         Err(NotSetUp { mut error, running: false }) => {
@@ -49,6 +55,32 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
             Err(error)
         }
     }
+}
+
+/// Tells the daemon that the pod is set up, on nodes where it must not run before. If the daemon refuses, the pod is taken apart as by
+/// DEL.
+fn report_wired(
+    call: &Call,
+    daemon: &mut Daemon<'_>,
+    socket: &Path,
+    key: PodKey,
+) -> Result<(), Error> {
+    let wired = Request::Wired(key.clone());
+    let answer = daemon.ask(&wired).and_then(|asked| daemon.answer(asked, &wired));
+    let mut error = match answer {
+        Ok(Answer::Lease { .. }) => return Ok(()),
+        Ok(Answer::Refused(refusal)) => refusal.into(),
+        Ok(Answer::Unknown) => {
+            Error::new(Code::UnknownContainer, format!("{key} was deleted while it was set up"))
+        }
+        Ok(other) => unexpected(&other),
+        Err(error) => error,
+    };
+    if let Err(also) = del_with_daemon(call, socket, key) {
+        let also = Error::from(also);
+        error.details.push_str(&format!("; and taking the pod apart failed: {also}"));
+    }
+    Err(error)
 }
 
 /// Why a pod was not set up, and whether it runs since an earlier ADD.

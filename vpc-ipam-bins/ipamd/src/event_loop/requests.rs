@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
-use vpc_ipam_core::{Assigned, CardChoice, EniId, Lease, PodKey, Record, Released, Timestamp};
-use vpc_ipam_protocol::{Answer, Assign, EniOf, PodSandbox, Request};
+use vpc_ipam_core::{
+    Assigned, CardChoice, EniId, Lease, PodKey, Record, Released, Timestamp, error_chain,
+};
+use vpc_ipam_protocol::{
+    Answer, Assign, EniOf, NodeFacts, PodSandbox, Refusal, RefusalKind, Request,
+};
 
 use super::answers::{Caller, gone, no_such_eni, refused};
 use super::commit::Write;
 use super::{Loop, pod_lines};
 use crate::fronts::status;
+use crate::network_policy::NetworkPolicies;
 use crate::probe;
 use crate::threads::net_report;
 
@@ -40,6 +45,8 @@ impl Loop {
                 self.metrics.del_asked("PodDeleted");
                 self.release(&key, Some(caller), now);
             }
+            Request::Wired(key) => self.on_wired(&key, caller),
+            Request::Node => caller.answer(Answer::Node(Box::new(self.node_facts()))),
             Request::Leases { network } => {
                 let asked_for = |lease: &&Lease| {
                     network.as_deref().is_none_or(|network| lease.key.network() == network)
@@ -77,6 +84,46 @@ impl Loop {
                 let told = net_report::answer("put the node's network right", kernel, translation);
                 tokio::spawn(async move { caller.answer(told.await) });
             }
+        }
+    }
+
+    /// A pod was set up: its network policies are enforced before the answer.
+    fn on_wired(&mut self, key: &PodKey, caller: Caller) {
+        let Some(lease) = self.ipam.pool().lease(key).cloned() else {
+            return caller.answer(Answer::Unknown);
+        };
+        let said = self.lease(lease.clone());
+        let Some(policies) = &mut self.policies else { return caller.answer(said) };
+        let pod = key.clone();
+        policies.wired(&lease, move |enforced| match enforced {
+            Ok(()) => caller.answer(said),
+            Err(error) => {
+                let details = error_chain(&error);
+                warn!(%pod, error = details, "the pod's network policies are not enforced, so it does not run");
+                caller.answer(Answer::Refused(Refusal {
+                    kind: RefusalKind::TryAgainLater,
+                    message: "have the pod's network policies enforced".to_string(),
+                    details,
+                }));
+            }
+        });
+    }
+
+    fn node_facts(&self) -> NodeFacts {
+        let metadata = &self.known.metadata;
+        let node = &metadata.node;
+        let primary = metadata.observation.enis.iter().find(|eni| eni.id == node.primary);
+        NodeFacts {
+            instance: node.instance.to_string(),
+            region: region(&node.zone.to_string()).to_string(),
+            ipv4: metadata.primary_ipv4,
+            ipv6: primary.and_then(|eni| eni.primary_ipv6),
+            vpc_ipv4_cidrs: metadata.vpc_ipv4_cidrs.clone(),
+            excluded_cidrs: self.host_config.excluded_cidrs.clone(),
+            vpc_ipv6_cidrs: metadata.vpc_ipv6_cidrs.clone(),
+            external_snat: self.host_config.external_snat,
+            multi_nic: self.ipam.config().multi_nic,
+            network_policy: self.policies.as_ref().map(NetworkPolicies::mode),
         }
     }
 
@@ -155,6 +202,10 @@ impl Loop {
         match self.ipam.release(key, now) {
             Released::Lease { lease, at } => {
                 self.names.remove(&lease);
+                if let Some(policies) = &mut self.policies {
+                    let replaced = self.ipam.pool().leases().any(|other| other.pod == lease.pod);
+                    policies.gone(&lease, replaced);
+                }
                 let record = Record::released(&lease, at);
                 self.flush.released(lease.addresses(), now);
                 self.keep_untracked(lease.addresses(), now);
@@ -197,5 +248,35 @@ impl Loop {
 
     pub(super) fn lease(&self, lease: Lease) -> Answer {
         Answer::Lease { lease, links: self.links.clone() }
+    }
+}
+
+/// Returns the region of a zone: `us-west-2` of `us-west-2b`, and of the local zone `us-west-2-lax-1a`.
+fn region(zone: &str) -> &str {
+    let mut number = zone.match_indices('-').map(|(at, _)| at + 1);
+    let number = number.find(|at| zone[*at..].starts_with(|c: char| c.is_ascii_digit()));
+    let Some(number) = number else { return zone };
+    let rest = zone[number..].find(|c: char| !c.is_ascii_digit());
+    rest.map_or(zone, |rest| &zone[..number + rest])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn region_is_the_part_of_a_zone_up_to_its_first_number() {
+        let cases = [
+            ("eu-west-1a", "eu-west-1"),
+            ("us-gov-east-1b", "us-gov-east-1"),
+            ("us-west-2-lax-1a", "us-west-2"),
+            ("us-east-1-wl1-bos-wlz-1", "us-east-1"),
+            ("eu-west-12", "eu-west-12"),
+            ("zone", "zone"),
+            ("", ""),
+        ];
+        for (zone, expected) in cases {
+            assert_eq!(region(zone), expected, "{zone}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The unix socket at which the plugin and the command line ask.
 
-mod callers;
+pub(in crate::fronts) mod callers;
 pub(crate) mod claim;
-mod place;
+pub(in crate::fronts) mod place;
 
 use core::time::Duration;
 use std::io;
@@ -13,12 +13,12 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
-use vpc_ipam_protocol::trusted_file;
 use vpc_ipam_protocol::{Answer, REQUEST_MAX, Refusal, RefusalKind, Request};
 
 use self::callers::{Callers, IdlePlace};
 use self::claim::Claim;
 use self::place::Place;
+use crate::fronts::{ask, stopping};
 use crate::input::Input;
 
 /// How many requests are answered at once, those that wait for an address aside, whom core bounds.
@@ -67,7 +67,10 @@ pub(crate) fn listen(claim: Claim, inputs: mpsc::Sender<Input>) -> io::Result<Se
         inputs,
         conversation,
     };
-    let task = tokio::spawn(serve(place, service, stopped));
+    let task = tokio::spawn(place.accept_until(stopped, async move |stream| {
+        service.callers.room().await;
+        service.begin(stream);
+    }));
     Ok(Server { stop, task, callers, conversations })
 }
 
@@ -81,39 +84,9 @@ struct Service {
     conversation: mpsc::Sender<()>,
 }
 
-async fn serve(mut place: Place, service: Service, mut stopped: oneshot::Receiver<()>) -> Place {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = &mut stopped => return place,
-            () = place.disturbed() => None,
-            accepted = place.accept() => Some(accepted),
-        };
-        match accepted {
-            None => place.restore().into_iter().for_each(|stream| service.begin(stream)),
-            Some(Ok(stream)) => {
-                service.callers.room().await;
-                service.begin(stream);
-            }
-            Some(Err(error)) => {
-                // Out of file descriptors, as a rule: it passes.
-                warn!(%error, "cannot accept a caller");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
 impl Service {
     /// Begins a conversation with a caller whom we serve.
     fn begin(&self, stream: UnixStream) {
-        match stream.peer_cred() {
-            Ok(caller) if trusted_file::is_trusted(caller.uid()) => {}
-            caller => {
-                warn!(?caller, "a caller who is neither root nor our own user was turned away");
-                return;
-            }
-        }
         let service = self.clone();
         self.callers.spawn(|idle| async move {
             if let Err(error) = service.converse(stream, idle).await {
@@ -152,19 +125,4 @@ impl Service {
         tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&document)).await??;
         stream.shutdown().await
     }
-}
-
-/// Returns the daemon's answer; none if it stops.
-async fn ask(request: Request, inputs: &mpsc::Sender<Input>) -> Option<Answer> {
-    let (caller, answer) = oneshot::channel();
-    inputs.send(Input::Request(request, caller)).await.ok()?;
-    answer.await.ok()
-}
-
-fn stopping() -> Answer {
-    Answer::Refused(Refusal {
-        kind: RefusalKind::TryAgainLater,
-        message: "ask the daemon".to_string(),
-        details: "it is stopping".to_string(),
-    })
 }

@@ -17,7 +17,7 @@ const IDLE_MIN: Duration = Duration::from_millis(250);
 
 /// The connections whose request has not been read, by the order in which they came.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Callers(Arc<Shared>);
+pub(in crate::fronts) struct Callers(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -37,7 +37,7 @@ struct Since(Instant, Option<AbortHandle>);
 
 /// A connection's place among the idle ones, left when its request has been read.
 #[derive(Debug)]
-pub(super) struct IdlePlace {
+pub(in crate::fronts) struct IdlePlace {
     callers: Callers,
     number: u64,
 }
@@ -51,7 +51,7 @@ impl Drop for IdlePlace {
 
 impl Callers {
     /// Waits until one more connection may be idle. The one that is idle for longest makes room.
-    pub(super) async fn room(&self) {
+    pub(in crate::fronts) async fn room(&self) {
         loop {
             let wait = {
                 let mut idle = self.idle();
@@ -77,7 +77,7 @@ impl Callers {
     }
 
     /// Starts a task that serves a connection, which is idle at first.
-    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
+    pub(in crate::fronts) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &self,
         serve: impl FnOnce(IdlePlace) -> F,
     ) {
@@ -96,7 +96,7 @@ impl Callers {
     }
 
     /// Closes the connections that are idle.
-    pub(super) fn close_idle(&self) {
+    pub(in crate::fronts) fn close_idle(&self) {
         let idle = core::mem::take(&mut self.idle().by_number);
         for Since(_, task) in idle.into_values() {
             task.inspect(AbortHandle::abort);

@@ -79,7 +79,7 @@ impl Claim {
     }
 
     /// Returns the socket.
-    pub(super) fn socket(&self) -> &Path {
+    pub(in crate::fronts) fn socket(&self) -> &Path {
         &self.socket
     }
 }

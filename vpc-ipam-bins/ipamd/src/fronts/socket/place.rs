@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::net::unix::pipe::Receiver;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use vpc_ipam_core::error_chain;
@@ -35,7 +36,7 @@ enum RestoreError {
 
 /// A socket at which we listen.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::fronts) struct Place {
     claim: Claim,
     listener: UnixListener,
     /// The device and the inode of the socket that we made.
@@ -48,7 +49,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Listens at the claimed path, at which only root and our own user can ask.
-    pub(super) fn make(claim: Claim) -> io::Result<Self> {
+    pub(in crate::fronts) fn make(claim: Claim) -> io::Result<Self> {
         let path = claim.socket();
         match fs::symlink_metadata(path) {
             // Of a daemon that was killed.
@@ -72,13 +73,50 @@ impl Place {
         Ok(place)
     }
 
+    /// Begins a conversation with every caller whom we serve, until stopped; the socket is made again meanwhile if it is removed.
+    pub(in crate::fronts) async fn accept_until(
+        mut self,
+        mut stopped: oneshot::Receiver<()>,
+        mut begin: impl AsyncFnMut(UnixStream),
+    ) -> Self {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut stopped => return self,
+                () = self.disturbed() => Ok(None),
+                accepted = self.accept() => accepted.map(Some),
+            };
+            let streams = match accepted {
+                Ok(Some(stream)) => vec![stream],
+                Ok(None) => self.restore(),
+                Err(error) => {
+                    // Out of file descriptors, as a rule: it passes.
+                    warn!(%error, "cannot accept a caller");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            for stream in streams {
+                match stream.peer_cred() {
+                    Ok(caller) if trusted_file::is_trusted(caller.uid()) => begin(stream).await,
+                    caller => {
+                        warn!(
+                            ?caller,
+                            "a caller who is neither root nor our own user was turned away"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     /// Returns the next caller.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
     /// Waits until the socket has to be looked at.
-    pub(super) async fn disturbed(&self) {
+    async fn disturbed(&self) {
         let event = async {
             let Some(watch) = &self.watch else { return core::future::pending().await };
             if watch.readable().await.is_err() {
@@ -101,7 +139,7 @@ impl Place {
     }
 
     /// Makes the socket again if it is not there any more, and returns the callers that asked at the one before.
-    pub(super) fn restore(&mut self) -> Vec<UnixStream> {
+    fn restore(&mut self) -> Vec<UnixStream> {
         self.look_at = None;
         self.watch_folder();
         if id(self.claim.socket()) == self.made {
@@ -125,7 +163,7 @@ impl Place {
     }
 
     /// Removes the socket, if it is still ours, and returns the right to it.
-    pub(super) fn remove(self) -> Claim {
+    pub(in crate::fronts) fn remove(self) -> Claim {
         let path = self.claim.socket();
         if self.made.is_some() && id(path) == self.made {
             // What cannot be removed is removed by the next daemon.
