@@ -415,6 +415,8 @@ impl Daemon {
             metrics,
             introspection,
             journal: None,
+            grpc: Vec::new(),
+            network_policy: None,
         };
         let api = Arc::new(EmulatedEc2::new(node.cloud().clone(), node.address.instance_id));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

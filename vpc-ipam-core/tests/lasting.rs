@@ -906,8 +906,9 @@ fn call_that_pods_wait_for_is_tried_again_in_half_a_minute_and_no_sooner() {
         assert_eq!(node.insist(&pods, 3600), 18, "{code}");
         let before = node.count("CreateNetworkInterface");
         node.insist(&pods, 3600);
+        // A wait is up to a quarter longer, and pods ask every 5 s.
         let calls = node.count("CreateNetworkInterface") - before;
-        assert!((90..=HURRIED_MAX).contains(&calls), "{code}: {calls} in a later hour");
+        assert!((80..=HURRIED_MAX).contains(&calls), "{code}: {calls} in a later hour");
         // Without pods that wait, as seldom as ever.
         let calls = calls_in(&mut node, "CreateNetworkInterface", 3600);
         assert!(calls <= 20, "{code}: {calls} in an hour in which no pod asks");
