@@ -44,6 +44,8 @@ fn main() -> ExitCode {
         netns: Namespace::current().unwrap(),
         state: socket.with_file_name("state.redb"),
         journal: Some(JournalOptions::new(socket.with_file_name("journal"))),
+        grpc: Vec::new(),
+        network_policy: None,
         socket,
         boot: store::boot_id().unwrap(),
         adopt: true,
