@@ -188,3 +188,32 @@ fn pods_of_ptp_and_bridge_are_connected_and_survive_a_restart_of_the_daemon() {
         node.stop().unwrap();
     }
 }
+
+/// A GC of the network "others" by a runtime that knows these attachments.
+fn gc_of_bridge(node: &LabNode, listed: &Value) -> Call {
+    let mut call = Call::new(&node.address, "GC", "1.1.0");
+    call.config = conf(node, "bridge");
+    let call = call.key("cniVersion", "1.1.0").key("name", "others");
+    call.key("cni.dev/valid-attachments", listed.clone())
+}
+
+#[test]
+fn pod_is_deleted_whose_route_over_the_bridge_went_before() {
+    let node = start(&spec("m5.large"));
+    let chain = Chain::new("1.0.0", "others", json!([conf(&node, "bridge")]));
+    for name in ["del", "gc"] {
+        let pod = Pod::new(&node, name);
+        let result = chain.add(&node, &pod).pop().unwrap();
+        // As by a call that was interrupted before it released the address, or by a bridge that was down for a moment.
+        run(&netns(&node), &format!("ip route del {} dev cni0", address(&result)));
+
+        if name == "gc" {
+            succeeded(&gc_of_bridge(&node, &json!([])).run(&node.address));
+        } else {
+            chain.again(&node, "DEL", &pod, &result);
+        }
+
+        assert_eq!(assigned(&node), 0, "{name}");
+    }
+    node.stop().unwrap();
+}

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use vpc_ipam_core::{AddressRequest, LeasedInterface, Mac};
 use vpc_ipam_linux::{
     KernelChange, KernelNetlink, Link, LinkId, Netlink, Object, Protocol, Route as KernelRoute,
-    Table,
+    State, Table,
 };
 use vpc_ipam_protocol::pending_release;
 use vpc_ipam_protocol::{Answer, Assign, EniOf, Request};
@@ -83,29 +83,38 @@ pub(super) fn check(call: &Call) -> Result<(), Error> {
 /// Releases the addresses; what this plugin made for a bridge goes first.
 pub(super) fn del(call: &Call) -> Result<(), Error> {
     if call.config.bridge.is_some() {
-        let mut host = open_host()?;
-        if let Some(bridge) = bridge_of(call, &mut host)? {
-            for address in addresses_of(call)? {
-                let (link, route) = (bridge.clone(), to_pod(address));
-                change(&mut host, KernelChange::Remove(Object::Route { link, route }))?;
-            }
-        }
+        remove_routes(call, &addresses_of(call)?)?;
     }
     del::del(call)
 }
 
+/// Removes the routes to a pod's addresses over the bridge, if the configuration names one.
+///
+/// What is not there any more is no failure: a bridge that is down for a moment loses them, and a call that was interrupted is repeated.
+fn remove_routes(call: &Call, addresses: &[IpAddr]) -> Result<(), Error> {
+    if call.config.bridge.is_none() {
+        return Ok(());
+    }
+    let mut host = open_host()?;
+    let Some(bridge) = bridge_of(call, &mut host)? else { return Ok(()) };
+    let routes = addresses.iter().filter_map(|address| match address {
+        IpAddr::V4(address) => {
+            Some(Object::Route { link: bridge.clone(), route: to_pod(*address) })
+        }
+        IpAddr::V6(_) => None,
+    });
+    let state = State { wanted: routes.collect(), claims: Vec::new() };
+    let removed = vpc_ipam_linux::remove(&mut host, &state);
+    removed.map(drop).map_err(|error| kernel("remove the route to the pod", &error))
+}
+
 /// Returns the addresses that a pod has, or had as the runtime says where no daemon runs.
-fn addresses_of(call: &Call) -> Result<Vec<Ipv4Addr>, Error> {
-    let addresses = match ask(socket(call), &Request::Find(key(call)?)) {
+fn addresses_of(call: &Call) -> Result<Vec<IpAddr>, Error> {
+    Ok(match ask(socket(call), &Request::Find(key(call)?)) {
         Ok(Answer::Lease { lease, .. }) => lease.addresses().collect(),
         Ok(_) => Vec::new(),
         Err(_) => call.config.prev_result.as_ref().map(crate::addresses).unwrap_or_default(),
-    };
-    let ipv4 = addresses.into_iter().filter_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    Ok(ipv4.collect())
+    })
 }
 
 fn refuse_what_cannot_work(call: &Call) -> Result<(), Error> {
