@@ -189,12 +189,40 @@ fn pods_of_ptp_and_bridge_are_connected_and_survive_a_restart_of_the_daemon() {
     }
 }
 
+/// The routes to pods behind a bridge.
+fn routes_over(node: &LabNode, bridge: &str) -> Vec<String> {
+    let routes = run(&netns(node), &format!("ip route show dev {bridge} proto static"));
+    routes.lines().map(str::to_owned).collect()
+}
+
 /// A GC of the network "others" by a runtime that knows these attachments.
 fn gc_of_bridge(node: &LabNode, listed: &Value) -> Call {
     let mut call = Call::new(&node.address, "GC", "1.1.0");
     call.config = conf(node, "bridge");
     let call = call.key("cniVersion", "1.1.0").key("name", "others");
     call.key("cni.dev/valid-attachments", listed.clone())
+}
+
+#[test]
+fn gc_removes_the_routes_over_the_bridge_of_the_pods_that_are_not_listed() {
+    let node = start(&spec("m5.large"));
+    let chain = Chain::new("1.0.0", "others", json!([conf(&node, "bridge")]));
+    let pods = ["kept", "gone", "too"].map(|name| Pod::new(&node, name));
+    let results = pods.each_ref().map(|pod| chain.add(&node, pod).pop().unwrap());
+    assert_eq!(routes_over(&node, "cni0").len(), 3);
+
+    let kept = json!([{"containerID": "kept", "ifname": "eth0"}]);
+    for _ in 0..2 {
+        succeeded(&gc_of_bridge(&node, &kept).run(&node.address));
+
+        assert_eq!(assigned(&node), 1);
+        let routes = routes_over(&node, "cni0");
+        assert_eq!(routes.len(), 1, "{routes:?}");
+        assert!(routes[0].starts_with(&format!("{} ", address(&results[0]))), "{routes:?}");
+    }
+    is_connected(&node, &pods[0], &address(&results[0]));
+
+    node.stop().unwrap();
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! GC: deletes the pods of a network that its runtime does not list.
 
+use std::path::Path;
+
+use vpc_ipam_core::Lease;
 use vpc_ipam_protocol::{Answer, Request};
 
 use super::daemon::{ask, not_asked, unexpected};
 use super::del::{DelError, del_with_daemon};
-use super::socket;
+use super::{ipam, socket};
 use crate::{Attachment, Call, Code, Error};
 
 /// Deletes each pod of this network that has addresses and is not listed. One that cannot be deleted does not keep the others.
@@ -17,17 +20,18 @@ pub(super) fn gc(call: &Call) -> Result<(), Error> {
         other => return Err(unexpected(&other)),
     };
     let mut failures = Vec::new();
-    for key in leases.into_iter().map(|lease| lease.key) {
+    for lease in leases {
+        let key = &lease.key;
         let attachment =
             Attachment { container: key.container().to_string(), ifname: key.ifname().to_string() };
         if call.config.valid_attachments.contains(&attachment) {
             continue;
         }
-        match del_with_daemon(call, socket, key.clone()) {
+        match delete(call, socket, &lease) {
             Ok(()) => {}
             // Without a daemon nothing more can be released.
             Err(DelError::NoDaemon(error)) => return Err(not_asked(error)),
-            Err(DelError::Other(error)) => failures.push((key, error)),
+            Err(DelError::Other(error)) => failures.push((lease.key, error)),
         }
     }
     let Some((_, first)) = failures.first() else { return Ok(()) };
@@ -44,4 +48,13 @@ pub(super) fn gc(call: &Call) -> Result<(), Error> {
         .collect::<Vec<_>>()
         .join("; ");
     Err(error)
+}
+
+/// As a DEL of the pod does.
+fn delete(call: &Call, socket: &Path, lease: &Lease) -> Result<(), DelError> {
+    if lease.addresses_only {
+        let addresses: Vec<_> = lease.addresses().collect();
+        ipam::remove_routes(call, &addresses)?;
+    }
+    del_with_daemon(call, socket, lease.key.clone())
 }

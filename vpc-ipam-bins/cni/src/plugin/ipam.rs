@@ -91,7 +91,7 @@ pub(super) fn del(call: &Call) -> Result<(), Error> {
 /// Removes the routes to a pod's addresses over the bridge, if the configuration names one.
 ///
 /// What is not there any more is no failure: a bridge that is down for a moment loses them, and a call that was interrupted is repeated.
-fn remove_routes(call: &Call, addresses: &[IpAddr]) -> Result<(), Error> {
+pub(super) fn remove_routes(call: &Call, addresses: &[IpAddr]) -> Result<(), Error> {
     if call.config.bridge.is_none() {
         return Ok(());
     }
