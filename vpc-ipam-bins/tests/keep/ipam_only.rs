@@ -245,3 +245,32 @@ fn pod_is_deleted_whose_route_over_the_bridge_went_before() {
     }
     node.stop().unwrap();
 }
+
+#[test]
+fn add_that_fails_releases_a_new_lease_and_keeps_that_of_a_running_pod() {
+    let node = start(&spec("m5.large"));
+    let [running, new] = ["running", "new"].map(|name| Pod::new(&node, name));
+    let add = |pod: &Pod| ipam(&node, "ADD", pod, "bridge").key("bridge", "cni0");
+    let names = || {
+        let leases = ask(&node.address.socket, &Request::Leases { network: None });
+        let Ok(Answer::Leases(leases)) = leases else { panic!("{leases:?}") };
+        leases.iter().map(|lease| lease.key.container().to_owned()).collect::<Vec<_>>()
+    };
+    run(&netns(&node), "ip link add cni0 type bridge");
+    run(&netns(&node), "ip link set cni0 up");
+    let result = succeeded(&add(&running).run(&node.address));
+
+    // The kernel takes no route over a link that is down.
+    run(&netns(&node), "ip link set cni0 down");
+    for pod in [&running, &new] {
+        let error = failed(&add(pod).run(&node.address));
+        assert_eq!(error["code"], 100, "{error}");
+        assert_eq!(names(), ["running"], "{}", pod.name);
+    }
+
+    run(&netns(&node), "ip link set cni0 up");
+    assert_eq!(succeeded(&add(&running).run(&node.address)), result);
+    succeeded(&add(&new).run(&node.address));
+    assert_eq!(names(), ["new", "running"]);
+    node.stop().unwrap();
+}

@@ -34,6 +34,14 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
     let sandbox = call.netns.as_ref().and_then(|path| path.to_str()).map(PathBuf::from);
     let asked = Request::Assign(Assign { request, sandbox, of: Some(of) });
     let mut daemon = Daemon::at(socket);
+    let find = Request::Find(key.clone());
+    let found = daemon.ask(&find)?;
+    let is_new = match daemon.answer(found, &find)? {
+        Answer::Lease { .. } => false,
+        Answer::Unknown => true,
+        Answer::Refused(refusal) => return Err(refusal.into()),
+        other => return Err(unexpected(&other)),
+    };
     let asked_first = daemon.ask(&asked)?;
     let lease = match daemon.answer(asked_first, &asked)? {
         Answer::Lease { lease, .. } => lease,
@@ -44,7 +52,8 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
         .map_err(|error| Error::new(Code::Io, "withdraw the pending release").because(error))
         .and_then(|()| result(call, &mut host, &lease.first));
     done.map_err(|mut error| {
-        if let Err(also) = del::release(socket, key).map_err(Error::from) {
+        // A container that was added before may run: it keeps its address.
+        if is_new && let Err(also) = del::release(socket, key).map_err(Error::from) {
             error.details.push_str(&format!("; and releasing the address failed: {also}"));
         }
         error
