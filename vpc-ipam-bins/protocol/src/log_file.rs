@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
@@ -38,6 +38,9 @@ impl LogBounds {
     }
 }
 
+/// How long a file that could not be followed by another one goes on before that is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
 /// A file of log lines. No line is divided between two files.
 #[derive(Debug)]
 pub struct LogFile {
@@ -47,6 +50,8 @@ pub struct LogFile {
     /// Bytes in the file; `None` of what is no regular file, which is never followed by another.
     size: Option<u64>,
     began: SystemTime,
+    /// When it may be followed by another file, after that failed.
+    not_before: Option<Instant>,
     /// Whether the last line is still to be ended.
     in_line: bool,
 }
@@ -66,7 +71,8 @@ impl LogFile {
         let found = file.metadata()?;
         let size = found.is_file().then_some(found.len());
         let began = found.created().unwrap_or_else(|_| SystemTime::now());
-        let log = Self { path: path.to_path_buf(), bounds, file, size, began, in_line: false };
+        let path = path.to_path_buf();
+        let log = Self { path, bounds, file, size, began, not_before: None, in_line: false };
         if log.size.is_some() {
             log.delete_old();
         }
@@ -85,6 +91,9 @@ impl LogFile {
     }
 
     fn is_over(&self, more: usize) -> bool {
+        if self.not_before.is_some_and(|time| Instant::now() < time) {
+            return false;
+        }
         let age = SystemTime::now().duration_since(self.began).unwrap_or_default();
         let long = |size| size > 0 && size + more as u64 > self.bounds.size_max;
         self.size.is_some_and(|size| long(size) || size > 0 && age > self.bounds.age_max)
@@ -136,8 +145,10 @@ impl Write for LogFile {
 
     fn write_all(&mut self, lines: &[u8]) -> io::Result<()> {
         if !self.in_line && self.is_over(lines.len()) && self.follow().is_err() {
-            // Not with each line again.
-            self.size = Some(0);
+            // Not with each line again, whether the file is too long or too old.
+            self.not_before = Some(Instant::now() + RETRY_AFTER);
+            // Another program that shares the file may succeed.
+            let _ = self.file.unlock();
         }
         self.file.write_all(lines)?;
         self.in_line = lines.last().is_some_and(|last| *last != b'\n');
@@ -199,6 +210,35 @@ mod tests {
         let mut log = LogFile::open(&path, bounds(1000, 2)).unwrap();
         writeln!(log, "more").unwrap();
         assert!(text(&path).ends_with("29\nmore\n"));
+    }
+
+    /// A folder in the way of the next name, as a file that is mounted by itself, or to which the system lets lines be appended alone.
+    #[test]
+    fn file_that_cannot_be_renamed_goes_on_and_is_tried_again_after_a_while() {
+        let (long, old) = (bounds(1, 1), bounds(1000, 1));
+        for (bounds, began) in [(long, SystemTime::now()), (old, SystemTime::UNIX_EPOCH)] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("log");
+            fs::create_dir(numbered(&path, 1)).unwrap();
+            let mut log = LogFile::open(&path, bounds).unwrap();
+            log.began = began;
+            log.write_all(b"first\n").unwrap();
+            log.write_all(b"refused\n").unwrap();
+            fs::remove_dir(numbered(&path, 1)).unwrap();
+
+            for _ in 0..3 {
+                log.write_all(b"not yet\n").unwrap();
+            }
+            assert_eq!(names(folder.path()), ["log"], "{bounds:?}");
+            // Another program that shares the file is not kept from it.
+            assert!(File::open(&path).unwrap().try_lock().is_ok(), "{bounds:?}");
+
+            log.not_before = Some(Instant::now());
+            log.write_all(b"next\n").unwrap();
+            let earlier = fs::read_to_string(numbered(&path, 1)).unwrap();
+            assert_eq!(earlier, "first\nrefused\nnot yet\nnot yet\nnot yet\n", "{bounds:?}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "next\n", "{bounds:?}");
+        }
     }
 
     #[test]
