@@ -109,7 +109,11 @@ impl LogFile {
             return self.reopen();
         }
         let files = self.bounds.files;
-        for number in (1..files).rev() {
+        // A name that is free takes the file before it, and the later ones stay: a try that fails at the last name, again and again,
+        // loses no file.
+        let is_free = |number: &u32| fs::symlink_metadata(numbered(&self.path, *number)).is_err();
+        let last = (1..files).find(is_free).unwrap_or(files);
+        for number in (1..last).rev() {
             let (from, to) = (numbered(&self.path, number), numbered(&self.path, number + 1));
             match fs::rename(from, to) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -239,6 +243,21 @@ mod tests {
             assert_eq!(earlier, "first\nrefused\nnot yet\nnot yet\nnot yet\n", "{bounds:?}");
             assert_eq!(fs::read_to_string(&path).unwrap(), "next\n", "{bounds:?}");
         }
+    }
+
+    /// As a try leaves it that renamed the earlier files and not the last one.
+    #[test]
+    fn name_that_is_free_is_taken_and_no_earlier_file_is_lost_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        for number in [1, 3, 4] {
+            fs::write(numbered(&path, number), number.to_string()).unwrap();
+        }
+        let mut log = LogFile::open(&path, bounds(1, 4)).unwrap();
+        log.write_all(b"before\n").unwrap();
+        log.write_all(b"after\n").unwrap();
+        let text = |number| fs::read_to_string(numbered(&path, number)).unwrap();
+        assert_eq!([1, 2, 3, 4].map(text), ["before\n", "1", "3", "4"]);
     }
 
     #[test]
