@@ -297,8 +297,9 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     for line in 0..50 {
-                        let mut log = LogFile::open(path, bounds(2000, 50)).unwrap();
-                        writeln!(log, "{program} {line}").unwrap();
+                        let mut log = LogFile::open(path, bounds(100, 50)).unwrap();
+                        // In one piece, as programs write it: pieces of two lines may mix.
+                        log.write_all(format!("{program} {line}\n").as_bytes()).unwrap();
                     }
                 });
             }
@@ -308,9 +309,11 @@ mod tests {
             let text = fs::read_to_string(folder.path().join(name)).unwrap();
             lines.extend(text.lines().map(str::to_string));
         }
+        let all = lines.len();
         lines.sort();
         lines.dedup();
-        assert_eq!(lines.len(), 200);
+        assert_eq!((all, lines.len()), (200, 200));
+        assert!(numbered(&path, 1).exists(), "the file was followed by others");
     }
 
     #[test]
