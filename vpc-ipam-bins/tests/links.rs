@@ -1,9 +1,20 @@
-//! The links of the documentation lead somewhere: to a file of the repository, and to a heading of it.
+//! The links of the documentation lead somewhere: to a file of the repository, and to a heading of it. What it quotes is printed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+
+use vpc_ipam_protocol::Absent;
+
+#[test]
+fn what_a_plugin_without_a_daemon_says_is_quoted_for_operators() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/troubleshooting.md");
+    let page = fs::read_to_string(page).unwrap();
+    for what in [Absent::Socket, Absent::Listener] {
+        assert!(page.contains(&format!("`{what} …/ipamd.sock`")), "{what}");
+    }
+}
 
 #[test]
 fn every_link_of_the_documentation_resolves() {
