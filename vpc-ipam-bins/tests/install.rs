@@ -277,7 +277,8 @@ fn image_has_the_programs_nft_certificates_and_nothing_else() {
     for program in ["vpc-ipamd", "vpc-ipam", "vpc-cni"] {
         assert!(copied.contains(&format!("/src/target/dist/{program}")), "{program}: {copied:?}");
     }
-    for needed in ["/usr/sbin/nft", "ca-certificates.crt", "scripts/build.sh"] {
+    let link = "ln -s vpc-cni /image/opt/cni/bin/vpc-cni-ipam";
+    for needed in ["/usr/sbin/nft", "ca-certificates.crt", "scripts/build.sh", link] {
         assert!(joined.contains(needed), "{needed}");
     }
     assert!(joined.contains("ENTRYPOINT [\"/usr/bin/vpc-ipamd\"]"));
