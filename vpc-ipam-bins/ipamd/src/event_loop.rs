@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 use vpc_ipam_aws::Ec2Api;
 use vpc_ipam_core::{
     Action, ActionId, Effect, EniLink, Event, Grant, HostAction, Ipam, Issued, LimitsSource,
-    Metadata, Node, Outcome, PodKey, Timestamp, error_chain,
+    Metadata, Node, Outcome, Pod, PodKey, Timestamp, error_chain,
 };
 use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{
@@ -220,7 +220,8 @@ impl Loop {
                 Ok(uncommitted) => self.granted(uncommitted, callers),
                 Err(error) => {
                     warn!(pod = %key, error = %error, "no address");
-                    self.refused(&key, error.to_string());
+                    let pod = callers.iter().find_map(|caller| caller.pod.clone());
+                    self.refused(&key, pod, error.to_string());
                     for caller in callers {
                         caller.answer(refused(&error));
                     }
@@ -512,8 +513,8 @@ impl Loop {
     }
 
     /// Takes note that a pod gets no address.
-    pub(super) fn refused(&mut self, key: &PodKey, why: String) {
-        self.history.push(self.clock.now(), What::Refused { key: key.clone(), why });
+    pub(super) fn refused(&mut self, key: &PodKey, pod: Option<Arc<Pod>>, why: String) {
+        self.history.push(self.clock.now(), What::Refused { key: key.clone(), pod, why });
     }
 
     pub(super) fn notice(&self, notice: Notice) {

@@ -1,9 +1,10 @@
 //! What a daemon did and learned lately, one after the other.
 
 use core::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vpc_ipam_core::{ActionId, Event, Failure, Issued, Lease, PodKey, Timestamp};
+use vpc_ipam_core::{ActionId, Event, Failure, Issued, Lease, Pod, PodKey, Timestamp};
 
 /// What happened after a certain point, as far as the daemon still knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +44,10 @@ pub enum What {
     },
     /// A pod got no address.
     Refused {
-        /// The pod.
+        /// The interface of the pod.
         key: PodKey,
+        /// The pod, for people; `None` where the daemon no longer knows it.
+        pod: Option<Arc<Pod>>,
         /// Why.
         why: String,
     },
@@ -93,7 +96,10 @@ impl fmt::Display for What {
                     lease.pod.namespace, lease.pod.name, lease.key
                 )
             }
-            Self::Refused { key, why } => write!(f, "no address for {key}: {why}"),
+            Self::Refused { key, pod: Some(pod), why } => {
+                write!(f, "no address for {}/{} ({key}): {why}", pod.namespace, pod.name)
+            }
+            Self::Refused { key, pod: None, why } => write!(f, "no address for {key}: {why}"),
             Self::Released { lease } => {
                 write!(f, "released ")?;
                 addresses(f, lease)?;

@@ -12,7 +12,7 @@ use vpc_ipam_core::Timestamp;
 use vpc_ipam_tests::program;
 
 use crate::daemon::{Daemon, node};
-use crate::runtime::{Pod, spec, start, wait_until};
+use crate::runtime::{Pod, call, spec, start, wait_until};
 
 /// Asks the daemon of a node.
 fn ask(node: &LabNode, arguments: &[&str]) -> Output {
@@ -250,6 +250,27 @@ fn daemon_that_is_not_there_is_said_to_be() {
     }
     fs::write(&socket, "no socket").unwrap();
     assert_eq!(ask(&["pods"], &socket).status.code(), Some(2));
+}
+
+#[test]
+fn pod_that_got_no_address_is_explained_by_its_name() {
+    let mut spec = spec("m5.large");
+    spec.vars.push(("MAX_ENI".to_owned(), "1".to_owned()));
+    let node = start(&spec);
+    for pod in 0..9 {
+        Pod::new(&node, &format!("p{pod}")).add(&node.address);
+    }
+    let late = Pod::again(&node, "sandbox", "late");
+    assert!(!call(&node.address, "ADD", &late, "1.0.0", None).status.success());
+    for name in ["late", "default/late", "sandbox"] {
+        let explained = printed(&ask(&node, &["explain", name]));
+        assert!(
+            explained.contains("no address for default/late (aws-cni/sandbox/eth0): "),
+            "{name}: {explained}"
+        );
+        assert!(explained.ends_with("exit code 0\n"), "{name}: {explained}");
+    }
+    node.stop().unwrap();
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! What a node wants, does and waits for, for people and for programs.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
 use ipnet::IpNet;
 
+use super::Waiting;
 use crate::{
     BlockState, Blocked, Card, CardDemand, DeviceIndex, EniId, InstanceId, InstanceType, Ipam,
-    Issued, LearnedLimit, Management, Planned, PodKey, Readiness, RecentFailure, Stage, Timestamp,
-    Unconfirmed, WaitingOn, Wake, Wanted,
+    Issued, LearnedLimit, Management, Planned, Pod, PodKey, Readiness, RecentFailure, Stage,
+    Timestamp, Unconfirmed, WaitingOn, Wake, Wanted,
 };
 
 /// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
@@ -99,6 +101,8 @@ pub struct AddressCount {
 pub struct WaitingPod {
     /// The interface of the pod that waits.
     pub key: PodKey,
+    /// The pod, for people.
+    pub pod: Arc<Pod>,
     /// When it gets an answer at the latest.
     pub deadline: Timestamp,
 }
@@ -143,8 +147,11 @@ impl Ipam {
             action: action.clone(),
             because: because.clone(),
         });
-        let waiting =
-            self.waiting().map(|(key, deadline)| WaitingPod { key: key.clone(), deadline });
+        let waiting = self.waiting.iter().map(|Waiting { request, deadline }| WaitingPod {
+            key: request.key.clone(),
+            pod: Arc::clone(&request.pod),
+            deadline: *deadline,
+        });
         Explanation {
             at: now,
             instance: node.instance,
@@ -205,7 +212,7 @@ impl fmt::Display for Explanation {
         for limit in &self.learned {
             writeln!(f, "  learned  {limit}")?;
         }
-        for WaitingPod { key, deadline } in &self.waiting {
+        for WaitingPod { key, deadline, .. } in &self.waiting {
             writeln!(f, "  waiting  {key} until {deadline}")?;
         }
         self.write_due(f)

@@ -1,7 +1,9 @@
 //! Answers to the plugin and the command line.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
-use vpc_ipam_core::{AssignError, Timestamp};
+use vpc_ipam_core::{AssignError, Pod, Timestamp};
 use vpc_ipam_protocol::{Answer, Refusal, RefusalKind};
 
 use crate::metrics::AddTimer;
@@ -13,16 +15,28 @@ pub(crate) struct Caller {
     pub(super) asked: Timestamp,
     /// Of an ADD.
     timer: Option<AddTimer>,
+    /// For which an ADD wants an address.
+    pub(super) pod: Option<Arc<Pod>>,
 }
 
 impl Caller {
     pub(super) fn new(hears: oneshot::Sender<Answer>, asked: Timestamp) -> Self {
-        Self { hears, asked, timer: None }
+        Self { hears, asked, timer: None, pod: None }
     }
 
     /// Times the caller's ADD until it is answered.
     pub(super) fn timed(self, timer: AddTimer) -> Self {
         Self { timer: Some(timer), ..self }
+    }
+
+    /// Notes for which pod the caller wants an address.
+    pub(super) fn of(self, pod: &Arc<Pod>) -> Self {
+        Self { pod: Some(Arc::clone(pod)), ..self }
+    }
+
+    /// Returns whether the caller hung up.
+    pub(super) fn is_gone(&self) -> bool {
+        self.hears.is_closed()
     }
 
     /// Its pod has an address, which is yet to be made durable.

@@ -1,6 +1,7 @@
 //! What is to be made durable before anyone is answered, and what becomes of it when a write fails.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use tracing::{error, warn};
 use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted, error_chain};
@@ -80,7 +81,7 @@ impl Loop {
             if !lease.addresses_only
                 && let Some(taken) = self.names.taken(&lease.pod, lease.interfaces().count())
             {
-                self.refused(&lease.key, taken.to_string());
+                self.refused(&lease.key, Some(Arc::clone(&lease.pod)), taken.to_string());
                 let undone = self.ipam.abandon(uncommitted, self.clock.now());
                 self.commit_later(undone.map(Write::Undo));
                 for caller in callers {

@@ -46,6 +46,7 @@ impl History {
 
     /// Answers what happened after a certain one: at once if there is any, otherwise when there is or time is up.
     pub(super) fn ask(&mut self, caller: Caller, after: u64, wait: u64, now: Timestamp) {
+        self.watchers.retain(|watcher| !watcher.caller.is_gone());
         let is_news = self.last != after;
         if is_news || wait == 0 || self.watchers.len() >= WATCHERS_MAX {
             return caller.answer(Answer::Happenings(self.after(after)));

@@ -128,6 +128,7 @@ impl Loop {
     }
 
     fn on_assign(&mut self, assign: Assign, caller: Caller, now: Timestamp) {
+        let caller = caller.of(&assign.request.pod);
         match assign {
             // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
             // that the sources may take long to say.
@@ -150,7 +151,7 @@ impl Loop {
             {
                 let refused = taken.answer(&request.pod);
                 warn!(pod = %request.key, ?taken, "no address");
-                self.refused(&request.key, taken.to_string());
+                self.refused(&request.key, Some(Arc::clone(&request.pod)), taken.to_string());
                 caller.answer(refused);
             }
             Assign { mut request, sandbox, of } => {
@@ -172,7 +173,11 @@ impl Loop {
                     }
                     Err(error) => {
                         warn!(pod = %request.key, error = %error, "no address");
-                        self.refused(&request.key, error.to_string());
+                        self.refused(
+                            &request.key,
+                            Some(Arc::clone(&request.pod)),
+                            error.to_string(),
+                        );
                         caller.answer(refused(&error));
                     }
                 }

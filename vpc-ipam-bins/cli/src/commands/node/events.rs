@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::thread;
+use std::time::Instant;
 
 use clap::Args;
 use vpc_ipam_protocol::one_line::OneLine;
@@ -55,6 +56,7 @@ pub(in crate::commands) fn watch(args: &WatchArgs) -> Result<Verdict, AskFailed>
     let mut shown = 0;
     let mut is_away = false;
     loop {
+        let asked = Instant::now();
         let happenings = match ask(&args.daemon, after, EVENTS_WAIT_MAX) {
             Ok(happenings) => happenings,
             Err(AskFailed::Print(error)) => return Err(AskFailed::Print(error)),
@@ -75,6 +77,10 @@ pub(in crate::commands) fn watch(args: &WatchArgs) -> Result<Verdict, AskFailed>
             // Another daemon, which counts from 1.
             (after, counted_since) = (0, happenings.counted_since);
             continue;
+        }
+        if happenings.happenings.is_empty() && asked.elapsed() < PAUSE {
+            // It has no room for who waits.
+            thread::sleep(PAUSE);
         }
         if happenings.missed > 0 {
             eprint!("vpc-ipam: {}", missed(happenings.missed));

@@ -73,13 +73,18 @@ impl OfPod {
             What::Assigned { lease, .. } | What::Released { lease } => {
                 !pod.find(core::slice::from_ref(lease)).is_empty()
             }
-            What::Refused { key, .. } => {
-                pod.is(key) || leases.iter().any(|lease| lease.key == *key)
+            What::Refused { key, pod: of, .. } => {
+                pod.is(key, of.as_deref()) || leases.iter().any(|lease| lease.key == *key)
             }
             _ => false,
         };
         let events = events.into_iter().filter(is_meant).collect();
-        let waiting = explanation.waiting.iter().filter(|it| pod.is(&it.key)).cloned().collect();
+        let waiting = explanation
+            .waiting
+            .iter()
+            .filter(|it| pod.is(&it.key, Some(&it.pod)))
+            .cloned()
+            .collect();
         Ok(Self { leases, waiting, explanation, events })
     }
 }
@@ -102,8 +107,9 @@ impl core::fmt::Display for OfPod {
                 }
             }
         }
-        for WaitingPod { key, deadline, .. } in waiting {
-            writeln!(f, "{} waits for an address until {deadline}", OneLine(key))?;
+        for WaitingPod { key, pod, deadline, .. } in waiting {
+            let pod = format!("{}/{} ({key})", pod.namespace, pod.name);
+            writeln!(f, "{} waits for an address until {deadline}", OneLine(pod))?;
             for issued in &explanation.doing {
                 writeln!(f, "  does     {} {}: {}", issued.id, issued.action, issued.because)?;
             }

@@ -1,6 +1,6 @@
 //! Which pod of the node is meant.
 
-use vpc_ipam_core::{Lease, PodKey};
+use vpc_ipam_core::{Lease, Pod, PodKey};
 
 /// What a pod is called on the command line.
 pub(super) const HELP: &str = "\
@@ -31,18 +31,21 @@ impl WhichPod {
         let kinds: [&dyn Fn(&Lease) -> bool; 4] = [
             &|lease| lease.key.to_string() == self.0 || lease.key.container() == self.0,
             &|lease| lease.addresses().any(|address| address.to_string() == self.0),
-            &|lease| {
-                let pod = &lease.pod;
-                pod.name == self.0 || format!("{}/{}", pod.namespace, pod.name) == self.0
-            },
+            &|lease| self.is_name_of(&lease.pod),
             &|lease| lease.key.container().starts_with(&self.0),
         ];
         let found = kinds.iter().map(|is_meant| leases.iter().filter(|it| is_meant(it)).collect());
         found.into_iter().find(|found: &Vec<&Lease>| !found.is_empty()).unwrap_or_default()
     }
 
-    /// Returns whether a pod is meant of which only the key is known.
-    pub(super) fn is(&self, key: &PodKey) -> bool {
-        key.to_string() == self.0 || key.container().starts_with(&self.0)
+    /// Returns whether a pod is meant that has no address.
+    pub(super) fn is(&self, key: &PodKey, pod: Option<&Pod>) -> bool {
+        pod.is_some_and(|pod| self.is_name_of(pod))
+            || key.to_string() == self.0
+            || key.container().starts_with(&self.0)
+    }
+
+    fn is_name_of(&self, pod: &Pod) -> bool {
+        pod.name == self.0 || format!("{}/{}", pod.namespace, pod.name) == self.0
     }
 }
