@@ -90,9 +90,9 @@ proptest! {
         add(&mut world, pods);
         world.run_for(HOUR);
         for (operation, calls) in world.calls() {
-            // One second, doubled up to a minute: 6 calls in the first minute, then one a minute; two questions share one
-            // operation.
-            prop_assert!(*calls <= 2 * 66, "{calls} calls of {operation} in an hour");
+            // Pods wait for what they bring: one second, doubled up to half a minute, then every half minute; two questions share
+            // one operation.
+            prop_assert!(*calls <= 2 * 125, "{calls} calls of {operation} in an hour");
         }
         let mut world = world.with_faults(Faults::default());
         world.run_for(HOUR);
