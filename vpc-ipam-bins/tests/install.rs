@@ -292,21 +292,60 @@ fn runtimes_configuration_names_the_plugin() {
     assert_eq!(conflist["plugins"][0]["type"], "vpc-cni");
 }
 
-/// The operations of EC2 that a policy allows.
-fn allowed(policy: &str) -> BTreeSet<String> {
+/// The statements of a policy.
+fn statements(policy: &str) -> Vec<Value> {
     let text = fs::read(workspace().join("deploy/iam").join(policy)).unwrap();
     let policy: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(policy["Version"], "2012-10-17");
+    policy["Statement"].as_array().unwrap().clone()
+}
+
+/// The operations of EC2 that a statement allows.
+fn operations(statement: &Value) -> Vec<String> {
+    let actions = statement["Action"].as_array().unwrap().iter();
+    actions.map(|it| it.as_str().unwrap().strip_prefix("ec2:").unwrap().to_string()).collect()
+}
+
+/// The operations of EC2 that a policy allows.
+fn allowed(policy: &str) -> BTreeSet<String> {
     let mut allowed = BTreeSet::new();
-    for statement in policy["Statement"].as_array().unwrap() {
+    for statement in statements(policy) {
         assert_eq!(statement["Effect"], "Allow");
         assert!(statement["Resource"].is_string() || statement["Resource"].is_array());
-        for action in statement["Action"].as_array().unwrap() {
-            let action = action.as_str().unwrap();
-            allowed.insert(action.strip_prefix("ec2:").unwrap().to_string());
-        }
+        allowed.extend(operations(&statement));
     }
     allowed
+}
+
+#[test]
+fn policy_of_one_cluster_allows_no_change_without_a_condition() {
+    const CLUSTER: &str =
+        "/Condition/StringEquals/aws:ResourceTag~1cluster.k8s.amazonaws.com~1name";
+    const UPON_CREATION: &str = "/Condition/StringEquals/ec2:CreateAction";
+    let mut tagging = BTreeSet::new();
+    for statement in statements("scoped-to-cluster.json") {
+        let operations = operations(&statement);
+        if operations.iter().all(|operation| operation.starts_with("Describe")) {
+            continue;
+        }
+        let conditions = statement["Condition"].as_object();
+        let compared: Vec<&Value> = conditions
+            .into_iter()
+            .flat_map(|operators| operators.values())
+            .flat_map(|keys| keys.as_object().unwrap().values())
+            .collect();
+        let is_limited = !compared.is_empty() && compared.iter().all(|value| *value != "*");
+        assert!(is_limited, "{operations:?} without a condition: {}", statement["Sid"]);
+        if operations.iter().any(|operation| operation == "CreateTags") {
+            for key in [CLUSTER, UPON_CREATION] {
+                let value = statement.pointer(key).and_then(Value::as_str);
+                tagging.extend(value.map(|value| (key, value.to_string())));
+            }
+        }
+    }
+    // Who may tag any ENI may give it the cluster's tag, and then delete it.
+    let expected = [(CLUSTER, "CLUSTER_NAME"), (UPON_CREATION, "CreateNetworkInterface")];
+    assert_eq!(tagging, expected.map(|(key, value)| (key, value.to_string())).into());
 }
 
 #[test]
