@@ -95,6 +95,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "hyper",
             "hyper-util",
             "ipnet",
+            // The other spellings of a secret.
+            "percent-encoding",
             "prometheus",
             // gRPC, which the feature `grpc` adds.
             "prost",

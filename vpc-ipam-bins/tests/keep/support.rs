@@ -13,7 +13,7 @@ use crate::daemon::{Daemon, node};
 use crate::runtime::{Pod, address, netns};
 
 /// What must not be in an archive, however it got to the node.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 10] = [
     "planted-secret-key/of+a/variable",
     "planted-session-token-of-a-variable",
     "planted-proxy-password",
@@ -22,6 +22,8 @@ const SECRETS: [&str; 8] = [
     "planted-token-of-a-conflist",
     "planted-password-of-a-url",
     "ASIAPLANTEDPLANTED22",
+    "planted-password-of-a-proxy-without-scheme",
+    "planted/encoded@password",
 ];
 
 fn unpack(archive: &Path, to: &Path) {
@@ -63,7 +65,7 @@ fn archive_holds_what_happened_and_no_secret() {
     );
     fs::write(place("net.d/10-x.conflist"), conflist).unwrap();
     fs::write(place("net.d/x-kubeconfig"), format!("token: {}", SECRETS[5])).unwrap();
-    let secrets = SECRETS.join(" ");
+    let secrets = SECRETS.join(" ") + " planted%2Fencoded%40password";
     fs::write(place("ipamd.log"), format!("served\nhttp://u:{}@p said {secrets}\n", SECRETS[6]))
         .unwrap();
     let credentials = format!(
@@ -83,6 +85,8 @@ fn archive_holds_what_happened_and_no_secret() {
         ("AWS_SECRET_ACCESS_KEY", SECRETS[0].to_string()),
         ("AWS_SESSION_TOKEN", SECRETS[1].to_string()),
         ("HTTPS_PROXY", format!("http://me:{}@proxy.example:3128", SECRETS[2])),
+        ("https_proxy", format!("me:{}@proxy.example:3128", SECRETS[8])),
+        ("ALL_PROXY", "me:planted%2Fencoded%40password@proxy.example".to_string()),
         ("AWS_SHARED_CREDENTIALS_FILE", place("credentials").display().to_string()),
         ("AWS_WEB_IDENTITY_TOKEN_FILE", place("identity").display().to_string()),
         ("DB_URL", format!("postgres://x:{}@db/", SECRETS[6])),
@@ -98,7 +102,7 @@ fn archive_holds_what_happened_and_no_secret() {
     unpack(&archive, &place("out"));
     let files = files(&place("out"));
     for (name, text) in &files {
-        for secret in SECRETS {
+        for secret in SECRETS.into_iter().chain(["planted%2Fencoded%40password"]) {
             assert!(!text.contains(secret), "{secret} in {name}");
         }
     }
@@ -115,6 +119,8 @@ fn archive_holds_what_happened_and_no_secret() {
     assert_eq!(text("cni/files.txt"), "10-x.conflist\nx-kubeconfig\n");
     assert!(text("variables.txt").contains("\nWARM_IP_TARGET=5\n"));
     assert!(text("variables.txt").contains("HTTPS_PROXY=http://(removed)@proxy.example:3128\n"));
+    assert!(text("variables.txt").contains("https_proxy=(removed)@proxy.example:3128\n"));
+    assert!(text("variables.txt").contains("ALL_PROXY=(removed)@proxy.example\n"));
     assert!(text("logs/ipamd.log").starts_with("served\nhttp://(removed)@p said (removed)"));
     assert!(text("kernel/rule.txt").contains("512:"), "{}", text("kernel/rule.txt"));
     assert!(text("kernel/route.txt").contains(&kept));

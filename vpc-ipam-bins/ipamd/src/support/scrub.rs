@@ -5,12 +5,16 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use crate::variables::KNOWN;
 
 /// What stands where a secret was.
 const REMOVED: &str = "(removed)";
 /// Shorter values could stand anywhere by chance.
 const SECRET_MIN: usize = 8;
+/// What is percent-encoded in a password: all that RFC 3986 (2.3) does not leave as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// As much of a file of secrets is read, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -43,6 +47,9 @@ impl Scrub {
             }
             if let Some(password) = password(value) {
                 secrets.insert(password.to_string());
+            }
+            if is_proxy_name(name) {
+                secrets.extend(secrets_of_proxy(value));
             }
         }
         for path in files(vars) {
@@ -102,9 +109,12 @@ impl Scrub {
         let mut lines: Vec<String> = vars
             .iter()
             .map(|(name, value)| {
-                let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");
-                let shown = KNOWN.iter().any(|known| known.name == name);
-                if (shown || is_proxy) && !is_secret_name(name) {
+                let known = KNOWN.iter().any(|known| known.name == name);
+                if is_secret_name(name) {
+                    format!("{name}=(not shown)")
+                } else if is_proxy_name(name) {
+                    format!("{name}={}", self.text(&proxy_without_user_info(value)))
+                } else if known {
                     format!("{name}={}", self.text(value))
                 } else {
                     format!("{name}=(not shown)")
@@ -155,6 +165,61 @@ fn password(url: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
     Some(user_info.split_once(':').map_or(user_info, |(_, password)| password))
+}
+
+fn is_proxy_name(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with("_proxy")
+}
+
+/// Splits what names a proxy, `[SCHEME://][USER[:PASSWORD]@]HOST[:PORT]`, after the scheme.
+fn scheme_of_proxy(proxy: &str) -> (&str, &str) {
+    let is_scheme = |text: &str| {
+        text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    };
+    match proxy.find("://") {
+        Some(end) if is_scheme(&proxy[..end]) => proxy.split_at(end + 3),
+        _ => ("", proxy),
+    }
+}
+
+/// Returns what names a proxy without its user information. A password may hold each character that ends an authority, and an `@`
+/// may be percent-encoded: rather too much is removed than too little.
+fn proxy_without_user_info(proxy: &str) -> String {
+    let (scheme, rest) = scheme_of_proxy(proxy.trim());
+    let decoded = decoded(rest);
+    match rest.rsplit_once('@').or_else(|| decoded.rsplit_once('@')) {
+        Some((_, host)) => format!("{scheme}{REMOVED}@{host}"),
+        None => proxy.to_string(),
+    }
+}
+
+/// Returns the user information of what names a proxy and the password in it, each as it stands there, decoded and percent-encoded:
+/// a log may show any of these.
+fn secrets_of_proxy(proxy: &str) -> BTreeSet<String> {
+    let (_, rest) = scheme_of_proxy(proxy.trim());
+    let decoded_rest = decoded(rest);
+    let mut secrets = BTreeSet::new();
+    for text in [rest, &decoded_rest] {
+        let authority = text.split(['/', '?', '#']).next().unwrap_or_default();
+        for (user_info, _) in [authority, text].iter().filter_map(|it| it.rsplit_once('@')) {
+            for user_info in [user_info, &decoded(user_info)] {
+                let password = user_info.split_once(':').map(|(_, password)| password);
+                for secret in [Some(user_info), password].into_iter().flatten() {
+                    let decoded = decoded(secret);
+                    secrets.extend([secret.to_string(), encoded(&decoded), decoded]);
+                }
+            }
+        }
+    }
+    secrets
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 /// Returns text in which no URL names a user or a password.
@@ -293,6 +358,56 @@ mod tests {
             scrub.text("signed with wJalrXUtnFEMI by hunter22"),
             "signed with (removed) by (removed)"
         );
+    }
+
+    #[test]
+    fn user_and_password_of_a_proxy_are_removed_in_every_form_of_its_name() {
+        let cases = [
+            ("user:hunter22@proxy:3128", "(removed)@proxy:3128"),
+            ("http://user:hunter22@proxy:3128", "http://(removed)@proxy:3128"),
+            ("HTTPS://user:hunter22@proxy/", "HTTPS://(removed)@proxy/"),
+            ("socks5h://user:hunter22@[fd00::1]:1080", "socks5h://(removed)@[fd00::1]:1080"),
+            ("//user:hunter22@proxy", "(removed)@proxy"),
+            (" user:hunter22@proxy\n", "(removed)@proxy"),
+            (":hunter22@proxy", "(removed)@proxy"),
+            ("hunter22@proxy", "(removed)@proxy"),
+            ("user:hunter22@x@proxy", "(removed)@proxy"),
+            ("user:hunter22@proxy/a@b", "(removed)@b"),
+            ("user:/hunter22?#@proxy", "(removed)@proxy"),
+            ("user:://hunter22@proxy", "(removed)@proxy"),
+            ("user%3Ahunter22@proxy", "(removed)@proxy"),
+            ("user:%68unter22@proxy", "(removed)@proxy"),
+            ("user:hunter22%40proxy:3128", "(removed)@proxy:3128"),
+            ("a:b@proxy", "(removed)@proxy"),
+            ("proxy:3128", "proxy:3128"),
+            ("http://proxy:3128/", "http://proxy:3128/"),
+        ];
+        for name in ["HTTPS_PROXY", "https_proxy", "All_Proxy", "FTP_PROXY"] {
+            for (value, shown) in cases {
+                let vars = vars(&[(name, value)]);
+                assert_eq!(Scrub::of(&vars).variables(&vars), format!("{name}={shown}\n"));
+            }
+        }
+        let list = vars(&[("NO_PROXY", "localhost,10.0.0.0/8,.example")]);
+        assert_eq!(Scrub::of(&list).variables(&list), "NO_PROXY=localhost,10.0.0.0/8,.example\n");
+    }
+
+    #[test]
+    fn password_of_a_proxy_is_removed_elsewhere_in_each_encoding() {
+        for value in [
+            "me:p@ss:w/rd é@proxy:3128",
+            "http://me:p%40ss%3aw%2frd%20%C3%A9@proxy:3128",
+            "me%3Ap%40ss%3Aw%2Frd%20%C3%A9@proxy",
+        ] {
+            let scrub = Scrub::of(&vars(&[("https_proxy", value)]));
+            for said in ["p@ss:w/rd é", "p%40ss%3Aw%2Frd%20%C3%A9"] {
+                assert_eq!(scrub.text(&format!("by '{said}'.")), "by '(removed)'.", "{value}");
+            }
+            assert!(!scrub.text(&format!("connect to {value}")).contains("ss"), "{value}");
+        }
+        // Too short to stand alone, and long enough with the user.
+        let scrub = Scrub::of(&vars(&[("HTTP_PROXY", "someone:abc@proxy")]));
+        assert_eq!(scrub.text("someone:abc@proxy abc"), "(removed)@proxy abc");
     }
 
     #[test]
