@@ -3,7 +3,6 @@
 //! The calls are none of core's: they come out of no budget and change nothing, and an operator asks for them by hand.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,7 +101,7 @@ impl Asking {
 
     /// Asks EC2 for the subnets, and for the right to each operation that is called with these settings.
     async fn ec2(&self) -> (Told<Vec<ObservedSubnet>>, Vec<Permission>) {
-        let Known { api, node, config, limits, .. } = &self.known;
+        let Known { api, node, config, limits, now, .. } = &self.known;
         if !config.ec2_reads {
             let why = "ENABLE_IMDS_ONLY_MODE is set: EC2 is not called".to_owned();
             return (Told::NotAsked(why), Vec::new());
@@ -121,7 +120,8 @@ impl Asking {
         told(Ec2Operation::DescribeInstanceTypes, permitted(&types));
 
         if config.provisioning {
-            for action in changes(node, &attachment(node, enis.as_deref().unwrap_or_default())) {
+            let attachment = attachment(node, enis.as_deref().unwrap_or_default());
+            for action in changes(node, config, *now, attachment) {
                 let Some(operation) = action.operation() else { continue };
                 let tried = self.answer(operation.name(), api.dry_run(&action)).await;
                 told(operation, permitted(&tried));
@@ -145,18 +145,28 @@ fn attachment(node: &Node, enis: &[ObservedEni]) -> Option<AttachmentId> {
     enis.iter().find(|eni| eni.id == node.primary)?.attachment.as_ref()?.id
 }
 
-/// Returns what the daemon does at EC2, as calls of which there is a dry run.
-fn changes(node: &Node, attachment: &Option<AttachmentId>) -> Vec<Ec2Action> {
+/// Returns what the daemon does at EC2, as calls of which there is a dry run. They carry the tags of the real ones: a policy may ask
+/// for any of these.
+fn changes(
+    node: &Node,
+    config: &Config,
+    now: Timestamp,
+    attachment: Option<AttachmentId>,
+) -> Vec<Ec2Action> {
     let eni = node.primary;
-    let tags: BTreeMap<String, String> =
-        [(Scope::INSTANCE_TAG.to_owned(), node.instance.to_string())].into();
+    let of_new_eni = config.tags_of_new_eni(node, now);
+    let mut of_managed_eni = config.tags_of_managed_eni();
+    if of_managed_eni.is_empty() {
+        // Nothing is tagged later, but a new ENI is, which takes the right to CreateTags, too.
+        of_managed_eni.clone_from(&of_new_eni);
+    }
     let mut changes = vec![
         Ec2Action::CreateNetworkInterface(CreateNetworkInterface {
             client_token: format!("probe-{}", node.instance),
             subnet: node.subnet,
             security_groups: Vec::new(),
             description: "vpc-ipam doctor".to_owned(),
-            tags: tags.clone(),
+            tags: of_new_eni,
             ipv4: Ipv4Amount::Addresses(0),
             ipv6_prefixes: 0,
         }),
@@ -167,9 +177,9 @@ fn changes(node: &Node, attachment: &Option<AttachmentId>) -> Vec<Ec2Action> {
             device: DeviceIndex(1),
         }),
         Ec2Action::DeleteNetworkInterface(DeleteNetworkInterface { eni }),
-        Ec2Action::CreateTags(CreateTags { eni, tags }),
+        Ec2Action::CreateTags(CreateTags { eni, tags: of_managed_eni }),
     ];
-    if let Some(attachment) = *attachment {
+    if let Some(attachment) = attachment {
         let attribute = EniAttribute::DeleteOnTermination(attachment);
         changes.push(Ec2Action::ModifyNetworkInterfaceAttribute(ModifyNetworkInterfaceAttribute {
             eni,

@@ -65,7 +65,12 @@ impl Daemon {
         daemon
     }
 
-    fn begin(node: &LabNode, api: Arc<dyn Ec2Api>, configure: impl FnOnce(&mut Options)) -> Self {
+    /// Starts a daemon that asks `api`, and does not wait for it.
+    pub(crate) fn begin(
+        node: &LabNode,
+        api: Arc<dyn Ec2Api>,
+        configure: impl FnOnce(&mut Options),
+    ) -> Self {
         let (crash, crashed) = oneshot::channel();
         let run = daemon_as(node, api, core::future::pending(), configure);
         let run = async {

@@ -4,17 +4,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use expect_test::expect_file;
 use serde_json::Value;
 use vpc_ipam::lab::LabNode;
-use vpc_ipam_core::Ec2Operation;
+use vpc_ipam_core::{Ec2Action, Ec2Operation, Scope, WarmTarget};
 use vpc_ipam_protocol::{Answer, Permitted, Request, Told, ask};
 use vpc_ipam_tests::program;
 
 use crate::asked::node_with_pods;
-use crate::daemon::{Daemon, node};
-use crate::runtime::{Pod, netns, spec, start};
+use crate::daemon::{Daemon, api, node};
+use crate::faulty::Faulty;
+use crate::runtime::{Pod, netns, spec, start, wait_until};
 
 /// Makes the files of a node: its network is the lab's, its programs and settings are planted, and no process of another test is in it.
 fn root(node: &LabNode) -> tempfile::TempDir {
@@ -153,6 +155,54 @@ fn probe_asks_no_more_than_the_settings_let_the_daemon_ask() {
         asked.permissions.is_empty() && matches!(asked.subnets, Told::NotAsked(_)),
         "{asked:?}"
     );
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+#[test]
+fn probe_tries_the_tags_that_enis_get() {
+    let node = node();
+    let cloud = Arc::new(Faulty::new((*api(&node)).clone()));
+    let daemon = Daemon::begin(&node, cloud.clone(), |options| {
+        options.config.cluster = Some("blue".to_owned());
+        // More than the primary ENI has.
+        options.config.target = WarmTarget::Ips { warm: 12, minimum: 0 };
+        options.config.eni_tags = [("team".to_owned(), "net".to_owned())].into();
+    });
+    wait_until("a new ENI and tags on the primary one", || {
+        let made = cloud.creations.lock().unwrap().len();
+        let tagged = cloud.taggings.lock().unwrap().len();
+        if made > 0 && tagged > 0 { Ok(()) } else { Err(format!("{made} ENIs, {tagged} tagged")) }
+    });
+
+    let answer = ask(&node.address.socket, &Request::Probe).unwrap();
+
+    assert!(matches!(answer, Answer::Probe(_)), "{answer:?}");
+    // A policy may ask for each of them.
+    let mut made = cloud.creations.lock().unwrap()[0].tags.clone();
+    let set = cloud.taggings.lock().unwrap()[0].tags.clone();
+    let created_at = "node.k8s.amazonaws.com/createdAt";
+    assert!(made.remove(created_at).is_some());
+    for tag in [Scope::INSTANCE_TAG, "cluster.k8s.amazonaws.com/name", "team"] {
+        assert!(made.contains_key(tag), "{tag} is not among {made:?}");
+    }
+    let (mut creations, mut taggings) = (0, 0);
+    for tried in &*cloud.dry_runs.lock().unwrap() {
+        match tried {
+            Ec2Action::CreateNetworkInterface(call) => {
+                let mut tags = call.tags.clone();
+                assert!(tags.remove(created_at).is_some(), "{tags:?}");
+                assert_eq!(tags, made);
+                creations += 1;
+            }
+            Ec2Action::CreateTags(call) => {
+                assert_eq!(call.tags, set);
+                taggings += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((creations, taggings), (1, 1));
     daemon.crash();
     node.stop().unwrap();
 }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -27,6 +28,12 @@ pub(crate) struct Faulty {
     pub(crate) ec2_is_anothers: AtomicBool,
     /// How often the metadata were asked for.
     pub(crate) imds_asked: AtomicU32,
+    /// The ENIs that were asked for.
+    pub(crate) creations: Mutex<Vec<CreateNetworkInterface>>,
+    /// The tags that were set on ENIs that were there.
+    pub(crate) taggings: Mutex<Vec<CreateTags>>,
+    /// The calls that were tried without effect.
+    pub(crate) dry_runs: Mutex<Vec<Ec2Action>>,
 }
 
 impl Faulty {
@@ -38,6 +45,9 @@ impl Faulty {
             imds_hangs: AtomicBool::new(false),
             ec2_is_anothers: AtomicBool::new(false),
             imds_asked: AtomicU32::new(0),
+            creations: Mutex::default(),
+            taggings: Mutex::default(),
+            dry_runs: Mutex::default(),
         }
     }
 
@@ -55,6 +65,7 @@ impl Ec2Api for Faulty {
         request: &CreateNetworkInterface,
     ) -> Result<ObservedEni, Ec2Error> {
         self.ec2().await;
+        self.creations.lock().unwrap().push(request.clone());
         self.inner.create_network_interface(request).await
     }
 
@@ -124,6 +135,7 @@ impl Ec2Api for Faulty {
 
     async fn create_tags(&self, request: &CreateTags) -> Result<(), Ec2Error> {
         self.ec2().await;
+        self.taggings.lock().unwrap().push(request.clone());
         self.inner.create_tags(request).await
     }
 
@@ -163,6 +175,7 @@ impl Ec2Api for Faulty {
 
     async fn dry_run(&self, action: &Ec2Action) -> Result<(), Ec2Error> {
         self.ec2().await;
+        self.dry_runs.lock().unwrap().push(action.clone());
         self.inner.dry_run(action).await
     }
 

@@ -11,7 +11,6 @@ use super::subnet::addresses_of;
 use super::{Because, CardDemand, EniLimit, Planner, WaitingOn, Wanted};
 use crate::model::action::PREFIX_SIZE;
 use crate::plan::backoff::gates;
-use crate::plan::eni_tags;
 use crate::plan::learned::AskedOf;
 use crate::pool::{Ec2Call, Ec2CallKind, Eni, Stage};
 use crate::{
@@ -327,7 +326,7 @@ impl Planner<'_> {
             security_groups: groups.to_vec(),
             // amazon-vpc-cni-k8s' tools find its ENIs by this prefix.
             description: alloc::format!("aws-K8S-{}", node.instance),
-            tags: eni_tags::of_new_eni(node, self.config, self.now),
+            tags: self.config.tags_of_new_eni(node, self.now),
             ipv4,
             ipv6_prefixes: u16::from(self.eligibility.ipv6),
         }

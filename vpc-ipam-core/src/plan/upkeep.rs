@@ -4,7 +4,6 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use super::{Because, Planner, Wanted};
-use crate::plan::eni_tags;
 use crate::pool::{Eni, Stage};
 use crate::{
     CreateTags, Ec2Action, EniAttribute, InterfaceType, ModifyNetworkInterfaceAttribute,
@@ -16,7 +15,7 @@ impl Planner<'_> {
         if !self.config.provisioning {
             return;
         }
-        let tags = eni_tags::wanted(self.config);
+        let tags = self.config.tags_of_managed_eni();
         for eni in self.pool.enis() {
             let stays = matches!(eni.stage, Stage::Attached | Stage::Ready);
             if eni.is_managed() && stays {
