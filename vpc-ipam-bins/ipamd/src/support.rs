@@ -15,13 +15,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
+use tracing::warn;
 use vpc_ipam_core::{Timestamp, error_chain};
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_protocol::log_file::LogFile;
 use vpc_ipam_protocol::{Answer, Refusal, Request, ask_within};
 
 use self::scrub::Scrub;
-use crate::journal::{RELEASE, segments};
+use crate::journal::RELEASE;
+use crate::journal::segments::{self, expect_space};
 use crate::store::{self, Found, Store};
 
 /// The folder in the archive that holds everything.
@@ -105,10 +107,19 @@ pub struct SupportError {
 
 /// Makes an archive, readable by this user alone, and returns what is missing in it, in words. There must be no such file yet.
 pub fn write(options: &SupportOptions, path: &Path) -> Result<Vec<String>, SupportError> {
+    write_with(options, path, None)
+}
+
+/// Makes an archive, and leaves the reserve of the state file on the file system of a folder, if one is given.
+fn write_with(
+    options: &SupportOptions,
+    path: &Path,
+    reserve: Option<&Path>,
+) -> Result<Vec<String>, SupportError> {
     let failed = |source| SupportError { path: path.to_path_buf(), source };
     let mut new = fs::OpenOptions::new();
     let file = new.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    let written = write_to(options, file);
+    let written = write_to(options, Output { file, reserve: reserve.map(Path::to_path_buf) });
     if written.is_err() {
         // Half of it is of no use.
         let _ = fs::remove_file(path);
@@ -116,7 +127,8 @@ pub fn write(options: &SupportOptions, path: &Path) -> Result<Vec<String>, Suppo
     written.map_err(failed)
 }
 
-/// Makes an archive beside the state file, and deletes the oldest that were made so; returns where it is, and what is missing in it.
+/// Makes an archive beside the state file, and then deletes the oldest that were made so; returns where it is, and what is missing in
+/// it. There is none where the file system would be too full for the state file.
 pub fn write_beside_state(
     options: &SupportOptions,
 ) -> Result<(PathBuf, Vec<String>), SupportError> {
@@ -130,12 +142,35 @@ pub fn write_beside_state(
     };
     let mut names: Vec<String> = fs::read_dir(&folder).map_err(failed)?.filter_map(made).collect();
     names.sort();
-    let surplus = (names.len() + 1).saturating_sub(KEPT);
-    for name in names.iter().take(surplus) {
-        fs::remove_file(folder.join(name)).map_err(failed)?;
-    }
     let path = folder.join(file_name());
-    write(options, &path).map(|missing| (path, missing))
+    let missing = write_with(options, &path, Some(&folder))?;
+    let surplus = (names.len() + 1).saturating_sub(KEPT);
+    for old in names.iter().take(surplus).map(|name| folder.join(name)) {
+        if let Err(error) = fs::remove_file(&old) {
+            warn!(path = %old.display(), %error, "cannot delete an earlier support archive");
+        }
+    }
+    Ok((path, missing))
+}
+
+/// The file of an archive.
+struct Output {
+    file: File,
+    /// A folder on whose file system the reserve of the state file stays free.
+    reserve: Option<PathBuf>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(folder) = &self.reserve {
+            expect_space(folder, bytes.len() as u64).map_err(io::Error::other)?;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Returns a name for an archive that is made now.
@@ -148,14 +183,14 @@ fn now() -> Timestamp {
     Timestamp::EPOCH + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 
-fn write_to(options: &SupportOptions, file: File) -> io::Result<Vec<String>> {
+fn write_to(options: &SupportOptions, output: Output) -> io::Result<Vec<String>> {
     let vars = options.vars.as_ref().map_or(&[][..], Vec::as_slice);
     // Those of this program may hold what it has in common with the daemon.
     let own: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let mut archive = Archive {
-        tar: tar::Builder::new(GzEncoder::new(file, Compression::default())),
+        tar: tar::Builder::new(GzEncoder::new(output, Compression::default())),
         scrub: Scrub::of(&[vars, &own].concat()),
         missing: Vec::new(),
         at: now(),
@@ -187,7 +222,7 @@ fn write_to(options: &SupportOptions, file: File) -> io::Result<Vec<String>> {
 
 /// An archive that is being written.
 struct Archive {
-    tar: tar::Builder<GzEncoder<File>>,
+    tar: tar::Builder<GzEncoder<Output>>,
     scrub: Scrub,
     missing: Vec<String>,
     at: Timestamp,
@@ -220,6 +255,7 @@ impl Archive {
             ("status.json", Request::Status),
             ("explanation.json", Request::Explain),
             ("plan.json", Request::Plan),
+            ("inventory.json", Request::Inventory),
             ("leases.json", Request::Leases { network: None }),
             ("events.json", Request::Events { after: 0, wait: 0 }),
             ("net.json", Request::NetDiff),
@@ -250,6 +286,9 @@ impl Archive {
         let read = || -> Result<Vec<vpc_ipam_core::Record>, String> {
             let folder = kernel::PrivateFolder::make().map_err(|error| error.to_string())?;
             let copy = folder.path().join("state.redb");
+            let size = fs::metadata(path).map_or(0, |found| found.len());
+            // The copy may be on the state file's own file system.
+            expect_space(folder.path(), size).map_err(|error| error_chain(&error))?;
             fs::copy(path, &copy).map_err(|error| format!("read {}: {error}", path.display()))?;
             let boot = store::boot_id().map_err(|error| error.to_string())?;
             match Store::open(&copy, &boot, self.at).map_err(|error| error_chain(&error))?.1 {

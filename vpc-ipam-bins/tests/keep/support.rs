@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -113,6 +113,8 @@ fn archive_holds_what_happened_and_no_secret() {
     let json = |name: &str| serde_json::from_str::<Value>(&text(name)).unwrap();
     assert_eq!(json("daemon/status.json")["status"]["ready"], true);
     assert_eq!(json("daemon/leases.json")["leases"][0]["pod"]["name"], "web");
+    let settings = &json("daemon/inventory.json")["inventory"]["settings"];
+    assert_eq!(settings["IP_COOLDOWN_PERIOD"], 1, "{settings}");
     assert!(json("daemon/plan.json").is_object() && json("daemon/net.json").is_object());
     assert!(text("daemon/explanation.txt").contains("holds    eni-"));
     assert_eq!(json("cni/10-x.conflist")["plugins"][1]["token"], "(removed)");
@@ -194,4 +196,84 @@ fn daemon_keeps_the_last_three_archives_that_it_made() {
     let paths: Vec<_> = (0..5).map(|_| support::write_beside_state(&options).unwrap().0).collect();
     assert!(paths.iter().take(2).all(|path| !path.exists()));
     assert!(paths.iter().skip(2).all(|path| path.exists()));
+}
+
+/// A folder on a file system of 5 MiB.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=5m,mode=0700", "vil-small"];
+        let status = Command::new("mount").args(mount).arg(folder.path()).status().unwrap();
+        assert!(status.success(), "mount {}", folder.path().display());
+        Self(folder)
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The archives, the oldest first.
+    fn archives(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.place("support")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(self.0.path()).status();
+        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+/// Returns lines that hardly become shorter when they are compressed: half of their bytes stay.
+fn noise(bytes: usize) -> String {
+    let mut state = 1_u64;
+    let mut text = String::with_capacity(bytes + 32);
+    while text.len() < bytes {
+        // The generator xorshift64.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        text += &format!("{state:016x}\n");
+    }
+    text
+}
+
+#[test]
+fn archive_of_the_daemon_leaves_room_for_the_state_file_and_the_earlier_ones_where_they_are() {
+    let disk = SmallDisk::mount();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut options = SupportOptions::new(disk.place("ipamd.sock"), disk.place("state.redb"));
+    let log = elsewhere.path().join("ipamd.log");
+    options.log = Some(log.clone());
+    let mut earlier = Vec::new();
+    for _ in 0..3 {
+        let (path, _) = support::write_beside_state(&options).unwrap();
+        earlier.push(path.file_name().unwrap().to_str().unwrap().to_string());
+    }
+    let expect_refusal = || {
+        let error = support::write_beside_state(&options).unwrap_err();
+        let why = vpc_ipam_core::error_chain(&error);
+        assert!(why.contains("less than 4 MiB left, which are for the state file"), "{why}");
+        assert_eq!(disk.archives(), earlier);
+    };
+
+    // There is room when it begins, and not for all of it.
+    fs::write(&log, noise(6 << 20)).unwrap();
+    expect_refusal();
+    fs::write(&log, "served\n").unwrap();
+    // There is none.
+    fs::write(disk.place("filling"), vec![1; 3 << 20]).unwrap();
+    expect_refusal();
+    fs::remove_file(disk.place("filling")).unwrap();
+
+    let (path, _) = support::write_beside_state(&options).unwrap();
+    let new = path.file_name().unwrap().to_str().unwrap().to_string();
+    assert_eq!(disk.archives(), [&earlier[1..], &[new]].concat());
 }

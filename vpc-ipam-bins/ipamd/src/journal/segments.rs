@@ -23,7 +23,7 @@ pub(crate) enum RecordError {
     Folder(#[from] UntrustedError),
     #[error("write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("the file system of {} has less than {} MiB left, which are for the state file", path.display(), RESERVE >> 20)]
+    #[error("the file system of {} would have less than {} MiB left, which are for the state file", path.display(), RESERVE >> 20)]
     Full { path: PathBuf },
 }
 
@@ -55,7 +55,7 @@ impl Segments {
         self.current = None;
         let folder = &self.options.folder;
         trusted_file::folder(folder)?;
-        self.expect_space()?;
+        expect_space(folder, 0)?;
         let last = list(folder).map_err(|source| self.failed(source))?.last().map_or(0, |it| it.0);
         let path = folder.join(file_name(last + 1));
         let file = trusted_file::create(&path)?;
@@ -94,7 +94,8 @@ impl Segments {
         if current.unwritten.is_empty() {
             return Ok(());
         }
-        let result = expect_space(&self.options.folder).and_then(|()| current.flush());
+        let result = expect_space(&self.options.folder, current.unwritten.len() as u64)
+            .and_then(|()| current.flush());
         if result.is_err() {
             self.current = None;
         }
@@ -131,10 +132,6 @@ impl Segments {
         }
     }
 
-    fn expect_space(&self) -> Result<(), RecordError> {
-        expect_space(&self.options.folder)
-    }
-
     fn failed(&self, source: io::Error) -> RecordError {
         RecordError::Write { path: self.options.folder.clone(), source }
     }
@@ -162,10 +159,11 @@ impl Current {
     }
 }
 
-fn expect_space(folder: &Path) -> Result<(), RecordError> {
+/// Returns an error where the file system of a folder would have less than [`RESERVE`] left with so many more bytes.
+pub(crate) fn expect_space(folder: &Path, bytes: u64) -> Result<(), RecordError> {
     let failed = |source| RecordError::Write { path: folder.to_path_buf(), source };
     let found = rustix::fs::statvfs(folder).map_err(|errno| failed(errno.into()))?;
-    if found.f_bavail.saturating_mul(found.f_frsize) < RESERVE {
+    if found.f_bavail.saturating_mul(found.f_frsize) < RESERVE.saturating_add(bytes) {
         return Err(RecordError::Full { path: folder.to_path_buf() });
     }
     Ok(())
