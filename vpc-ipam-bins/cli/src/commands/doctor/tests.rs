@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use vpc_ipam_core::{
     AddressUse, BackoffScope, BlockState, Ec2Operation, FailureKind, LearnedLimit, LimitsSource,
-    Source, Stage, Timestamp,
+    Pod, Source, Stage, Timestamp,
 };
 use vpc_ipam_protocol::{AddressInUse, Permitted, Told};
 
@@ -533,7 +533,8 @@ const NETWORK: &[Case] = &[
     (
         "pods",
         |node| {
-            let waiting = json!({"key": key("b"), "deadline": 0});
+            let pod = Pod::new("default", "b");
+            let waiting = json!({"key": key("b"), "pod": pod, "deadline": 0});
             let waiting = serde_json::from_value(waiting).unwrap();
             node.inventory().explanation.waiting.push(waiting);
         },
