@@ -50,7 +50,7 @@ fn variables_of_a_file_count_after_those_of_the_process_and_bad_ones_are_named()
     });
     let said = ipamd.said();
     for expected in [
-        "line 9, broken line: is no NAME=VALUE",
+        "line 10, broken line: is no NAME=VALUE",
         "ENABLE_IPV6 is no variable of ours: did you mean ENABLE_IPv6?",
         "without effect here: ANNOTATE_POD_IP",
     ] {
