@@ -89,7 +89,7 @@ pub fn output(namespace: &Namespace, command: &mut Command) -> Result<Output, Ru
 fn mount_sys() -> io::Result<()> {
     #[expect(
         deprecated,
-        reason = "unsound for descriptor tables alone, which stay shared; the replacement is unsafe to call"
+        reason = "unsound for descriptor tables alone, which stay shared; safe code has no replacement"
     )]
     rustix::thread::unshare(UnshareFlags::NEWNS)?;
     // Nothing that is mounted here is seen elsewhere; what is mounted elsewhere goes on to be seen here.

@@ -41,9 +41,9 @@ fn both_ends_have_the_safe_values_after_add_and_after_repair() {
     for (network, pod) in &pods {
         for interface in &network.interfaces {
             let (outer, inner) = (&interface.host.name, &interface.container.name);
-            assert_eq!(unsafe_of(&vpc.node, outer), [] as [String; 0], "{network:?}");
+            assert_eq!(hardening_missing(&vpc.node, outer), [] as [String; 0], "{network:?}");
             assert_eq!(vpc.node.sysctl(&format!("net/ipv4/conf/{outer}/rp_filter")), "1");
-            assert_eq!(unsafe_of(pod, inner), [] as [String; 0], "{network:?}");
+            assert_eq!(hardening_missing(pod, inner), [] as [String; 0], "{network:?}");
         }
         // They are the pod's.
         assert_eq!(pod.sysctl("net/ipv4/conf/all/accept_redirects"), "1");
@@ -70,7 +70,7 @@ fn both_ends_have_the_safe_values_after_add_and_after_repair() {
 
     assert_eq!(repaired.differences.len(), links.len() * (SAFE.len() + 1) + 1);
     for link in links {
-        assert_eq!(unsafe_of(&vpc.node, link), [] as [String; 0]);
+        assert_eq!(hardening_missing(&vpc.node, link), [] as [String; 0]);
         assert_eq!(vpc.node.sysctl(&format!("net/ipv4/conf/{link}/rp_filter")), "1");
     }
     assert_eq!(vpc.node.sysctl("net/ipv4/conf/all/send_redirects"), "0");
@@ -103,7 +103,7 @@ fn pods_on_branch_enis_have_them_at_the_link_of_the_vlan_too() {
             (name.as_str(), if mode == BranchMode::Strict { "2" } else { "1" }),
             ("vlan.eth.7", "2"),
         ] {
-            assert_eq!(unsafe_of(&vpc.node, link), [] as [String; 0], "{mode:?}");
+            assert_eq!(hardening_missing(&vpc.node, link), [] as [String; 0], "{mode:?}");
             let is = vpc.node.sysctl(&format!("net/ipv4/conf/{link}/rp_filter"));
             assert_eq!(is, filter, "{mode:?} {link}");
         }
@@ -178,7 +178,7 @@ fn spoil(netns: &Netns, link: &str) {
 }
 
 /// Returns the variables of a link that are not as they should be.
-fn unsafe_of(netns: &Netns, link: &str) -> Vec<String> {
+fn hardening_missing(netns: &Netns, link: &str) -> Vec<String> {
     let wrong = SAFE.into_iter().filter_map(|(family, name, value)| {
         let is = netns.sysctl(&format!("net/{family}/conf/{link}/{name}"));
         (is != value).then(|| format!("{link}: {family} {name}={is}"))

@@ -158,7 +158,7 @@ fn share_directory() -> io::Result<()> {
 fn mount_new(path: &Path) -> io::Result<()> {
     #[expect(
         deprecated,
-        reason = "unsound for descriptor tables alone, which stay shared; the replacement is unsafe to call"
+        reason = "unsound for descriptor tables alone, which stay shared; safe code has no replacement"
     )]
     let inside = || {
         rustix::thread::unshare(UnshareFlags::NEWNET)?;

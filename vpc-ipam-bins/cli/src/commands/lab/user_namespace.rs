@@ -112,7 +112,7 @@ fn make() -> Result<(), UserNamespaceError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     #[expect(
         deprecated,
-        reason = "unsound for descriptor tables alone, which stay shared; the replacement is unsafe to call"
+        reason = "unsound for descriptor tables alone, which stay shared; safe code has no replacement"
     )]
     rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
         .map_err(|errno| failed("make a user namespace")(errno.into()))?;
