@@ -166,6 +166,8 @@ pub(super) fn address(spec: &LabSpec, mode: &Mode, address: &LabAddress) {
     say(&format!("  {program} lab pod add{which} web"));
     say(&format!("  {program} lab exec{which} web -- ip addr"));
     say(&format!("  {program} lab exec{which} node -- ip rule"));
+    let socket = quoted(&socket.display().to_string());
+    say(&format!("  {program} lab exec{which} node -- {program} status --socket {socket}"));
 }
 
 /// Returns how the lab's own daemon would be started as a program, variables first.
