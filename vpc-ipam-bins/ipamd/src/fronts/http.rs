@@ -58,7 +58,8 @@ impl Http {
             fronts.push(Front { what: "metrics", address: address.clone(), router });
         }
         if let Some(address) = &options.introspection {
-            let router = introspection::router(asker, address);
+            let journal = options.journal.as_ref().map(|journal| journal.folder.clone());
+            let router = introspection::router(asker, address, journal);
             fronts.push(Front { what: "introspection", address: address.clone(), router });
         }
         if fronts.is_empty() {

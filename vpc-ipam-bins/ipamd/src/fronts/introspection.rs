@@ -2,9 +2,12 @@
 //! page for browsers.
 
 mod host_header;
+mod journal;
 mod page;
 mod v1;
 mod v2;
+
+use std::path::PathBuf;
 
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -19,7 +22,7 @@ use super::health;
 use crate::options::BindAddress;
 
 /// What there is to ask for, as `/` lists it.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "/",
     "/healthz",
     "/readyz",
@@ -31,6 +34,7 @@ const COMMANDS: [&str; 15] = [
     "/v2/events",
     "/v2/explain",
     "/v2/inventory",
+    "/v2/journal",
     "/v2/plan",
     "/v2/pods",
     "/v2/settings",
@@ -43,12 +47,13 @@ const HEADERS: [(HeaderName, HeaderValue); 2] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
 ];
 
-/// Returns what is served at the address of introspection.
-pub(super) fn router(asker: &Asker, address: &BindAddress) -> Router {
+/// Returns what is served at the address of introspection; the journal is in a folder, if the daemon keeps one.
+pub(super) fn router(asker: &Asker, address: &BindAddress, journal: Option<PathBuf>) -> Router {
     let router = Router::new()
         .route("/", get(root))
         .merge(v1::routes())
         .merge(v2::routes())
+        .merge(journal::routes(journal))
         .merge(health::routes())
         .merge(page::routes())
         .fallback(unknown)

@@ -151,6 +151,29 @@ fn every_command_that_is_listed_answers() {
     node.stop().unwrap();
 }
 
+#[test]
+fn segments_of_the_journal_are_those_that_are_on_disk() {
+    let node = start(&spec("m5.large"));
+    let listed = wait_until("the journal", || match json_of(&node, "/v2/journal") {
+        Value::Array(listed) if !listed.is_empty() => Ok(listed),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let (number, bytes) = (&listed[0]["segment"], listed[0]["bytes"].as_u64().unwrap());
+    assert!(bytes > 0, "{listed:?}");
+    let segment = get(&node, INTROSPECTION, &format!("/v2/journal/{number}"));
+    assert!(segment.head.contains("application/x-ndjson"), "{}", segment.head);
+    let on_disk = node.address.socket.with_file_name("journal/segment-000001.jsonl");
+    // More may have been written since.
+    let on_disk = std::fs::read_to_string(on_disk).unwrap();
+    assert!(segment.body.len() as u64 >= bytes && on_disk.starts_with(&segment.body));
+    assert_eq!(get(&node, INTROSPECTION, "/v2/journal/99").status, 404);
+    for elsewhere in ["/v2/journal/..", "/v2/journal/%2e%2e%2fstate.redb", "/v2/journal/-1"] {
+        assert_eq!(get(&node, INTROSPECTION, elsewhere).status, 400, "{elsewhere}");
+    }
+    node.stop().unwrap();
+}
+
 /// A page of another site that a browser on the node shows must not read what the daemon answers.
 #[test]
 fn only_who_names_this_host_by_address_or_localhost_is_answered() {
