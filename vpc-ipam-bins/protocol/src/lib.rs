@@ -133,6 +133,9 @@ pub enum Answer {
         lease: Lease,
         /// What the node's configuration says of links.
         links: PodLinks,
+        /// Whether the pod had them before it asked for them, as one that runs and is added again.
+        #[serde(default)]
+        again: bool,
     },
     /// The pod is not known.
     Unknown,

@@ -29,6 +29,7 @@ mod others;
 #[cfg(feature = "grpc")]
 mod python;
 mod repair;
+mod repeated;
 mod result;
 mod runtime;
 mod socket;

@@ -28,8 +28,10 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
     let asked_first = daemon.ask(&asked)?;
     // While the daemon makes the grant durable.
     let sockets = Sockets::open(&netns);
-    let (lease, report, settings) = match daemon.answer(asked_first, &asked)? {
-        Answer::Lease { lease, links } => (lease, links.report_wired, settings(call, links)),
+    let (lease, report, settings, again) = match daemon.answer(asked_first, &asked)? {
+        Answer::Lease { lease, links, again } => {
+            (lease, links.report_wired, settings(call, links), again)
+        }
         Answer::Refused(refusal) => return Err(refusal.into()),
         other => return Err(unexpected(&other)),
     };
@@ -46,9 +48,9 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
             }
             Ok(result(&network, &path))
         }
-        // Of a container that was added before and runs: it keeps its address.
-        Err(NotSetUp { error, running: true }) => Err(error),
-        Err(NotSetUp { mut error, running: false }) => {
+        // Of a container that was added before, and may run: it keeps its address.
+        Err(NotSetUp { error, running }) if running || again => Err(error),
+        Err(NotSetUp { mut error, .. }) => {
             if let Err(also) = ask(socket, &Request::Release(key)) {
                 error.details.push_str(&format!("; and releasing the address failed: {also}"));
             }

@@ -34,17 +34,9 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
     let sandbox = call.netns.as_ref().and_then(|path| path.to_str()).map(PathBuf::from);
     let asked = Request::Assign(Assign { request, sandbox, of: Some(of) });
     let mut daemon = Daemon::at(socket);
-    let find = Request::Find(key.clone());
-    let found = daemon.ask(&find)?;
-    let is_new = match daemon.answer(found, &find)? {
-        Answer::Lease { .. } => false,
-        Answer::Unknown => true,
-        Answer::Refused(refusal) => return Err(refusal.into()),
-        other => return Err(unexpected(&other)),
-    };
     let asked_first = daemon.ask(&asked)?;
-    let lease = match daemon.answer(asked_first, &asked)? {
-        Answer::Lease { lease, .. } => lease,
+    let (lease, again) = match daemon.answer(asked_first, &asked)? {
+        Answer::Lease { lease, again, .. } => (lease, again),
         Answer::Refused(refusal) => return Err(refusal.into()),
         other => return Err(unexpected(&other)),
     };
@@ -53,7 +45,7 @@ pub(super) fn add(call: &Call) -> Result<AddResult, Error> {
         .and_then(|()| result(call, &mut host, &lease.first));
     done.map_err(|mut error| {
         // A container that was added before may run: it keeps its address.
-        if is_new && let Err(also) = del::release(socket, key).map_err(Error::from) {
+        if !again && let Err(also) = del::release(socket, key).map_err(Error::from) {
             error.details.push_str(&format!("; and releasing the address failed: {also}"));
         }
         error

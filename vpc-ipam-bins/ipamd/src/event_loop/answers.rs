@@ -17,11 +17,13 @@ pub(crate) struct Caller {
     timer: Option<AddTimer>,
     /// For which an ADD wants an address.
     pub(super) pod: Option<Arc<Pod>>,
+    /// Whether that pod has one already.
+    has_address: bool,
 }
 
 impl Caller {
     pub(super) fn new(hears: oneshot::Sender<Answer>, asked: Timestamp) -> Self {
-        Self { hears, asked, timer: None, pod: None }
+        Self { hears, asked, timer: None, pod: None, has_address: false }
     }
 
     /// Times the caller's ADD until it is answered.
@@ -29,9 +31,9 @@ impl Caller {
         Self { timer: Some(timer), ..self }
     }
 
-    /// Notes for which pod the caller wants an address.
-    pub(super) fn of(self, pod: &Arc<Pod>) -> Self {
-        Self { pod: Some(Arc::clone(pod)), ..self }
+    /// Notes for which pod the caller wants an address, and whether it has one already.
+    pub(super) fn of(self, pod: &Arc<Pod>, has_address: bool) -> Self {
+        Self { pod: Some(Arc::clone(pod)), has_address, ..self }
     }
 
     /// Returns whether the caller hung up.
@@ -46,7 +48,10 @@ impl Caller {
         }
     }
 
-    pub(super) fn answer(self, said: Answer) {
+    pub(super) fn answer(self, mut said: Answer) {
+        if let Answer::Lease { again, .. } = &mut said {
+            *again = self.has_address;
+        }
         if let Some(timer) = self.timer {
             timer.answered(&said);
         }

@@ -128,7 +128,8 @@ impl Loop {
     }
 
     fn on_assign(&mut self, assign: Assign, caller: Caller, now: Timestamp) {
-        let caller = caller.of(&assign.request.pod);
+        let has_address = self.ipam.pool().lease(&assign.request.key).is_some();
+        let caller = caller.of(&assign.request.pod, has_address);
         match assign {
             // Its addresses were durable before this start, and its links are there or are made anew: nothing is waited for
             // that the sources may take long to say.
@@ -252,7 +253,7 @@ impl Loop {
     }
 
     pub(super) fn lease(&self, lease: Lease) -> Answer {
-        Answer::Lease { lease, links: self.links.clone() }
+        Answer::Lease { lease, links: self.links.clone(), again: false }
     }
 }
 
