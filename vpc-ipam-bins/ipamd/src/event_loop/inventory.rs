@@ -8,6 +8,7 @@ use vpc_ipam_linux::eni;
 use vpc_ipam_protocol::{AddressHolder, AddressInUse, BlockInventory, EniInventory, Inventory};
 
 use super::Loop;
+use crate::fronts::status;
 use crate::settings::in_force;
 
 /// How many addresses a /28 has.
@@ -18,14 +19,9 @@ impl Loop {
     pub(super) fn inventory(&self, now: Timestamp) -> Inventory {
         let (ipam, node) = (&self.ipam, self.ipam.node());
         let explanation = ipam.explain(now);
-        let answered = self.sources.answered();
         let mut problems = self.sources.problems(node);
         problems.extend(self.keeper.problems(now));
-        let reason = if answered {
-            explanation.readiness.to_string()
-        } else {
-            "not ready: neither EC2 nor the metadata service has shown this node's ENIs yet".into()
-        };
+        let (ready, reason) = status::readiness(&explanation.readiness, &self.sources);
         let holders = self.holders();
         let enis = ipam.pool().enis().iter();
         let (enis_max, addresses_max) = self.most();

@@ -1,19 +1,25 @@
 use core::time::Duration;
 
-use vpc_ipam_core::{Ipam, Timestamp};
+use vpc_ipam_core::{Ipam, Readiness, Timestamp};
 use vpc_ipam_protocol::{EniStatus, PROTOCOL, Status};
 
 use crate::sources::Sources;
 
+/// Returns whether a node is ready, and why. Until a source has answered nothing is known of what could be granted, whatever core
+/// makes of what it was given at the start.
+pub(crate) fn readiness(of_core: &Readiness, sources: &Sources) -> (bool, String) {
+    if sources.answered() {
+        return (of_core.is_ready(), of_core.to_string());
+    }
+    let why = "not ready: neither EC2 nor the metadata service has shown this node's ENIs yet";
+    (false, why.to_string())
+}
+
 /// Returns whether a node is ready, and how it stands in a line.
 pub(crate) fn in_words(ipam: &Ipam, sources: &Sources, now: Timestamp) -> (bool, String) {
-    if !sources.answered() {
-        let why = "not ready: neither EC2 nor the metadata service has shown this node's ENIs yet";
-        return (false, why.to_string());
-    }
-    let readiness = ipam.readiness(now);
-    if !readiness.is_ready() {
-        return (false, readiness.to_string());
+    let (is_ready, why) = readiness(&ipam.readiness(now), sources);
+    if !is_ready {
+        return (false, why);
     }
     let enis = ipam.pool().enis();
     let blocks = enis.iter().flat_map(|eni| eni.blocks());
@@ -50,8 +56,7 @@ pub(crate) fn of(
     Status {
         version: env!("CARGO_PKG_VERSION").to_string(),
         protocol: PROTOCOL,
-        // Until a source has answered nothing is known of what could be granted.
-        ready: sources.answered() && ipam.readiness(now).is_ready(),
+        ready: readiness(&ipam.readiness(now), sources).0,
         instance: node.instance.to_string(),
         instance_type: node.instance_type.to_string(),
         enis,
