@@ -55,7 +55,7 @@ pub struct Plan {
     /// What to do now; at most one EC2 call for each ENI.
     pub actions: Vec<Planned>,
     /// What is wanted but has to wait.
-    #[cfg_attr(feature = "serde", serde(rename = "held"))]
+    #[cfg_attr(feature = "serde", serde(alias = "held"))]
     pub blocked: Vec<Blocked>,
 }
 

@@ -31,7 +31,7 @@ fn an_explanation_is_json_and_comes_back_from_it() {
     let failed = &json["failed"][0];
     assert_eq!(failed["culprit"], json!({"Operation": "AssignPrivateIpAddresses"}));
     assert_eq!((&failed["last"]["kind"], &failed["in_a_row"]), (&json!("Throttled"), &json!(1)));
-    assert!(json["held"].as_array().unwrap().iter().any(|held| {
+    assert!(json["blocked"].as_array().unwrap().iter().any(|held| {
         held["wanted"] == json!({"Addresses": {"card": 0}})
             && held["waiting_on"]["Backoff"]["kind"] == "Throttled"
     }));

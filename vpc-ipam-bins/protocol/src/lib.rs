@@ -229,7 +229,8 @@ pub struct Status {
     /// Pods that wait for an address.
     pub waiting: usize,
     /// What is wanted but has to wait, and for what.
-    pub held: Vec<String>,
+    #[serde(alias = "held")]
+    pub blocked: Vec<String>,
     /// How often the node's network was found damaged and put right.
     pub repairs: u64,
     /// How many objects that were.

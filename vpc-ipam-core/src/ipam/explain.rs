@@ -11,7 +11,7 @@ use super::Waiting;
 use crate::{
     BlockState, Blocked, Card, CardDemand, DeviceIndex, EniId, InstanceId, InstanceType, Ipam,
     Issued, LearnedLimit, Management, Planned, Pod, PodKey, Readiness, RecentFailure, Stage,
-    Timestamp, Unconfirmed, WaitingOn, Wake, Wanted,
+    Timestamp, Unconfirmed, Wake,
 };
 
 /// What a node wants, does and waits for, at one moment: everything that an operator needs to tell why it has the
@@ -39,7 +39,7 @@ pub struct Explanation {
     /// What would be done next, and why.
     pub next: Vec<Planned>,
     /// What is blocked, by what, and until when.
-    #[cfg_attr(feature = "serde", serde(rename = "held"))]
+    #[cfg_attr(feature = "serde", serde(alias = "held"))]
     pub blocked: Vec<Blocked>,
     /// What failed lately and is left alone for a while.
     pub failed: Vec<RecentFailure>,
@@ -198,12 +198,7 @@ impl fmt::Display for Explanation {
         for Planned { action, because } in &self.next {
             writeln!(f, "  next     {action}: {because}")?;
         }
-        // That the next audit is not due yet is no news.
-        let audit = |blocked: &&Blocked| {
-            matches!(blocked.wanted, Wanted::Answer(_) | Wanted::Subnets)
-                && matches!(blocked.waiting_on, WaitingOn::Time { .. })
-        };
-        for blocked in self.blocked.iter().filter(|blocked| !audit(blocked)) {
+        for blocked in self.blocked.iter().filter(|blocked| !blocked.is_next_reading()) {
             writeln!(f, "  blocked  {blocked}")?;
         }
         for RecentFailure { scope, last, in_a_row, until, .. } in &self.failed {

@@ -188,6 +188,14 @@ pub struct Blocked {
     pub waiting_on: WaitingOn,
 }
 
+impl Blocked {
+    /// Returns whether it is only that the next reading of a source is not due yet, which is no news.
+    pub fn is_next_reading(&self) -> bool {
+        matches!(self.wanted, Wanted::Answer(_) | Wanted::Subnets)
+            && matches!(self.waiting_on, WaitingOn::Time { .. })
+    }
+}
+
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.wanted, self.waiting_on)

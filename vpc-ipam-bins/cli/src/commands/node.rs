@@ -12,7 +12,6 @@ mod which_pod;
 
 use std::process::ExitCode;
 
-use vpc_ipam_core::{Blocked, WaitingOn, Wanted};
 use vpc_ipam_protocol::one_line::OneLine;
 
 pub(super) use self::daemon::{AskFailed, Daemon};
@@ -29,12 +28,6 @@ pub(super) enum Verdict {
     Yes,
     /// It is not as it should be, or not there.
     No,
-}
-
-/// That the next reading of a source is not due yet is no news.
-fn is_next_reading(blocked: &Blocked) -> bool {
-    matches!(blocked.wanted, Wanted::Answer(_) | Wanted::Subnets)
-        && matches!(blocked.waiting_on, WaitingOn::Time { .. })
 }
 
 /// A command's exit code: 0 or 1 as it found, 2 where the daemon could not be asked.

@@ -38,7 +38,7 @@ fn not_ready(status: &Status) -> Error {
             enis.join(", ")
         ));
     }
-    causes.extend(status.held.iter().chain(&status.problems).cloned());
+    causes.extend(status.blocked.iter().chain(&status.problems).cloned());
     if causes.is_empty() {
         causes.push("see vpc-ipam status".to_string());
     }

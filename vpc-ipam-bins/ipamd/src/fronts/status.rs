@@ -61,7 +61,7 @@ pub(crate) fn of(
         instance_type: node.instance_type.to_string(),
         enis,
         waiting: ipam.waiting().len(),
-        held: ipam.plan(now).blocked.iter().map(ToString::to_string).collect(),
+        blocked: ipam.plan(now).blocked.iter().map(ToString::to_string).collect(),
         repairs: repairs.0,
         repaired: repairs.1,
         problems: sources.problems(node).into_iter().chain(problems).collect(),

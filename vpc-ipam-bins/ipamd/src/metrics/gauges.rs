@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGaugeVec, Opts, Registry};
-use vpc_ipam_core::{Action, Blocked, Ec2Action, HostAction, Issued, WaitingOn, Wanted};
+use vpc_ipam_core::{Action, Ec2Action, HostAction, Issued, WaitingOn};
 use vpc_ipam_protocol::Inventory;
 
 use super::WELL_FORMED;
@@ -195,12 +195,7 @@ impl Gauges {
             &["wanted", "cause"],
         );
         let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
-        // That the next audit is not due yet is no news.
-        let is_audit = |it: &&Blocked| {
-            matches!(it.wanted, Wanted::Answer(_) | Wanted::Subnets)
-                && matches!(it.waiting_on, WaitingOn::Time { .. })
-        };
-        for it in inventory.explanation.blocked.iter().filter(|it| !is_audit(it)) {
+        for it in inventory.explanation.blocked.iter().filter(|it| !it.is_next_reading()) {
             let cause = match &it.waiting_on {
                 // What failed says more than that it is backed off from.
                 WaitingOn::Backoff { kind, .. } => variant(kind),

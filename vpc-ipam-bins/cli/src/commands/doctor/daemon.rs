@@ -31,7 +31,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::ok(ready));
     } else {
         let reason = facts.inventory().map_or_else(
-            |_| format!("the node is not ready: {}", status.held.join("; ")),
+            |_| format!("the node is not ready: {}", status.blocked.join("; ")),
             |inventory| inventory.reason.clone(),
         );
         let remedy = "vpc-ipam explain: what is blocked, by what, and until when";

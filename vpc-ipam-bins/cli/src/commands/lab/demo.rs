@@ -307,8 +307,8 @@ impl Demo {
     fn say_what_keeps_it(&self) {
         match protocol::ask(&self.node.address.socket, &Request::Status) {
             Ok(Answer::Status(status)) => {
-                for held in status.held {
-                    self.watch.line("FAIL", &format!("blocked: {held}"));
+                for blocked in status.blocked {
+                    self.watch.line("FAIL", &format!("blocked: {blocked}"));
                 }
             }
             other => self.watch.line("FAIL", &format!("the daemon does not say why: {other:?}")),

@@ -6,8 +6,8 @@ use clap::Args;
 use vpc_ipam_core::{CardDemand, Plan, Planned};
 use vpc_ipam_protocol::{Answer, Request};
 
+use super::Verdict;
 use super::daemon::{AskFailed, Daemon};
-use super::{Verdict, is_next_reading};
 
 /// Show what the daemon would do next, and why; nothing once the node has what it wants.
 ///
@@ -37,7 +37,7 @@ fn words(plan: &Plan) -> String {
     for Planned { action, because, .. } in &plan.actions {
         let _ = writeln!(text, "next     {action}: {because}");
     }
-    for blocked in plan.blocked.iter().filter(|it| !is_next_reading(it)) {
+    for blocked in plan.blocked.iter().filter(|it| !it.is_next_reading()) {
         let _ = writeln!(text, "blocked  {blocked}");
     }
     if plan.actions.is_empty() {

@@ -7,9 +7,9 @@ use vpc_ipam_core::{Card, Explanation, Management, RecentFailure};
 use vpc_ipam_protocol::one_line::OneLine;
 use vpc_ipam_protocol::{AddressStates, Answer, EniInventory, Inventory, Request};
 
+use super::Verdict;
 use super::daemon::{AskFailed, Daemon};
 use super::table::Table;
-use super::{Verdict, is_next_reading};
 
 /// Show whether the node can take pods and why, its ENIs and addresses, what is blocked, what failed, and how many EC2 calls are left.
 ///
@@ -56,7 +56,7 @@ fn write_words(text: &mut String, inventory: &Inventory) -> core::fmt::Result {
     for problem in &inventory.problems {
         writeln!(text, "  problem    {}", OneLine(problem))?;
     }
-    for blocked in blocked.iter().filter(|it| !is_next_reading(it)) {
+    for blocked in blocked.iter().filter(|it| !it.is_next_reading()) {
         writeln!(text, "  blocked    {blocked}")?;
     }
     for RecentFailure { scope, last, in_a_row, until, .. } in failed {

@@ -9,12 +9,10 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use vpc_ipam_core::{
-    ActionId, AddressUse, BlockState, Blocked, Explanation, Failure, Issued, Management, WaitingOn,
-    Wanted,
-};
+use vpc_ipam_core::{ActionId, AddressUse, BlockState, Explanation, Failure, Issued, Management};
 use vpc_ipam_protocol::{
-    AddressInUse, Answer, BlockInventory, EniInventory, Happening, Inventory, Request, What,
+    AddressInUse, Answer, BlockInventory, EniInventory, Inventory, NodeEvent, NodeEventKind,
+    Request,
 };
 
 use crate::fronts::ask::{Asker, NoAnswer};
@@ -90,12 +88,7 @@ fn decisions(happened: &[Happening]) -> Value {
 fn shown(inventory: &Inventory) -> Value {
     let Explanation { at, instance, instance_type, wanted, doing, next, waiting, .. } =
         &inventory.explanation;
-    // That the next audit is not due yet is no news.
-    let is_audit = |it: &&Blocked| {
-        matches!(it.wanted, Wanted::Answer(_) | Wanted::Subnets)
-            && matches!(it.waiting_on, WaitingOn::Time { .. })
-    };
-    let blocked = inventory.explanation.blocked.iter().filter(|it| !is_audit(it));
+    let blocked = inventory.explanation.blocked.iter().filter(|it| !it.is_next_reading());
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "at": at.to_string(),

@@ -275,7 +275,7 @@ fn status() -> Status {
         instance_type: "m5.large".to_owned(),
         enis: Vec::new(),
         waiting: 0,
-        held: Vec::new(),
+        blocked: Vec::new(),
         repairs: 0,
         repaired: 0,
         problems: Vec::new(),
