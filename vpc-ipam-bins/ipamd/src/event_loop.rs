@@ -3,7 +3,7 @@
 pub(super) mod addresses;
 mod answers;
 mod commit;
-pub(super) mod history;
+pub(super) mod event_log;
 mod inventory;
 mod pod_lines;
 mod reload;
@@ -27,11 +27,11 @@ use vpc_ipam_linux::host::HostFacts;
 use vpc_ipam_linux::{
     ApplyError, ConntrackError, EniTable, HostConfig, Repaired, TableReason, eni,
 };
-use vpc_ipam_protocol::{PodLinks, What};
+use vpc_ipam_protocol::{NodeEventKind, PodLinks};
 
 use self::answers::{Caller, refused};
 use self::commit::{PendingCommit, Write};
-use self::history::History;
+use self::event_log::EventLog;
 use super::clock::Clock;
 use super::conntrack::Flush;
 use super::error::{DaemonError, HostThreadError};
@@ -108,7 +108,7 @@ pub(super) struct Loop {
     /// Before which no further write is tried, after one failed.
     pub(super) write_at: Option<tokio::time::Instant>,
     /// What happened lately.
-    pub(super) history: History,
+    pub(super) event_log: EventLog,
 }
 
 impl Loop {
@@ -127,7 +127,7 @@ impl Loop {
                 self.pending_links.due(),
                 self.flush.due(),
                 self.departed.due(),
-                self.history.due(),
+                self.event_log.due(),
                 self.service.due(),
             ];
             let tended = tended.into_iter().flatten().map(|at| self.clock.instant(at)).min();
@@ -234,15 +234,15 @@ impl Loop {
         while let Some(event) = self.ipam.poll_event() {
             log(&event);
             let now = self.clock.now();
-            // What failed is in the history already, with the outcome.
+            // What failed is in the log already, with the outcome.
             if !matches!(event, Event::ActionFailed { .. }) {
-                self.history.push(now, What::Event(event.clone()));
+                self.event_log.push(now, NodeEventKind::Event(event.clone()));
             }
             self.metrics.happened(&event);
             self.notice(Notice::Happened(now, event));
         }
         self.flush()?;
-        self.history.run_due(self.clock.now());
+        self.event_log.run_due(self.clock.now());
         if let Some(recorder) = &mut self.recorder {
             recorder.record(&mut self.ipam, self.clock.now());
         }
@@ -306,7 +306,7 @@ impl Loop {
 
     fn execute(&mut self, issued: Issued) -> Result<(), DaemonError> {
         debug!(id = %issued.id, action = ?issued.action, because = %issued.because, "issued");
-        self.history.push(self.clock.now(), What::Issued(issued.clone()));
+        self.event_log.push(self.clock.now(), NodeEventKind::Issued(issued.clone()));
         self.metrics.issued(&issued);
         self.notice(Notice::Issued(self.clock.now(), issued.clone()));
         let Issued { id, action, .. } = issued;
@@ -399,11 +399,11 @@ impl Loop {
             self.metrics.ended(&planned.action, &outcome);
         }
         self.sources.on_outcome(&outcome, self.ipam.node());
-        self.history.push(
+        self.event_log.push(
             now,
             match &outcome {
-                Outcome::Done(_) => What::Done { id },
-                Outcome::Failed(failure) => What::Failed { id, failure: failure.clone() },
+                Outcome::Done(_) => NodeEventKind::Done { id },
+                Outcome::Failed(failure) => NodeEventKind::Failed { id, failure: failure.clone() },
             },
         );
         self.notice(Notice::Ended(now, id, outcome.clone()));
@@ -508,13 +508,14 @@ impl Loop {
             && !differences.is_empty()
         {
             let changed = differences.iter().map(ToString::to_string).collect();
-            self.history.push(now, What::Repaired { changed });
+            self.event_log.push(now, NodeEventKind::Repaired { changed });
         }
     }
 
     /// Takes note that a pod gets no address.
     pub(super) fn refused(&mut self, key: &PodKey, pod: Option<Arc<Pod>>, why: String) {
-        self.history.push(self.clock.now(), What::Refused { key: key.clone(), pod, why });
+        self.event_log
+            .push(self.clock.now(), NodeEventKind::Refused { key: key.clone(), pod, why });
     }
 
     pub(super) fn notice(&self, notice: Notice) {

@@ -24,7 +24,7 @@ use crate::conntrack::Flush;
 use crate::error::DaemonError;
 use crate::event_loop::Loop;
 use crate::event_loop::addresses::{came_untracked, cool};
-use crate::event_loop::history::History;
+use crate::event_loop::event_log::EventLog;
 use crate::fronts::grpc;
 use crate::fronts::socket::claim::Claim;
 use crate::fronts::socket::{self, Server};
@@ -208,7 +208,7 @@ pub(super) async fn start(
         unwritten: Vec::new(),
         being_written: Vec::new(),
         write_at: None,
-        history: History::new(clock.now()),
+        event_log: EventLog::new(clock.now()),
     };
     daemon.notice(Notice::HostReady { changed: changed.in_words });
     Ok(Started { daemon, server, grpc })

@@ -99,7 +99,9 @@ fn exchange_of_e405b97_is_understood() {
         panic!("the first is an ADD, of a plugin that does not say where the namespace is")
     };
     assert_eq!((request.key.container(), request.cards), ("c0ffee", CardChoice::Any));
-    let Answer::Lease { lease, links } = &exchanges[0].answer else { panic!("it got an address") };
+    let Answer::Lease { lease, links, .. } = &exchanges[0].answer else {
+        panic!("it got an address")
+    };
     assert_eq!(lease.first.ipv4, Some([10, 0, 20, 167].into()));
     assert_eq!((links.veth_prefix.as_str(), links.mtu), ("eni", 9001));
     let Answer::Refused(Refusal { details, .. }) = &exchanges[1].answer else {

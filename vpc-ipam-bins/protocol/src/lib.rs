@@ -9,9 +9,9 @@
 )]
 
 mod ask;
-mod happening;
 mod inventory;
 pub mod log_file;
+mod node_event;
 mod node_facts;
 pub mod one_line;
 pub mod pending_release;
@@ -26,10 +26,10 @@ use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Mac, Plan, PodKey};
 
 pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within, listener};
-pub use self::happening::{Happening, Happenings, What};
 pub use self::inventory::{
     AddressHolder, AddressInUse, AddressStates, BlockInventory, EniInventory, Inventory,
 };
+pub use self::node_event::{NodeEvent, NodeEventKind, NodeEvents};
 pub use self::node_facts::{NetworkPolicyMode, NodeFacts, UnknownNetworkPolicyModeError};
 pub use self::probe::{LimitsTold, MetadataTold, Permission, Permitted, PodSandbox, Probe, Told};
 pub use self::refusal::{Refusal, RefusalKind};
@@ -73,7 +73,7 @@ pub enum Request {
     Explain,
     /// What would be done next; answered with [`Answer::Plan`].
     Plan,
-    /// What happened after the happening of this number; answered with [`Answer::Happenings`].
+    /// What happened after the event of this number; answered with [`Answer::Events`].
     Events {
         /// The number of the last one that is known; 0 for all that the daemon still knows.
         #[serde(default)]
@@ -150,7 +150,7 @@ pub enum Answer {
     /// What would be done next.
     Plan(Plan),
     /// What happened.
-    Happenings(Happenings),
+    Events(NodeEvents),
     /// What the node holds.
     Inventory(Box<Inventory>),
     /// What EC2 and the metadata service let the daemon do.

@@ -134,7 +134,7 @@ fn events_tell_what_happened_after_a_number() {
     };
     let before = events("0");
     let assigned = |events: &Value| {
-        let all = events["happenings"].as_array().unwrap().iter();
+        let all = events["events"].as_array().unwrap().iter();
         all.filter_map(|it| it["what"]["assigned"]["lease"]["pod"]["name"].as_str())
             .map(str::to_owned)
             .collect::<Vec<_>>()
@@ -142,7 +142,7 @@ fn events_tell_what_happened_after_a_number() {
     assert_eq!(assigned(&before), ["web", "db"]);
     pods[0].del(&node.address);
     let after = events(&before["last"].to_string());
-    let happened = after["happenings"].as_array().unwrap();
+    let happened = after["events"].as_array().unwrap();
     let released = |it: &&Value| it["what"]["released"]["lease"]["pod"]["name"] == "web";
     assert_eq!(happened.iter().filter(released).count(), 1, "{after:#}");
     assert_eq!(assigned(&after), [""; 0]);
@@ -166,8 +166,8 @@ fn watch_shows_what_happens_and_outlives_the_daemon() {
     let mut errors = BufReader::new(watch.stderr.take().unwrap()).lines();
     let mut until = |pod: &str| {
         let shows = |line: &String| {
-            let happening: Value = serde_json::from_str(line).unwrap();
-            happening["what"]["assigned"]["lease"]["pod"]["name"] == pod
+            let event: Value = serde_json::from_str(line).unwrap();
+            event["what"]["assigned"]["lease"]["pod"]["name"] == pod
         };
         lines.by_ref().map(Result::unwrap).find(shows).unwrap();
     };

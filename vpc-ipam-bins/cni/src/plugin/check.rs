@@ -12,7 +12,7 @@ pub(super) fn check(call: &Call) -> Result<(), Error> {
     let (netns, _) = sandbox(call)?;
     let key = key(call)?;
     let (lease, settings) = match ask(socket(call), &Request::Find(key.clone()))? {
-        Answer::Lease { lease, links } => (lease, settings(call, links)?),
+        Answer::Lease { lease, links, .. } => (lease, settings(call, links)?),
         Answer::Unknown => {
             let what = format!("check the network of {key}");
             let mut error = Error::new(Code::UnknownContainer, what);

@@ -48,7 +48,7 @@ impl From<DelError> for Error {
 /// needs.
 pub(super) fn del_with_daemon(call: &Call, socket: &Path, key: PodKey) -> Result<(), DelError> {
     let (lease, settings) = match ask(socket, &Request::Leave(key.clone()))? {
-        Answer::Lease { lease, links } => (lease, settings(call, links)?),
+        Answer::Lease { lease, links, .. } => (lease, settings(call, links)?),
         // It may be waiting for an address, which it no longer should; or the daemon lost its state.
         Answer::Unknown => {
             remove_found(&key)?;

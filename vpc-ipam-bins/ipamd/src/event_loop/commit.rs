@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted, error_chain};
-use vpc_ipam_protocol::{Answer, Refusal, RefusalKind, What};
+use vpc_ipam_protocol::{Answer, NodeEventKind, Refusal, RefusalKind};
 
 use super::answers::{Caller, gone};
 use super::{Loop, pod_lines};
@@ -197,7 +197,7 @@ impl Loop {
                     let asked = callers.iter().map(|caller| caller.asked).min().unwrap_or(now);
                     let ms = u64::try_from(now.since(asked).as_millis()).unwrap_or(u64::MAX);
                     pod_lines::added(&lease, ms);
-                    self.history.push(now, What::Assigned { lease: lease.clone(), ms });
+                    self.event_log.push(now, NodeEventKind::Assigned { lease: lease.clone(), ms });
                     (self.lease(lease), callers)
                 }
                 None => (gone(), callers),
@@ -206,7 +206,7 @@ impl Loop {
                 if let Answer::Lease { lease, .. } = &said {
                     let asked = callers.iter().map(|caller| caller.asked).min();
                     pod_lines::deleted(lease, asked, now);
-                    self.history.push(now, What::Released { lease: lease.clone() });
+                    self.event_log.push(now, NodeEventKind::Released { lease: lease.clone() });
                 }
                 (said, callers)
             }

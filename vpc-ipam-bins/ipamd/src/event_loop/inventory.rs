@@ -27,8 +27,7 @@ impl Loop {
         let (enis_max, addresses_max) = self.most();
         let (repairs, repaired) = self.keeper.counts();
         Inventory {
-            // Until a source has answered nothing is known of what could be granted.
-            ready: answered && explanation.readiness.is_ready(),
+            ready,
             reason,
             problems,
             zone: node.zone,

@@ -64,7 +64,7 @@ impl Loop {
                 caller.answer(Answer::Explanation(Box::new(self.ipam.explain(now))));
             }
             Request::Plan => caller.answer(Answer::Plan(self.ipam.plan(now))),
-            Request::Events { after, wait } => self.history.ask(caller, after, wait, now),
+            Request::Events { after, wait } => self.event_log.ask(caller, after, wait, now),
             Request::Inventory => {
                 caller.answer(Answer::Inventory(Box::new(self.inventory(now))));
             }

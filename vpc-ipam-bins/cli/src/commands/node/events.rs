@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use vpc_ipam_protocol::one_line::OneLine;
-use vpc_ipam_protocol::{Answer, EVENTS_WAIT_MAX, Happening, Happenings, Request};
+use vpc_ipam_protocol::{Answer, EVENTS_WAIT_MAX, NodeEvent, NodeEvents, Request};
 
 use super::Verdict;
 use super::daemon::{AskFailed, Daemon, write};
@@ -38,10 +38,10 @@ pub(in crate::commands) struct WatchArgs {
 
 /// Prints what happened.
 pub(in crate::commands) fn events(args: &EventsArgs) -> Result<Verdict, AskFailed> {
-    let happenings = ask(&args.daemon, args.after, 0)?;
-    args.daemon.print(&happenings, |happenings| {
-        let missed = missed(happenings.missed);
-        happenings.happenings.iter().map(line).fold(missed, |text, line| text + &line)
+    let events = ask(&args.daemon, args.after, 0)?;
+    args.daemon.print(&events, |events| {
+        let missed = missed(events.missed);
+        events.events.iter().map(line).fold(missed, |text, line| text + &line)
     })?;
     Ok(Verdict::Yes)
 }
@@ -52,13 +52,13 @@ pub(in crate::commands) fn watch(args: &WatchArgs) -> Result<Verdict, AskFailed>
     const PAUSE: Duration = Duration::from_secs(1);
 
     // What was before is not watched.
-    let Happenings { last: mut after, mut counted_since, .. } = ask(&args.daemon, u64::MAX, 0)?;
+    let NodeEvents { last: mut after, mut counted_since, .. } = ask(&args.daemon, u64::MAX, 0)?;
     let mut shown = 0;
     let mut is_away = false;
     loop {
         let asked = Instant::now();
-        let happenings = match ask(&args.daemon, after, EVENTS_WAIT_MAX) {
-            Ok(happenings) => happenings,
+        let events = match ask(&args.daemon, after, EVENTS_WAIT_MAX) {
+            Ok(events) => events,
             Err(AskFailed::Print(error)) => return Err(AskFailed::Print(error)),
             Err(failed) => {
                 if !is_away {
@@ -73,44 +73,44 @@ pub(in crate::commands) fn watch(args: &WatchArgs) -> Result<Verdict, AskFailed>
             eprintln!("vpc-ipam: the daemon answers again");
             is_away = false;
         }
-        if happenings.counted_since != counted_since {
+        if events.counted_since != counted_since {
             // Another daemon, which counts from 1.
-            (after, counted_since) = (0, happenings.counted_since);
+            (after, counted_since) = (0, events.counted_since);
             continue;
         }
-        if happenings.happenings.is_empty() && asked.elapsed() < PAUSE {
+        if events.events.is_empty() && asked.elapsed() < PAUSE {
             // It has no room for who waits.
             thread::sleep(PAUSE);
         }
-        if happenings.missed > 0 {
-            eprint!("vpc-ipam: {}", missed(happenings.missed));
+        if events.missed > 0 {
+            eprint!("vpc-ipam: {}", missed(events.missed));
         }
-        for happening in &happenings.happenings {
+        for event in &events.events {
             if args.daemon.json {
-                let json = serde_json::to_string(happening);
+                let json = serde_json::to_string(event);
                 write(&json.map_err(|error| AskFailed::Print(error.into()))?, true)?;
             } else {
-                write(&line(happening), false)?;
+                write(&line(event), false)?;
             }
             shown += 1;
             if args.count.is_some_and(|count| shown >= count) {
                 return Ok(Verdict::Yes);
             }
         }
-        after = happenings.last;
+        after = events.last;
     }
 }
 
 /// Asks for what happened.
-pub(super) fn ask(daemon: &Daemon, after: u64, wait: u64) -> Result<Happenings, AskFailed> {
+pub(super) fn ask(daemon: &Daemon, after: u64, wait: u64) -> Result<NodeEvents, AskFailed> {
     daemon.ask(&Request::Events { after, wait }, |answer| match answer {
-        Answer::Happenings(happenings) => Some(happenings),
+        Answer::Events(events) => Some(events),
         _ => None,
     })
 }
 
 /// Returns a line.
-pub(super) fn line(Happening { number, at, what }: &Happening) -> String {
+pub(super) fn line(NodeEvent { number, at, what }: &NodeEvent) -> String {
     format!("{number:>5}  {at}  {}\n", OneLine(what))
 }
 

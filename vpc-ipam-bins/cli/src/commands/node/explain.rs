@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use vpc_ipam_core::{Explanation, Lease, WaitingPod};
 use vpc_ipam_protocol::one_line::OneLine;
-use vpc_ipam_protocol::{Answer, Happening, Request, What};
+use vpc_ipam_protocol::{Answer, NodeEvent, NodeEventKind, Request};
 
 use super::Verdict;
 use super::daemon::{AskFailed, Daemon};
@@ -60,7 +60,7 @@ struct OfPod {
     /// Why it waits, and what carries its addresses.
     explanation: Box<Explanation>,
     /// What was done for it lately.
-    events: Vec<Happening>,
+    events: Vec<NodeEvent>,
 }
 
 impl OfPod {
@@ -68,12 +68,12 @@ impl OfPod {
         let all = pods::leases(daemon)?;
         let leases: Vec<Lease> = pod.find(&all).into_iter().cloned().collect();
         let explanation = explanation(daemon)?;
-        let events = events::ask(daemon, 0, 0)?.happenings;
-        let is_meant = |happening: &Happening| match &happening.what {
-            What::Assigned { lease, .. } | What::Released { lease } => {
+        let events = events::ask(daemon, 0, 0)?.events;
+        let is_meant = |event: &NodeEvent| match &event.what {
+            NodeEventKind::Assigned { lease, .. } | NodeEventKind::Released { lease } => {
                 !pod.find(core::slice::from_ref(lease)).is_empty()
             }
-            What::Refused { key, pod: of, .. } => {
+            NodeEventKind::Refused { key, pod: of, .. } => {
                 pod.is(key, of.as_deref()) || leases.iter().any(|lease| lease.key == *key)
             }
             _ => false,
@@ -117,8 +117,8 @@ impl core::fmt::Display for OfPod {
                 writeln!(f, "  blocked  {blocked}")?;
             }
         }
-        for happening in events {
-            f.write_str(&events::line(happening))?;
+        for event in events {
+            f.write_str(&events::line(event))?;
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ impl CniBackend for Cni {
             return Ok(Response::new(AddNetworkReply::default()));
         };
         match ask(Request::Assign(assign), &self.inputs).await {
-            Answer::Lease { lease, links } => Ok(Response::new(added(&lease, &links, *facts))),
+            Answer::Lease { lease, links, .. } => Ok(Response::new(added(&lease, &links, *facts))),
             other => {
                 let why = status(other);
                 warn!(pod = %key, why = why.message(), "no address for a pod of aws-cni");
@@ -75,7 +75,7 @@ impl CniBackend for Cni {
         let key = caller_version::key(client_version, network_name, container_id, if_name)?;
         let facts = self.facts().await?;
         match ask(Request::Release(key), &self.inputs).await {
-            Answer::Lease { lease, links } => Ok(Response::new(DelNetworkReply {
+            Answer::Lease { lease, links, .. } => Ok(Response::new(DelNetworkReply {
                 success: true,
                 ip_allocation_metadata: allocations(&lease, &links),
                 pod_vlan_id: 0,

@@ -48,7 +48,7 @@ pub(super) fn html() -> Response {
 async fn node(State(asker): State<Asker>) -> Result<Json<Value>, NoAnswer> {
     let inventory = asker.inventory().await?;
     let happened = match asker.ask(Request::Events { after: 0, wait: 0 }).await? {
-        Answer::Happenings(happened) => happened.happenings,
+        Answer::Events(happened) => happened.events,
         other => unreachable!("the loop answers a question for events with {other:?}"),
     };
     let mut node = shown(&inventory);
@@ -57,28 +57,28 @@ async fn node(State(asker): State<Asker>) -> Result<Json<Value>, NoAnswer> {
 }
 
 /// Returns the latest decisions and grants, the latest first.
-fn decisions(happened: &[Happening]) -> Value {
+fn decisions(happened: &[NodeEvent]) -> Value {
     let failed: BTreeMap<ActionId, &Failure> = happened
         .iter()
         .filter_map(|it| match &it.what {
-            What::Failed { id, failure } => Some((*id, failure)),
+            NodeEventKind::Failed { id, failure } => Some((*id, failure)),
             _ => None,
         })
         .collect();
-    let decisions = happened.iter().rev().filter_map(|Happening { at, what, .. }| {
+    let decisions = happened.iter().rev().filter_map(|NodeEvent { at, what, .. }| {
         let at = at.to_string();
         Some(match what {
-            What::Issued(Issued { id, action, because, .. }) => json!({
+            NodeEventKind::Issued(Issued { id, action, because, .. }) => json!({
                 "at": at,
                 "what": action.to_string(),
                 "because": because.to_string(),
                 "failed": failed.get(id).map(|failure| failure.message.clone()),
             }),
-            What::Assigned { .. }
-            | What::Refused { .. }
-            | What::Released { .. }
-            | What::Repaired { .. }
-            | What::Reconfigured { .. } => json!({ "at": at, "what": what.to_string() }),
+            NodeEventKind::Assigned { .. }
+            | NodeEventKind::Refused { .. }
+            | NodeEventKind::Released { .. }
+            | NodeEventKind::Repaired { .. }
+            | NodeEventKind::Reconfigured { .. } => json!({ "at": at, "what": what.to_string() }),
             _ => return None,
         })
     });

@@ -8,9 +8,9 @@ use vpc_ipam_core::{ActionId, Event, Failure, Issued, Lease, Pod, PodKey, Timest
 
 /// What happened after a certain point, as far as the daemon still knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happenings {
+pub struct NodeEvents {
     /// What happened, oldest first.
-    pub happenings: Vec<Happening>,
+    pub events: Vec<NodeEvent>,
     /// How many of those that were asked for the daemon no longer knows.
     pub missed: u64,
     /// The number of the last that happened: ask for what is after it next.
@@ -21,20 +21,20 @@ pub struct Happenings {
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happening {
+pub struct NodeEvent {
     /// Its number since the daemon's start; the first has 1.
     pub number: u64,
     /// When, by the daemon's clock.
     pub at: Timestamp,
     /// What.
-    pub what: What,
+    pub what: NodeEventKind,
 }
 
 /// What can happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum What {
+pub enum NodeEventKind {
     /// A pod got its addresses, durably.
     Assigned {
         /// Its addresses.
@@ -84,7 +84,7 @@ pub enum What {
     },
 }
 
-impl fmt::Display for What {
+impl fmt::Display for NodeEventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Assigned { lease, ms } => {
