@@ -189,9 +189,9 @@ pub(crate) fn status(node: &LabNode) -> Status {
     }
 }
 
-/// Waits until something is so; panics with what it was last, when it does not come about in half a minute.
+/// Waits until something is so; panics with what it was last, when it does not come about in two minutes, which only a hang takes.
 pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         match look() {
             Ok(seen) => return seen,

@@ -59,13 +59,15 @@ fn socket_that_is_removed_or_replaced_is_made_again() {
     let folder = socket.parent().unwrap();
     let elsewhere = folder.with_extension("elsewhere");
     let remove = || fs::remove_file(socket).unwrap();
+    // In one step: the daemon may make its own again between two.
+    let beside = folder.join("beside");
     let by_socket = || {
-        remove();
-        drop(UnixListener::bind(socket).unwrap());
+        drop(UnixListener::bind(&beside).unwrap());
+        fs::rename(&beside, socket).unwrap();
     };
     let by_file = || {
-        remove();
-        fs::write(socket, "mine").unwrap();
+        fs::write(&beside, "mine").unwrap();
+        fs::rename(&beside, socket).unwrap();
     };
     let by_rename = || fs::rename(socket, folder.join("ipamd.sock.old")).unwrap();
     let folder_moved = || fs::rename(folder, &elsewhere).unwrap();
