@@ -3,6 +3,7 @@
 mod capacity;
 mod doctor;
 mod lab;
+mod migrate;
 mod net;
 mod node;
 mod replay;
@@ -63,6 +64,9 @@ enum Command {
     Net(net::NetArgs),
     /// Check what can be wrong with this node, and say what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Move this node over from amazon-vpc-cni-k8s, and back, with its pods running
+    #[command(hide = true)]
+    Migrate(migrate::MigrateArgs),
     /// Show again each decision that a node's journal has: when, upon what, which actions, and why
     Replay(replay::ReplayArgs),
     /// Write an archive with what is needed to find out what happened on this node
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::CapacityData(args) => capacity::data(&args),
         Command::Net(args) => return net::main(&args),
         Command::Doctor(args) => return doctor::main(&args),
+        Command::Migrate(args) => return migrate::main(&args),
         Command::Replay(args) => return replay::main(&args),
         Command::Support(args) => return support::main(args),
         Command::Lab(args) => return lab::main(args),

@@ -1,4 +1,5 @@
-//! The program `vpc-ipam`: [`commands`], and the VPC in a box that some of them run, [`lab`].
+//! The program `vpc-ipam`: [`commands`], the VPC in a box that some of them run, [`lab`], and how a node moves over from amazon-vpc-cni-k8s,
+//! [`migrate`].
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -7,3 +8,4 @@
 
 pub mod commands;
 pub mod lab;
+pub mod migrate;
