@@ -52,6 +52,22 @@ impl AwsCniNat {
         any && self.unlisted.is_empty() && self.users().next().is_none()
     }
 
+    /// Returns whether packets of pods to elsewhere than the VPC get the address of the primary ENI by it.
+    pub fn translates(&self) -> bool {
+        self.iptables.iter().any(|it| it.tables.iter().any(SavedTable::translates))
+    }
+
+    /// Returns whether there is nothing of it.
+    pub fn is_absent(&self) -> bool {
+        !self.nft_table && self.iptables.iter().all(|it| it.tables.is_empty())
+    }
+
+    /// Writes what `iptables-restore --noflush` is to do so that there is again what `iptables-save` printed of it (`then`), given what that
+    /// prints now; nothing of other programs is in it. It is empty where there was nothing of it.
+    pub fn restoration(then: &str, now: &str) -> String {
+        listing::restoration(then, now)
+    }
+
     /// Returns what could not be listed, and why.
     pub fn unlisted(&self) -> &[String] {
         &self.unlisted

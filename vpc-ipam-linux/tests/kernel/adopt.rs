@@ -17,7 +17,7 @@ use crate::support::{Netns, Vpc, accept, add, eni, eni_mac, network, source_seen
 const INTERNET: &str = "203.0.113.10:80";
 
 /// The program that makes its iptables, and where it marks connections.
-const BACKENDS: [(&str, bool); 3] =
+pub const BACKENDS: [(&str, bool); 3] =
     [("iptables-nft", true), ("iptables-nft", false), ("iptables-legacy", false)];
 
 #[test]
@@ -282,7 +282,8 @@ fn peers(saved: &str) -> Vec<&str> {
     saved.lines().filter(|line| line.contains("AWS")).collect()
 }
 
-fn node(vpc: &Vpc) -> NodeNetwork {
+/// Describes the node of [`node_of_aws_cni`].
+pub fn node(vpc: &Vpc) -> NodeNetwork {
     let mut node = NodeNetwork::new(HostConfig::default(), vpc.host_facts());
     node.enis.insert(eni(1).eni, eni(1));
     node.pods.insert(key("b"), network("b", 1, "10.0.0.101"));
@@ -290,7 +291,7 @@ fn node(vpc: &Vpc) -> NodeNetwork {
 }
 
 /// Connects from a pod to the internet again and again, some times before, all the time during, and some times after.
-fn sources_seen_during(vpc: &Vpc, pod: &Netns, what: impl FnOnce()) -> BTreeSet<IpAddr> {
+pub fn sources_seen_during(vpc: &Vpc, pod: &Netns, what: impl FnOnce()) -> BTreeSet<IpAddr> {
     let to: SocketAddr = INTERNET.parse().unwrap();
     let listener = vpc.fabric.namespace.run(|| TcpListener::bind(to)).unwrap().unwrap();
     let (begun, begin) = mpsc::channel();
@@ -320,7 +321,7 @@ fn sources_seen_during(vpc: &Vpc, pod: &Netns, what: impl FnOnce()) -> BTreeSet<
 }
 
 /// Builds a node as amazon-vpc-cni-k8s leaves it, with a pod on device 1.
-fn node_of_aws_cni(iptables: &str, native: bool) -> (Vpc, Netns) {
+pub fn node_of_aws_cni(iptables: &str, native: bool) -> (Vpc, Netns) {
     let vpc = Vpc::new();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", "10.0.0.101"]);
     let node = &vpc.node;

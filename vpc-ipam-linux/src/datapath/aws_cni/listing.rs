@@ -11,6 +11,8 @@ pub(super) struct SavedTable {
     pub(super) rules: Vec<String>,
     /// The chains of amazon-vpc-cni-k8s in the table.
     pub(super) chains: Vec<String>,
+    /// The rules in those chains, printed likewise.
+    pub(super) in_chains: Vec<String>,
     /// Rules of other programs that lead to its chains.
     pub(super) users: Vec<String>,
 }
@@ -29,7 +31,35 @@ const COMMENTS: [&str; 5] = [
 
 impl SavedTable {
     fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), rules: Vec::new(), chains: Vec::new(), users: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            rules: Vec::new(),
+            chains: Vec::new(),
+            in_chains: Vec::new(),
+            users: Vec::new(),
+        }
+    }
+
+    /// Returns whether there is a rule that gives packets another source, and one that leads to it.
+    pub(super) fn translates(&self) -> bool {
+        let snat = |rule: &String| target(rule).as_deref() == Some("SNAT");
+        let leads = |rule: &String| target(rule).is_some_and(|chain| self.chains.contains(&chain));
+        // Versions that had no chains had the one rule.
+        self.rules.iter().any(snat)
+            || self.in_chains.iter().any(snat) && self.rules.iter().any(leads)
+    }
+
+    /// Writes what `iptables-restore` is to do, in one transaction, so that the table has all of it where there are these chains and
+    /// rules of it now.
+    fn restoration(&self, now: Option<&Self>) -> String {
+        // To name a chain empties it.
+        let chains = self.chains.iter().map(|chain| format!(":{chain} - [0:0]\n"));
+        let in_chains = self.in_chains.iter();
+        let is_there = |rule: &&String| now.is_some_and(|now| now.rules.contains(rule));
+        let rules = self.rules.iter().filter(|rule| !is_there(rule));
+        let rules = in_chains.chain(rules).map(|rule| format!("-A {rule}\n"));
+        let lines: String = chains.chain(rules).collect();
+        format!("*{}\n{lines}COMMIT\n", self.name)
     }
 
     /// Writes what `iptables-restore` is to do, in one transaction.
@@ -60,6 +90,7 @@ pub(super) fn recognise(saved: &str) -> Vec<SavedTable> {
             let chain = rule.split(' ').next().unwrap_or_default();
             // What is in its chains goes with them.
             if is_chain(chain) {
+                table.in_chains.push(rule.to_owned());
                 continue;
             }
             // Other programs lead to its chains too, under comments of their own.
@@ -75,6 +106,15 @@ pub(super) fn recognise(saved: &str) -> Vec<SavedTable> {
             && (!it.rules.is_empty() || !it.chains.is_empty() || !it.users.is_empty())
     });
     tables
+}
+
+/// Writes what `iptables-restore --noflush` is to do so that there is again what `iptables-save` printed of amazon-vpc-cni-k8s, given
+/// what it prints now; nothing of other programs is in it.
+pub(super) fn restoration(then: &str, now: &str) -> String {
+    let now = recognise(now);
+    let of_then =
+        recognise(then).into_iter().filter(|it| !it.rules.is_empty() || !it.chains.is_empty());
+    of_then.map(|it| it.restoration(now.iter().find(|now| now.name == it.name))).collect()
 }
 
 /// Returns the tables that `iptables-save` says it cannot list: they hold what only nft can make.
@@ -242,6 +282,25 @@ mod tests {
             ["*nat\n-D POSTROUTING -m comment --comment \"AWS SNAT CHAIN\" -j AWS-SNAT-CHAIN-0\n\
               -F AWS-SNAT-CHAIN-0\n-F AWS-SNAT-CHAIN-1\n-X AWS-SNAT-CHAIN-0\n-X AWS-SNAT-CHAIN-1\nCOMMIT\n"]
         );
+    }
+
+    #[test]
+    fn what_was_saved_is_restored_once_whatever_is_left_of_it() {
+        let jump = "-A POSTROUTING -m comment --comment \"AWS SNAT CHAIN\" -j AWS-SNAT-CHAIN-0\n";
+        let snat = "-A AWS-SNAT-CHAIN-0 -m comment --comment \"AWS, SNAT\" -j SNAT --to-source 10.0.0.10\n";
+        let then = format!(
+            "*nat\n:POSTROUTING ACCEPT [0:0]\n:AWS-SNAT-CHAIN-0 - [0:0]\n:KUBE-SERVICES - [0:0]\n\
+             -A POSTROUTING -j KUBE-SERVICES\n{jump}{snat}COMMIT\n\
+             *filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n"
+        );
+        let chain = ":AWS-SNAT-CHAIN-0 - [0:0]\n";
+        let empty = "*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n";
+        assert_eq!(restoration(&then, empty), format!("*nat\n{chain}{snat}{jump}COMMIT\n"));
+        assert_eq!(restoration(&then, &then), format!("*nat\n{chain}{snat}COMMIT\n"));
+        assert_eq!(restoration(empty, &then), "");
+        let translates = |saved: &str| recognise(saved).iter().any(SavedTable::translates);
+        assert!(translates(&then) && !translates(empty));
+        assert!(!translates(&then.replace(jump, "")) && !translates(&then.replace(snat, "")));
     }
 
     #[test]
