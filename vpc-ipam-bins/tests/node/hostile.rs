@@ -14,8 +14,8 @@ use vpc_ipam_core::{PodKey, error_chain};
 use vpc_ipam_linux::{Namespace, lab};
 use vpc_ipam_protocol::{Answer, Request, ask};
 
-use crate::killed::{Ec2OnSocket, Process, logged};
 use crate::support::{spec, start, wait_until};
+use vpc_ipam_tests::ec2::{Ec2OnSocket, Process, logged};
 
 const REQUESTS: usize = 10_000;
 const CONNECTIONS: usize = 2_000;

@@ -13,7 +13,6 @@ mod daemon;
 #[cfg(feature = "aws")]
 mod environment;
 mod hostile;
-mod killed;
 #[cfg(feature = "aws")]
 mod metadata;
 mod modes;

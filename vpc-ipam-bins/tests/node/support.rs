@@ -5,12 +5,13 @@ use core::time::Duration;
 use std::process::{Command, Output};
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal};
 use vpc_ipam::lab::{LabNode, LabSpec, quick};
 use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::Namespace;
 use vpc_ipam_linux::lab::{self, LabName};
 use vpc_ipam_tests::program;
+
+pub(crate) use vpc_ipam_tests::signal;
 
 /// Returns a name that no other lab has.
 pub(crate) fn unused_name() -> LabName {
@@ -79,12 +80,6 @@ pub(crate) fn run(netns: &Namespace, command: &[&str]) -> String {
     let output = output.unwrap_or_else(|error| panic!("run {}: {error}", command[0]));
     assert!(output.status.success(), "{command:?}: {}", printed(&output));
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Sends a signal to a process that a test started.
-pub(crate) fn signal(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// Returns what a program printed, on both ways.

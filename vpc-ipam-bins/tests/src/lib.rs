@@ -1,9 +1,15 @@
-//! The programs of this workspace, for tests that run them together: cargo tells a program's file to the tests of its own
-//! package alone.
+//! What tests share that run the programs of this workspace together: where the programs are, since cargo tells a program's file to the
+//! tests of its own package alone; and EC2 at a socket.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
+#![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
+
+pub mod ec2;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use rustix::process::{Pid, Signal};
 
 /// What builds all programs.
 const BUILD: &str = "cargo build --workspace --all-features --locked --bins --examples; without the AWS SDK, --no-default-features in place of \
@@ -39,4 +45,13 @@ fn modified(path: &Path) -> Option<SystemTime> {
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).expect("the package is two folders below").to_path_buf()
+}
+
+/// Sends a signal to a process that a test started.
+///
+/// # Panics
+/// Panics if there is no such process.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }

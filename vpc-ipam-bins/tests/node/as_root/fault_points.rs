@@ -18,8 +18,8 @@ use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::{Namespace, lab};
 
 use crate::agreement::{agreed, leases};
-use crate::killed::{Cut, Ec2OnSocket, Process, logged};
 use crate::support::{printed, signal, spec, start, wait_until};
+use vpc_ipam_tests::ec2::{Cut, Ec2OnSocket, Process, logged};
 
 /// After how many steps of a kind the rest is taken to be like the ones before.
 const STEPS_MAX: u32 = 24;

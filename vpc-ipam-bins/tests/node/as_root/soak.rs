@@ -22,8 +22,8 @@ use vpc_ipam_linux::lab::INTERNET;
 
 use super::containerd::Containerd;
 use crate::agreement::{agreed, leases};
-use crate::killed::{Ec2OnSocket, Process, Rates, logged};
 use crate::support::{kernel_state, spec, start};
+use vpc_ipam_tests::ec2::{Ec2OnSocket, Process, Rates, logged};
 
 /// How many containers are started and stopped at least.
 const CONTAINERS: usize = 200;

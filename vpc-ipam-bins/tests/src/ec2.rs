@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,30 +16,33 @@ use vpc_ipam_core::Ec2Action;
 use vpc_ipam_core::Node;
 use vpc_ipam_core::sim::Fault;
 use vpc_ipam_linux::Namespace;
-use vpc_ipam_tests::program;
 
-use crate::support::signal;
+use crate::{program, signal};
 
 /// How many calls in a thousand suffer what.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Rates {
-    pub(crate) throttled: u32,
-    pub(crate) call_lost: u32,
-    pub(crate) answer_lost: u32,
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// Are refused for being too many.
+    pub throttled: u32,
+    /// Do not reach EC2.
+    pub call_lost: u32,
+    /// Are carried out, and the answer is lost.
+    pub answer_lost: u32,
 }
 
 /// At which change of EC2 a process is killed.
-#[derive(Clone, Copy)]
-pub(crate) struct Cut {
-    pub(crate) pid: u32,
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// The process.
+    pub pid: u32,
     /// Counted from 1.
-    pub(crate) number: u32,
+    pub number: u32,
     /// Whether the change is made before.
-    pub(crate) after: bool,
+    pub after: bool,
 }
 
 /// EC2 and the metadata service of a node at a unix socket, for `lab-daemon`.
-pub(crate) struct Ec2OnSocket {
+pub struct Ec2OnSocket {
     path: PathBuf,
     listener: UnixListener,
     played: Arc<Played>,
@@ -56,8 +59,15 @@ struct Played {
     stop: AtomicBool,
 }
 
+impl core::fmt::Debug for Ec2OnSocket {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Ec2OnSocket").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl Ec2OnSocket {
-    pub(crate) fn serve(node: &LabNode, seed: u64) -> Self {
+    /// Serves beside the daemon's socket until dropped. The seed decides which calls fail.
+    pub fn serve(node: &LabNode, seed: u64) -> Self {
         let path = node.address.socket.with_file_name("ec2.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let instance = node.address.instance_id;
@@ -87,17 +97,23 @@ impl Ec2OnSocket {
         Self { path, listener, played, thread: Some(std::thread::spawn(accept)) }
     }
 
-    pub(crate) fn fail(&self, rates: Rates) {
+    /// Sets how often calls fail from here on.
+    pub fn fail(&self, rates: Rates) {
         self.played.chance.lock().unwrap().0 = rates;
     }
 
     /// Has a process killed at a change. Returns the one before, if it was not come to.
-    pub(crate) fn cut(&self, cut: Option<Cut>) -> Option<Cut> {
+    pub fn cut(&self, cut: Option<Cut>) -> Option<Cut> {
         core::mem::replace(&mut self.played.cut.lock().unwrap(), cut)
     }
 
+    /// Returns where it is served.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns how many calls there were, and how many of them failed as told.
-    pub(crate) fn calls(&self) -> (u64, u64) {
+    pub fn calls(&self) -> (u64, u64) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (count(&self.played.calls), count(&self.played.failed))
     }
@@ -169,11 +185,12 @@ impl Drop for Ec2OnSocket {
 }
 
 /// A process of `lab-daemon`; killed when the test is done with it.
-pub(crate) struct Process(Child);
+#[derive(Debug)]
+pub struct Process(Child);
 
 impl Process {
     /// Starts it on a node whose own daemon was not started, without waiting for it.
-    pub(crate) fn start(address: &LabAddress, ec2: &Ec2OnSocket) -> Self {
+    pub fn start(address: &LabAddress, ec2: &Ec2OnSocket) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(log_of(address)).unwrap();
         let mut command = Command::new(program("examples/lab-daemon"));
         command
@@ -190,16 +207,18 @@ impl Process {
         Self(netns.run(|| command.spawn()).unwrap().unwrap())
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    /// Returns the id of the process.
+    pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    pub(crate) fn is_alive(&mut self) -> bool {
+    /// Returns whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 
     /// Ends it as SIGKILL does. Returns whether it was still there.
-    pub(crate) fn kill(mut self) -> bool {
+    pub fn kill(mut self) -> bool {
         let alive = self.is_alive();
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -219,7 +238,7 @@ fn log_of(address: &LabAddress) -> PathBuf {
 }
 
 /// Returns the last lines that the processes of a node logged.
-pub(crate) fn logged(address: &LabAddress) -> String {
+pub fn logged(address: &LabAddress) -> String {
     let text = fs::read_to_string(log_of(address)).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
