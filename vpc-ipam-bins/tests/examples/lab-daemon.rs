@@ -1,7 +1,7 @@
 //! vpc-ipamd as a process of its own that needs no AWS SDK: what it asks of EC2 goes to a unix socket, where a test plays EC2.
 //!
-//! Usage: `lab-daemon EC2_SOCKET DAEMON_SOCKET INSTANCE`, in the node's network namespace, with the node's variables. It runs until it
-//! is killed.
+//! Usage: `lab-daemon EC2_SOCKET DAEMON_SOCKET INSTANCE [OVERRIDES]`, in the node's network namespace, with the node's variables, and with
+//! a file of settings for some nodes. It runs until it is killed.
 #![allow(clippy::unwrap_used, reason = "without one of its arguments it can do nothing")]
 #![allow(clippy::disallowed_methods, reason = "a process reads its variables")]
 
@@ -31,8 +31,13 @@ use vpc_ipamd::{Options, ServiceOptions, store};
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
-    let [_, ec2, socket, instance] =
-        std::env::args().collect::<Vec<_>>().try_into().expect("three arguments");
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, ec2, socket, instance, overrides @ ..] = &*arguments else {
+        panic!("three arguments, and maybe a file")
+    };
+    let overrides = overrides.first().map_or_else(Vec::new, |path| {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    });
     let (settings, _) = Settings::from_vars(std::env::vars());
     let mut config = settings.config;
     config.timing = quick();
@@ -51,7 +56,7 @@ fn main() -> ExitCode {
         adopt: true,
         service: ServiceOptions::default(),
         limits: KnownLimits::default(),
-        overrides: Vec::new(),
+        overrides,
         labels: BTreeMap::new(),
         metrics: settings.metrics,
         introspection: settings.introspection,

@@ -25,6 +25,7 @@ mod many;
 mod names;
 #[cfg(feature = "grpc")]
 mod network_policy;
+mod old_node;
 mod others;
 #[cfg(feature = "grpc")]
 mod python;

@@ -1,10 +1,12 @@
 //! What tests share that run the programs of this workspace together: where the programs are, since cargo tells a program's file to the
-//! tests of its own package alone; and EC2 at a socket.
+//! tests of its own package alone; EC2 at a socket; a node of amazon-vpc-cni-k8s; and traffic that is counted.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where it stopped")]
 #![allow(clippy::disallowed_methods, reason = "programs take time, and are found by variables")]
 
 pub mod ec2;
+pub mod flows;
+pub mod old_node;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
