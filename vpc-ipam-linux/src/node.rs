@@ -20,6 +20,6 @@ pub use desired::AbsentLink;
 pub use diff::NodeDifferences;
 pub use event::{KernelEvent, OfLinks};
 pub use extent::Extent;
-pub use hand_back::HandBack;
+pub use hand_back::{HandBack, sweep_rules};
 pub use network::{NodeNetwork, Seen, SeenLink};
 pub use repair::Repaired;

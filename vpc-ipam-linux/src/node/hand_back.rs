@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::datapath::numbering::{PRIORITY_FROM_POD, PRIORITY_TO_POD};
+use crate::datapath::pod::egress;
 use crate::kernel::network::is_host;
 use crate::state::actual::Actual;
 use crate::state::apply::{ApplyError, carry_out};
@@ -32,6 +33,9 @@ pub struct HandBack {
     pub translation: Vec<KernelChange>,
     /// The addresses to which routes over a link alone lead, as they do to pods.
     pub pods: BTreeSet<IpAddr>,
+    /// The addresses known to this node alone by which pods reach the family that they have none of in the VPC, as far as the routes to
+    /// them are ours: without our address translation they lead nowhere.
+    pub egress: BTreeSet<IpAddr>,
 }
 
 impl HandBack {
@@ -46,7 +50,10 @@ impl HandBack {
             translation.push(KernelChange::Set(Object::Nat(Nat::none())));
         }
         let pods = pods(&actual);
-        Ok(Self { routing: routing(&actual, &pods), translation, pods })
+        let ours = actual.routes.iter().filter(|(_, route)| route.protocol == Protocol::OURS);
+        let to = ours.map(|(_, route)| route.destination.addr());
+        let egress = to.filter(|address| egress::is_of_pod(*address)).collect();
+        Ok(Self { routing: routing(&actual, &pods), translation, pods, egress })
     }
 
     /// Returns whether nothing on the node is ours any more.
@@ -65,6 +72,26 @@ impl HandBack {
     pub fn remove_translation(&self, netlink: &mut dyn Netlink) -> Result<(), ApplyError> {
         carry_out(netlink, &self.translation)
     }
+}
+
+/// Removes the rules of pods that are gone, ours and those of amazon-vpc-cni-k8s, and returns how many that were. An address to which a
+/// route leads is a pod's, and keeps them.
+pub fn sweep_rules(
+    netlink: &mut dyn Netlink,
+    addresses: &BTreeSet<IpAddr>,
+) -> Result<usize, ApplyError> {
+    let actual = Actual::read_tables(netlink)?;
+    let there = pods(&actual);
+    let is_swept = |rule: &&Rule| {
+        [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol)
+            && rule.is_plain()
+            && is_of_pod(rule).is_some_and(|it| addresses.contains(&it) && !there.contains(&it))
+    };
+    let rules = actual.rules.iter().filter(is_swept);
+    let removals: Vec<KernelChange> =
+        rules.map(|rule| KernelChange::Remove(Object::Rule(rule.clone()))).collect();
+    carry_out(netlink, &removals)?;
+    Ok(removals.len())
 }
 
 /// Returns the addresses to which routes lead over a link alone.

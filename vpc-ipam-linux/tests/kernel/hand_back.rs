@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use std::collections::BTreeSet;
 
-use vpc_ipam_linux::{AwsCniNat, Extent, HandBack, Netlink as _};
+use vpc_ipam_linux::{AwsCniNat, Extent, HandBack, Netlink as _, sweep_rules};
 
 use crate::adopt::{BACKENDS, node as node_network, node_of_aws_cni, sources_seen_during};
 use crate::node::{node_with_pods, repair};
@@ -102,4 +102,27 @@ fn pods_of_ours_keep_their_routes_and_rules_and_those_that_are_gone_do_not() {
     assert_eq!(ours(&vpc.node), [] as [&str; 0]);
     let seen = source_seen(&a.namespace, &vpc.fabric.namespace, "10.0.0.30:80");
     assert_eq!(seen.as_deref(), Some("10.0.0.100"));
+}
+
+#[test]
+fn rules_of_pods_that_are_gone_are_swept_and_of_no_other() {
+    let (vpc, _, _pods) = node_with_pods();
+    for rule in [
+        "to 10.0.0.150 lookup main pref 512",
+        "from 10.0.0.150 lookup 2 pref 1536",
+        "to 10.0.0.151 lookup main pref 512",
+        "to 10.0.0.150 lookup main pref 512 proto static",
+    ] {
+        vpc.node.ip(&format!("rule add {rule}"));
+    }
+    let of_pods = ["10.0.0.100", "10.0.0.101", "10.0.0.150"];
+    let of_pods = of_pods.map(|it| it.parse::<IpAddr>().unwrap()).into();
+    assert_eq!(sweep_rules(&mut vpc.node.netlink(), &of_pods).unwrap(), 2);
+    let left = ["10.0.0.100", "10.0.0.101", "10.0.0.151", "10.0.0.150"];
+    let mut rules = vpc.node.rules(512);
+    rules.sort();
+    let mut left = left.map(|it| format!("all {it} main"));
+    left.sort();
+    assert_eq!(rules, left);
+    assert_eq!(vpc.node.rules(1536), ["10.0.0.101 all 2"]);
 }
