@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::Database;
-use vpc_ipam_core::{PodKey, Record, Timestamp};
+use vpc_ipam_core::{Lease, PodKey, Record, Timestamp};
 use vpc_ipam_protocol::trusted_file;
 
 use self::file::{Unusable, to_redb, to_redb_error};
@@ -166,6 +166,29 @@ impl Store {
     }
 }
 
+/// Returns the leases in the state file of a node whose daemon does not run, and leaves the file as it is; `None` if there is no file, or
+/// one of another boot.
+pub fn leases(path: &Path, boot: &str, now: Timestamp) -> Result<Option<Vec<Lease>>, OpenError> {
+    // To open it would make it.
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let read = file::open(path).and_then(|database| file::read(&database, boot, now));
+    let records = read.map_err(|why| match why {
+        Unusable::InUse => in_use(path),
+        Unusable::Failed(source) => unusable(path, source),
+        Unusable::UnknownVersion(found) => {
+            OpenError::UnknownVersion { path: path.display().to_string(), found }
+        }
+        Unusable::Damaged(why) => OpenError::Damaged { path: path.display().to_string(), why },
+    })?;
+    let lease = |record| match record {
+        Record::Leased(lease) => Some(lease),
+        Record::Released { .. } => None,
+    };
+    Ok(records.map(|(records, _)| records.into_iter().filter_map(lease).collect()))
+}
+
 /// Returns the id of this boot of the kernel.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
@@ -186,7 +209,7 @@ mod tests {
     use core::time::Duration;
     use std::collections::BTreeSet;
 
-    use vpc_ipam_core::{Lease, Limits, Mac, Metadata, Node, Observation, Scope, Source, testkit};
+    use vpc_ipam_core::{Limits, Mac, Metadata, Node, Observation, Scope, Source, testkit};
     use vpc_ipam_linux::{AdoptedLink, Family, LinkIndex, Route, Rule, Table};
 
     use super::file::{KNOWN, KNOWN_FORM};
@@ -305,6 +328,26 @@ mod tests {
         assert!(matches!(store.known(), Err(KnownError::Decode(_))));
         store.remember(&known()).unwrap();
         assert_eq!(store.known().unwrap(), Some(known()));
+    }
+
+    #[test]
+    fn leases_are_read_without_a_change_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let read = |boot: &str| super::leases(&path, boot, NOW);
+        assert_eq!(read("boot-1").unwrap(), None);
+        assert!(!path.exists());
+        let (mut store, _) = Store::open(&path, "boot-1", NOW).unwrap();
+        let first = lease("a", "10.0.0.5");
+        store.write(&[Record::Leased(first.clone())]).unwrap();
+        assert!(matches!(read("boot-1"), Err(OpenError::InUse { .. })));
+        drop(store);
+        assert_eq!(read("boot-2").unwrap(), None);
+        assert_eq!(read("boot-1").unwrap(), Some(vec![first]));
+
+        fs::write(&path, b"not a database").unwrap();
+        assert!(matches!(read("boot-1"), Err(OpenError::Damaged { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"not a database");
     }
 
     #[test]

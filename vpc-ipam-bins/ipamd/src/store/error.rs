@@ -29,6 +29,14 @@ pub enum OpenError {
         /// The cause.
         source: io::Error,
     },
+    /// What is in it cannot be. It is left as it is.
+    #[error("{path} is damaged: {why}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Another version of vpc-ipamd wrote it, in a form that this one does not know. It is left as it is.
     #[error(
         "{path} has format {found:?}, and this vpc-ipamd reads {FORMAT:?}: start the version that wrote it, or move the file away"
