@@ -4,8 +4,34 @@
 //! the kernel: links, routes, rules and address translation. To take its place takes both, and the settings that it ran with, which follow from
 //! what it left.
 
+mod back;
 mod checkpoint;
+mod conflist;
+mod durable;
+mod export;
+mod journal;
+mod leases;
+mod moved;
+mod old_daemon;
 mod paths;
+mod processes;
+mod running;
+mod step;
+mod swept;
+mod to;
 
+use vpc_ipam_core::Timestamp;
+
+pub(crate) use self::back::back;
 pub use self::checkpoint::{Checkpoint, CheckpointEntry, CheckpointError, CheckpointProblem};
+pub(crate) use self::export::{Export, export};
+pub(crate) use self::leases::leases;
+pub(crate) use self::moved::Moved;
 pub use self::paths::Paths;
+pub(crate) use self::step::{BACK, Options, Step, StepError, TO};
+pub(crate) use self::to::to;
+
+/// Returns the time.
+fn now() -> Timestamp {
+    vpc_ipamd::Clock::start().now()
+}

@@ -22,6 +22,7 @@ mod http;
 mod ipam_only;
 mod journal;
 mod many;
+mod migrate;
 mod names;
 #[cfg(feature = "grpc")]
 mod network_policy;

@@ -1,6 +1,7 @@
 //! `vpc-ipam migrate`: over from amazon-vpc-cni-k8s and back.
 
 mod check;
+mod moves;
 
 use std::process::ExitCode;
 
@@ -17,10 +18,19 @@ pub(super) struct MigrateArgs {
 enum MigrateCommand {
     /// Show whether this node can be moved over, with which settings, and what becomes of each pod
     Check(check::CheckArgs),
+    /// Move it to vpc-ipam
+    To(moves::ToArgs),
+    /// Move it back to amazon-vpc-cni-k8s
+    Back(moves::BackArgs),
+    /// Write the checkpoint of amazon-vpc-cni-k8s
+    Export(moves::ExportArgs),
 }
 
 pub(super) fn main(args: &MigrateArgs) -> ExitCode {
     match &args.command {
         MigrateCommand::Check(args) => check::main(args),
+        MigrateCommand::To(args) => moves::to(args),
+        MigrateCommand::Back(args) => moves::back(args),
+        MigrateCommand::Export(args) => moves::export(args),
     }
 }

@@ -285,12 +285,8 @@ impl Checkpoint {
     ///
     /// It does not read the files of further cards back itself, so they are not written.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
-        let entries = self.entries.iter().filter(|entry| entry.card == 0);
-        let form =
-            WrittenFile { version: VERSION, allocations: entries.map(WrittenEntry::of).collect() };
         let written = || -> io::Result<()> {
-            let mut text = serde_json::to_vec(&form)?;
-            text.push(b'\n');
+            let text = self.text()?;
             let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
             let folder = folder.unwrap_or(Path::new("."));
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -302,6 +298,16 @@ impl Checkpoint {
             result.and_then(|()| File::open(folder)?.sync_all())
         };
         written().map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
+    }
+
+    /// Returns the text of the file that [`write`](Self::write) writes.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        let entries = self.entries.iter().filter(|entry| entry.card == 0);
+        let form =
+            WrittenFile { version: VERSION, allocations: entries.map(WrittenEntry::of).collect() };
+        let mut text = serde_json::to_vec(&form)?;
+        text.push(b'\n');
+        Ok(text)
     }
 }
 

@@ -1,0 +1,179 @@
+//! `vpc-ipam migrate to`, `back` and `export`.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use vpc_ipam_core::error_chain;
+use vpc_ipam_protocol::one_line::OneLine;
+
+use crate::migrate::{self, BACK, Checkpoint, Export, Moved, Options, Paths, Step, StepError, TO};
+
+/// The arguments are wrong, or the journal or the daemon cannot be used.
+const CANNOT: u8 = 2;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, and the node is as before
+  2  the arguments are wrong, or the journal of the migration cannot be used: nothing was changed
+  4  refused: nothing was changed
+  5  failed half-way; pods go on, and standard error says what to do";
+
+/// How the commands are to go about things.
+#[derive(Debug, Args)]
+struct HowArgs {
+    #[command(flatten)]
+    paths: Paths,
+    /// The shell command that starts vpc-ipamd, at each boot too
+    #[arg(long, value_name = "COMMAND", default_value = "systemctl enable --now vpc-ipamd")]
+    start: String,
+    /// The shell command that stops vpc-ipamd, at each boot too
+    #[arg(long, value_name = "COMMAND", default_value = "systemctl disable --now vpc-ipamd")]
+    stop: String,
+    /// How long amazon-vpc-cni-k8s is waited for on the way back
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    wait: u64,
+    /// Print the commands that would be run, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON at the end, with what each step took
+    #[arg(long)]
+    json: bool,
+}
+
+/// Move this node over from amazon-vpc-cni-k8s to vpc-ipam, with its pods running.
+///
+/// Run it as root on the node, after amazon-vpc-cni-k8s was kept off it (its DaemonSet's affinity) and vpc-ipam was installed, not started.
+/// Each step is recorded in a journal: after a crash, whenever it comes, the same command goes on, and `migrate back` turns round. If a step
+/// fails, it goes back by itself.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct ToArgs {
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// Move this node back to amazon-vpc-cni-k8s, with its pods running.
+///
+/// Run it as root on the node. It stops vpc-ipamd, writes the checkpoint, and then waits for amazon-vpc-cni-k8s: let its DaemonSet run on the node
+/// when the command says so. Only when that serves, what is left of vpc-ipam goes out of the kernel. Each step is recorded in a journal: after a crash
+/// the same command goes on, and `migrate to` turns round.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct BackArgs {
+    #[command(flatten)]
+    how: HowArgs,
+    /// The conflist of amazon-vpc-cni-k8s, for a node that began with vpc-ipam and has no backup of it
+    #[arg(long, value_name = "FILE")]
+    conflist: Option<PathBuf>,
+}
+
+/// Write the checkpoint of amazon-vpc-cni-k8s: what pods have by the records of vpc-ipamd, and nothing else.
+///
+/// The daemon says what pods have; where none runs, its state file. Pods whose addresses amazon-vpc-cni-k8s would release are named on standard
+/// error.
+///
+/// Exits with 0, with 1 if it cannot be written, with 2 if neither daemon nor state file can be read.
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Where to write it; standard output without one
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    paths: Paths,
+}
+
+impl HowArgs {
+    fn options(&self, conflist: Option<PathBuf>) -> Options {
+        Options {
+            paths: self.paths.clone(),
+            start: self.start.clone(),
+            stop: self.stop.clone(),
+            wait: Duration::from_secs(self.wait),
+            conflist,
+            vars: BTreeMap::new(),
+        }
+    }
+}
+
+pub(super) fn to(args: &ToArgs) -> ExitCode {
+    let options = args.how.options(None);
+    if args.how.dry_run {
+        return dry_run(&TO, &options);
+    }
+    report(&args.how, migrate::to(&options, args.how.json, || Ok(())))
+}
+
+pub(super) fn back(args: &BackArgs) -> ExitCode {
+    let options = args.how.options(args.conflist.clone());
+    if args.how.dry_run {
+        return dry_run(&BACK, &options);
+    }
+    report(&args.how, migrate::back(&options, args.how.json))
+}
+
+fn dry_run(steps: &[Step], options: &Options) -> ExitCode {
+    for step in steps {
+        println!("# {}", step.name);
+        (step.commands)(options).iter().for_each(|line| println!("{line}"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn report(how: &HowArgs, moved: Result<Moved, StepError>) -> ExitCode {
+    let moved = match moved {
+        Ok(moved) => moved,
+        Err(error) => {
+            eprintln!("vpc-ipam: {}", OneLine(error));
+            return ExitCode::from(CANNOT);
+        }
+    };
+    if how.json {
+        match serde_json::to_string_pretty(&moved) {
+            Ok(json) => println!("{json}"),
+            Err(error) => eprintln!("vpc-ipam: {error}"),
+        }
+    }
+    for said in moved.why.iter().chain(&moved.remedy) {
+        eprintln!("vpc-ipam: {}", OneLine(said));
+    }
+    ExitCode::from(moved.outcome.code())
+}
+
+pub(super) fn export(args: &ExportArgs) -> ExitCode {
+    let exported = match find_export(&args.paths) {
+        Ok(exported) => exported,
+        Err(error) => {
+            eprintln!("vpc-ipam: {}", OneLine(error));
+            return ExitCode::from(CANNOT);
+        }
+    };
+    for why in &exported.refused {
+        eprintln!("vpc-ipam: warning: {}", OneLine(why));
+    }
+    let checkpoint = &exported.checkpoint;
+    let written = match &args.file {
+        Some(path) => checkpoint.write(path).map_err(|error| error_chain(&error)),
+        None => checkpoint
+            .text()
+            .and_then(|text| io::stdout().lock().write_all(&text))
+            .map_err(|error| format!("write to standard output: {error}")),
+    };
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("vpc-ipam: {}", OneLine(why));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn find_export(paths: &Paths) -> Result<Export, StepError> {
+    let leases = migrate::leases(paths)?;
+    // Those of further network cards tell which pods amazon-vpc-cni-k8s knows there.
+    let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
+    Ok(migrate::export(&leases, &BTreeSet::new(), &before, &BTreeSet::new()))
+}

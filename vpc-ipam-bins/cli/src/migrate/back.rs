@@ -1,0 +1,139 @@
+//! The way back to amazon-vpc-cni-k8s.
+
+use core::net::IpAddr;
+use std::collections::BTreeSet;
+
+use vpc_ipam_linux::{HandBack, Namespace};
+use vpc_ipam_protocol::{Answer, Request, ask, trusted_file};
+use vpc_ipamd::store;
+
+use super::export::export;
+use super::journal::{Direction, Ended, Journal};
+use super::leases::leases;
+use super::moved::{Moved, Outcome};
+use super::running::RunningPods;
+use super::step::{self, Fared, Options, StepError};
+use super::{Checkpoint, durable, now, old_daemon, swept};
+
+/// Moves the node back.
+pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
+    let mut journal = Journal::open(&options.paths.at(&options.paths.folder))?;
+    let mut moved = Moved::default();
+    let boot = store::boot_id()?;
+    let unended = journal.run().filter(|run| run.ended.is_none() && run.boot == boot);
+    let goes_on = unended.is_some_and(|run| run.direction == Direction::Back);
+    if !goes_on && let Err(error) = check(options) {
+        moved.outcome = Outcome::of_refusal(&error);
+        moved.why = Some(error.to_string());
+        return Ok(moved);
+    }
+    let turned = unended.is_some_and(|run| run.direction == Direction::To);
+    begin(options, &mut journal, &boot)?;
+    if turned {
+        eprintln!("vpc-ipam: the way to vpc-ipam that had not ended is turned round");
+    }
+    finish(options, &mut journal, moved, quiet, Outcome::Done)
+}
+
+/// Goes back from a way to vpc-ipam that failed.
+pub(super) fn go_back(
+    options: &Options,
+    mut journal: Journal,
+    moved: Moved,
+    quiet: bool,
+) -> Result<Moved, StepError> {
+    let boot = store::boot_id()?;
+    begin(options, &mut journal, &boot)?;
+    finish(options, &mut journal, moved, quiet, Outcome::Failed)
+}
+
+fn begin(options: &Options, journal: &mut Journal, boot: &str) -> Result<(), StepError> {
+    journal.begin(Direction::Back, boot, now())?;
+    let mut netlink = Namespace::current()?.netlink()?;
+    swept::sweep(journal.folder(), &mut netlink)?;
+    let context = step::Context { options, journal };
+    let folder = context.run_folder();
+    trusted_file::folder(&folder)
+        .map_err(|error| StepError::failed("make the folder of this run", &error))?;
+    let settings = folder.join(step::SETTINGS);
+    if durable::read(&settings)?.is_none()
+        && let Ok(Answer::Inventory(inventory)) = ask(&options.paths.socket, &Request::Inventory)
+    {
+        durable::write(&settings, &serde_json::to_vec(&inventory.settings)?, 0o600)?;
+    }
+    let pods = folder.join(step::PODS);
+    if durable::read(&pods)?.is_none() {
+        let running = RunningPods::look(&mut netlink)?;
+        durable::write(&pods, &serde_json::to_vec_pretty(&running)?, 0o600)?;
+    }
+    Ok(())
+}
+
+fn finish(
+    options: &Options,
+    journal: &mut Journal,
+    mut moved: Moved,
+    quiet: bool,
+    outcome: Outcome,
+) -> Result<Moved, StepError> {
+    match step::run(&step::BACK, options, journal, &mut moved.steps, quiet)? {
+        Fared::Done => {
+            let ended = if outcome == Outcome::Done { Ended::Done } else { Ended::WentBack };
+            journal.end(ended)?;
+            moved.outcome = outcome;
+        }
+        Fared::Stopped { step, error } => {
+            moved.outcome = Outcome::HalfWay;
+            let why = format!("{step}: {error}");
+            moved.why = Some(match moved.why.take() {
+                Some(first) => format!("{first}; and on the way back, {why}"),
+                None => why,
+            });
+            moved.remedy = Some(
+                "pods keep their network as it is. See to what is said above and run `vpc-ipam migrate back` again, which goes on; or \
+                 `vpc-ipam migrate to`, which turns round"
+                    .to_owned(),
+            );
+        }
+    }
+    Ok(moved)
+}
+
+/// Refuses a node whose pods would lose their addresses or their way out.
+fn check(options: &Options) -> Result<(), StepError> {
+    let paths = &options.paths;
+    if let Some(serves) = old_daemon::serves(paths) {
+        return Err(StepError::Refused(format!(
+            "amazon-vpc-cni-k8s runs on this node already ({serves}): keep its DaemonSet off the node until it is asked for, since it starts by the \
+             checkpoint that is yet to be written"
+        )));
+    }
+    let leases = leases(paths)?;
+    let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
+    let mut netlink = Namespace::current()?.netlink()?;
+    let found = HandBack::find(&mut netlink)?;
+    let mut refused = export(&leases, &BTreeSet::new(), &before, &found.pods).refused;
+    for address in egress_of_ours(&found.egress)? {
+        refused.push(format!(
+            "a pod reaches the other family through the node with the address {address}, which vpc-ipamd translates and amazon-vpc-cni-k8s will not: delete \
+             the pod first (ip route show {address} names its link)"
+        ));
+    }
+    if refused.is_empty() { Ok(()) } else { Err(StepError::Refused(refused.join("; "))) }
+}
+
+/// Returns those of the addresses that no chain of amazon-vpc-cni-k8s translates, which it makes for each pod of its own.
+fn egress_of_ours(found: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, StepError> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut saved = String::new();
+    for program in step::IPTABLES {
+        saved += &step::saved_by(program)?.unwrap_or_default();
+    }
+    let is_theirs = |address: &&IpAddr| {
+        let source = format!(" -s {address}/");
+        saved.lines().any(|line| line.contains(&source) && line.contains("-j CNI-E"))
+    };
+    Ok(found.iter().filter(|address| !is_theirs(address)).copied().collect())
+}

@@ -1,0 +1,34 @@
+//! What pods have by the records of vpc-ipamd.
+
+use core::time::Duration;
+
+use vpc_ipam_core::{Lease, error_chain};
+use vpc_ipam_protocol::{Answer, AskError, Request, ask};
+use vpc_ipamd::store::{self, OpenError};
+
+use super::step::{StepError, wait_until};
+use super::{Paths, now};
+
+/// How long the state file may stay locked after its daemon ended: a program that it was starting had it open, too.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Returns what pods have: of the daemon, or of its state file where none runs.
+pub(crate) fn leases(paths: &Paths) -> Result<Vec<Lease>, StepError> {
+    match ask(&paths.socket, &Request::Leases { network: None }) {
+        Ok(Answer::Leases(leases)) => Ok(leases),
+        Ok(other) => Err(StepError::Failed(format!("vpc-ipamd answers {other:?}"))),
+        Err(AskError::NoDaemon { .. }) => Ok(stored(paths)?.unwrap_or_default()),
+        Err(error) => Err(StepError::Failed(error_chain(&error))),
+    }
+}
+
+/// Returns what pods have by the state file; `None` if there is none of this boot.
+pub(crate) fn stored(paths: &Paths) -> Result<Option<Vec<Lease>>, StepError> {
+    let boot = store::boot_id()?;
+    let read = || match store::leases(&paths.state, &boot, now()) {
+        Err(error @ OpenError::InUse { .. }) => Err(error_chain(&error)),
+        other => Ok(other),
+    };
+    let read = wait_until(PATIENCE, read).map_err(StepError::Failed)?;
+    read.map_err(|error| StepError::failed("read what pods have", &error))
+}

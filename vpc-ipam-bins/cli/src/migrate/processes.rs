@@ -1,0 +1,127 @@
+//! The processes of a plugin that are at work on this node.
+
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+/// How long a plugin may take: runtimes give a pod's network some minutes at most.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
+/// How long between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why it is not known, or not so, that no process of a plugin runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ProcessesError {
+    /// The processes cannot be listed.
+    #[error("list the processes of this node in {path}")]
+    List {
+        /// Where.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Some still run.
+    #[error(
+        "{program} still runs after {} s (processes {}): see what it waits for, end it, and run this again",
+        waited.as_secs(),
+        pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Run {
+        /// The plugin.
+        program: &'static str,
+        /// Its processes.
+        pids: Vec<u32>,
+        /// How long they were waited for.
+        waited: Duration,
+    },
+}
+
+/// Returns the processes of a program in the network namespace of this one, in which a node's runtime calls its plugins.
+pub(crate) fn of(proc: &Path, program: &str) -> Result<Vec<u32>, ProcessesError> {
+    let failed = |source| ProcessesError::List { path: proc.display().to_string(), source };
+    let own = fs::metadata("/proc/self/ns/net").map_err(failed)?;
+    let mut pids = Vec::new();
+    for entry in fs::read_dir(proc).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that ends meanwhile is one that does not run.
+        let is_it = is_of(&entry.path(), program).unwrap_or(false);
+        let is_here = fs::metadata(entry.path().join("ns/net"))
+            .is_ok_and(|its| (its.dev(), its.ino()) == (own.dev(), own.ino()));
+        if is_it && is_here {
+            pids.push(pid);
+        }
+    }
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+/// The kernel cuts the name of a process to 15 bytes; what it was started as tells the rest.
+fn is_of(process: &Path, program: &str) -> io::Result<bool> {
+    const CUT: usize = 15;
+    let name = fs::read_to_string(process.join("comm"))?;
+    let cut = &program[..program.len().min(CUT)];
+    if name.trim_end() != cut {
+        return Ok(false);
+    }
+    // One that is gone and not waited for has no arguments.
+    let arguments = fs::read(process.join("cmdline"))?;
+    Ok(!arguments.is_empty())
+}
+
+/// Waits until no process of a program runs.
+pub(crate) fn wait_for_none(
+    proc: &Path,
+    program: &'static str,
+    patience: Duration,
+) -> Result<(), ProcessesError> {
+    let begun = Instant::now();
+    loop {
+        let pids = of(proc, program)?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() >= patience {
+            return Err(ProcessesError::Run { program, pids, waited: patience });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn process_of_a_plugin_is_waited_for_until_it_ends() {
+        let proc = Path::new("/proc");
+        let folder = tempfile::tempdir().unwrap();
+        // The name of a process is that of its file.
+        let program = folder.path().join("aws-cni");
+        fs::copy("/bin/sleep", &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut child = Command::new(&program).arg("600").stdin(Stdio::null()).spawn().unwrap();
+        let runs = |program: &str| of(proc, program).unwrap().contains(&child.id());
+        assert!(runs("aws-cni") && !runs("aws-cn") && !runs("vpc-cni"));
+
+        let error = wait_for_none(proc, "aws-cni", Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains(&child.id().to_string()), "{error}");
+        child.kill().unwrap();
+        // It is a zombie by now.
+        while of(proc, "aws-cni").unwrap().contains(&child.id()) {
+            thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(of(Path::new("/nonexistent"), "aws-cni").is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! The checkpoint with which amazon-vpc-cni-k8s goes on, out of vpc-ipamd's state file.
+
+use std::collections::BTreeSet;
+
+use vpc_ipam_core::error_chain;
+use vpc_ipam_linux::HandBack;
+use vpc_ipam_protocol::pending_release;
+
+use super::{Context, Options, Step, StepError};
+use crate::migrate::export::export;
+use crate::migrate::leases::stored;
+use crate::migrate::{Checkpoint, durable, old_daemon};
+
+pub(super) const STEP: Step = Step { name: "checkpoint", commands, run };
+
+fn commands(options: &Options) -> Vec<String> {
+    vec![format!("vpc-ipam migrate export {}", options.paths.checkpoint.display())]
+}
+
+fn run(context: &mut Context<'_>) -> Result<String, StepError> {
+    let paths = &context.options.paths;
+    let path = paths.at(&paths.checkpoint);
+    let Some(leases) = stored(paths)? else {
+        return Ok(format!("there is no state file of this boot: {} stays", path.display()));
+    };
+    let before = Checkpoint::read(&path)?;
+    let pending_release::Found { releases, ignored } = pending_release::read(&paths.socket);
+    for ignored in ignored {
+        eprintln!("vpc-ipam: {}", vpc_ipam_protocol::one_line::OneLine(error_chain(&ignored)));
+    }
+    let deleted: BTreeSet<_> = releases.into_iter().map(|(_, release)| release.key).collect();
+    let routed = HandBack::find(&mut context.netlink()?)?.pods;
+    let exported = export(&leases, &deleted, &before, &routed);
+    if !exported.refused.is_empty() {
+        return Err(StepError::Refused(exported.refused.join("; ")));
+    }
+    let entries = &exported.checkpoint.entries;
+    let said = format!("{} entries in {}", entries.len(), path.display());
+    if entries.iter().all(|entry| before.entries.contains(entry))
+        && entries.len() == before.entries.iter().filter(|entry| entry.card == 0).count()
+    {
+        return Ok(said);
+    }
+    if let Some(serves) = old_daemon::serves(paths) {
+        return Err(StepError::Failed(format!(
+            "amazon-vpc-cni-k8s runs already ({serves}), with a checkpoint that lacks pods: keep its DaemonSet off the node until the checkpoint is \
+             written, and run this again"
+        )));
+    }
+    if let Some(folder) = path.parent() {
+        // Since the last boot there is none.
+        std::fs::create_dir_all(folder)?;
+    }
+    exported.checkpoint.write(&path)?;
+    let kept = context.run_folder().join("ipam.json");
+    if let Some(text) = durable::read(&path)? {
+        durable::write(&kept, &text, 0o600)?;
+    }
+    Ok(said)
+}

@@ -1,0 +1,64 @@
+//! The pods are as they were before, and answer.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use vpc_ipam_linux::Netlink as _;
+
+use super::back_up::PODS;
+use super::{Context, Options, Step, StepError, wait_until};
+use crate::migrate::durable;
+use crate::migrate::running::{Compared, RunningPods};
+use crate::migrate::swept;
+
+pub(super) const TO: Step = Step { name: "verify", commands, run: to };
+pub(super) const BACK: Step = Step { name: "verify", commands, run: back };
+
+/// How long a pod may take to answer again: a neighbour is asked anew.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn commands(_: &Options) -> Vec<String> {
+    vec![
+        "# each pod of before: its link, its route, and an ICMP echo if it answered one before"
+            .to_owned(),
+    ]
+}
+
+fn to(context: &mut Context<'_>) -> Result<String, StepError> {
+    let Some(backup) = context.backup().map(Path::to_owned) else {
+        return Err(StepError::Failed("there is no backup to compare with".to_owned()));
+    };
+    verify(context, &backup.join(PODS))
+}
+
+fn back(context: &mut Context<'_>) -> Result<String, StepError> {
+    let pods = context.run_folder().join(PODS);
+    let said = verify(context, &pods)?;
+    Ok(said)
+}
+
+fn verify(context: &Context<'_>, of_before: &Path) -> Result<String, StepError> {
+    let Some(text) = durable::read(of_before)? else {
+        return Err(StepError::Failed(format!("{} is not there", of_before.display())));
+    };
+    let before: RunningPods = serde_json::from_slice(&text)?;
+    let mut netlink = context.netlink()?;
+    let mut look = || -> Result<Compared, StepError> {
+        let now = RunningPods::look(&mut netlink)?;
+        let links: BTreeSet<u32> = netlink.links()?.iter().map(|it| it.id.index.0).collect();
+        Ok(before.compare(&now, &links))
+    };
+    let compared = wait_until(PATIENCE, || {
+        let compared = look().map_err(|error| error.to_string())?;
+        if compared.damaged.is_empty() { Ok(compared) } else { Err(compared.damaged.join("; ")) }
+    });
+    let Compared { gone, .. } = compared.map_err(StepError::Failed)?;
+    swept::add(context.journal.folder(), &gone)?;
+    let answered = before.0.values().filter(|pod| pod.answers).count();
+    Ok(format!(
+        "{} pods are as before, {answered} of them answer as before, {} were deleted meanwhile",
+        before.0.len() - gone.len(),
+        gone.len()
+    ))
+}

@@ -1,0 +1,314 @@
+//! `vpc-ipam migrate to` and `back` on a node of amazon-vpc-cni-k8s.
+
+use core::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use vpc_ipam_protocol::{Answer, Request, ask};
+use vpc_ipam_tests::flows::{Flow, Flows, Transport};
+use vpc_ipam_tests::old_node::{Mode, OldNode, Pod};
+use vpc_ipam_tests::program;
+
+use crate::runtime::wait_until;
+
+/// A node with pods, from which amazon-vpc-cni-k8s is kept off.
+pub(crate) struct Moving {
+    pub(crate) node: OldNode,
+    pub(crate) pods: Vec<Pod>,
+}
+
+impl Moving {
+    pub(crate) fn start(pods: usize) -> Self {
+        let mut node = OldNode::start(Mode::named("default"), "m5.xlarge", 3);
+        let runtime = node.runtime();
+        let pods = (0..pods).map(|n| runtime.add(&format!("p{n}"), &[])).collect();
+        node.stop_old_daemon();
+        Self { node, pods }
+    }
+
+    /// Returns `vpc-ipam migrate` with where everything is on the node.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.node.command(&program("vpc-ipam"));
+        command.arg("migrate").args(arguments);
+        let socket = &self.node.lab.address.socket;
+        command.arg("--root").arg(&self.node.root).arg("--socket").arg(socket);
+        command.arg("--state").arg(socket.with_file_name("state.redb"));
+        command
+    }
+
+    fn move_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        command.arg("--start").arg(self.node.start_command());
+        command.arg("--stop").arg(self.node.stop_command());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.node.run(&mut self.move_command(arguments))
+    }
+
+    pub(crate) fn to(&self) -> Value {
+        succeeded(&self.run(&["to", "--json"]))
+    }
+
+    /// Goes back, and lets amazon-vpc-cni-k8s run when it is waited for.
+    pub(crate) fn back(&mut self) -> Value {
+        let child = self.begin(&["back", "--json", "--wait", "60"]);
+        self.start_old_daemon_when_waited_for();
+        succeeded(&child.wait_with_output().unwrap())
+    }
+
+    fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.move_command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.node.netns().run(|| command.spawn()).unwrap().unwrap()
+    }
+
+    fn start_old_daemon_when_waited_for(&mut self) {
+        wait_until("the checkpoint to be written", || {
+            let journal = self.journal();
+            let is_done = |step: &Value| step["name"] == "conflist back" && step["stage"] == "done";
+            let steps = journal["steps"].as_array().is_some_and(|steps| steps.iter().any(is_done));
+            if journal["direction"] == "back" && steps {
+                Ok(())
+            } else {
+                Err(format!("{journal:#}"))
+            }
+        });
+        self.node.start_old_daemon();
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.node.root.join("var/lib/vpc-ipam/migration")
+    }
+
+    fn journal(&self) -> Value {
+        let text = fs::read(self.folder().join("journal.json")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Returns what of the kernel carries our protocol, or is ours by name.
+    pub(crate) fn ours(&self) -> Vec<String> {
+        let list = "ip -d rule; ip -6 -d rule; ip -d route show table all; ip -6 -d route show table all; ip -d link; \
+                    nft list tables; iptables-save; ip6tables-save";
+        let listed = self.node.shell(list);
+        let is_ours = |line: &&str| {
+            ["proto 86", "alias vpc-ipam", " vpc-ipam", "VPC-"].iter().any(|it| line.contains(it))
+        };
+        listed.lines().filter(is_ours).map(str::to_owned).collect()
+    }
+
+    fn conflists(&self) -> Vec<String> {
+        let folder = fs::read_dir(self.node.root.join("etc/cni/net.d")).unwrap();
+        let mut names: Vec<String> =
+            folder.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn addresses(&self) -> BTreeMap<String, IpAddr> {
+        self.pods.iter().map(|pod| (pod.container.clone(), pod.address)).collect()
+    }
+
+    /// Starts flows between pods, and to the internet as the primary ENI.
+    fn flows(&self) -> Flows {
+        let (internet, own) = self
+            .node
+            .lab
+            .with_lab(|lab| (lab.internet().clone(), IpAddr::V4(lab.layout().node.primary_ipv4)));
+        let mut flows = Vec::new();
+        for transport in [Transport::Udp, Transport::Tcp, Transport::New] {
+            for pair in self.pods.windows(2) {
+                let server = (pair[1].address, 7001).into();
+                flows.push(Flow {
+                    kind: "pod-pod",
+                    transport,
+                    from: pair[0].netns.clone(),
+                    to: server,
+                    server: (pair[1].netns.clone(), server),
+                    seen_as: Some(pair[0].address),
+                });
+            }
+            for pod in &self.pods {
+                let server = (vpc_ipam_linux::lab::INTERNET, 7002).into();
+                flows.push(Flow {
+                    kind: "pod-internet",
+                    transport,
+                    from: pod.netns.clone(),
+                    to: server,
+                    server: (internet.clone(), server),
+                    seen_as: Some(own),
+                });
+            }
+        }
+        Flows::start(&flows)
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn succeeded(output: &Output) -> Value {
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        said(output),
+        String::from_utf8_lossy(&output.stdout)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn node_is_moved_over_and_back_and_over_again_and_no_packet_is_lost() {
+    let mut moving = Moving::start(5);
+    let before = moving.node.checkpoint_addresses();
+    let flows = moving.flows();
+
+    let there = moving.to();
+    println!("{there:#}");
+    assert_eq!(there["outcome"], "done");
+    assert_eq!(moving.conflists(), ["10-vpc-ipam.conflist"]);
+    let runtime = moving.node.runtime();
+    let calls = moving.node.old_calls().len();
+    // One that we add, and one of before that we delete.
+    let new = runtime.add("new", &[]);
+    assert!(!before.values().any(|it| *it == new.address), "{}: {before:?}", new.address);
+    moving.pods.push(new);
+    assert_eq!(moving.node.old_calls().len(), calls, "the old plugin was called");
+
+    let back = moving.back();
+    println!("{back:#}");
+    assert_eq!(back["outcome"], "done");
+    assert_eq!(moving.ours(), [] as [&str; 0]);
+    assert_eq!(moving.conflists(), ["10-aws.conflist"]);
+    assert_eq!(moving.node.checkpoint_addresses(), moving.addresses());
+    let another = runtime.add("another", &[]);
+    assert!(!moving.addresses().values().any(|it| *it == another.address));
+    moving.pods.push(another);
+
+    moving.node.stop_old_daemon();
+    assert_eq!(moving.to()["outcome"], "done");
+    for tally in flows.stop() {
+        println!("{tally}");
+        assert!(tally.lost == 0 && tally.wrong.is_empty(), "{tally}");
+    }
+    for pod in core::mem::take(&mut moving.pods) {
+        runtime.remove(pod);
+    }
+}
+
+#[test]
+fn way_that_fails_goes_back_by_itself_to_the_node_of_before() {
+    let moving = Moving::start(3);
+    let state = kernel(&moving);
+    let flows = moving.flows();
+    let output = moving.node.run(
+        moving
+            .command(&["to", "--start", "echo no such unit >&2; exit 5"])
+            .arg("--stop")
+            .arg(moving.node.stop_command()),
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("exit status: 5; going back"), "{}", said(&output));
+    assert_eq!(moving.conflists(), ["10-aws.conflist"]);
+    assert_eq!(moving.node.checkpoint_addresses(), moving.addresses());
+    assert_eq!(kernel(&moving), state);
+
+    // The daemon took the node over already, and the service manager says that it failed.
+    let taken_over = "until ! iptables-save | grep -q AWS-SNAT; do sleep 0.05; done";
+    let start = format!("{}; {taken_over}; exit 6", moving.node.start_command());
+    let mut command = moving.command(&["to", "--start", &start]);
+    command.arg("--stop").arg(moving.node.stop_command());
+    let output = moving.node.run(&mut command);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("exit status: 6; going back"), "{}", said(&output));
+    assert_eq!(moving.conflists(), ["10-aws.conflist"]);
+    assert_eq!(moving.node.checkpoint_addresses(), moving.addresses());
+    assert_eq!(moving.ours(), [] as [&str; 0]);
+    assert_eq!(kernel(&moving), state);
+    for tally in flows.stop() {
+        assert!(tally.lost == 0 && tally.wrong.is_empty(), "{tally}");
+    }
+}
+
+/// Returns the rules, routes and address translation of a node, in the order of their text.
+fn kernel(moving: &Moving) -> BTreeSet<String> {
+    let list = "ip -d rule; ip -d route show table all; iptables-save; nft -s list table ip aws-cni 2>&1 || true";
+    let text = moving.node.shell(list);
+    // Times and counters of iptables-save; and what the kernel adds in its own time, which it does once it knows that an address is unique.
+    let noise = |line: &str| {
+        ["#", ":", "anycast ", "table "].iter().any(|it| line.starts_with(it))
+            || line.contains("fe80::")
+    };
+    text.lines().filter(|line| !noise(line)).map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn node_that_is_not_to_be_moved_is_refused_and_left_as_it_is() {
+    let mut moving = Moving::start(1);
+    // Back on a node that was never moved.
+    let state = kernel(&moving);
+    moving.node.start_old_daemon();
+    let output = moving.run(&["back"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(said(&output).contains("runs on this node already"), "{}", said(&output));
+    moving.node.stop_old_daemon();
+
+    // Another program's configuration comes first.
+    let foreign = moving.node.root.join("etc/cni/net.d/05-other.conflist");
+    fs::write(&foreign, r#"{"cniVersion":"0.4.0","name":"other","plugins":[{"type":"other"}]}"#)
+        .unwrap();
+    let output = moving.run(&["to"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(said(&output).contains("05-other.conflist"), "{}", said(&output));
+    assert_eq!(moving.conflists(), ["05-other.conflist", "10-aws.conflist"]);
+    assert_eq!(kernel(&moving), state);
+    fs::remove_file(foreign).unwrap();
+
+    for arguments in [["to", "--dry-run"], ["back", "--dry-run"]] {
+        let output = moving.run(&arguments);
+        assert!(output.status.success(), "{}", said(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(&moving.node.start_command()) == (arguments[0] == "to"), "{text}");
+    }
+    assert_eq!(moving.conflists(), ["10-aws.conflist"]);
+    assert_eq!(kernel(&moving), state);
+}
+
+#[test]
+fn checkpoint_of_a_node_is_exported_with_a_daemon_and_without() {
+    let moving = Moving::start(2);
+    moving.to();
+    let new = moving.node.runtime().add("new", &[]);
+    let file = moving.folder().join("exported.json");
+    let export = |file: Option<&Path>| {
+        let output = moving.node.run(moving.command(&["export"]).args(file));
+        assert!(output.status.success(), "{}", said(&output));
+        output.stdout
+    };
+    let printed = export(None);
+    export(Some(&file));
+    assert_eq!(fs::read(&file).unwrap(), printed);
+    let checkpoint: Value = serde_json::from_slice(&printed).unwrap();
+    assert_eq!(checkpoint["version"], "vpc-cni-ipam/1");
+    let Ok(Answer::Leases(leases)) =
+        ask(&moving.node.lab.address.socket, &Request::Leases { network: None })
+    else {
+        panic!("no leases");
+    };
+    let exported: BTreeSet<&str> = checkpoint["allocations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["containerID"].as_str().unwrap())
+        .collect();
+    let of_leases: BTreeSet<&str> = leases.iter().map(|it| it.key.container()).collect();
+    assert_eq!(exported, of_leases);
+    assert!(exported.contains(new.container.as_str()));
+    moving.node.kill_our_daemon();
+    assert_eq!(export(None), printed, "of the state file");
+}
