@@ -1,11 +1,11 @@
 //! That the stand-in for amazon-vpc-cni-k8s leaves a node as the facts about that program say, mode by mode, so that what is shown on such
 //! a node is worth something.
 
-use core::net::IpAddr;
+use core::time::Duration;
 use std::collections::BTreeMap;
 
-use vpc_ipam_tests::flows::{Flow, Flows, Transport};
-use vpc_ipam_tests::old_node::{Iptables, MODES, Mode, OldNode, Pod, PortMapping};
+use vpc_ipam_tests::flows::Flows;
+use vpc_ipam_tests::old_node::{Iptables, MODES, OldNode, Pod};
 
 use crate::runtime::wait_until;
 
@@ -29,18 +29,18 @@ fn node_of_amazon_vpc_cni_k8s_is_as_it_says_in_every_mode() {
         for pod in &pods {
             let own = pod.address;
             assert!(has(&format!("512:\tfrom all to {own} lookup main")), "{}: {rules}", mode.name);
-            let table = table(pod);
+            let table = pod.table();
             let led = rules.lines().any(|line| line == format!("1536:\tfrom {own} lookup {table}"));
-            assert_eq!(led, table != "254", "{}: {own} {rules}", mode.name);
+            assert_eq!(led, table != 254, "{}: {own} {rules}", mode.name);
         }
-        let tables: BTreeMap<&str, usize> = pods.iter().fold(BTreeMap::new(), |mut count, pod| {
-            *count.entry(table(pod)).or_default() += 1;
+        let tables: BTreeMap<u32, usize> = pods.iter().fold(BTreeMap::new(), |mut count, pod| {
+            *count.entry(pod.table()).or_default() += 1;
             count
         });
-        let expected: &[&str] = match mode {
-            mode if mode.ipv6() => &["254"],
-            mode if mode.custom_networking() => &["2", "3"],
-            _ => &["2", "254", "3"],
+        let expected: &[u32] = match mode {
+            mode if mode.ipv6() => &[254],
+            mode if mode.custom_networking() => &[2, 3],
+            _ => &[2, 3, 254],
         };
         assert_eq!(tables.keys().copied().collect::<Vec<_>>(), expected, "{}", mode.name);
         let entries = node.checkpoint_addresses();
@@ -85,10 +85,6 @@ fn node_of_amazon_vpc_cni_k8s_is_as_it_says_in_every_mode() {
     }
 }
 
-fn table(pod: &Pod) -> &str {
-    pod.result["interfaces"][1]["mac"].as_str().unwrap()
-}
-
 /// What the rows of its address translation read like.
 fn translation_is_of_mode(node: &OldNode, mark: &str) {
     let mode = node.mode;
@@ -127,47 +123,23 @@ fn translation_is_of_mode(node: &OldNode, mark: &str) {
 }
 
 #[test]
-fn traffic_of_a_node_of_amazon_vpc_cni_k8s_arrives() {
-    let node = OldNode::start(Mode::named("default"), "m5.xlarge", 3);
+fn traffic_of_a_node_of_amazon_vpc_cni_k8s_arrives_in_every_mode() {
+    for mode in &MODES {
+        let node = OldNode::start(mode, "m5.xlarge", 3);
+        let pods = pods_with_a_port(&node, 6);
+        let flows = Flows::start(&node.traffic(&pods));
+        std::thread::sleep(Duration::from_millis(300));
+        for tally in flows.stop() {
+            let fine = tally.sent > 0 && tally.lost == 0 && tally.wrong.is_empty();
+            assert!(fine, "{}: {tally}", mode.name);
+        }
+    }
+}
+
+/// Adds pods, one of them with ports of the node.
+pub(crate) fn pods_with_a_port(node: &OldNode, count: usize) -> Vec<Pod> {
     let runtime = node.runtime();
-    let port = PortMapping { host: 8080, container: 7000, protocol: "udp" };
-    let pods: Vec<Pod> = (0..6).map(|n| runtime.add(&format!("p{n}"), &[])).collect();
-    let with_port = runtime.add("ported", &[port]);
-    let (internet, own) = node
-        .lab
-        .with_lab(|lab| (lab.internet().clone(), IpAddr::V4(lab.layout().node.primary_ipv4)));
-    let flow = |kind, transport, from: &Pod, to: &Pod| Flow {
-        kind,
-        transport,
-        from: from.netns.clone(),
-        to: (to.address, 7001).into(),
-        server: (to.netns.clone(), (to.address, 7001).into()),
-        seen_as: Some(from.address),
-    };
-    let mut flows = Vec::new();
-    for transport in [Transport::Udp, Transport::Tcp, Transport::New] {
-        flows.push(flow("pod-pod", transport, &pods[0], &pods[1]));
-        flows.push(Flow {
-            kind: "pod-internet",
-            transport,
-            from: pods[1].netns.clone(),
-            to: (vpc_ipam_linux::lab::INTERNET, 7002).into(),
-            server: (internet.clone(), (vpc_ipam_linux::lab::INTERNET, 7002).into()),
-            seen_as: Some(own),
-        });
-    }
-    flows.push(Flow {
-        kind: "host port",
-        transport: Transport::Udp,
-        from: internet,
-        to: (own, 8080).into(),
-        server: (with_port.netns.clone(), (with_port.address, 7000).into()),
-        seen_as: None,
-    });
-    let flows = Flows::start(&flows);
-    std::thread::sleep(core::time::Duration::from_millis(500));
-    for tally in flows.stop() {
-        println!("{tally}");
-        assert!(tally.sent > 20 && tally.lost == 0 && tally.wrong.is_empty(), "{tally}");
-    }
+    let ports = OldNode::host_ports();
+    let pod = |n: usize| runtime.add(&format!("p{n}"), if n == 0 { &ports } else { &[] });
+    (0..count).map(pod).collect()
 }

@@ -6,6 +6,7 @@
 
 mod mode;
 mod runtime;
+mod traffic;
 
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU32, Ordering};

@@ -40,6 +40,16 @@ pub struct Pod {
     pub ports: Vec<PortMapping>,
 }
 
+impl Pod {
+    /// Returns the number of the routing table by which it leaves, as the old plugin told it; 254 is the main table.
+    ///
+    /// # Panics
+    /// Panics if another plugin made the pod.
+    pub fn table(&self) -> u32 {
+        self.result["interfaces"][1]["mac"].as_str().unwrap().parse().unwrap()
+    }
+}
+
 /// A port of the node that leads to a pod.
 #[derive(Clone, Copy, Debug)]
 pub struct PortMapping {
