@@ -109,8 +109,8 @@ pub use kernel::sysctl::{Sysctl, SysctlKey};
 #[cfg(feature = "watch")]
 pub use node::watch::{Pace, Watch, WatchError};
 pub use node::{
-    AbsentLink, Adopted, AdoptedLink, Extent, HandBack, KernelEvent, NodeDifferences, NodeNetwork,
-    OfLinks, Repaired, Seen, SeenLink, is_of_aws_cni, sweep_rules,
+    AbsentLink, Adopted, AdoptedLink, Extent, Guard, HandBack, KernelEvent, NodeDifferences,
+    NodeNetwork, OfLinks, Repaired, Seen, SeenLink, is_of_aws_cni, sweep_rules,
 };
 pub use state::actual::Actual;
 pub use state::apply::{Applied, ApplyError, apply, remove};

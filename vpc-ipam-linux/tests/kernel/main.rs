@@ -16,6 +16,7 @@ mod egress;
 mod eni;
 mod errors;
 mod faults;
+mod guard;
 mod hand_back;
 mod host;
 mod iptables;
