@@ -23,6 +23,7 @@ mod ipam_only;
 mod journal;
 mod many;
 mod migrate;
+mod migration_proof;
 mod names;
 #[cfg(feature = "grpc")]
 mod network_policy;

@@ -1,7 +1,8 @@
 //! Long-lived traffic that is counted: a probe each millisecond on every flow, each with a number, and each sent back.
 //!
 //! All clients are one thread's and all servers another's, so that a machine under load delays all flows alike and drops nothing:
-//! sockets keep seconds of what was not read yet. How long the client's thread did not run is told with the gaps, which are no shorter.
+//! sockets keep seconds of what was not read yet. The longest silence of a flow is counted in rounds of the clients' thread, so that
+//! what it did not run itself is not taken for silence.
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -71,8 +72,8 @@ pub struct Tally {
     pub sent: usize,
     /// How many of them did not come back.
     pub lost: usize,
-    /// The longest time without a probe that came back.
-    pub gap: Duration,
+    /// The most rounds, of a millisecond at least, that went by without an answer.
+    pub silence: u32,
     /// The longest time in which the client did not run.
     pub pause: Duration,
     /// What else went wrong: a connection that ended, a wrong address.
@@ -88,11 +89,8 @@ impl fmt::Display for Tally {
         };
         write!(
             f,
-            "{:<28} {transport}  {:>7} sent  {:>4} lost  longest gap {:>6.1} ms",
-            self.kind,
-            self.sent,
-            self.lost,
-            self.gap.as_secs_f64() * 1e3
+            "{:<28} {transport}  {:>7} sent  {:>4} lost  longest silence {:>4} ms",
+            self.kind, self.sent, self.lost, self.silence
         )?;
         self.wrong.iter().try_for_each(|wrong| write!(f, "  {wrong}"))
     }
@@ -228,8 +226,8 @@ struct Client {
     came: usize,
     /// How many were lost before one came back, as neighbours get to know each other.
     lost_before: usize,
-    last: Instant,
-    gap: Duration,
+    silence: u32,
+    silence_max: u32,
     wrong: Vec<String>,
 }
 
@@ -262,9 +260,16 @@ impl Client {
             }
             Transport::New => Way::New { waiting: Vec::new() },
         };
-        let (last, gap) = (Instant::now(), Duration::ZERO);
-        let flow = flow.clone();
-        Self { flow, way, sent: 0, came: 0, lost_before: 0, last, gap, wrong: Vec::new() }
+        Self {
+            flow: flow.clone(),
+            way,
+            sent: 0,
+            came: 0,
+            lost_before: 0,
+            silence: 0,
+            silence_max: 0,
+            wrong: Vec::new(),
+        }
     }
 
     /// Sends probes one at a time until one comes back.
@@ -277,12 +282,12 @@ impl Client {
             self.send(0);
             let sent = Instant::now();
             while self.came == 0 && sent.elapsed() < NEW_PATIENCE / 10 {
-                self.receive(Instant::now());
+                self.receive();
                 std::thread::sleep(SPACING);
             }
         }
         self.lost_before = self.sent - self.came;
-        (self.last, self.gap) = (Instant::now(), Duration::ZERO);
+        (self.silence, self.silence_max) = (0, 0);
     }
 
     fn send(&mut self, tick: u32) {
@@ -309,7 +314,7 @@ impl Client {
     }
 
     /// Takes what came back.
-    fn receive(&mut self, now: Instant) {
+    fn receive(&mut self) {
         let before = self.came;
         match &mut self.way {
             Way::Datagrams { socket, back } => {
@@ -369,10 +374,8 @@ impl Client {
                 });
             }
         }
-        if self.came > before {
-            self.gap = self.gap.max(now - self.last);
-            self.last = now;
-        }
+        self.silence = if self.came > before { 0 } else { self.silence + 1 };
+        self.silence_max = self.silence_max.max(self.silence);
     }
 
     fn owed(&self) -> usize {
@@ -385,7 +388,7 @@ impl Client {
             transport: self.flow.transport,
             sent: self.sent - self.lost_before,
             lost: self.owed(),
-            gap: self.gap,
+            silence: self.silence_max,
             pause,
             wrong: self.wrong,
         }
@@ -403,7 +406,7 @@ fn send(mut clients: Vec<Client>, stopped: &AtomicBool) -> Vec<Tally> {
         last = now;
         for client in &mut clients {
             client.send(tick);
-            client.receive(now);
+            client.receive();
         }
         tick += 1;
         // A tick that was missed is left out: it would be sent with the next.
@@ -412,8 +415,7 @@ fn send(mut clients: Vec<Client>, stopped: &AtomicBool) -> Vec<Tally> {
     }
     let ended = Instant::now();
     while ended.elapsed() < PATIENCE && clients.iter().any(|client| client.owed() > 0) {
-        let now = Instant::now();
-        clients.iter_mut().for_each(|client| client.receive(now));
+        clients.iter_mut().for_each(Client::receive);
         std::thread::sleep(SPACING);
     }
     clients.into_iter().map(|client| client.tally(pause)).collect()

@@ -142,7 +142,7 @@ impl OldNode {
     /// Holds each ADD of the old plugin that has an address and has made nothing yet, until let go; a minute at most.
     ///
     /// # Panics
-    /// Panics if the file by which it is told cannot be written.
+    /// Panics if the file that says so cannot be written.
     pub fn hold_old_adds(&self, hold: bool) {
         let file = self.root.join("hold-add");
         if hold {

@@ -46,6 +46,14 @@ pub(crate) fn link(eni: &ObservedEni) -> Result<String, String> {
     name.ok_or_else(|| format!("no link with the address {mac}"))
 }
 
+/// Of all addresses the daemon leaves these.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// Sets a secondary ENI up: its address, a table of routes, and a rule for what the node sends from the address.
 pub(crate) fn set_up(
     settings: &Settings,
@@ -63,10 +71,12 @@ pub(crate) fn set_up(
     let (address, range) = own.ok_or_else(|| format!("{link} has no address"))?;
     let family = Family::of(address);
     let mut lines = vec![format!("link set dev {link} mtu {} up", settings.eni_mtu)];
-    let list = format!("{} address show dev {link} scope global", family.option());
+    let list = format!("{} address show dev {link}", family.option());
     for shown in ip_json(Place::Here, &list)? {
         for info in shown["addr_info"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            if let (Some(own), Some(length)) = (info["local"].as_str(), info["prefixlen"].as_u64())
+            let own = info["local"].as_str().and_then(|own| own.parse::<IpAddr>().ok());
+            if let (Some(own), Some(length)) = (own, info["prefixlen"].as_u64())
+                && !is_link_local(own)
             {
                 lines.push(format!("address del {own}/{length} dev {link}"));
             }

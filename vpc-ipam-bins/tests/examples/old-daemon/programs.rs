@@ -41,7 +41,7 @@ impl Family {
         if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
     }
 
-    /// Returns how iproute2 is told of it.
+    /// Returns the option of iproute2 for it.
     pub(crate) fn option(self) -> &'static str {
         match self {
             Self::Ipv4 => "-4",

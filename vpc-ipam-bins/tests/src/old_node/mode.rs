@@ -9,7 +9,7 @@ pub struct Mode {
     pub vars: &'static [(&'static str, &'static str)],
     /// The kind of iptables on the node.
     pub iptables: Iptables,
-    /// What the stand-in is told besides.
+    /// Variables of the stand-in alone.
     pub(super) stand_in: &'static [(&'static str, &'static str)],
 }
 

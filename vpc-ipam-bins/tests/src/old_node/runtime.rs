@@ -236,7 +236,7 @@ impl Runtime {
         Called { plugin, success: status.success(), said }
     }
 
-    /// Returns what a plugin is told by the capabilities that it has.
+    /// Returns what the runtime says to a plugin by the capabilities that it has.
     fn capabilities(&self, pod: &Pod, conf: &Value) -> BTreeMap<&'static str, Value> {
         let mut told = BTreeMap::new();
         if conf["capabilities"]["portMappings"] == true && !pod.ports.is_empty() {
