@@ -68,9 +68,9 @@ impl Moving {
     }
 
     fn start_old_daemon_when_waited_for(&mut self) {
-        wait_until("the checkpoint to be written", || {
+        wait_until("the way back to wait for it", || {
             let journal = self.journal();
-            let is_done = |step: &Value| step["name"] == "conflist back" && step["stage"] == "done";
+            let is_done = |step: &Value| step["name"] == "guard" && step["stage"] == "done";
             let steps = journal["steps"].as_array().is_some_and(|steps| steps.iter().any(is_done));
             if journal["direction"] == "back" && steps {
                 Ok(())

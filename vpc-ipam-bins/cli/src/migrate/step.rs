@@ -5,6 +5,7 @@ mod checkpoint;
 mod conflist;
 mod drain;
 mod env_file;
+mod guard;
 mod hand_back;
 mod old_daemon;
 mod old_plugin;
@@ -70,12 +71,13 @@ pub(crate) const TO: [Step; 7] = [
 ];
 
 /// The steps back to amazon-vpc-cni-k8s, after the check.
-pub(crate) const BACK: [Step; 9] = [
+pub(crate) const BACK: [Step; 10] = [
     conflist::OUT,
     drain::STEP,
     stop::STEP,
     checkpoint::STEP,
     conflist::BACK,
+    guard::STEP,
     old_daemon::STEP,
     hand_back::STEP,
     state_file::STEP,

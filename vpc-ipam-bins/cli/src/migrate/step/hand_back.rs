@@ -1,7 +1,7 @@
 //! The kernel holds what amazon-vpc-cni-k8s makes, and nothing of ours.
 
 use serde_json::Value;
-use vpc_ipam_linux::{HandBack, Netlink as _};
+use vpc_ipam_linux::{Guard, HandBack, Netlink as _};
 use vpc_ipamd::env_file;
 
 use super::{Context, Options, Step, StepError};
@@ -14,6 +14,7 @@ pub(in crate::migrate) const SETTINGS: &str = "settings.json";
 
 fn commands(_: &Options) -> Vec<String> {
     vec![
+        "# what the guard added is removed".to_owned(),
         "# rules and routes of protocol 86: each made again without a protocol (routes: boot), then the one of ours removed".to_owned(),
         "ip link set dev LINK alias ''    # of each pod".to_owned(),
         "nft delete table ip vpc-ipam-sources; nft delete table ip6 vpc-ipam-sources".to_owned(),
@@ -23,8 +24,7 @@ fn commands(_: &Options) -> Vec<String> {
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let mut netlink = context.netlink()?;
-    let found = HandBack::find(&mut netlink)?;
-    if found.is_done() {
+    if HandBack::find(&mut netlink)?.is_done() {
         return Ok("nothing of ours is in the kernel".to_owned());
     }
     let theirs = netlink.aws_cni_nat()?;
@@ -33,6 +33,8 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
             "the address translation of amazon-vpc-cni-k8s is gone again, so ours stays: run `vpc-ipam migrate back` again once it runs".to_owned(),
         ));
     }
+    Guard::lower(&mut netlink)?;
+    let found = HandBack::find(&mut netlink)?;
     found.change_routing(&mut netlink)?;
     found.remove_translation(&mut netlink)?;
     let left = HandBack::find(&mut netlink)?;

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use vpc_ipam_linux::Guard;
 use vpc_ipam_protocol::{Answer, NetReport, Request, ask};
 
 use super::{Context, Options, Step, StepError, shell, wait_until};
@@ -28,6 +29,8 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
             "amazon-vpc-cni-k8s runs on this node ({serves}), and two daemons would hand out the same addresses: keep its DaemonSet off the node"
         )));
     }
+    // Of a way back that is turned round.
+    Guard::lower(&mut context.netlink()?)?;
     shell(&context.options.start)?;
     let socket = &context.options.paths.socket;
     let answers = || match ask(socket, &Request::Status) {
