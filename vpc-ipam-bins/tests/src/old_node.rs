@@ -362,7 +362,10 @@ fn make_folders(root: &Path) {
 /// Installs the stand-in under the names of what it stands for, the plugins of containernetworking, our plugin, and iptables of a kind.
 fn install_programs(root: &Path, iptables: Iptables) {
     let agent = root.join("app/aws-k8s-agent");
-    fs::copy(program("examples/old-daemon"), &agent).unwrap();
+    // By a process of its own: while this one has a program open for writing, whatever another thread starts has it open, too, and the
+    // kernel runs no such program.
+    let copied = Command::new("cp").arg(program("examples/old-daemon")).arg(&agent).status();
+    assert!(copied.unwrap().success());
     let bin = root.join("opt/cni/bin");
     for name in ["aws-cni", "egress-cni"] {
         fs::hard_link(&agent, bin.join(name)).unwrap();
