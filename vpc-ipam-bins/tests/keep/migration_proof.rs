@@ -8,11 +8,12 @@ use std::path::Path;
 
 use vpc_ipam_linux::Guard;
 use vpc_ipam_tests::flows::{Flows, Tally};
-use vpc_ipam_tests::old_node::{MODES, Mode, OldNode};
+use vpc_ipam_tests::old_node::{MODES, Mode, OldNode, Pod, Runtime};
 
 use crate::daemon::try_status;
+use crate::migrate::Moving;
 use crate::old_node::pods_with_a_port;
-use crate::runtime::wait_until;
+use crate::runtime::{net, wait_until};
 
 /// How long traffic goes on before and after what is tried.
 const LULL: Duration = Duration::from_millis(300);
@@ -36,17 +37,116 @@ fn nothing_is_lost(case: &str, tallies: &[Tally]) {
     assert!(lost.is_empty(), "{case}: {lost:#?}");
 }
 
-/// Starts our daemon as a service manager does, with the settings of the one before, and waits until it serves.
-fn start_ours(node: &OldNode) {
+/// Gives our daemon the settings of the one before.
+fn set_settings(node: &OldNode) {
     let settings: String =
         node.mode.vars.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     fs::write(node.env_file(), settings).unwrap();
+}
+
+/// Starts our daemon as a service manager does, and waits until it serves.
+fn start_ours(node: &OldNode) {
+    set_settings(node);
     let output = node.run(&mut node.command(Path::new(&node.start_command())));
     assert!(output.status.success(), "{output:?}");
     wait_until("our daemon", || match try_status(&node.lab)? {
         status if status.ready && !status.enis.is_empty() => Ok(()),
         status => Err(format!("{status:?}: {}", node.our_log())),
     });
+}
+
+/// A node whose pods come and go while it is moved. No address is one of two pods.
+struct Proof {
+    moving: Moving,
+    runtime: Runtime,
+    /// Pods with traffic are the first of them.
+    live: Vec<Pod>,
+}
+
+impl Proof {
+    /// Makes a node with traffic of every kind, from which amazon-vpc-cni-k8s is kept off.
+    fn start(mode: &'static Mode, pods: usize) -> (Self, Flows) {
+        let mut node = OldNode::start(mode, "m5.4xlarge", 3);
+        let live = pods_with_a_port(&node, pods);
+        node.stop_old_daemon();
+        set_settings(&node);
+        let flows = Flows::start(&node.traffic(&live));
+        let runtime = node.runtime();
+        (Self { moving: Moving { node, pods: Vec::new() }, runtime, live }, flows)
+    }
+
+    /// Adds a pod, whose address is to be no other pod's.
+    fn add(&mut self, name: &str) {
+        let pod = self.runtime.add(name, &[]);
+        let same = self.live.iter().find(|other| other.address == pod.address);
+        assert!(same.is_none(), "{} of {name} is {same:?}'s", pod.address);
+        self.live.push(pod);
+    }
+
+    /// Deletes a pod that has no traffic, by the plugin that the configuration names by now.
+    fn remove(&mut self, name: &str) {
+        let at = self.live.iter().position(|pod| pod.name == name).unwrap();
+        self.runtime.remove(self.live.remove(at));
+    }
+
+    /// Asserts that the node is ours.
+    fn expect_ours(&self, case: &str) {
+        let diff = net(&self.moving.node.lab, &["diff"]);
+        assert!(diff.status.success(), "{case}: {diff:?}");
+    }
+
+    /// Asserts that the node is of amazon-vpc-cni-k8s, and that its checkpoint has all live pods.
+    fn expect_theirs(&self, case: &str) {
+        assert_eq!(self.moving.ours(), [] as [&str; 0], "{case}");
+        let entries = self.moving.node.checkpoint_addresses();
+        let live = self.live.iter().map(|pod| (pod.container.clone(), pod.address)).collect();
+        assert_eq!(entries, live, "{case}");
+    }
+
+    /// Returns how many calls of the old plugin there were.
+    fn old_calls(&self) -> usize {
+        self.moving.node.old_calls().len()
+    }
+}
+
+/// To, back and to again in one boot, with pods of before deleted and new ones added on either side.
+#[test]
+fn node_goes_there_and_back_and_there_again_and_nothing_is_lost_or_given_twice() {
+    for mode in modes() {
+        let case = |what: &str| format!("{}: {what}", mode.name);
+        let (mut proof, flows) = Proof::start(mode, 10);
+        let calls = proof.old_calls();
+
+        proof.moving.to();
+        proof.expect_ours(&case("to"));
+        // With the result of the old plugin.
+        proof.remove("p9");
+        proof.add("ours0");
+        proof.add("ours1");
+        proof.remove("ours0");
+        proof.expect_ours(&case("pods of ours"));
+        assert_eq!(proof.old_calls(), calls, "{}", case("the old plugin was called"));
+
+        proof.moving.back();
+        proof.expect_theirs(&case("back"));
+        proof.add("theirs0");
+        proof.add("theirs1");
+        proof.remove("theirs0");
+        // With the result of ours.
+        proof.remove("ours1");
+        proof.remove("p8");
+        proof.expect_theirs(&case("pods of theirs"));
+        assert_eq!(proof.old_calls(), calls + 5, "{}", case("calls of the old plugin"));
+
+        proof.moving.node.stop_old_daemon();
+        proof.moving.to();
+        proof.expect_ours(&case("to again"));
+        proof.remove("theirs1");
+        proof.add("ours2");
+        proof.expect_ours(&case("pods of ours again"));
+        let tallies = flows.stop();
+        nothing_is_lost(mode.name, &tallies);
+    }
 }
 
 /// What amazon-vpc-cni-k8s removes at its start and makes anew is led on by the guard.
