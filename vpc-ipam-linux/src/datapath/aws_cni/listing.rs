@@ -20,9 +20,11 @@ pub(super) struct SavedTable {
 /// What the names of the chains of amazon-vpc-cni-k8s begin with; a number follows.
 const CHAINS: [&str; 2] = ["AWS-SNAT-CHAIN-", "AWS-CONNMARK-CHAIN-"];
 
-/// The comments of the rules of amazon-vpc-cni-k8s in chains that are not its own; the last is that of versions that had no chains.
-const COMMENTS: [&str; 5] = [
+/// The comments of the rules of amazon-vpc-cni-k8s in chains that are not its own. The second is that of versions up to 1.5, the last
+/// that of versions that had no chains.
+const COMMENTS: [&str; 6] = [
     "AWS SNAT CHAIN",
+    "AWS SNAT CHAN",
     "AWS, primary ENI",
     "AWS, outbound connections",
     "AWS, CONNMARK",
@@ -176,14 +178,14 @@ pub(super) fn target(rule: &str) -> Option<String> {
     None
 }
 
-fn comment(rule: &str) -> Option<String> {
+pub(super) fn comment(rule: &str) -> Option<String> {
     let mut words = words(rule).into_iter();
     words.find(|word| word == "--comment")?;
     words.next()
 }
 
 /// Returns the words of a rule: those that hold blanks are in quotation marks, in which a backslash precedes what would end them.
-fn words(rule: &str) -> Vec<String> {
+pub(super) fn words(rule: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let (mut within, mut escaped) = (false, false);
@@ -225,6 +227,7 @@ mod tests {
         use RuleOwner::{AwsCni, Others, Users};
         let cases = [
             (r#"POSTROUTING -m comment --comment "AWS SNAT CHAIN" -j AWS-SNAT-CHAIN-0"#, AwsCni),
+            (r#"POSTROUTING -m comment --comment "AWS SNAT CHAN" -j AWS-SNAT-CHAIN-0"#, AwsCni),
             (
                 r#"PREROUTING -i eni+ -m comment --comment "AWS, primary ENI" -j CONNMARK --restore-mark"#,
                 AwsCni,
