@@ -87,7 +87,7 @@ mod state;
 pub mod testkit;
 
 pub use config::{BranchMode, HostConfig, SnatPorts, VethPrefix, VethPrefixError};
-pub use datapath::aws_cni::AwsCniNat;
+pub use datapath::aws_cni::{AwsCniListing, AwsCniNat, AwsCniSettings, Evident};
 pub use datapath::beside_aws_cni::BesideAwsCni;
 pub use datapath::conflict::Conflict;
 pub use datapath::eni::{EniError, EniTable, TableReason};

@@ -1,6 +1,7 @@
 //! What amazon-vpc-cni-k8s leaves of its address translation on a node that it used to look after.
 
 mod listing;
+mod settings;
 #[cfg(feature = "testkit")]
 mod testkit;
 
@@ -17,6 +18,7 @@ pub(crate) use self::listing::TABLES;
 use self::listing::{SavedTable, incompatible, recognise};
 #[cfg(feature = "watch")]
 pub(crate) use self::listing::{has_comment, is_chain};
+pub use self::settings::{AwsCniListing, AwsCniSettings, Evident};
 #[cfg(feature = "testkit")]
 pub(crate) use self::testkit::check_listing;
 
@@ -74,7 +76,7 @@ impl AwsCniNat {
     }
 
     /// Returns the rules of other programs that lead to its chains.
-    pub(crate) fn conflicts(&self) -> Vec<Conflict> {
+    pub fn conflicts(&self) -> Vec<Conflict> {
         let conflict = |(kind, table, rule): (Kind, &str, &str)| {
             let chain = listing::target(rule).unwrap_or_default();
             Conflict {
@@ -140,6 +142,26 @@ fn likely_author(rule: &str) -> &'static str {
 
 /// Lists what there is in the calling thread's namespace, where nftables has these tables. The answer names what cannot be listed.
 pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<AwsCniNat> {
+    Ok(list_whole(programs, nftables)?.0)
+}
+
+/// As [`list`], and returns the listings themselves.
+pub(crate) fn listing(
+    programs: &NatPrograms,
+    nftables: &[String],
+) -> io::Result<(AwsCniNat, AwsCniListing)> {
+    let (nat, iptables) = list_whole(programs, nftables)?;
+    let arguments = ["--stateless", "--numeric", "list", "table", "ip", TABLE];
+    let nft = nat.nft_table.then(|| run(&programs.nft, &arguments, "")).transpose()?;
+    let unlisted = nat.unlisted.clone();
+    Ok((nat, AwsCniListing { iptables, nft, unlisted }))
+}
+
+/// Returns what there is, and what the kinds of iptables print, each with its name.
+fn list_whole(
+    programs: &NatPrograms,
+    nftables: &[String],
+) -> io::Result<(AwsCniNat, Vec<(String, String)>)> {
     let of_iptables = |names: &[String]| -> Vec<&'static str> {
         TABLES.into_iter().filter(|table| names.iter().any(|name| name == table)).collect()
     };
@@ -158,8 +180,9 @@ pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<Aw
             Err(error) => return Err(error),
         }
     }
+    let mut texts = Vec::new();
     if there.iter().all(|(_, tables)| tables.is_empty()) {
-        return Ok(found);
+        return Ok((found, texts));
     }
     let iptables = Iptables::all(programs);
     for (kind, tables) in there {
@@ -175,6 +198,7 @@ pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<Aw
                 if !tables.is_empty() {
                     found.iptables.push(Saved { programs: of_kind.clone(), tables });
                 }
+                texts.push((kind.to_string(), text));
             }
             None if kind == Kind::Nftables => {
                 let missing = "iptables-nft is not installed, which lists and removes them";
@@ -186,7 +210,7 @@ pub(crate) fn list(programs: &NatPrograms, nftables: &[String]) -> io::Result<Aw
             )),
         }
     }
-    Ok(found)
+    Ok((found, texts))
 }
 
 /// Returns the tables of the legacy kind that there are, whatever is in them.

@@ -17,9 +17,9 @@ use crate::datapath::aws_cni;
 use crate::datapath::nat::{RuleSetBackend, Set};
 use crate::kernel::sysctl;
 use crate::{
-    Address, AwsCniNat, Family, KernelChange, KernelEffect, Leads, Link, LinkIndex, Namespace,
-    NamespaceError, Nat, NatActual, NatPrograms, Neighbour, Object, Refusal, Route, RouteEntry,
-    Rule, SourceCheck, Sysctl, SysctlKey,
+    Address, AwsCniListing, AwsCniNat, Family, KernelChange, KernelEffect, Leads, Link, LinkIndex,
+    Namespace, NamespaceError, Nat, NatActual, NatPrograms, Neighbour, Object, Refusal, Route,
+    RouteEntry, Rule, SourceCheck, Sysctl, SysctlKey,
 };
 
 /// A netlink socket to the kernel, bound for good to the namespace in which it was opened.
@@ -68,6 +68,12 @@ impl KernelNetlink {
     #[must_use]
     pub fn visiting(self) -> Self {
         Self { visits: true, ..self }
+    }
+
+    /// Returns what another program, amazon-vpc-cni-k8s, left of its address translation, and the listings that show it.
+    pub fn aws_cni_listing(&self) -> Result<(AwsCniNat, AwsCniListing), NetlinkError> {
+        let listed = self.namespace.run(|| aws_cni::listing(&self.nat_programs, &nft_tables()?))?;
+        listed.map_err(|source| NetlinkError::AwsCniNat { source })
     }
 
     fn inside<R: Send>(&self, act: impl FnOnce() -> R + Send) -> Result<R, NamespaceError> {
