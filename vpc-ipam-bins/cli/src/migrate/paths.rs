@@ -46,7 +46,7 @@ impl Paths {
     /// Returns where a file of the node is as seen from here.
     ///
     /// Symbolic links among its folders are followed as the node sees them: `/var/run` is a link to `/run` on most systems, and below
-    /// another root that is not the `/run` of this program. The last part of the path is not followed, so that a file is told from a link to one.
+    /// another root that is not the `/run` of this program. The last part of the path is not followed, so that a link is not taken for a file.
     pub fn at(&self, path: &Path) -> PathBuf {
         // What is still to be walked, and what has been, from the node's root.
         let mut ahead: VecDeque<OsString> = parts(path).collect();
