@@ -9,3 +9,4 @@
 pub mod commands;
 pub mod lab;
 pub mod migrate;
+mod node_files;

@@ -24,7 +24,6 @@ mod rivals;
 mod rp_filter;
 mod state;
 mod subnets;
-mod systemd_file;
 #[cfg(test)]
 mod tests;
 mod untracked;

@@ -1,15 +1,11 @@
 //! Where everything is that a migration reads and writes.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use vpc_ipam_protocol::SOCKET;
 
-/// As many symbolic links as the kernel follows.
-const LINKS_MAX: u32 = 40;
+use crate::node_files::{Last, resolve};
 
 /// Where everything is that a migration reads and writes.
 ///
@@ -48,45 +44,14 @@ impl Paths {
     /// Symbolic links among its folders are followed as the node sees them: `/var/run` is a link to `/run` on most systems, and below
     /// another root that is not the `/run` of this program. The last part of the path is not followed, so that a link is not taken for a file.
     pub fn at(&self, path: &Path) -> PathBuf {
-        // What is still to be walked, and what has been, from the node's root.
-        let mut ahead: VecDeque<OsString> = parts(path).collect();
-        let mut walked = PathBuf::new();
-        let mut links = 0;
-        while let Some(part) = ahead.pop_front() {
-            if part == ".." {
-                walked.pop();
-                continue;
-            }
-            let here = walked.join(&part);
-            let target =
-                if ahead.is_empty() { None } else { fs::read_link(self.root.join(&here)).ok() };
-            match target {
-                Some(target) if links < LINKS_MAX => {
-                    links += 1;
-                    if target.is_absolute() {
-                        walked.clear();
-                    }
-                    parts(&target).rev().for_each(|part| ahead.push_front(part));
-                }
-                _ => walked = here,
-            }
-        }
-        self.root.join(walked)
+        resolve(&self.root, path, Last::Kept)
     }
-}
-
-/// Returns the names in a path, and its `..`.
-fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
-    let part = |part: Component<'_>| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    };
-    path.components().filter_map(part)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use clap::Parser;

@@ -45,7 +45,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::not_checked(&error.why)),
     }
-    let state = facts.at(&facts.socket().with_file_name("state.redb").to_string_lossy());
+    let state = facts.files.at(&facts.socket().with_file_name("state.redb").to_string_lossy());
     if let Ok(written) = fs::metadata(state).and_then(|found| found.modified())
         && let Ok(later) = written.duration_since(facts.now)
         && later >= STEP

@@ -1,9 +1,8 @@
 //! Whether the container runtime calls vpc-cni: what is in its configuration folder.
 
-use serde_json::Value;
-
 use super::check::{Check, Finding, Verdict};
 use super::facts::Facts;
+use crate::node_files::networks::{self, BrokenNetwork, Network, is_ours};
 
 pub(super) const CHECK: Check = Check {
     name: "conflist",
@@ -15,47 +14,17 @@ pub(super) const CHECK: Check = Check {
 const FOLDER: &str = "/etc/cni/net.d";
 const PROGRAMS: &str = "/opt/cni/bin";
 
-/// A configuration of the runtime.
-pub(super) struct Network {
-    file: String,
-    pub(super) name: String,
-    plugins: Vec<Value>,
-}
-
-impl Network {
-    pub(super) fn is_ours(&self) -> bool {
-        self.plugins.iter().any(is_ours)
-    }
-}
-
-fn is_ours(plugin: &Value) -> bool {
-    plugin["type"] == "vpc-cni" || plugin["ipam"]["type"] == "vpc-cni-ipam"
-}
-
 /// Returns the configurations in the order in which a runtime takes them, and what is wrong with files that are none.
 pub(super) fn networks(facts: &Facts) -> Result<(Vec<Network>, Vec<Finding>), String> {
-    let (mut networks, mut broken) = (Vec::new(), Vec::new());
-    let endings = [".conflist", ".conf", ".json"];
-    let names = facts.names(FOLDER)?;
-    for file in names.into_iter().filter(|name| endings.iter().any(|it| name.ends_with(it))) {
+    let (networks, broken) = networks::networks(&facts.files, FOLDER)?;
+    let broken = broken.into_iter().map(|BrokenNetwork { file, why }| {
         let path = format!("{FOLDER}/{file}");
-        let text = facts.read(&path)?.unwrap_or_default();
-        match serde_json::from_str::<Value>(&text) {
-            Ok(document) => {
-                let name = document["name"].as_str().unwrap_or_default().to_owned();
-                let plugins = match document["plugins"].as_array() {
-                    Some(plugins) => plugins.clone(),
-                    None => vec![document],
-                };
-                networks.push(Network { file, name, plugins });
-            }
-            Err(error) => broken.push(Finding::warning(
-                format!("{path} is no JSON: {error}; runtimes pass over it, or stop there"),
-                format!("correct {path}, or move it away"),
-            )),
-        }
-    }
-    Ok((networks, broken))
+        Finding::warning(
+            format!("{path} is no JSON: {why}; runtimes pass over it, or stop there"),
+            format!("correct {path}, or move it away"),
+        )
+    });
+    Ok((networks, broken.collect()))
 }
 
 fn run(facts: &Facts) -> Vec<Finding> {
@@ -105,7 +74,7 @@ fn of_ours(facts: &Facts, ours: &Network, findings: &mut Vec<Finding>) {
     for plugin in &ours.plugins {
         let ipam = plugin["ipam"]["type"].as_str();
         for kind in plugin["type"].as_str().into_iter().chain(ipam) {
-            if kind.contains('/') || !facts.exists(&format!("{PROGRAMS}/{kind}")) {
+            if kind.contains('/') || !facts.files.exists(&format!("{PROGRAMS}/{kind}")) {
                 findings.push(Finding::failure(
                     format!("{path} names the plugin {kind}, and there is no {PROGRAMS}/{kind}"),
                     "install it (the package containernetworking-plugins has portmap, bandwidth and others; make install-node DIR=/ has \

@@ -2,9 +2,7 @@
 
 use core::cell::OnceCell;
 use core::time::Duration;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::FileTypeExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,15 +11,14 @@ use vpc_ipam_protocol::{
     self as protocol, Answer, AskError, Inventory, NetReport, Probe, Refusal, Request, Status,
 };
 
-/// The longest file that is read, in bytes: many times the longest configuration.
-const FILE_MAX: u64 = 1 << 20;
+use crate::node_files::NodeFiles;
 
 /// How long one answer of the daemon is waited for: longer than it takes for a probe, which ends after 30 s.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// What checks look at.
 pub(super) struct Facts {
-    root: PathBuf,
+    pub(super) files: NodeFiles,
     socket: PathBuf,
     ask: Box<Ask>,
     pub(super) now: SystemTime,
@@ -56,31 +53,6 @@ pub(super) struct Room {
     pub(super) files: Option<u64>,
 }
 
-/// A process of the node.
-pub(super) struct Process {
-    pub(super) pid: u32,
-    /// Its name, as the kernel cuts it: 15 bytes at most.
-    pub(super) name: String,
-    /// Its arguments, its own name first.
-    pub(super) arguments: Vec<String>,
-}
-
-impl Process {
-    /// Returns the value of an option, written `--name value` or `--name=value`.
-    pub(super) fn option(&self, name: &str) -> Option<&str> {
-        let mut arguments = self.arguments.iter();
-        while let Some(argument) = arguments.next() {
-            let Some(rest) = argument.strip_prefix(name) else { continue };
-            match rest.strip_prefix('=') {
-                Some(value) => return Some(value),
-                None if rest.is_empty() => return arguments.next().map(String::as_str),
-                None => {}
-            }
-        }
-        None
-    }
-}
-
 impl Facts {
     /// Looks at the node whose files are under `root` and whose daemon listens at `socket`.
     pub(super) fn new(root: &Path, socket: &Path) -> Self {
@@ -91,7 +63,7 @@ impl Facts {
     /// Looks at files under `root`, and asks the daemon by `ask`.
     pub(super) fn with(root: &Path, socket: &Path, ask: Box<Ask>) -> Self {
         Self {
-            root: root.to_owned(),
+            files: NodeFiles::below(root),
             socket: socket.to_owned(),
             ask,
             now: SystemTime::now(),
@@ -152,69 +124,6 @@ impl Facts {
     fn answer(&self, request: &Request) -> Answered<Answer> {
         self.status().map_err(Clone::clone)?;
         (self.ask)(request)
-    }
-
-    /// Returns where a file of the node is.
-    pub(super) fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
-    }
-
-    /// Reads a file of the node; none if it is not there, and an empty one where it is masked by /dev/null.
-    pub(super) fn read(&self, path: &str) -> Result<Option<String>, String> {
-        Ok(self.read_bytes(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    /// As [`read`](Self::read), and cuts what is too long.
-    pub(super) fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
-        let at = self.at(path);
-        let read = || -> io::Result<Option<Vec<u8>>> {
-            let kind = fs::metadata(&at)?.file_type();
-            if !kind.is_file() {
-                let masked = kind.is_char_device().then(Vec::new);
-                return masked.map(Some).ok_or_else(|| io::Error::other("is no regular file"));
-            }
-            let mut bytes = Vec::new();
-            File::open(&at)?.take(FILE_MAX).read_to_end(&mut bytes)?;
-            Ok(Some(bytes))
-        };
-        match read() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map_err(|error| format!("cannot read {path}: {error}")),
-        }
-    }
-
-    /// Returns the names in a folder of the node, sorted; none where it is not there.
-    pub(super) fn names(&self, path: &str) -> Result<Vec<String>, String> {
-        let entries = match fs::read_dir(self.at(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|error| format!("cannot list {path}: {error}"))?,
-        };
-        let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
-        let mut names: Vec<String> = entries.flatten().filter_map(name).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Returns whether there is a file of the node.
-    pub(super) fn exists(&self, path: &str) -> bool {
-        fs::symlink_metadata(self.at(path)).is_ok()
-    }
-
-    /// Returns the processes of the node; without /proc an error.
-    pub(super) fn processes(&self) -> Result<Vec<Process>, String> {
-        let names = self.names("/proc")?;
-        let pids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        if pids.is_empty() {
-            return Err("no processes can be listed in /proc".to_owned());
-        }
-        // One that ends meanwhile is one that does not run.
-        let process = |pid: u32| {
-            let name = self.read(&format!("/proc/{pid}/comm")).ok()??;
-            let arguments = self.read(&format!("/proc/{pid}/cmdline")).ok()??;
-            let arguments = arguments.split_terminator('\0').map(str::to_owned).collect();
-            Some(Process { pid, name: name.trim_end().to_owned(), arguments })
-        };
-        Ok(pids.into_iter().filter_map(process).collect())
     }
 
     /// Returns how the names of pods' links begin on this node.

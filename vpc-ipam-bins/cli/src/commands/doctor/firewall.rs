@@ -20,7 +20,7 @@ const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 fn run(facts: &Facts) -> Vec<Finding> {
     let find = |name: &str| {
         let paths = FOLDERS.iter().map(|folder| format!("{folder}/{name}"));
-        paths.into_iter().find(|path| facts.exists(path))
+        paths.into_iter().find(|path| facts.files.exists(path))
     };
     let (nft, iptables) = (find("nft"), find("iptables"));
     let kind = iptables.as_deref().and_then(|path| kind(facts, path));
@@ -38,7 +38,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
             "install nftables (apt-get install nftables, dnf install nftables)",
         ),
     }];
-    match facts.read(LEGACY_TABLES) {
+    match facts.files.read(LEGACY_TABLES) {
         Ok(names) => {
             let names = names.unwrap_or_default();
             let tables: Vec<&str> = names.split_whitespace().collect();
@@ -70,7 +70,7 @@ fn kind(facts: &Facts, path: &str) -> Option<&'static str> {
         if path.contains("nft") {
             return Some("nft");
         }
-        let target = fs::read_link(facts.at(&path)).ok()?;
+        let target = fs::read_link(facts.files.at(&path)).ok()?;
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         path = match target.to_str()? {
             target if target.starts_with('/') => target.to_owned(),

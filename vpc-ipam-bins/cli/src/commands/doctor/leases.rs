@@ -32,7 +32,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
         let name = format!("{}/{} ({key})", pod.namespace, pod.name);
         let sandbox = probe.sandboxes.iter().find(|it| it.key == *key);
         let sandbox = sandbox.and_then(|it| it.path.as_deref());
-        let gone = sandbox.filter(|path| !facts.exists(&path.to_string_lossy()));
+        let gone = sandbox.filter(|path| !facts.files.exists(&path.to_string_lossy()));
         // Another plugin made the links of those.
         let interfaces = if lease.addresses_only { 0 } else { lease.interfaces().count() };
         let missing = host_links(pod, interfaces, &prefix).find(|link| !links.contains(link));
@@ -63,7 +63,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
 
 /// Returns the names of the links of this network namespace.
 fn links(facts: &Facts) -> Result<Vec<String>, String> {
-    let text = facts.read("/proc/net/dev")?.ok_or("there is no /proc/net/dev")?;
+    let text = facts.files.read("/proc/net/dev")?.ok_or("there is no /proc/net/dev")?;
     let names = text.lines().filter_map(|line| line.split_once(':'));
     Ok(names.map(|(name, _)| name.trim().to_owned()).collect())
 }

@@ -2,7 +2,7 @@
 
 use super::check::{Check, Finding, Verdict};
 use super::facts::Facts;
-use super::systemd_file;
+use crate::node_files::systemd;
 
 pub(super) const CHECK: Check = Check {
     name: "mac-policy",
@@ -13,13 +13,13 @@ pub(super) const CHECK: Check = Check {
 
 fn run(facts: &Facts) -> Vec<Finding> {
     let link = format!("{}0a1b2c3d4e5", facts.veth_prefix());
-    let units = match systemd_file::units(facts, "network", ".link") {
+    let units = match systemd::units(&facts.files, "network", ".link") {
         Ok(units) => units,
         Err(why) => return vec![Finding::not_checked(why)],
     };
     let about = units.iter().find(|unit| {
         let section = unit.section("Match");
-        section.is_some_and(|section| systemd_file::is_about_veth(section, "OriginalName", &link))
+        section.is_some_and(|section| systemd::is_about_veth(section, "OriginalName", &link))
     });
     let Some(unit) = about else {
         return vec![Finding::ok("no .link file is about links of pods")];

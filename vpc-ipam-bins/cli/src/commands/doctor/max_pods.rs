@@ -73,18 +73,20 @@ fn run(facts: &Facts) -> Vec<Finding> {
 
 /// Returns how many pods kubelet takes, and which file or option says so.
 fn kubelets(facts: &Facts) -> Result<Option<(u32, String)>, String> {
-    let kubelet = facts.processes().unwrap_or_default().into_iter().find(|it| it.name == "kubelet");
+    let kubelet =
+        facts.files.processes().unwrap_or_default().into_iter().find(|it| it.name == "kubelet");
     if let Some(text) = kubelet.as_ref().and_then(|kubelet| kubelet.option("--max-pods")) {
         let number = text.parse().map_err(|_| format!("kubelet's --max-pods is {text:?}"))?;
         return Ok(Some((number, "--max-pods".to_owned())));
     }
     let named = kubelet.as_ref().and_then(|kubelet| kubelet.option("--config")).map(str::to_owned);
-    let drop_ins = facts.names(DROP_INS)?.into_iter().map(|name| format!("{DROP_INS}/{name}"));
+    let drop_ins =
+        facts.files.names(DROP_INS)?.into_iter().map(|name| format!("{DROP_INS}/{name}"));
     let files = named.into_iter().chain(FILES.map(str::to_owned));
     // The last drop-in counts, then the file.
     let mut read = kubelet.is_some();
     for path in drop_ins.rev().chain(files) {
-        let Some(text) = facts.read(&path)? else { continue };
+        let Some(text) = facts.files.read(&path)? else { continue };
         read = true;
         if let Some(number) = max_pods(&text) {
             return Ok(Some((number, path)));

@@ -4,7 +4,7 @@ use wildmatch::WildMatch;
 
 use super::check::{Check, Finding, Verdict};
 use super::facts::Facts;
-use super::systemd_file::{Section, parse};
+use crate::node_files::systemd::{Section, parse};
 
 pub(super) const CHECK: Check = Check {
     name: "network-manager",
@@ -23,19 +23,20 @@ fn run(facts: &Facts) -> Vec<Finding> {
 }
 
 fn look(facts: &Facts) -> Result<Vec<Finding>, String> {
-    let running = facts.processes().map(|all| all.iter().any(|it| it.name == "NetworkManager"));
-    if !facts.exists(ENABLED) && !running? {
+    let running =
+        facts.files.processes().map(|all| all.iter().any(|it| it.name == "NetworkManager"));
+    if !facts.files.exists(ENABLED) && !running? {
         return Ok(vec![Finding::ok("NetworkManager neither runs nor is enabled")]);
     }
     let mut paths = vec![MAIN.to_owned()];
     for folder in DROP_INS {
-        let names = facts.names(folder)?.into_iter().filter(|name| name.ends_with(".conf"));
+        let names = facts.files.names(folder)?.into_iter().filter(|name| name.ends_with(".conf"));
         paths.extend(names.map(|name| format!("{folder}/{name}")));
     }
     let prefix = facts.veth_prefix();
     let link = format!("{prefix}0a1b2c3d4e5");
     for path in paths {
-        let Some(text) = facts.read(&path)? else { continue };
+        let Some(text) = facts.files.read(&path)? else { continue };
         if parse(&text).iter().any(|section| leaves_alone(section, &link)) {
             let evidence = format!("NetworkManager leaves links of pods alone, by {path}");
             return Ok(vec![Finding::ok(evidence)]);

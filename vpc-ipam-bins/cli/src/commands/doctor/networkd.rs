@@ -2,7 +2,7 @@
 
 use super::check::{Check, Finding, Verdict};
 use super::facts::Facts;
-use super::systemd_file;
+use crate::node_files::systemd;
 
 pub(super) const CHECK: Check = Check {
     name: "networkd",
@@ -20,15 +20,16 @@ fn run(facts: &Facts) -> Vec<Finding> {
 
 fn look(facts: &Facts) -> Result<Vec<Finding>, String> {
     // The kernel cuts names of processes.
-    let running = facts.processes().map(|all| all.iter().any(|it| it.name == "systemd-network"));
-    if !facts.exists(ENABLED) && !running? {
+    let running =
+        facts.files.processes().map(|all| all.iter().any(|it| it.name == "systemd-network"));
+    if !facts.files.exists(ENABLED) && !running? {
         return Ok(vec![Finding::ok("systemd-networkd neither runs nor is enabled")]);
     }
     let mut findings = Vec::new();
     let mut foreign = Vec::new();
     for key in KEYS {
-        match systemd_file::setting(facts, "networkd.conf", "Network", key)? {
-            Some((value, _)) if systemd_file::is_no(&value) => {}
+        match systemd::setting(&facts.files, "networkd.conf", "Network", key)? {
+            Some((value, _)) if systemd::is_no(&value) => {}
             Some((value, path)) => foreign.push(format!("{key}={value} in {path}")),
             None => foreign.push(format!("{key} is not set, which means yes")),
         }
@@ -41,16 +42,16 @@ fn look(facts: &Facts) -> Result<Vec<Finding>, String> {
         ));
     }
     let link = format!("{}0a1b2c3d4e5", facts.veth_prefix());
-    for unit in systemd_file::units(facts, "network", ".network")? {
+    for unit in systemd::units(&facts.files, "network", ".network")? {
         let Some(section) = unit.section("Match") else { continue };
-        if !systemd_file::is_about_veth(section, "Name", &link) {
+        if !systemd::is_about_veth(section, "Name", &link) {
             continue;
         }
         // The first file that matches is the one that counts.
         let unmanaged = unit
             .section("Link")
             .and_then(|it| it.get("Unmanaged"))
-            .is_some_and(|it| !systemd_file::is_no(it));
+            .is_some_and(|it| !systemd::is_no(it));
         if !unmanaged {
             findings.push(Finding::warning(
                 format!(

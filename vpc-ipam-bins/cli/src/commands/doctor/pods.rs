@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::check::{Check, Finding, Verdict};
-use super::conflist::{Network, networks};
+use super::conflist::networks;
 use super::facts::Facts;
 use super::untracked::some_of;
+use crate::node_files::networks::Network;
 
 pub(super) const CHECK: Check = Check {
     name: "pods",
@@ -69,8 +70,8 @@ fn of_runtime(facts: &Facts) -> Result<BTreeSet<(String, String, String)>, Strin
     let ours: Vec<&str> =
         networks.iter().filter(|it| it.is_ours()).map(|it: &Network| it.name.as_str()).collect();
     let mut kept = BTreeSet::new();
-    for name in facts.names(RESULTS)? {
-        let Some(text) = facts.read(&format!("{RESULTS}/{name}"))? else { continue };
+    for name in facts.files.names(RESULTS)? {
+        let Some(text) = facts.files.read(&format!("{RESULTS}/{name}"))? else { continue };
         // One that is being written is read at the next run.
         let Ok(result) = serde_json::from_str::<Value>(&text) else { continue };
         let text = |key: &str| result[key].as_str().map(str::to_owned);

@@ -29,7 +29,7 @@ const OF_PODS: [(&str, &str); 8] = [
 ];
 
 fn run(facts: &Facts) -> Vec<Finding> {
-    let processes = match facts.processes() {
+    let processes = match facts.files.processes() {
         Ok(processes) => processes,
         Err(why) => return vec![Finding::not_checked(why)],
     };

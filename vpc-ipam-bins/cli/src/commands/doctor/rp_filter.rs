@@ -20,7 +20,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
     };
     let value = |link: &str| {
         let path = format!("{CONF}/{link}/rp_filter");
-        let text = facts.read(&path)?.ok_or_else(|| format!("there is no {path}"))?;
+        let text = facts.files.read(&path)?.ok_or_else(|| format!("there is no {path}"))?;
         text.trim().parse::<u8>().map_err(|_| format!("{path} is {:?}", text.trim()))
     };
     let (all, own) = match (value("all"), value(&primary)) {
@@ -41,7 +41,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
 
 /// Returns the link of the default route, which is the primary ENI's.
 fn primary(facts: &Facts) -> Result<String, String> {
-    let routes = facts.read("/proc/net/route")?.ok_or("there is no /proc/net/route")?;
+    let routes = facts.files.read("/proc/net/route")?.ok_or("there is no /proc/net/route")?;
     let default = routes.lines().skip(1).filter_map(|line| {
         let mut words = line.split_whitespace();
         let (link, destination) = (words.next()?, words.next()?);

@@ -31,7 +31,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
         Ok(probe) => probe.state.clone(),
         Err(_) => facts.socket().with_file_name("state.redb"),
     };
-    let at = facts.at(&path.to_string_lossy());
+    let at = facts.files.at(&path.to_string_lossy());
     let Some(folder) = at.parent().filter(|folder| folder.is_dir()) else {
         return vec![Finding::not_checked(format!("there is no folder of {}", path.display()))];
     };
@@ -110,7 +110,7 @@ fn of_file(facts: &Facts, path: &Path, found: &fs::Metadata, findings: &mut Vec<
 
 /// Returns whether a file was last written before the kernel started; `None` where that cannot be told.
 fn is_of_earlier_boot(facts: &Facts, found: &fs::Metadata) -> Option<bool> {
-    let stat = facts.read("/proc/stat").ok()??;
+    let stat = facts.files.read("/proc/stat").ok()??;
     let boot: i64 =
         stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(found.mtime() < boot)

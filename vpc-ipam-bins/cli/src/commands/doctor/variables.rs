@@ -6,7 +6,8 @@ use vpc_ipamd::settings::Settings;
 use vpc_ipamd::{env_file, variables};
 
 use super::check::{Check, Finding, Verdict};
-use super::facts::{Facts, Process};
+use super::facts::Facts;
+use crate::node_files::Process;
 
 pub(super) const CHECK: Check = Check {
     name: "variables",
@@ -19,7 +20,7 @@ pub(super) const CHECK: Check = Check {
 const FILE: &str = "/etc/vpc-ipam/vpc-ipamd.env";
 
 fn run(facts: &Facts) -> Vec<Finding> {
-    let processes = facts.processes().unwrap_or_default();
+    let processes = facts.files.processes().unwrap_or_default();
     let daemon = processes.iter().find(|process| process.name == "vpc-ipamd");
     let mut findings = Vec::new();
     let mut vars = BTreeMap::new();
@@ -34,7 +35,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
         }
     }
     let file = daemon.and_then(|daemon| daemon.option("--env-file")).unwrap_or(FILE);
-    match facts.read_bytes(file) {
+    match facts.files.read_bytes(file) {
         Ok(Some(text)) => {
             let (found, bad) = env_file::parse(&text);
             findings.extend(bad.iter().map(|bad| {
@@ -76,7 +77,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
 
 fn of_process(facts: &Facts, daemon: &Process) -> Result<Vec<(String, String)>, String> {
     let path = format!("/proc/{}/environ", daemon.pid);
-    let text = facts.read(&path)?.ok_or_else(|| format!("there is no {path}"))?;
+    let text = facts.files.read(&path)?.ok_or_else(|| format!("there is no {path}"))?;
     let pair = |entry: &str| {
         entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
     };

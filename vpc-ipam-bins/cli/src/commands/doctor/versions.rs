@@ -41,7 +41,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
         Ok(_) => findings.push(Finding::ok(format!("vpc-ipamd and vpc-ipam are of version {OWN}"))),
         Err(error) => findings.push(Finding::not_checked(&error.why)),
     }
-    if !facts.exists(PLUGIN) {
+    if !facts.files.exists(PLUGIN) {
         findings.push(Finding::not_checked(format!("there is no {PLUGIN}")));
         return findings;
     }
@@ -58,7 +58,7 @@ fn run(facts: &Facts) -> Vec<Finding> {
 
 /// Has the plugin print its version.
 fn plugins(facts: &Facts) -> Result<String, String> {
-    let path = facts.at(PLUGIN);
+    let path = facts.files.at(PLUGIN);
     let found = path.metadata().map_err(|error| error.to_string())?;
     // It would run with the rights of who runs this.
     if !trusted_file::is_trusted(found.uid()) {
