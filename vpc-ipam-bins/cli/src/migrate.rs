@@ -5,6 +5,7 @@
 //! what it left.
 
 mod back;
+mod check;
 mod checkpoint;
 mod conflist;
 mod durable;
@@ -14,21 +15,30 @@ mod leases;
 mod moved;
 mod old_daemon;
 mod paths;
+mod pods;
 mod processes;
 mod running;
+mod settings;
 mod step;
+mod survey;
 mod swept;
 mod to;
 
 use vpc_ipam_core::Timestamp;
 
 pub(crate) use self::back::back;
+pub use self::check::{Finding, Report, Severity, Verdict};
 pub use self::checkpoint::{Checkpoint, CheckpointEntry, CheckpointError, CheckpointProblem};
 pub(crate) use self::export::{Export, export};
 pub(crate) use self::leases::leases;
 pub(crate) use self::moved::Moved;
 pub use self::paths::Paths;
+pub use self::pods::{Fate, PodMove, pods};
+pub use self::settings::{Derived, Disagreement, Setting, Variable, WITHOUT_TRACE};
 pub(crate) use self::step::{BACK, Options, Step, StepError, TO};
+pub use self::survey::{
+    CachedResult, Given, KernelView, Listener, NodeProcess, PodRoute, Survey, TrafficControl,
+};
 pub(crate) use self::to::to;
 
 /// Returns the time.

@@ -1,0 +1,45 @@
+//! Whether another program has the pods' network.
+
+use super::{Check, Finding, Node, Severity};
+use crate::migrate::survey::OLD_PLUGIN;
+
+pub(super) const CHECK: Check =
+    Check { name: "second-cni", severities: &[Severity::Warning, Severity::Refusal], run };
+
+fn run(node: &Node<'_>) -> Vec<Finding> {
+    let survey = node.survey;
+    let mut findings: Vec<Finding> = Vec::new();
+    for broken in &survey.broken_networks {
+        findings.push(Finding::warning(
+            format!("{} in the runtime's folder is no JSON: {}", broken.file, broken.why),
+            "some runtimes pass over it, some stop there and find no network at all",
+            "correct the file, or move it away",
+        ));
+    }
+    let Some(first) = survey.network() else { return findings };
+    let main = first.plugins.first().and_then(|plugin| plugin["type"].as_str());
+    if main == Some(OLD_PLUGIN) || first.is_ours() {
+        return findings;
+    }
+    let main = main.unwrap_or("without a type");
+    let delegates = first.plugins.iter().any(|plugin| plugin.to_string().contains("\"aws-cni\""));
+    let (effect, remedy) = if delegates {
+        (
+            "that plugin calls amazon-vpc-cni-k8s by a configuration of its own, and would go on doing so",
+            "let it take the network by the name of the file that is replaced (Multus: clusterNetwork, or multusConfigFile auto), or move its \
+             file away until the node is moved",
+        )
+    } else {
+        (
+            "the runtime calls that plugin and not amazon-vpc-cni-k8s: pods have their network from it, and moving the node would change \
+             nothing for them",
+            "if that plugin is not used, move its file away; if it is, this node is not one of amazon-vpc-cni-k8s",
+        )
+    };
+    findings.push(Finding::refusal(
+        format!("the runtime takes {}, whose plugin is {main}", first.file),
+        effect,
+        remedy,
+    ));
+    findings
+}
