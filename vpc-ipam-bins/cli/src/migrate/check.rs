@@ -153,7 +153,10 @@ impl Report {
         let node = Node { survey, derived: &derived, pods: &pods };
         let findings = CHECKS.iter().flat_map(|check| {
             let found = (check.run)(&node);
-            debug_assert!(found.iter().all(|it| check.severities.contains(&it.severity)), "{found:?}");
+            debug_assert!(
+                found.iter().all(|it| check.severities.contains(&it.severity)),
+                "{found:?}"
+            );
             found.into_iter().map(|finding| Finding { check: check.name, ..finding })
         });
         Self { findings: findings.collect(), derived, pods }

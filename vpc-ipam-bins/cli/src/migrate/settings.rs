@@ -6,6 +6,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
 use serde_json::Value;
 use vpc_ipam_linux::{Evident, HostConfig, SnatPorts, Table};
 
@@ -47,7 +48,7 @@ pub struct Disagreement {
 }
 
 /// A line of the environment to use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Variable {
     /// Its name.
     pub name: String,

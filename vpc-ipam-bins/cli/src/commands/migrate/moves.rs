@@ -25,9 +25,9 @@ Exit codes:
 
 /// How the commands are to go about things.
 #[derive(Debug, Args)]
-struct HowArgs {
+pub(super) struct HowArgs {
     #[command(flatten)]
-    paths: Paths,
+    pub(super) paths: Paths,
     /// The shell command that starts vpc-ipamd, at each boot too
     #[arg(long, value_name = "COMMAND", default_value = "systemctl enable --now vpc-ipamd")]
     start: String,
@@ -42,7 +42,7 @@ struct HowArgs {
     dry_run: bool,
     /// Print JSON at the end, with what each step took
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Move this node over from amazon-vpc-cni-k8s to vpc-ipam, with its pods running.
@@ -87,7 +87,7 @@ pub(super) struct ExportArgs {
 }
 
 impl HowArgs {
-    fn options(&self, conflist: Option<PathBuf>) -> Options {
+    pub(super) fn options(&self, conflist: Option<PathBuf>) -> Options {
         Options {
             paths: self.paths.clone(),
             start: self.start.clone(),
