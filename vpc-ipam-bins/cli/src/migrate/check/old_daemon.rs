@@ -13,8 +13,7 @@ const PROGRAMS: [&str; 2] = ["aws-k8s-agent", "aws-vpc-cni"];
 pub(super) const OURS: [&str; 2] = ["vpc-ipamd", "vpc-ipam"];
 
 const EFFECT: &str = "two daemons would grant the same addresses to different pods";
-const REMEDY: &str = "keep it off this node, and wait until it is gone: kubectl label node NODE vpc-ipam/cni=moving, and let the DaemonSet \
-                      aws-node leave out nodes with that label; docs/migration.md has the commands";
+const REMEDY: &str = "keep its DaemonSet aws-node off this node (docs/migration.md has the commands), and wait until it is gone";
 
 fn run(node: &Node<'_>) -> Vec<Finding> {
     let is_old = |it: &NodeProcess| PROGRAMS.contains(&it.program.as_str());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::NodeProcess;
@@ -26,9 +27,15 @@ const SOCKET: &str = "ipamd.sock";
 /// The state of a TCP socket that listens, in the kernel's numbers.
 const LISTENS: &str = "0A";
 
-/// Returns the programs that run.
+/// Returns the programs that run in the network namespace of the caller, and those of which that cannot be told.
 pub(super) fn processes(files: &NodeFiles) -> Result<Vec<NodeProcess>, String> {
-    let processes = files.processes()?.into_iter();
+    let namespace = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+    let own = namespace(Path::new("/proc/thread-self/ns/net"));
+    let is_elsewhere = |pid: u32| {
+        let its = namespace(&files.at(&format!("/proc/{pid}/ns/net")));
+        its.is_some() && own.is_some() && its != own
+    };
+    let processes = files.processes()?.into_iter().filter(|it| !is_elsewhere(it.pid));
     Ok(processes.map(|it| process(files, it.pid, &it.name)).collect())
 }
 
