@@ -1,11 +1,15 @@
 //! Nodes that are moved over from amazon-vpc-cni-k8s and back, while traffic of every kind goes on.
 //!
-//! Each mode in which amazon-vpc-cni-k8s may be set up is one of the stand-in for it; `VPC_IPAM_PROOF_MODES=all` tries all of them.
+//! `VPC_IPAM_PROOF_MODES=all` tries each way in which amazon-vpc-cni-k8s may be set up, and `VPC_IPAM_PROOF_PODS=200` has so many pods on the
+//! node. With `--nocapture`, `make migration-proof` prints what it took and what became of each kind of traffic.
 
+use core::net::IpAddr;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
 use vpc_ipam_linux::Guard;
 use vpc_ipam_tests::flows::{Flows, Tally};
 use vpc_ipam_tests::old_node::{MODES, Mode, OldNode, Pod, Runtime};
@@ -24,6 +28,21 @@ fn modes() -> Vec<&'static Mode> {
         Ok(all) if all == "all" => MODES.iter().collect(),
         Ok(names) => names.split(',').map(Mode::named).collect(),
         Err(_) => vec![&MODES[0]],
+    }
+}
+
+/// Returns how many pods a node has.
+fn pods() -> usize {
+    std::env::var("VPC_IPAM_PROOF_PODS").map_or(10, |pods| pods.parse().unwrap())
+}
+
+/// Prints what a move took in all, and each of its steps.
+fn print_times(mode: &Mode, pods: usize, way: &str, moved: &Value) {
+    let steps = moved["steps"].as_array().unwrap();
+    let ms = |step: &Value| step["ms"].as_u64().unwrap_or_default();
+    println!("{}, {pods} pods: {way} in {} ms", mode.name, steps.iter().map(ms).sum::<u64>());
+    for step in steps {
+        println!("  {:<22} {:>6} ms", step["step"].as_str().unwrap(), ms(step));
     }
 }
 
@@ -66,7 +85,9 @@ struct Proof {
 impl Proof {
     /// Makes a node with traffic of every kind, from which amazon-vpc-cni-k8s is kept off.
     fn start(mode: &'static Mode, pods: usize) -> (Self, Flows) {
-        let mut node = OldNode::start(mode, "m5.4xlarge", 3);
+        // 29 addresses for pods on each ENI, of which some are still to be free.
+        let enis = u8::try_from((pods + 20).div_ceil(29)).unwrap();
+        let mut node = OldNode::start(mode, "m5.4xlarge", enis.max(3));
         let live = pods_with_a_port(&node, pods);
         node.stop_old_daemon();
         set_settings(&node);
@@ -99,8 +120,20 @@ impl Proof {
     fn expect_theirs(&self, case: &str) {
         assert_eq!(self.moving.ours(), [] as [&str; 0], "{case}");
         let entries = self.moving.node.checkpoint_addresses();
-        let live = self.live.iter().map(|pod| (pod.container.clone(), pod.address)).collect();
-        assert_eq!(entries, live, "{case}");
+        let pods = self.live.iter().map(|pod| (pod.address, &*pod.container));
+        let live: BTreeMap<IpAddr, &str> = pods.collect();
+        let entries: BTreeMap<IpAddr, &str> =
+            entries.iter().map(|(container, address)| (*address, &**container)).collect();
+        let only = |one: &BTreeMap<IpAddr, &str>, other: &BTreeMap<IpAddr, &str>| {
+            let of_one = one.iter().filter(|(at, pod)| other.get(at) != Some(pod));
+            of_one.map(|(at, _)| format!("{at} of {:?}", self.name_of(*at))).collect::<Vec<_>>()
+        };
+        assert_eq!(only(&entries, &live), [] as [&str; 0], "{case}: entries without a pod");
+        assert_eq!(only(&live, &entries), [] as [&str; 0], "{case}: pods without an entry");
+    }
+
+    fn name_of(&self, address: IpAddr) -> Option<&str> {
+        self.live.iter().find(|pod| pod.address == address).map(|pod| &*pod.name)
     }
 
     /// Returns how many calls of the old plugin there were.
@@ -114,10 +147,10 @@ impl Proof {
 fn node_goes_there_and_back_and_there_again_and_nothing_is_lost_or_given_twice() {
     for mode in modes() {
         let case = |what: &str| format!("{}: {what}", mode.name);
-        let (mut proof, flows) = Proof::start(mode, 10);
+        let (mut proof, flows) = Proof::start(mode, pods());
         let calls = proof.old_calls();
 
-        proof.moving.to();
+        print_times(mode, pods(), "to", &proof.moving.to());
         proof.expect_ours(&case("to"));
         // With the result of the old plugin.
         proof.remove("p9");
@@ -127,7 +160,7 @@ fn node_goes_there_and_back_and_there_again_and_nothing_is_lost_or_given_twice()
         proof.expect_ours(&case("pods of ours"));
         assert_eq!(proof.old_calls(), calls, "{}", case("the old plugin was called"));
 
-        proof.moving.back();
+        print_times(mode, pods(), "back", &proof.moving.back());
         proof.expect_theirs(&case("back"));
         proof.add("theirs0");
         proof.add("theirs1");
@@ -145,6 +178,8 @@ fn node_goes_there_and_back_and_there_again_and_nothing_is_lost_or_given_twice()
         proof.add("ours2");
         proof.expect_ours(&case("pods of ours again"));
         let tallies = flows.stop();
+        tallies.iter().for_each(|tally| println!("  {tally}"));
+        println!("  the clients paused for {} ms at most", tallies[0].pause.as_millis());
         nothing_is_lost(mode.name, &tallies);
     }
 }

@@ -3,6 +3,7 @@
 
 mod containerd;
 mod fault_points;
+mod migrated;
 mod podman;
 mod soak;
 mod users;

@@ -219,6 +219,19 @@ impl OldNode {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Returns `vpc-ipam migrate`, with where everything is on the node; `to` and `back` start and stop our daemon.
+    pub fn migrate(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(&program("vpc-ipam"));
+        let socket = &self.lab.address.socket;
+        command.arg("migrate").args(arguments).arg("--root").arg(&self.root);
+        command.arg("--socket").arg(socket);
+        command.arg("--state").arg(socket.with_file_name("state.redb"));
+        if ["to", "back"].contains(&arguments[0]) {
+            command.arg("--start").arg(self.start_command()).arg("--stop").arg(self.stop_command());
+        }
+        command
+    }
+
     /// Returns the file of the settings of our daemon.
     pub fn env_file(&self) -> PathBuf {
         self.root.join("etc/vpc-ipam/vpc-ipamd.env")

@@ -94,8 +94,9 @@ fn carriers(node: &LabNode, addresses: &BTreeMap<&str, Ipv4Addr>) -> usize {
 pub(super) struct Containerd {
     folder: tempfile::TempDir,
     node_netns: String,
-    cni_conf_dir: PathBuf,
-    /// Where clients find the plugin.
+    /// Where clients find the network configuration.
+    pub(super) cni_conf_dir: PathBuf,
+    /// Where clients find the plugins.
     pub(super) cni_bin_dir: PathBuf,
     process: Child,
     made: Vec<&'static str>,
@@ -156,7 +157,10 @@ impl Containerd {
         let script = "
             mount -t tmpfs tmpfs /etc/cni && mount -t tmpfs tmpfs /opt/cni &&
             mkdir /etc/cni/net.d /opt/cni/bin &&
-            cp \"$CONF\"/* /etc/cni/net.d/ && ln -s \"$BIN\"/vpc-cni /opt/cni/bin/ &&
+            cp \"$CONF\"/* /etc/cni/net.d/ &&
+            for plugin in vpc-cni aws-cni egress-cni portmap; do
+                [ ! -e \"$BIN\"/$plugin ] || ln -s \"$BIN\"/$plugin /opt/cni/bin/
+            done &&
             exec nsenter --net=/run/netns/\"$NODE\" timeout -s KILL \"${LIMIT:-600}\" ctr --address \"$SOCKET\" \"$@\"";
         let mut command = Command::new("unshare");
         command
@@ -176,7 +180,7 @@ impl Containerd {
     }
 
     /// Starts a container that serves until it is killed; ctr waits for that and removes its network then.
-    fn run(&self, name: &str) -> Child {
+    pub(super) fn run(&self, name: &str) -> Child {
         let mut command = self.ctr();
         command.args(["run", "--cni", "--rootfs"]).arg(self.rootfs()).arg(name);
         command.args([
@@ -198,7 +202,7 @@ impl Containerd {
     }
 
     /// Returns the address of a container, once it has one: it can be looked into before.
-    fn address(&self, name: &str) -> Ipv4Addr {
+    pub(super) fn address(&self, name: &str) -> Ipv4Addr {
         wait_until(name, || {
             let said = printed(&self.exec(name, "ip -o -4 address show dev eth0"));
             let address = said.split_whitespace().find_map(|word| word.strip_suffix("/32"));
@@ -241,7 +245,7 @@ impl Containerd {
         Server(netns.run(serve).unwrap().unwrap())
     }
 
-    fn kill(&self, name: &str) {
+    pub(super) fn kill(&self, name: &str) {
         let output = self.ctr().args(["task", "kill", "--signal", "KILL", name]).output().unwrap();
         assert!(output.status.success(), "{}", printed(&output));
     }
