@@ -93,9 +93,18 @@ impl NodeFiles {
         Ok(names)
     }
 
-    /// Returns whether there is a file of the node.
+    /// Returns whether there is a file of the node, or a symbolic link, wherever that leads.
     pub(crate) fn exists(&self, path: &str) -> bool {
-        fs::symlink_metadata(self.at(path)).is_ok()
+        fs::symlink_metadata(self.kept(path)).is_ok()
+    }
+
+    /// Returns where a symbolic link of the node leads, if it is one.
+    pub(crate) fn link(&self, path: &str) -> Option<PathBuf> {
+        fs::read_link(self.kept(path)).ok()
+    }
+
+    fn kept(&self, path: &str) -> PathBuf {
+        resolve(&self.root, Path::new(path), Last::Kept)
     }
 
     /// Returns the processes of the node; without /proc an error.

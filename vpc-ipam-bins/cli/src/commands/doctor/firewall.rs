@@ -1,7 +1,5 @@
 //! By which program addresses are translated, and whether both kinds of iptables are in use.
 
-use std::fs;
-
 use super::check::{Check, Finding, Verdict};
 use super::facts::Facts;
 
@@ -70,7 +68,7 @@ fn kind(facts: &Facts, path: &str) -> Option<&'static str> {
         if path.contains("nft") {
             return Some("nft");
         }
-        let target = fs::read_link(facts.files.at(&path)).ok()?;
+        let target = facts.files.link(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         path = match target.to_str()? {
             target if target.starts_with('/') => target.to_owned(),

@@ -41,7 +41,7 @@ pub(super) fn processes(files: &NodeFiles) -> Result<Vec<NodeProcess>, String> {
 
 /// Names a process by the file of its program, which it cannot change, or as it names itself where that cannot be read: threads of the kernel.
 fn process(files: &NodeFiles, pid: u32, name: &str) -> NodeProcess {
-    let exe = fs::read_link(files.at(&format!("/proc/{pid}/exe"))).ok();
+    let exe = files.link(&format!("/proc/{pid}/exe"));
     let of_file =
         exe.as_deref().and_then(Path::file_name).map(|it| it.to_string_lossy().into_owned());
     // A file that was replaced since.
@@ -111,7 +111,7 @@ fn owners(files: &NodeFiles, inodes: &BTreeMap<u64, String>) -> BTreeMap<u64, No
         let folder = format!("/proc/{pid}/fd");
         // A process that ends meanwhile has none.
         for fd in files.names(&folder).unwrap_or_default() {
-            let target = fs::read_link(files.at(&folder).join(fd)).unwrap_or_default();
+            let target = files.link(&format!("{folder}/{fd}")).unwrap_or_default();
             let inode = target
                 .to_str()
                 .and_then(|it| it.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
