@@ -63,6 +63,8 @@ pub struct Variable {
 pub struct Derived {
     /// What was seen, in the order of the names.
     pub settings: Vec<Setting>,
+    /// Lists of ranges of which it was seen that they are empty. They need no variable, and contradict what the operator sets.
+    pub empty: Vec<Setting>,
 }
 
 impl Derived {
@@ -77,10 +79,11 @@ impl Derived {
             format!("{it:#x}")
         });
         take(&mut found, "AWS_VPC_K8S_CNI_VETHPREFIX", veth_prefix(survey), Clone::clone);
-        take(&mut found, "AWS_VPC_CNI_NODE_PORT_SUPPORT", settings.node_port.clone(), |it| {
-            it.to_string()
-        });
+        // In IPv6 clusters it has no rules from which these could be read off.
         if of_ipv4 {
+            take(&mut found, "AWS_VPC_CNI_NODE_PORT_SUPPORT", settings.node_port.clone(), |it| {
+                it.to_string()
+            });
             let external = settings.external_snat.clone();
             take(&mut found, "AWS_VPC_K8S_CNI_EXTERNALSNAT", external, |it| it.to_string());
             let ports = settings.snat_ports.clone();
@@ -108,7 +111,8 @@ impl Derived {
             it.to_string()
         });
         of_plugins(survey, !of_ipv4, &mut found);
-        Self { settings: found.into_values().collect() }
+        let empty = empty_lists(survey, of_ipv4);
+        Self { settings: found.into_values().collect(), empty }
     }
 
     /// Returns the settings of which the node shows several values, and the operator has said none of them.
@@ -139,7 +143,7 @@ impl Derived {
                 effect: effect::of(setting.name, said, derived),
             })
         };
-        self.settings.iter().filter_map(disagreement).collect()
+        self.settings.iter().chain(&self.empty).filter_map(disagreement).collect()
     }
 
     /// Returns the environment to use: what the node shows, and what the operator says besides. What the operator says of a variable that the
@@ -218,6 +222,28 @@ fn list(cidrs: &[(ipnet::Ipv4Net, String)]) -> Evident<String> {
         seen.add(text.join(","), evidence);
     }
     seen
+}
+
+/// Returns the lists of ranges that amazon-vpc-cni-k8s would have rules for, if they were not empty.
+fn empty_lists(survey: &Survey, of_ipv4: bool) -> Vec<Setting> {
+    let settings = &survey.settings;
+    let empty = |name, evidence: String| Setting { name, values: vec![(String::new(), evidence)] };
+    let mut lists = Vec::new();
+    if of_ipv4
+        && settings.excluded_cidrs.is_empty()
+        && let [(false, evidence)] = &settings.external_snat.values[..]
+    {
+        let evidence = format!("{evidence}, where only ranges of the VPC are left out");
+        lists.push(empty("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", evidence));
+    }
+    if of_ipv4
+        && settings.service_cidrs.is_empty()
+        && let [(_, evidence)] = &settings.mark.values[..]
+    {
+        let evidence = format!("there is no rule 1535, and {evidence}");
+        lists.push(empty("AWS_EXTERNAL_SERVICE_CIDRS", evidence));
+    }
+    lists
 }
 
 fn ipv6(survey: &Survey) -> Evident<bool> {

@@ -25,10 +25,11 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
     }
     let place = given.file.as_ref().map_or(String::new(), |it| it.display().to_string());
     for it in node.derived.disagreements(given) {
+        let derived = if it.derived.is_empty() { "empty" } else { &*it.derived };
         findings.push(Finding::refusal(
             format!(
-                "{} is {} in {place}, and {} on the node: {}",
-                it.name, it.given, it.derived, it.evidence
+                "{} is {} in {place}, and {derived} on the node: {}",
+                it.name, it.given, it.evidence
             ),
             it.effect,
             format!(
