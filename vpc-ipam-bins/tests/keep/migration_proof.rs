@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vpc_ipam_linux::Guard;
 use vpc_ipam_tests::flows::{Flows, Tally};
 use vpc_ipam_tests::old_node::{MODES, Mode, OldNode, Pod, Runtime};
@@ -205,4 +205,107 @@ fn start_of_the_daemon_before_loses_nothing_behind_a_guard() {
         std::thread::sleep(LULL);
         nothing_is_lost(mode.name, &flows.stop());
     }
+}
+
+/// Returns what `vpc-ipam migrate check` says of a node, with its exit code.
+fn check(node: &OldNode) -> (Option<i32>, Value) {
+    let output = node.run(&mut node.migrate(&["check", "--json"]));
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+}
+
+/// What the node shows of the variables of the daemon before, which its pods would miss.
+#[test]
+fn settings_are_read_off_the_node_in_every_mode() {
+    for mode in &MODES {
+        let mut node = OldNode::start(mode, "m5.xlarge", 3);
+        let pods = pods_with_a_port(&node, 4);
+        node.stop_old_daemon();
+
+        let (code, said) = check(&node);
+
+        assert_eq!((code, &said["findings"]), (Some(0), &json!([])), "{}: {said:#}", mode.name);
+        let found: BTreeMap<&str, &str> = said["environment"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (row["name"].as_str().unwrap(), row["value"].as_str().unwrap()))
+            .collect();
+        let mut expected = BTreeMap::from([
+            ("AWS_VPC_ENI_MTU", "9001"),
+            ("AWS_VPC_K8S_CNI_CONNMARK", "0x80"),
+            ("AWS_VPC_K8S_CNI_VETHPREFIX", "eni"),
+            ("ENABLE_IPv6", "false"),
+        ]);
+        if !mode.ipv6() {
+            expected.insert("AWS_VPC_CNI_NODE_PORT_SUPPORT", "true");
+            expected.insert("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false");
+            expected.insert("ENABLE_V6_EGRESS", "false");
+        }
+        if !mode.ipv6() && !mode.external_snat() {
+            expected.insert("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng");
+        }
+        expected.extend(mode.vars.iter().copied());
+        // What leaves nothing that could be read off.
+        for name in ["ENABLE_PREFIX_DELEGATION", "ENABLE_BANDWIDTH_PLUGIN", "ENABLE_IPv4"] {
+            expected.remove(name);
+        }
+        assert_eq!(in_order(found), in_order(expected), "{}", mode.name);
+        let fates: Vec<&str> = said["pods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pod| pod["fate"].as_str().unwrap())
+            .collect();
+        assert_eq!(fates, vec!["imported"; pods.len()], "{}", mode.name);
+    }
+}
+
+/// Lists of ranges mean the same in any order.
+fn in_order(vars: BTreeMap<&str, &str>) -> BTreeMap<String, Vec<String>> {
+    let parts = |value: &str| {
+        let mut parts: Vec<String> = value.split(',').map(str::to_owned).collect();
+        parts.sort();
+        parts
+    };
+    vars.into_iter().map(|(name, value)| (name.to_owned(), parts(value))).collect()
+}
+
+/// With each of these, traffic would go on otherwise than before, and nothing would say so.
+#[test]
+fn settings_that_would_change_traffic_are_refused() {
+    // What the operator says, and what the node shows.
+    let of_default = [
+        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false", "true"),
+        ("AWS_VPC_ENI_MTU", "1500", "9001"),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x40", "0x80"),
+        ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "198.51.100.0/24", ""),
+        ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true", "false"),
+        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "none", "prng"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "cali", "eni"),
+        ("AWS_EXTERNAL_SERVICE_CIDRS", "198.18.0.0/16", ""),
+        ("ENABLE_IPv6", "true", "false"),
+    ];
+    let cases: [(&str, &[(&str, &str, &str)]); 5] = [
+        ("default", &of_default),
+        ("external-snat", &[("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false", "true")]),
+        ("excluded", &[("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "192.0.2.0/25", "198.51.100.0/24")]),
+        ("custom-networking", &[("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", "true")]),
+        ("services", &[("AWS_EXTERNAL_SERVICE_CIDRS", "198.18.0.0/16", "198.19.0.0/24")]),
+    ];
+    let mut passed = Vec::new();
+    for (mode, wrong) in cases {
+        let mut node = OldNode::start(Mode::named(mode), "m5.xlarge", 3);
+        let _pods = pods_with_a_port(&node, 4);
+        node.stop_old_daemon();
+        for (name, given, derived) in wrong {
+            fs::write(node.env_file(), format!("{name}={given}\n")).unwrap();
+            let (code, said) = check(&node);
+            let text = said["findings"].to_string();
+            let is_said = [name, given, derived].iter().all(|part| text.contains(*part));
+            if code != Some(4) || !is_said {
+                passed.push(format!("{mode} {name}={given}: {code:?} {text}"));
+            }
+        }
+    }
+    assert_eq!(passed, [] as [&str; 0]);
 }

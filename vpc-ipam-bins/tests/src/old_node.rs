@@ -370,6 +370,8 @@ fn make_folders(root: &Path) {
     ] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
+    // Processes are those of this machine; of programs it is asked in which network namespace they are.
+    symlink("/proc", root.join("proc")).unwrap();
 }
 
 /// Installs the stand-in under the names of what it stands for, the plugins of containernetworking, our plugin, and iptables of a kind.
