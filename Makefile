@@ -1,6 +1,6 @@
 # Everything one does with this project. `make` alone says what there is.
 
-.PHONY: help lab test can-test test-deps lab-deps lint soak interop build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
+.PHONY: help lab test can-test test-deps lab-deps lint soak migration-proof interop build install-node docker bench fuzz fuzz-long limits capacity-data audit msrv api package
 
 # One set of features for everything that contains the AWS SDK, so that it is compiled once.
 ALL := --workspace --all-features --locked
@@ -15,6 +15,7 @@ help:
 	@echo 'make test         run all tests; as root it installs what they need, otherwise it uses a user namespace'
 	@echo 'make lint         formatting, clippy, documentation, every set of features, public API, licences and sources of dependencies'
 	@echo 'make soak         10 minutes of containers that come and go while the daemon is killed and EC2 fails (SECONDS=, SEED=); needs root'
+	@echo 'make migration-proof  move nodes of amazon-vpc-cni-k8s there and back, in every way in which it is set up, and print what it took (PODS=30)'
 	@echo 'make interop      call the plugin through the newest libcni and go-cni; needs root and Go'
 	@echo 'make build        release binaries, each a static program'
 	@echo 'make install-node DIR=/   install them on a node, with unit, settings and the runtime'\''s configuration'
@@ -57,6 +58,14 @@ soak: can-test
 	cargo build $(SOAK) --bins --examples
 	VPC_IPAM_SOAK_SECONDS=$(or $(SECONDS),600) VPC_IPAM_SOAK_SEED=$(SEED) \
 		scripts/test.sh $(SOAK) --test node -- --nocapture as_root::soak::
+	$(MAKE) migration-proof
+
+# Those of `make test`, for every mode; part of `make soak`.
+migration-proof: can-test
+	@scripts/deps.sh test
+	cargo build $(SOAK) --bins --examples
+	VPC_IPAM_PROOF_MODES=$(or $(MODES),all) VPC_IPAM_PROOF_PODS=$(or $(PODS),30) \
+		scripts/test.sh $(SOAK) --test keep -- --nocapture --test-threads 1 migration_proof::
 
 interop:
 	scripts/interop.sh
