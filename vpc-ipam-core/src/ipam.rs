@@ -4,6 +4,7 @@ mod answer;
 mod assign;
 pub(crate) mod check;
 pub(crate) mod explain;
+mod import;
 mod issue;
 pub mod journal;
 mod observe;

@@ -207,8 +207,9 @@ pub use model::id::{
     AttachmentId, Card, DeviceIndex, EmptyKeyError, EniId, InstanceId, InstanceType, Mac,
     ParseIdError, ParseMacError, PodKey, SecurityGroupId, SubnetId, VpcId, Zone,
 };
+pub use model::import::{FoundInterface, Import};
 pub use model::lease::{
-    AddressRequest, CardChoice, Lease, LeasedInterface, Pod, Record, Uncommitted,
+    AddressRequest, CardChoice, FoundLink, Lease, LeasedInterface, Pod, Record, Uncommitted,
 };
 pub use model::observation::{
     AttachmentStatus, IncompleteEni, InterfaceType, Metadata, Node, Observation,
@@ -225,4 +226,6 @@ pub use plan::conditions::Conditions;
 pub use plan::demand::{Demand, Stock, demand};
 pub use plan::learned::LearnedLimit;
 pub use plan::{Because, Blocked, CardDemand, EniLimit, Plan, Planned, WaitingOn, Wanted};
-pub use pool::{AddressUse, Block, BlockState, Eni, Management, Pool, Removing, Stage};
+pub use pool::{
+    AddressUse, Block, BlockState, Eni, ImportError, Management, Pool, Removing, Stage,
+};

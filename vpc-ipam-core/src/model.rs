@@ -4,6 +4,7 @@ pub(crate) mod action;
 pub(crate) mod error_chain;
 pub(crate) mod event;
 pub(crate) mod id;
+pub(crate) mod import;
 pub(crate) mod lease;
 pub(crate) mod observation;
 pub(crate) mod operation;

@@ -4,6 +4,7 @@ mod block;
 mod eni;
 mod finding;
 mod gone;
+mod import;
 #[cfg(test)]
 mod lifecycle;
 mod management;
@@ -34,6 +35,7 @@ pub use self::block::{AddressUse, Block, BlockState};
 pub(crate) use self::eni::{Ec2Call, Ec2CallKind};
 pub use self::eni::{Eni, Management, Removing, Stage};
 pub(crate) use self::finding::Finding;
+pub use self::import::ImportError;
 pub(crate) use self::reconcile::{Reconciler, is_whole};
 
 /// What the node holds: ENIs in the order of network card and device index, and which pod has which address.
@@ -400,9 +402,7 @@ impl Pool {
             }
         };
         let (first, more) = taken.ok_or(NotAssigned::NoneFree)?;
-        // 0 stands for a record without one.
-        let serial = (*next_serial).max(1);
-        *next_serial = serial.saturating_add(1);
+        let serial = take_serial(next_serial);
         let lease = Lease {
             key: request.key.clone(),
             pod: Arc::clone(&request.pod),
@@ -411,6 +411,7 @@ impl Pool {
             first,
             more,
             addresses_only: request.addresses_only,
+            found: Vec::new(),
         };
         vacant.insert(HeldLease { lease: lease.clone(), durable: false, uncommitted: 1 });
         Ok(lease)
@@ -419,8 +420,14 @@ impl Pool {
     /// Records that a lease is durable. Returns it, unless the pod gave it up meanwhile.
     pub(crate) fn on_committed(&mut self, lease: Lease) -> Option<Lease> {
         let held = self.held_mut(&lease)?;
-        held.durable = true;
+        let is_first = !core::mem::replace(&mut held.durable, true);
         held.uncommitted = held.uncommitted.saturating_sub(1);
+        if is_first && lease.is_imported() {
+            for address in lease.addresses() {
+                self.unknown.remove(&address);
+            }
+        }
+        let held = self.held_mut(&lease)?;
         // Its ENI may have got another slot meanwhile.
         let Lease { first, more, .. } = &held.lease;
         Some(Lease { first: *first, more: more.clone(), ..lease })
@@ -432,15 +439,15 @@ impl Pool {
     }
 
     /// Records that a lease could not be made durable: unless it was before, or is being written once more, its addresses are
-    /// free again at once, since no pod had them. Returns whether they are.
-    pub(crate) fn on_abandoned(&mut self, lease: &Lease) -> bool {
+    /// free again at once, since no pod had them, and those of an import an untracked owner's. Returns whether they are.
+    pub(crate) fn on_abandoned(&mut self, lease: &Lease, now: Timestamp) -> bool {
         let Some(held) = self.held_mut(lease) else {
             return false;
         };
         held.uncommitted = held.uncommitted.saturating_sub(1);
         let undone = !held.durable && held.uncommitted == 0;
         if undone {
-            self.end_lease(&lease.key, None);
+            self.end_lease(&lease.key, lease.is_imported().then_some(now));
         }
         undone
     }
@@ -473,6 +480,13 @@ impl Pool {
         }
         self.adopt_leases();
     }
+}
+
+/// Returns the serial number of the next lease; 0 stands for a record without one.
+fn take_serial(next: &mut u64) -> u64 {
+    let serial = (*next).max(1);
+    *next = serial.saturating_add(1);
+    serial
 }
 
 /// Returns the network cards on which we manage an ENI.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use vpc_ipam_core::sim::Fault;
-use vpc_ipam_core::testkit::{Scenario, Setup, Step, exhaust};
+use vpc_ipam_core::testkit::{Scenario, Setup, Step, Store, exhaust};
 
 /// Inputs of the fuzzer that reach far, and every one that ever broke a rule.
 #[test]
@@ -23,6 +23,30 @@ fn corpus_holds() {
     }
     assert!(count > 20, "{count} inputs in {}", folder.display());
     assert!(broken.is_empty(), "{} of {count}:\n{}", broken.len(), broken.join("\n"));
+}
+
+/// The pods of another program, seen, imported, deleted and gone, in every order with pods of ours.
+#[test]
+fn every_order_of_events_around_an_import_holds() {
+    let setup = Setup::decode(&[]);
+    let events = [
+        Step::Untracked { which: 0, in_use: true },
+        Step::Untracked { which: 0, in_use: false },
+        Step::Import { pod: 0, which: 0 },
+        Step::Import { pod: 1, which: 12 },
+        Step::Add { pod: 1, every_card: false },
+        Step::Del { pod: 0 },
+        Step::Store(Store::Slow),
+        Step::Store(Store::Lying),
+        Step::Written { durable: true },
+        Step::Written { durable: false },
+        Step::UntilDue,
+        Step::Crash,
+    ];
+    let reached =
+        exhaust(&setup, &[Step::Cooperate], &events, 5, 1).unwrap_or_else(|b| panic!("{b}"));
+    println!("{reached:?}");
+    assert!(reached.states > 1000, "{reached:?}");
 }
 
 /// Two ENIs of three addresses each, three pods, and everything that can happen to them, in every order.

@@ -116,7 +116,8 @@ impl Ipam {
         lease
     }
 
-    /// Takes in that a lease could not be made durable, or perhaps was. Its address is free again, unless it was durable before.
+    /// Takes in that a lease could not be made durable, or perhaps was. Its address is free again, unless it was durable before; that
+    /// of an import is an untracked owner's again.
     ///
     /// The lease's record may be on stable storage all the same. So there is another one to write, before all later ones and
     /// again until that succeeds; `None` if there is nothing to undo: the lease was durable before, is being written once
@@ -124,7 +125,7 @@ impl Ipam {
     #[must_use = "without this record a restart may find a lease that no pod has"]
     pub fn abandon(&mut self, uncommitted: Uncommitted, now: Timestamp) -> Option<Record> {
         let tape = self.tape(|| Input::Abandon(uncommitted.lease.clone()));
-        let undone = self.pool.on_abandoned(&uncommitted.lease);
+        let undone = self.pool.on_abandoned(&uncommitted.lease, now);
         self.changed_at.get_or_insert(now);
         self.record(tape, Some(now));
         undone.then(|| Record::undone(&uncommitted.lease, now))

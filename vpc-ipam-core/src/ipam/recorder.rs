@@ -8,8 +8,8 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use crate::{
-    ActionId, AddressRequest, Config, Effect, EniConfig, Issued, Lease, Observation, Outcome,
-    PodKey, Record, Scope, Timestamp,
+    ActionId, AddressRequest, Config, Effect, EniConfig, Import, Issued, Lease, Observation,
+    Outcome, PodKey, Record, Scope, Timestamp,
 };
 
 /// Every input of an [`Ipam`](crate::Ipam), as data; the method of the same name takes it in.
@@ -39,6 +39,8 @@ pub enum Input {
     },
     /// [`Ipam::assign`](crate::Ipam::assign).
     Assign(AddressRequest),
+    /// [`Ipam::import`](crate::Ipam::import).
+    Import(Import),
     /// [`Ipam::commit`](crate::Ipam::commit).
     Commit(Lease),
     /// [`Ipam::abandon`](crate::Ipam::abandon).
@@ -122,6 +124,9 @@ impl fmt::Display for Input {
             }
             Self::Assign(AddressRequest { key, pod, .. }) => {
                 write!(f, "ADD of {}/{} ({key})", pod.namespace, pod.name)
+            }
+            Self::Import(Import { key, pod, .. }) => {
+                write!(f, "import of {}/{} ({key})", pod.namespace, pod.name)
             }
             Self::Commit(lease) => write!(f, "the lease of {} is durable", lease.key),
             Self::Abandon(lease) => {

@@ -10,8 +10,8 @@ use crate::ipam::journal::{Divergence, ReplayError, Start};
 use crate::ipam::recorder::{Hashes, Input, Step};
 use crate::ipam::snapshot::Snapshot;
 use crate::{
-    AssignError, Assigned, Event, Grant, Issued, Lease, PodKey, Released, Timestamp, Uncommitted,
-    UnusableConfigError,
+    AssignError, Assigned, Event, Grant, ImportError, Issued, Lease, PodKey, Released, Timestamp,
+    Uncommitted, UnusableConfigError,
 };
 
 /// A node that lives again through what its journal has.
@@ -57,6 +57,13 @@ pub enum Reply {
         key: PodKey,
         /// The reason, with what may help.
         error: AssignError,
+    },
+    /// That a pod of another program gets no lease of the addresses that it has.
+    NotImported {
+        /// The interface of the pod.
+        key: PodKey,
+        /// The reason.
+        error: ImportError,
     },
     /// That a lease is durable, and the pod may have its addresses.
     Committed(Lease),
@@ -158,6 +165,12 @@ impl Ipam {
                     Err(error) => Reply::Refused { key: request.key, error },
                 });
             }
+            Input::Import(import) => {
+                return Some(match self.import(&import, now) {
+                    Ok(Uncommitted { lease }) => Reply::Granted(lease),
+                    Err(error) => Reply::NotImported { key: import.key, error },
+                });
+            }
             Input::Commit(lease) => {
                 let key = lease.key.clone();
                 let committed = self.commit(Uncommitted { lease });
@@ -196,6 +209,7 @@ impl fmt::Display for Reply {
             }
             Self::Wait { key, deadline } => write!(f, "lets {key} wait until {deadline}"),
             Self::Refused { key, error } => write!(f, "refuses {key}: {error}"),
+            Self::NotImported { key, error } => write!(f, "does not import {key}: {error}"),
             Self::Committed(lease) => {
                 write!(f, "serves {}", lease.key)?;
                 addresses(f, lease)

@@ -55,6 +55,10 @@ pub struct Lease {
     /// Whether another program makes the pod's links, so that the node keeps nothing in the kernel for it.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "core::ops::Not::not"))]
     pub addresses_only: bool,
+    /// The links of a pod that another program set up, in the order of the interfaces; none of a pod whose links follow from the
+    /// lease. See [`Ipam::import`](crate::Ipam::import).
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    pub found: Vec<FoundLink>,
 }
 
 impl Lease {
@@ -65,8 +69,8 @@ impl Lease {
         since: Timestamp,
         first: LeasedInterface,
     ) -> Self {
-        let (serial, more, addresses_only) = (0, Vec::new(), false);
-        Self { key, pod: pod.into(), since, serial, first, more, addresses_only }
+        let (serial, more, addresses_only, found) = (0, Vec::new(), false, Vec::new());
+        Self { key, pod: pod.into(), since, serial, first, more, addresses_only, found }
     }
 }
 
@@ -78,6 +82,7 @@ setters!(Lease {
     with_first first: LeasedInterface,
     with_more more: Vec<LeasedInterface>,
     with_addresses_only addresses_only: bool,
+    with_found found: Vec<FoundLink>,
 });
 
 impl Lease {
@@ -90,7 +95,40 @@ impl Lease {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.interfaces().flat_map(LeasedInterface::addresses)
     }
+
+    /// Returns whether another program set the pod up, and its links are as they were found.
+    pub fn is_imported(&self) -> bool {
+        !self.found.is_empty()
+    }
 }
+
+/// The host's end of a link that another program made for a pod, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct FoundLink {
+    /// Its name when it was found.
+    pub name: String,
+    /// Its MAC address, by which the node finds it again under any name.
+    pub mac: Mac,
+    /// The route table to which a rule led what the pod sends; `None` without such a rule, as on the primary ENI: then it follows from
+    /// the ENI.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub table: Option<u32>,
+}
+
+impl FoundLink {
+    /// Returns a link without a rule.
+    pub fn new(name: impl Into<String>, mac: Mac) -> Self {
+        Self { name: name.into(), mac, table: None }
+    }
+}
+
+setters!(FoundLink {
+    with_name name: String,
+    with_mac mac: Mac,
+    with_table table: Option<u32>,
+});
 
 /// The addresses of one interface of a pod, and the ENI that carries them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,8 +305,11 @@ pub enum Record {
 
 impl Record {
     /// Returns what to write when a lease was not made durable, or perhaps was: that there is no such lease. Its addresses need
-    /// no cooldown, since no pod had them.
+    /// no cooldown, since no pod had them, unless it was imported.
     pub(crate) fn undone(lease: &Lease, at: Timestamp) -> Self {
+        if lease.is_imported() {
+            return Self::released(lease, at);
+        }
         Self::Released { key: lease.key.clone(), addresses: Vec::new(), at }
     }
 

@@ -339,6 +339,17 @@ impl Block {
         }
     }
 
+    /// Records that a pod holds an address that an untracked owner had, or that is free.
+    pub(crate) fn on_imported(&mut self, address: IpAddr) {
+        if let Some(slot @ Slot::Quarantined) = self.slot_mut(address) {
+            *slot = Slot::Assigned;
+            self.quarantined -= 1;
+            self.assigned += 1;
+        } else {
+            self.on_assigned(address);
+        }
+    }
+
     /// Records that a pod gave an address up; `None` if it never was handed out, so that it needs no cooldown.
     pub(crate) fn on_released(&mut self, address: IpAddr, at: Option<Timestamp>) {
         if let Some(slot @ Slot::Assigned) = self.slot_mut(address) {

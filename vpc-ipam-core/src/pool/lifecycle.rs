@@ -215,7 +215,7 @@ fn leases() -> String {
         }),
         ("it could not be written", |pool| {
             if let Some(lease) = held(pool) {
-                pool.on_abandoned(&lease);
+                pool.on_abandoned(&lease, at(9));
             }
         }),
         ("DEL", |pool| {

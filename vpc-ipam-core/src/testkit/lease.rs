@@ -32,6 +32,7 @@ pub fn lease(name: &str, interfaces: impl IntoIterator<Item = LeasedInterface>) 
         first,
         more: interfaces.collect(),
         addresses_only: false,
+        found: Vec::new(),
     }
 }
 

@@ -85,6 +85,9 @@ impl Model {
     pub(super) fn on_durable(&mut self, lease: Lease) {
         for address in lease.addresses() {
             self.released.remove(&address);
+            if lease.is_imported() {
+                self.unknown.remove(&address);
+            }
         }
         self.granted.remove(&lease.key);
         self.lost.remove(&lease.key);

@@ -92,6 +92,13 @@ pub enum Step {
         /// Whether it is in use.
         in_use: bool,
     },
+    /// A pod of another program gets a lease of an address that it has.
+    Import {
+        /// The number of the pod, of 64.
+        pod: u8,
+        /// The index among the addresses of untracked owners; among all addresses of the node from 12 on.
+        which: u8,
+    },
     /// Another program changes the node's ENIs.
     Meddle {
         /// What the program does.
@@ -267,6 +274,7 @@ impl Step {
                 5 => Self::Resize { slots: b, enis: b / 8 },
                 6 | 7 => Self::Lose { which: b },
                 8..=10 => Self::Hour,
+                11..=13 => Self::Import { pod: b % 64, which: a / 16 },
                 _ => Self::Probe,
             },
         }

@@ -11,6 +11,7 @@ use crate::sim::{
     About, Call, CreateInterface, CreateSubnet, Ipv4Request, Lasts, ModifyInterface,
     NetworkInterface, Refusal, Reservation, RunInstance,
 };
+use crate::testkit::driver::pods::untracked_key;
 use crate::testkit::driver::{Driver, index};
 use crate::testkit::setup::{config_of, limits_of, net};
 use crate::testkit::step::{Meddling, Place};
@@ -232,8 +233,7 @@ impl Driver {
             self.model.unknown.insert(address);
         } else {
             self.model.unknown.remove(&address);
-            let untracked = PodKey::new("unknown", "owner", "x").expect("no part is empty");
-            self.model.released.insert(address, (untracked, self.now, self.real));
+            self.model.released.insert(address, (untracked_key(), self.now, self.real));
         }
     }
 

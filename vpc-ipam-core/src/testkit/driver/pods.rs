@@ -1,17 +1,18 @@
 use alloc::format;
 use alloc::string::ToString as _;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::pool::Eni;
-use crate::testkit::driver::{Driver, PODS};
+use crate::testkit::driver::{Driver, PODS, index};
 use crate::testkit::rule::{Breach, Rule, hold};
 use crate::testkit::step::Store;
 use crate::{
-    AddressRequest, AssignError, Assigned, BlockState, Card, CardChoice, Pod, PodKey, Record,
-    Released, Stage, Uncommitted,
+    AddressRequest, AssignError, Assigned, BlockState, Card, CardChoice, FoundInterface, FoundLink,
+    Import, ImportError, Mac, Pod, PodKey, Pool, Record, Released, Stage, Timestamp, Uncommitted,
 };
 
 /// Pods, and the store of their leases.
@@ -97,11 +98,61 @@ impl Driver {
         Ok(())
     }
 
+    /// A pod of another program is imported with an address of an untracked owner, or with any.
+    pub(super) fn import(&mut self, pod: u8, which: u8) -> Result<(), Breach> {
+        const ANY: u8 = 12;
+        let unknown = || self.model.unknown.iter().copied();
+        let blocks = || self.ipam.pool().enis().iter().flat_map(Eni::blocks);
+        let bases = || blocks().map(|block| block.net().network());
+        let from: Vec<IpAddr> = if which < ANY { unknown().collect() } else { bases().collect() };
+        let Some(address) = index(which, from.len()).map(|index| from[index]) else {
+            return Ok(());
+        };
+        let link = FoundLink::new(format!("eni{pod}"), Mac([2, 0, 0, 0, 0, pod]));
+        let (key, before) = (key(pod), Timestamp::from_secs(1));
+        let names = Pod::new("default", format!("pod-{pod}"));
+        let import = Import::new(key.clone(), names, before)
+            .with_interfaces([FoundInterface::new(address, link)].into());
+        let (owner, holds) =
+            (self.model.owner(address).cloned(), self.ipam.pool().lease(&key).cloned());
+        match self.ipam.import(&import, self.now) {
+            Ok(uncommitted) => {
+                hold!(owner.is_none_or(|it| it == key), OneOwner, "{address} imported for {key}");
+                let known = blocks_hold(self.ipam.pool(), address) || holds.is_some();
+                hold!(known, Confirmed, "{address} imported, which no ENI holds");
+                if holds.is_none() {
+                    self.model.unknown.insert(address);
+                }
+                self.note(|| format!("imported {:?}", uncommitted.lease));
+                self.store(uncommitted)
+            }
+            Err(ImportError::AddressTaken { by, .. }) => {
+                hold!(owner == Some(by.clone()), OneOwner, "{address} is not {by}'s");
+                Ok(())
+            }
+            Err(ImportError::KeyTaken { .. }) => {
+                hold!(holds.is_some(), LeasesLast, "{key} holds nothing");
+                Ok(())
+            }
+            Err(ImportError::NotHeld { .. }) => {
+                let held = blocks_hold(self.ipam.pool(), address);
+                hold!(!held, Confirmed, "{address} is held");
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Checks a grant, and makes it durable, or not, as the store is.
     pub(super) fn granted(&mut self, uncommitted: Uncommitted) -> Result<(), Breach> {
         let Uncommitted { lease } = &uncommitted;
         self.note(|| format!("granted {lease:?}"));
         self.check_grant(lease)?;
+        self.store(uncommitted)
+    }
+
+    fn store(&mut self, uncommitted: Uncommitted) -> Result<(), Breach> {
+        let Uncommitted { lease } = &uncommitted;
         if !self.model.leases.contains_key(&lease.key) {
             self.model.granted.insert(lease.key.clone(), lease.clone());
         }
@@ -142,6 +193,11 @@ impl Driver {
                 let same = lease.addresses().eq(written.addresses());
                 hold!(same, LeasesLast, "{written:?} was written, and {lease:?} counts as durable");
                 hold!(expected, LeasesLast, "{lease:?} was given up and counts as durable");
+                hold!(
+                    lease.found == written.found,
+                    LeasesLast,
+                    "{written:?} lost its links: {lease:?}"
+                );
                 self.model.on_durable(lease);
             }
             None => hold!(!expected, LeasesLast, "{written:?} was written and does not count"),
@@ -160,6 +216,11 @@ impl Driver {
         let durable = self.model.leases.contains_key(&lease.key);
         if !others && same {
             self.model.granted.remove(&lease.key);
+            // A pod of another program goes on using what it has, or did until a moment ago.
+            for address in lease.addresses().filter(|_| lease.is_imported() && !durable) {
+                let ended = (untracked_key(), self.now, self.real);
+                self.model.released.insert(address, ended);
+            }
         }
         let expected = !others && same && !durable;
         hold!(
@@ -173,6 +234,15 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Returns the key under which the addresses of pods are kept that have no lease.
+pub(super) fn untracked_key() -> PodKey {
+    PodKey::new("unknown", "owner", "x").expect("no part is empty")
+}
+
+fn blocks_hold(pool: &Pool, address: IpAddr) -> bool {
+    pool.enis().iter().any(|eni| eni.block(address).is_some())
 }
 
 fn key(pod: u8) -> PodKey {

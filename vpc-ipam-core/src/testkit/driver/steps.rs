@@ -30,6 +30,7 @@ impl Driver {
             Step::Cordon(cordoned) => self.cordon(cordoned),
             Step::Terminate => self.terminate(),
             Step::Untracked { which, in_use } => self.untracked(which, in_use),
+            Step::Import { pod, which } => self.import(pod, which)?,
             Step::Meddle { how, which } => self.meddle(how, which),
             Step::Crowd { addresses } => self.crowd(addresses),
             Step::Disperse => self.disperse(),
