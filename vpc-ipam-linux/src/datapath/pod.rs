@@ -22,9 +22,9 @@ pub use desired::{PodError, PodSettings, desired, desired_on_branch};
 pub use found::{remove_found, routed};
 pub use name::host_links;
 pub(crate) use name::parts_of_host_name;
-pub use network::{PodAddress, PodInterface, PodNetwork};
+pub use network::{Found, PodAddress, PodInterface, PodNetwork};
 pub use remove::{RemoveError, remove, remove_links};
-pub use veth::VethEnd;
+pub use veth::{PodEnd, VethEnd};
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::net::IpAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use vpc_ipam_core::{EniId, EniLink, Mac, PodKey};
@@ -97,6 +97,7 @@ impl NodeNetwork {
                 Ok(there) => {
                     let table = self.table_of(link, Some(there.id.index), actual);
                     state.append(eni::desired(link, &there.id, &table));
+                    state.wanted.extend(self.routes_of_found(link, there, table.table, actual));
                     state.wanted.push(Object::Sysctl(host::forwarding(&there.id.name)));
                 }
                 Err(_) => {
@@ -105,6 +106,27 @@ impl NodeNetwork {
                 }
             }
         }
+    }
+
+    /// Returns the routes of an ENI in tables to which pods on it were found to be led, and which are not its own: earlier versions
+    /// of amazon-vpc-cni-k8s numbered them otherwise. The kernel removes them when the link goes down.
+    fn routes_of_found(
+        &self,
+        eni: &EniLink,
+        there: &Link,
+        own: Table,
+        actual: &Actual,
+    ) -> Vec<Object> {
+        let found = self.interfaces().filter_map(|it| it.found).filter(|it| it.eni == eni.eni);
+        let tables: BTreeSet<Table> = found.filter_map(|it| it.table).collect();
+        let (addresses, link) = (eni::own_addresses(eni), there.id.index);
+        let kept = tables.into_iter().filter(|table| {
+            ![own, Table::MAIN, Table::LOCAL].contains(table)
+                && eni::taken_by(*table, &addresses, &[link], actual).is_none()
+        });
+        kept.flat_map(|table| eni::routes_of(eni, table))
+            .map(|route| Object::Route { link: there.id.clone(), route })
+            .collect()
     }
 
     fn desired_of_pods(&self, actual: &Actual, state: &mut State, absent: &mut Vec<AbsentLink>) {
@@ -118,7 +140,8 @@ impl NodeNetwork {
                 match by_mac.get(&mac) {
                     Some(there) => {
                         // Of an ENI that is not set up yet nothing tells which table it has but what pods were added with.
-                        let table = tables.get(&interface.table).copied();
+                        let found = interface.found.and_then(|found| found.table);
+                        let table = found.or_else(|| tables.get(&interface.table).copied());
                         let table = table.or_else(|| table_of_rule(interface, &actual.rules));
                         let table = table.unwrap_or(interface.table);
                         let mut of_pod = of_pod(interface, there, table, egress.get(&mac));

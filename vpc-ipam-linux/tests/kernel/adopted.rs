@@ -358,14 +358,14 @@ fn address_of_a_pod_in_the_state_file_is_its_own() {
     assert!(vpc.node.ip(&format!("route show {V4}")).contains("eni0000000000b"));
 }
 
-fn vpc() -> Vpc {
+pub fn vpc() -> Vpc {
     let vpc = Vpc::with_ipv6();
     vpc.plug("eth1", eni_mac(1), "subnet1", &["10.0.0.20", V4_ON_ENI, "2001:db8:a::20", V6_ON_ENI]);
     vpc
 }
 
 /// Returns the node, repaired.
-fn node(vpc: &Vpc) -> NodeNetwork {
+pub fn node(vpc: &Vpc) -> NodeNetwork {
     let node = bare_node(vpc);
     repair(&node, vpc, Extent::All);
     node
@@ -390,7 +390,7 @@ fn bare_node(vpc: &Vpc) -> NodeNetwork {
 }
 
 /// Returns what may happen to a pod's network on the node.
-fn damages(vpc: &Vpc, links: &[String], addresses: &[&str]) -> Vec<String> {
+pub fn damages(vpc: &Vpc, links: &[String], addresses: &[&str]) -> Vec<String> {
     let mut damages = Vec::new();
     for link in links {
         damages.extend([
@@ -439,7 +439,7 @@ fn damages(vpc: &Vpc, links: &[String], addresses: &[&str]) -> Vec<String> {
 }
 
 /// Returns all that iproute2 has to tell, in the order of the text: rules of one priority stand in the order in which they were made.
-fn state(vpc: &Vpc) -> Vec<String> {
+pub fn state(vpc: &Vpc) -> Vec<String> {
     let ipv6 = vpc.node.ip("-6 route show table all");
     let by_kernel = ["proto kernel", "fe80::/64", "multicast", "local ", "anycast "];
     let ipv6 = ipv6.lines().filter(|line| !by_kernel.iter().any(|words| line.contains(words)));

@@ -123,7 +123,7 @@ fn route_that_is_lost_is_reported_and_repaired() {
                     address.split([' ', '/']).find(|word| word.contains(':') && word.len() > 3);
                 let known =
                     vpc.node.ip(&format!("neigh show {} dev {}", address.unwrap(), veth.name));
-                let mac = network.interfaces[0].container.mac.to_string();
+                let mac = network.interfaces[0].container.mac.unwrap().to_string();
                 assert!(known.contains(&mac), "{side:?}: {damage}: {address:?}: {known}");
             }
             let seen = source_seen(&pod.namespace, &vpc.fabric.namespace, side.internet);

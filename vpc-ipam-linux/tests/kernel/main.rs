@@ -19,6 +19,7 @@ mod faults;
 mod guard;
 mod hand_back;
 mod host;
+mod imported;
 mod iptables;
 mod ipv6;
 mod migrate;

@@ -46,7 +46,7 @@ fn pod_is_as_amazon_vpc_cni_k8s_would_leave_it() {
 
         let inside = &pod.json("addr show eth0")[0];
         assert_eq!(inside["mtu"], 9001, "{case}");
-        assert_eq!(inside["address"], interface.container.mac.to_string(), "{case}");
+        assert_eq!(inside["address"], interface.container.mac.unwrap().to_string(), "{case}");
         let inet = inside["addr_info"].as_array().unwrap();
         let inet: Vec<_> = inet.iter().filter(|it| it["family"] == "inet").collect();
         assert_eq!(inet.len(), 1, "{case}");
@@ -361,10 +361,7 @@ fn both_ends_are_told_as_they_are() {
     let interface = &network.interfaces[0];
     let outside = node.netlink().link(&interface.host.name).unwrap().unwrap();
     let inside = pod.netlink().link("eth0").unwrap().unwrap();
-    assert_eq!(
-        (outside.mac, inside.mac),
-        (Some(interface.host.mac), Some(interface.container.mac))
-    );
+    assert_eq!((outside.mac, inside.mac), (Some(interface.host.mac), interface.container.mac));
     assert_eq!(outside.lower, Some(inside.id.index));
     assert_eq!(outside.kind.as_deref(), Some("veth"));
     let [direct, default] = interface.addresses[0].routes().map(|(to, by)| (to.to_string(), by));
@@ -379,7 +376,7 @@ fn each_end_has_an_address_of_its_own() {
         let lease = (lease("p1", container, 0, 0, "10.0.0.100")).with_more(more);
         let interfaces = network_of(&lease).interfaces;
         let macs: BTreeSet<_> =
-            interfaces.iter().flat_map(|it| [it.host.mac, it.container.mac]).collect();
+            interfaces.iter().flat_map(|it| [it.host.mac, it.container.mac.unwrap()]).collect();
         macs
     };
     assert_eq!(macs("x").len(), 4);

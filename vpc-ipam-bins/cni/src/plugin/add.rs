@@ -138,12 +138,14 @@ fn result(network: &PodNetwork, sandbox: &Path) -> AddResult {
     let mut result = AddResult { interfaces: Vec::new(), ips: Vec::new(), routes: Vec::new() };
     for interface in &network.interfaces {
         let index = result.interfaces.len() + 1;
-        for (end, sandbox) in
-            [(&interface.host, None), (&interface.container, Some(sandbox.to_path_buf()))]
-        {
+        let (host, container) = (&interface.host, &interface.container);
+        for (name, mac, sandbox) in [
+            (&host.name, Some(host.mac), None),
+            (&container.name, container.mac, Some(sandbox.to_path_buf())),
+        ] {
             result.interfaces.push(Interface {
-                name: end.name.clone(),
-                mac: end.mac.to_string(),
+                name: name.clone(),
+                mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
                 mtu: interface.mtu,
                 sandbox,
             });

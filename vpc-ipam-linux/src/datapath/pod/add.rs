@@ -139,10 +139,13 @@ pub(crate) fn make_known(
     for (link, interface) in pods {
         let interface = interface.borrow();
         let ipv6 = interface.addresses.iter().filter(|it| it.address.is_ipv6());
-        neighbours.extend(ipv6.map(|it| KernelChange::AddNeighbour {
-            link: link.clone(),
-            neighbour: Neighbour { address: it.address, mac: interface.container.mac },
-        }));
+        // Of one that was found, and not looked at, the kernel finds that out by itself.
+        neighbours.extend(ipv6.zip(core::iter::repeat(interface.container.mac)).filter_map(
+            |(it, mac)| {
+                let neighbour = Neighbour { address: it.address, mac: mac? };
+                Some(KernelChange::AddNeighbour { link: link.clone(), neighbour })
+            },
+        ));
         if let Some(branch) = &interface.branch {
             host.link(&branch.vlan.link_name())?;
         }

@@ -4,7 +4,7 @@ use super::branch::VlanOwner;
 use super::egress;
 use super::network::PodNetwork;
 use super::tables::Inside;
-use super::veth::{with_mac, with_mac_by_any_name};
+use super::veth::{other_end, with_mac, with_mac_by_any_name};
 use crate::state::State;
 use crate::state::actual::Actual;
 use crate::state::diff::{Difference, diff};
@@ -24,12 +24,15 @@ pub fn check(
             None => with_mac_by_any_name(host, &interface.host)?,
         };
         let mut interface = interface.clone();
+        let mut inside = None;
         if let Some(link) = &outside {
             interface.host.name = link.id.name.to_string();
             interface = egress::with_present_address(host, &interface, &link.id)?;
+            inside = other_end(pod, &interface.container, link)?;
+            interface.keep_mtu(link);
         }
         let index = |link: Option<Link>| link.map_or(NO_LINK, |link| link.id.index);
-        let (outside, inside) = (index(outside), index(with_mac(pod, &interface.container)?));
+        let (outside, inside) = (index(outside), index(inside));
         if inside != NO_LINK {
             interface = egress::with_address_in_pod(pod, &interface, inside)?;
         }

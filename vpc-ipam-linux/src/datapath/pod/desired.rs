@@ -4,12 +4,12 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
-use vpc_ipam_core::{EniId, Lease, LeasedInterface, Pod, PodKey};
+use vpc_ipam_core::{EniId, FoundLink, Lease, LeasedInterface, Pod, PodKey};
 
 use super::branch::{Branch, BranchEni};
 use super::name;
-use super::network::{PodAddress, PodInterface, PodNetwork};
-use super::veth::veth_ends;
+use super::network::{Found, PodAddress, PodInterface, PodNetwork};
+use super::veth::{VethEnd, found_ends, veth_ends};
 use crate::datapath::numbering::{GATEWAY_IPV6, pod_gateway, subnet_gateway};
 use crate::{BranchMode, Family, Table, VethPrefix, eni};
 
@@ -97,17 +97,15 @@ impl PodInterface {
             return Err(PodError::NoAddress { eni: leased.eni });
         }
         let (host, container) = veth_ends(&lease.key, &lease.pod, number, &settings.veth_prefix);
+        if let Some(link) = lease.found.get(usize::from(number)) {
+            return Ok(Self::found(lease, number, leased, link, &host, addresses, settings));
+        }
         let has = |family| addresses.iter().any(|it| Family::of(it.address) == family);
-        let table = settings.tables.get(&leased.eni).copied();
         Ok(Self {
             host,
             container,
             mtu: settings.mtu,
-            table: match table {
-                Some(table) => table,
-                None if leased.on_primary() => Table::MAIN,
-                None => eni::table(leased.card, leased.device),
-            },
+            table: table_of(leased, settings),
             number,
             egress: settings.egress.filter(|family| number == 0 && !has(*family)),
             ipv6_disabled: settings.ipv6_disabled && !has(Family::Ipv6),
@@ -115,8 +113,57 @@ impl PodInterface {
             source_check: settings.source_check,
             alias: name::alias(&lease.pod),
             addresses,
+            found: None,
         })
     }
+
+    /// Returns an interface whose link another program made.
+    fn found(
+        lease: &Lease,
+        number: u8,
+        leased: &LeasedInterface,
+        link: &FoundLink,
+        named: &VethEnd,
+        addresses: Vec<PodAddress>,
+        settings: &PodSettings,
+    ) -> Self {
+        let (host, container) = found_ends(&lease.key, number, link);
+        // One that this program made itself is as the others.
+        let found = container.mac.is_none().then(|| Found {
+            eni: leased.eni,
+            table: link.table.map(Table),
+            is_named: digits(&host.name).is_some_and(|it| Some(it) == digits(&named.name)),
+        });
+        let table = found.and_then(|found| found.table);
+        Self {
+            host,
+            container,
+            mtu: settings.mtu,
+            table: table.unwrap_or_else(|| table_of(leased, settings)),
+            number,
+            // amazon-vpc-cni-k8s makes another link for that.
+            egress: None,
+            ipv6_disabled: false,
+            branch: None,
+            source_check: settings.source_check,
+            alias: name::alias(&lease.pod),
+            addresses,
+            found,
+        }
+    }
+}
+
+/// Returns the route table of what an interface sends, by its ENI.
+fn table_of(leased: &LeasedInterface, settings: &PodSettings) -> Table {
+    match settings.tables.get(&leased.eni).copied() {
+        Some(table) => table,
+        None if leased.on_primary() => Table::MAIN,
+        None => eni::table(leased.card, leased.device),
+    }
+}
+
+fn digits(name: &str) -> Option<&str> {
+    name::parts_of_host_name(name).map(|(_, digits)| digits)
 }
 
 /// Returns the network of a pod on a branch ENI.
@@ -167,6 +214,7 @@ pub fn desired_on_branch(
             }),
             source_check: settings.source_check,
             alias: name::alias(pod),
+            found: None,
         }],
     })
 }

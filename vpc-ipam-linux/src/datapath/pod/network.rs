@@ -3,18 +3,19 @@
 use core::net::IpAddr;
 
 use ipnet::IpNet;
+use vpc_ipam_core::EniId;
 
 use super::branch::Branch;
 use super::variables::{self, SourceFilter};
-use super::veth::VethEnd;
+use super::veth::{PodEnd, VethEnd};
 use crate::datapath::link::link_local;
 use crate::datapath::numbering::{
     PRIORITY_FROM_POD, PRIORITY_IN_POD, PRIORITY_TO_POD, pod_gateway,
 };
 use crate::state::{Claim, State};
 use crate::{
-    Address, BranchMode, Family, LinkId, LinkIndex, Namespace, Neighbour, Object, Route, Rule,
-    Scope, Sysctl, SysctlKey, Table, Veth, VethPeer,
+    Address, BranchMode, Family, Link, LinkId, LinkIndex, Namespace, Neighbour, Object, Protocol,
+    Route, Rule, Scope, Sysctl, SysctlKey, Table, Veth, VethPeer,
 };
 
 /// The network of one pod, as it should be. A CNI result has nothing else.
@@ -40,7 +41,7 @@ pub struct PodInterface {
     /// The end on the host.
     pub host: VethEnd,
     /// The end in the pod.
-    pub container: VethEnd,
+    pub container: PodEnd,
     /// The MTU of both in bytes.
     pub mtu: u16,
     /// The addresses of the lease, and that of [`egress`](Self::egress) once it is known.
@@ -59,6 +60,19 @@ pub struct PodInterface {
     pub source_check: bool,
     /// How the host's end says whose it is.
     pub alias: String,
+    /// What was found of it, if another program made its link: [`Lease::found`](vpc_ipam_core::Lease::found).
+    pub found: Option<Found>,
+}
+
+/// What was found of an interface whose link another program made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The ENI that carries its address.
+    pub eni: EniId,
+    /// The table to which a rule led what it sends. It stays, also where the ENI has another one.
+    pub table: Option<Table>,
+    /// Whether the name of the link is that of the pod, as far as its names are known.
+    pub is_named: bool,
 }
 
 /// An address of a pod, and where its default route leads.
@@ -84,6 +98,13 @@ impl PodAddress {
 }
 
 impl PodInterface {
+    /// Keeps the MTU of a link that another program made.
+    pub(super) fn keep_mtu(&mut self, there: &Link) {
+        if self.found.is_some() {
+            self.mtu = u16::try_from(there.mtu).unwrap_or(self.mtu);
+        }
+    }
+
     /// Returns what the host should hold for the interface, once its end of the veth has an index.
     pub fn on_host(&self, link: LinkIndex) -> State {
         let link = LinkId::new(link, &self.host.name);
@@ -91,7 +112,10 @@ impl PodInterface {
         let variables = variables::of_host_end(&link.name, self.source_filter());
         let mut wanted: Vec<_> =
             own_address.into_iter().chain(variables).map(Object::Sysctl).collect();
-        wanted.push(Object::Alias { link: link.clone(), alias: self.alias.clone() });
+        // Under a name that another pod may want, the link does not say that it is that pod's.
+        if self.found.is_none_or(|found| found.is_named) {
+            wanted.push(Object::Alias { link: link.clone(), alias: self.alias.clone() });
+        }
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
         if self.has(Family::Ipv6) {
             // From an address of the link the host asks for the pod's MAC address.
@@ -130,12 +154,17 @@ impl PodInterface {
     }
 
     /// Returns what the pod should hold for the interface, once its end of the veth has an index.
+    ///
+    /// Of one that was found the variables and the link-local address are as another program and the kernel chose them.
     pub fn in_pod(&self, link: LinkIndex) -> State {
         let link = LinkId::new(link, &self.container.name);
-        let mut wanted: Vec<_> = self.sysctls_in_pod().map(Object::Sysctl).collect();
+        let sysctls = self.sysctls_in_pod().filter(|_| self.found.is_none());
+        let mut wanted: Vec<_> = sysctls.map(Object::Sysctl).collect();
         wanted.push(Object::Link { link: link.clone(), mtu: self.mtu.into(), up: true });
-        if self.has(Family::Ipv6) {
-            let address = link_local(self.container.mac);
+        if let Some(mac) = self.container.mac.filter(|_| self.has(Family::Ipv6))
+            && self.found.is_none()
+        {
+            let address = link_local(mac);
             wanted.push(Object::Address { link: link.clone(), address });
         }
         let mut claims = Vec::new();
@@ -154,7 +183,10 @@ impl PodInterface {
             // Known for good, so that no packet waits for an answer that only the host could give.
             let neighbour = Neighbour { address: *gateway, mac: self.host.mac };
             wanted.push(Object::Neighbour { link: link.clone(), neighbour });
-            if let Some(rule) = rule_in_pod(it) {
+            if let Some(mut rule) = rule_in_pod(it) {
+                if self.found.is_some() {
+                    rule.protocol = Protocol::UNSPECIFIED;
+                }
                 wanted.push(Object::Rule(rule));
                 claims.push(Claim::OurRules(rules_in_pod(*address)));
             }
@@ -212,17 +244,15 @@ impl PodInterface {
         both.into_iter().flat_map(|(to, from)| core::iter::once(to).chain(from))
     }
 
-    pub(super) fn veth(&self, namespace: &Namespace) -> Veth {
-        Veth {
+    /// Returns the veth that is to be made, unless another program made it.
+    pub(super) fn veth(&self, namespace: &Namespace) -> Option<Veth> {
+        let mac = self.container.mac.filter(|_| self.found.is_none())?;
+        Some(Veth {
             name: self.host.name.clone(),
             mac: self.host.mac,
             mtu: self.mtu.into(),
-            peer: VethPeer {
-                name: self.container.name.clone(),
-                mac: self.container.mac,
-                namespace: namespace.clone(),
-            },
-        }
+            peer: VethPeer { name: self.container.name.clone(), mac, namespace: namespace.clone() },
+        })
     }
 }
 

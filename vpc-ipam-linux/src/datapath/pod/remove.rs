@@ -7,7 +7,9 @@ use super::name::parts_of_host_name;
 use super::network::{PodAddress, PodInterface, PodNetwork, our_rules};
 use super::veth::{with_mac, with_mac_by_any_name};
 use crate::state::apply::{ApplyError, carry_out, in_words, refused};
-use crate::{KernelChange, LinkIndex, Netlink, NetlinkError, Object, Protocol, Route, Table};
+use crate::{
+    Family, KernelChange, LinkIndex, Netlink, NetlinkError, Object, Protocol, Route, Rule, Table,
+};
 
 /// A failure to remove all of a pod's network; what could be removed is.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +109,29 @@ fn remove_interface(
             (Some(_) | None, _) => {}
         }
         changes.extend(our_rules(*address).map(|rule| KernelChange::Remove(Object::Rule(rule))));
+        if interface.found.is_some() {
+            remove_rules_without_protocol(host, *address)?;
+        }
     }
     remove_all_alike(host, changes)
+}
+
+/// Removes the rules that amazon-vpc-cni-k8s made for an address; a twin of ours may go first, which is to go too.
+fn remove_rules_without_protocol(
+    host: &mut dyn Netlink,
+    address: IpAddr,
+) -> Result<(), ApplyError> {
+    let patterns = our_rules(address).map(|rule| Rule { protocol: Protocol::UNSPECIFIED, ..rule });
+    let is_for = |rule: &Rule| {
+        [Protocol::OURS, Protocol::UNSPECIFIED].contains(&rule.protocol)
+            && rule.is_plain()
+            && patterns.iter().any(|pattern| pattern.removes(rule))
+    };
+    let mut rules = host.rules(Family::of(address))?;
+    rules.retain(is_for);
+    rules.sort_by_key(|rule| rule.protocol == Protocol::UNSPECIFIED);
+    let removals = rules.into_iter().map(|rule| KernelChange::Remove(Object::Rule(rule)));
+    carry_out(host, &removals.collect::<Vec<_>>())
 }
 
 /// Returns whether a route leads to a pod, and not only somewhere else.

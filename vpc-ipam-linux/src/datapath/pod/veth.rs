@@ -1,18 +1,27 @@
 //! The ends of the veth of a pod: how they are named, and how they are found again.
 
 use sha1::{Digest as _, Sha1};
-use vpc_ipam_core::{Mac, Pod, PodKey};
+use vpc_ipam_core::{FoundLink, Mac, Pod, PodKey};
 
 use super::name::{self, parts_of_host_name};
 use crate::{Link, Netlink, NetlinkError, VethPrefix};
 
-/// One end of the veth of a pod.
+/// The host's end of the veth of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VethEnd {
     /// The name of the link.
     pub name: String,
-    /// Its MAC address, which follows from the pod's key.
+    /// Its MAC address, which follows from the pod's key unless another program made the link.
     pub mac: Mac,
+}
+
+/// The pod's end of its veth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEnd {
+    /// The name of the link.
+    pub name: String,
+    /// Its MAC address, which follows from the pod's key; `None` of a link that another program made, until it is looked at.
+    pub mac: Option<Mac>,
 }
 
 /// Returns the names and MAC addresses of the veth of an interface.
@@ -21,16 +30,45 @@ pub(super) fn veth_ends(
     pod: &Pod,
     number: u8,
     prefix: &VethPrefix,
-) -> (VethEnd, VethEnd) {
-    let name = match number {
-        0 => key.ifname().to_owned(),
-        number => format!("mNicIf{number}"),
-    };
+) -> (VethEnd, PodEnd) {
     let host = name::host_name(prefix, pod, number);
     (
         VethEnd { name: host, mac: derived_mac(key, number, "host") },
-        VethEnd { name, mac: derived_mac(key, number, "pod") },
+        PodEnd { name: name_in_pod(key, number), mac: Some(derived_mac(key, number, "pod")) },
     )
+}
+
+/// Returns the names and MAC addresses of the veth of an interface that was found. One with the MAC address that follows from the key
+/// is this program's own, of an earlier state file.
+pub(super) fn found_ends(key: &PodKey, number: u8, found: &FoundLink) -> (VethEnd, PodEnd) {
+    let own = found.mac == derived_mac(key, number, "host");
+    (
+        VethEnd { name: found.name.clone(), mac: found.mac },
+        PodEnd {
+            name: name_in_pod(key, number),
+            mac: own.then(|| derived_mac(key, number, "pod")),
+        },
+    )
+}
+
+fn name_in_pod(key: &PodKey, number: u8) -> String {
+    match number {
+        0 => key.ifname().to_owned(),
+        number => format!("mNicIf{number}"),
+    }
+}
+
+/// Returns the pod's end of a veth of which the host's end is known, if both are there.
+pub(super) fn other_end(
+    pod: &mut dyn Netlink,
+    end: &PodEnd,
+    outside: &Link,
+) -> Result<Option<Link>, NetlinkError> {
+    let joined = |inside: &Link| {
+        (outside.lower, inside.lower) == (Some(inside.id.index), Some(outside.id.index))
+            && end.mac.is_none_or(|mac| inside.mac == Some(mac))
+    };
+    Ok(pod.link(&end.name)?.filter(joined))
 }
 
 /// Derives a locally administered MAC address, which distinguishes an end of the veth from that of another pod with the

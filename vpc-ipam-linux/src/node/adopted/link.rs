@@ -56,6 +56,13 @@ impl AdoptedLink {
         self.routes.iter().filter(move |_| leads_to_pod).filter_map(to_host)
     }
 
+    /// Returns the table to which a rule leads what an address of the pod sends, if there is one.
+    pub fn table_from(&self, address: IpAddr) -> Option<Table> {
+        let from = Some(IpNet::from(address));
+        let leads = |rule: &&Rule| rule.priority == PRIORITY_FROM_POD && rule.source == from;
+        self.rules.iter().find(leads).map(|rule| rule.table)
+    }
+
     pub(in crate::node) fn has(&self, address: IpAddr) -> bool {
         self.destinations().any(|it| it == address)
     }

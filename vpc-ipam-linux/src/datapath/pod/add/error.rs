@@ -68,6 +68,14 @@ pub enum AddFailure {
         /// The name of the host's end.
         host: String,
     },
+    /// An end of the link that another program made for the pod is gone, and only the runtime can have a pod made anew.
+    #[error(
+        "the pod was imported with the link {link}, which is gone: delete the pod, so that its controller makes another"
+    )]
+    FoundLinkGone {
+        /// The name of the end.
+        link: String,
+    },
     /// The trunk ENI of the pod's branch ENI has no link.
     #[error("find the trunk ENI of the pod's branch ENI")]
     Trunk(#[source] LinkMissingError),

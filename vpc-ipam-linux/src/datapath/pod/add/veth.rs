@@ -3,6 +3,7 @@
 use super::error::AddFailure;
 use crate::datapath::pod::name;
 use crate::datapath::pod::network::{PodInterface, PodNetwork};
+use crate::datapath::pod::veth::{other_end, with_mac, with_mac_by_any_name};
 use crate::{
     KernelChange, KernelEffect, Link, LinkIndex, Namespace, Netlink, NetlinkError, Protocol, Route,
 };
@@ -30,11 +31,15 @@ pub(super) fn make_veths(
     host: &mut dyn Netlink,
     pod: &mut dyn Netlink,
     namespace: &Namespace,
-    network: &PodNetwork,
+    network: &mut PodNetwork,
     origins: &mut [VethOrigin],
 ) -> Result<Vec<MadeVeth>, AddFailure> {
-    let veths = network.interfaces.iter().map(|it| KernelChange::AddVeth(it.veth(namespace)));
-    let changes: Vec<_> = veths.collect();
+    let veths: Option<Vec<_>> = network
+        .interfaces
+        .iter()
+        .map(|it| Some(KernelChange::AddVeth(it.veth(namespace)?)))
+        .collect();
+    let Some(changes) = veths else { return find_veths(host, pod, network, origins) };
     let results = host.change(&changes)?;
     for (origin, result) in origins.iter_mut().zip(&results) {
         if let Ok(KernelEffect::Veth { link, .. }) = result {
@@ -57,6 +62,32 @@ pub(super) fn make_veths(
     Ok(made)
 }
 
+/// Finds the veths of a pod that another program set up: no other could take their place.
+fn find_veths(
+    host: &mut dyn Netlink,
+    pod: &mut dyn Netlink,
+    network: &mut PodNetwork,
+    origins: &mut [VethOrigin],
+) -> Result<Vec<MadeVeth>, AddFailure> {
+    let mut found = Vec::with_capacity(network.interfaces.len());
+    for (interface, origin) in network.interfaces.iter_mut().zip(origins) {
+        let gone = |end: &str| AddFailure::FoundLinkGone { link: end.to_owned() };
+        let mut outside = with_mac(host, &interface.host)?;
+        if outside.is_none() {
+            outside = with_mac_by_any_name(host, &interface.host)?;
+        }
+        let outside = outside.ok_or_else(|| gone(&interface.host.name))?;
+        let inside = other_end(pod, &interface.container, &outside)?;
+        let inside = inside.ok_or_else(|| gone(&interface.container.name))?;
+        *origin = VethOrigin::Earlier;
+        interface.host.name = outside.id.name.to_string();
+        interface.container.mac = inside.mac;
+        interface.keep_mtu(&outside);
+        found.push(MadeVeth { link: outside.id.index, peer: inside.id.index, kept: true });
+    }
+    Ok(found)
+}
+
 /// Keeps the veth that has the name of the new one if an earlier ADD made it for this pod, and replaces it if it is an earlier pod's.
 fn keep_or_replace(
     host: &mut dyn Netlink,
@@ -66,10 +97,8 @@ fn keep_or_replace(
 ) -> Result<MadeVeth, AddFailure> {
     let PodInterface { host: host_end, container, .. } = interface;
     let outside = host.link(&host_end.name)?;
-    let inside = pod.link(&container.name)?;
-    if let (Some(outside), Some(inside)) = (&outside, &inside)
-        && (outside.mac, inside.mac) == (Some(host_end.mac), Some(container.mac))
-        && (outside.lower, inside.lower) == (Some(inside.id.index), Some(outside.id.index))
+    if let Some(outside) = outside.as_ref().filter(|it| it.mac == Some(host_end.mac))
+        && let Some(inside) = other_end(pod, container, outside)?
     {
         return Ok(MadeVeth { link: outside.id.index, peer: inside.id.index, kept: true });
     }
