@@ -58,6 +58,14 @@ impl Flush {
         }
     }
 
+    /// Pods have these addresses already, and keep their connections.
+    pub(super) fn imported(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            self.used.remove(&address);
+            self.waiting.remove(&address);
+        }
+    }
+
     /// Returns the addresses to be flushed, unless a flush is under way.
     pub(super) fn begin(&mut self, now: Timestamp) -> Option<BTreeSet<IpAddr>> {
         if !self.under_way.is_empty() {

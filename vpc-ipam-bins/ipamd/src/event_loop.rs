@@ -4,6 +4,7 @@ pub(super) mod addresses;
 mod answers;
 mod commit;
 pub(super) mod event_log;
+mod import;
 mod inventory;
 mod pod_lines;
 mod reload;

@@ -47,7 +47,7 @@ impl LinkNames {
         if lease.addresses_only {
             return;
         }
-        for link in host_links(&lease.pod, lease.interfaces().count(), &self.prefix) {
+        for link in links(lease, &self.prefix) {
             let pods = self.by_link.entry(link).or_default();
             pods.insert(lease.key.clone(), Arc::clone(&lease.pod));
         }
@@ -55,7 +55,7 @@ impl LinkNames {
 
     /// A pod's lease ended.
     pub(super) fn remove(&mut self, lease: &Lease) {
-        for link in host_links(&lease.pod, lease.interfaces().count(), &self.prefix) {
+        for link in links(lease, &self.prefix) {
             if let Some(pods) = self.by_link.get_mut(&link) {
                 pods.remove(&lease.key);
                 if pods.is_empty() {
@@ -64,6 +64,16 @@ impl LinkNames {
             }
         }
     }
+}
+
+/// Returns the names of the links of a pod that has a lease, as far as they follow from the pod's names: those of an imported pod whose
+/// names are not known do not, and the plugin finds by itself that such a link is there.
+fn links(lease: &Lease, prefix: &VethPrefix) -> impl Iterator<Item = String> {
+    let names = host_links(&lease.pod, lease.interfaces().count(), prefix);
+    names.enumerate().filter_map(|(number, name)| match lease.found.get(number) {
+        Some(found) if found.name != name => None,
+        Some(_) | None => Some(name),
+    })
 }
 
 impl fmt::Display for Taken {
@@ -92,7 +102,7 @@ impl Taken {
 
 #[cfg(test)]
 mod tests {
-    use vpc_ipam_core::testkit;
+    use vpc_ipam_core::{FoundLink, Mac, testkit};
 
     use super::*;
 
@@ -129,6 +139,20 @@ mod tests {
         let names = LinkNames::new(VethPrefix::default(), [&first].into_iter());
         assert_eq!(names.taken(&pod("web"), 1), None);
         assert_eq!(names.taken(&pod("web"), 2).unwrap().by, first.pod);
+    }
+
+    #[test]
+    fn imported_pod_has_the_name_of_its_link_where_its_own_name_leads_there() {
+        let name = host_links(&pod("web"), 1, &VethPrefix::default()).next().unwrap();
+        let found = |name: &str| vec![FoundLink::new(name, Mac([2, 0, 0, 0, 0, 1]))];
+        for (link, expected) in [(&*name, vec![name.clone()]), ("eni0123456789a", vec![])] {
+            let mut names = LinkNames::new(VethPrefix::default(), core::iter::empty());
+            let lease = lease("web", "c1", 1).with_found(found(link));
+            names.insert(&lease);
+            assert_eq!(names.by_link.keys().cloned().collect::<Vec<_>>(), expected, "{link}");
+            names.remove(&lease);
+            assert_eq!(names.by_link, BTreeMap::new(), "{link}");
+        }
     }
 
     fn pod(name: &str) -> Pod {

@@ -104,11 +104,11 @@ pub(super) async fn start(
     let mut known = known_now(&options, &prepared, kept.clone());
     let Restored { mut ipam, mut flush, recorder } = restore(&options, &prepared, found, &clock)?;
     let Prepared { metadata, limits_source, config, watch, threads, set_up, .. } = prepared;
-    let Threads { host, translation, departed, ports } = threads;
+    let Threads { host, translation, mut departed, ports } = threads;
     let SetUpNode { facts, changed, took_over } = set_up;
     let links = links(&options, &config, &known);
     let settings = pod_settings(&options, &config, &metadata, &links);
-    let names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
+    let mut names = LinkNames::new(options.host_config.veth_prefix.clone(), ipam.pool().leases());
     let node = node_network(&options, facts, &known);
     let grace = GRACE_MIN.max(2 * config.cooldown);
     let mut keeper =
@@ -165,6 +165,13 @@ pub(super) async fn start(
     );
     let gone =
         take_pending_releases(&options.socket, &mut ipam, &mut store, &mut flush, clock.now());
+    for lease in &gone {
+        names.remove(lease);
+        // The plugin does not know the links of imported pods, and leaves them.
+        if let Some(left) = keeper.released(&lease.key) {
+            departed.push(&lease.key, left, clock.now());
+        }
+    }
 
     let sandboxes = store.sandboxes();
     let mut policies = options.network_policy.map(NetworkPolicies::new);

@@ -9,6 +9,7 @@
 )]
 
 mod ask;
+mod import;
 mod inventory;
 pub mod log_file;
 mod node_event;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use vpc_ipam_core::{AddressRequest, EniId, Explanation, Lease, Mac, Plan, PodKey};
 
 pub use self::ask::{Absent, AskError, Asked, PATIENCE, ask, ask_within, listener};
+pub use self::import::{ImportOutcome, PodImport};
 pub use self::inventory::{
     AddressHolder, AddressInUse, AddressStates, BlockInventory, EniInventory, Inventory,
 };
@@ -36,7 +38,7 @@ pub use self::refusal::{Refusal, RefusalKind};
 
 /// The version of what daemon and callers say to each other. It grows when a request or an answer gains something that an older side
 /// does not know; requests of an older version are answered as before.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Where the daemon listens unless told otherwise.
 pub const SOCKET: &str = "/run/vpc-ipam/ipamd.sock";
 /// The longest request that the daemon reads, in bytes: many times the longest that a caller writes.
@@ -56,6 +58,9 @@ pub enum Request {
     Leave(PodKey),
     /// A pod is gone; answered with [`Answer::Lease`], what it had, or [`Answer::Unknown`].
     Release(PodKey),
+    /// Leases for pods that amazon-vpc-cni-k8s set up and that run; answered with [`Answer::Imported`] once they are durable. Repeated, it
+    /// changes nothing.
+    Import(Vec<PodImport>),
     /// A pod was set up whose lease came with [`PodLinks::report_wired`]; answered as [`Request::Find`] once its network policies are
     /// enforced, or refused if they are not, and then the pod must not run.
     Wired(PodKey),
@@ -141,6 +146,8 @@ pub enum Answer {
     Unknown,
     /// What pods have, in the order of their keys.
     Leases(Vec<Lease>),
+    /// What became of each pod that was to be imported, in the order of the request.
+    Imported(Vec<ImportOutcome>),
     /// What other programs of the node go by.
     Node(Box<NodeFacts>),
     /// How the node stands.
@@ -266,7 +273,11 @@ mod tests {
     #[test]
     fn documents_survive_encoding() {
         let key = PodKey::new("aws-cni", "c0ffee", "eth0").unwrap();
+        let since = vpc_ipam_core::Timestamp::from_secs(1);
+        let addresses = vec!["10.0.0.7".parse().unwrap()];
+        let import = PodImport { key: key.clone(), pod: None, since, addresses };
         let requests = [
+            Request::Import(vec![import]),
             Request::Find(key.clone()),
             Request::Release(key),
             Request::Leases { network: Some("aws-cni".to_string()) },

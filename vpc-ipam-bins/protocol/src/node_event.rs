@@ -42,6 +42,11 @@ pub enum NodeEventKind {
         /// How long its ADD took in the daemon, in milliseconds.
         ms: u64,
     },
+    /// A pod that another program set up got a lease of the addresses that it has, durably.
+    Imported {
+        /// Its addresses and links.
+        lease: Lease,
+    },
     /// A pod got no address.
     Refused {
         /// The interface of the pod.
@@ -95,6 +100,12 @@ impl fmt::Display for NodeEventKind {
                     " to {}/{} ({}) in {ms} ms",
                     lease.pod.namespace, lease.pod.name, lease.key
                 )
+            }
+            Self::Imported { lease } => {
+                write!(f, "imported ")?;
+                addresses(f, lease)?;
+                write!(f, " of {}/{} ({})", lease.pod.namespace, lease.pod.name, lease.key)?;
+                lease.found.iter().try_for_each(|link| write!(f, ", link {}", link.name))
             }
             Self::Refused { key, pod: Some(pod), why } => {
                 write!(f, "no address for {}/{} ({key}): {why}", pod.namespace, pod.name)

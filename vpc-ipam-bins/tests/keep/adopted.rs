@@ -16,15 +16,15 @@ use crate::runtime::{
 };
 
 /// A pod that its plugin made.
-struct OldPod {
-    pod: Pod,
-    link: String,
-    address: IpAddr,
+pub(crate) struct OldPod {
+    pub(crate) pod: Pod,
+    pub(crate) link: String,
+    pub(crate) address: IpAddr,
 }
 
 impl OldPod {
     /// Makes a pod in the order in which the plugin does.
-    fn add(node: &LabNode, number: usize, address: IpAddr, table: Option<u32>) -> Self {
+    pub(crate) fn add(node: &LabNode, number: usize, address: IpAddr, table: Option<u32>) -> Self {
         let old = Self::begin(node, number, address);
         old.end(node, table);
         old
@@ -424,7 +424,7 @@ fn make_enis(node: &LabNode) {
 }
 
 /// Starts a daemon on a node that has pods of another: one on each of two ENIs.
-fn node_with_old_pods(node: &LabNode) -> (Vec<OldPod>, Daemon) {
+pub(crate) fn node_with_old_pods(node: &LabNode) -> (Vec<OldPod>, Daemon) {
     let daemon = Daemon::start(node);
     // More than the primary ENI carries.
     let first: Vec<Pod> = (0..12).map(|n| Pod::new(node, &format!("first{n}"))).collect();
@@ -477,14 +477,14 @@ fn addresses(node: &LabNode) -> Vec<IpAddr> {
 }
 
 /// Returns those of them to which nothing leads.
-fn free_addresses(node: &LabNode) -> Vec<IpAddr> {
+pub(crate) fn free_addresses(node: &LabNode) -> Vec<IpAddr> {
     let routes = run(&netns(node), "ip route");
     let led_to = |address: &IpAddr| routes.contains(&format!("{address} dev "));
     addresses(node).into_iter().filter(|address| !led_to(address)).collect()
 }
 
 /// Adds pods until the node has no address any more.
-fn fill(node: &LabNode) -> Vec<(Pod, IpAddr)> {
+pub(crate) fn fill(node: &LabNode) -> Vec<(Pod, IpAddr)> {
     let mut pods = Vec::new();
     loop {
         let pod = Pod::new(node, &format!("new{}", pods.len()));

@@ -19,6 +19,7 @@ mod gc;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod http;
+mod imported;
 mod ipam_only;
 mod journal;
 mod many;

@@ -1,6 +1,7 @@
 //! `vpc-ipam migrate`: over from amazon-vpc-cni-k8s and back.
 
 mod check;
+mod import;
 mod moves;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ enum MigrateCommand {
     Back(moves::BackArgs),
     /// Write the checkpoint of amazon-vpc-cni-k8s
     Export(moves::ExportArgs),
+    /// Give the pods of a checkpoint leases of the addresses that they have
+    Import(import::ImportArgs),
 }
 
 pub(super) fn main(args: &MigrateArgs) -> ExitCode {
@@ -32,5 +35,6 @@ pub(super) fn main(args: &MigrateArgs) -> ExitCode {
         MigrateCommand::To(args) => moves::to(args),
         MigrateCommand::Back(args) => moves::back(args),
         MigrateCommand::Export(args) => moves::export(args),
+        MigrateCommand::Import(args) => import::main(args),
     }
 }

@@ -8,6 +8,7 @@ use vpc_ipam_core::{PodKey, Record, Timestamp, Uncommitted, error_chain};
 use vpc_ipam_protocol::{Answer, NodeEventKind, Refusal, RefusalKind};
 
 use super::answers::{Caller, gone};
+use super::import::ImportWrite;
 use super::{Loop, pod_lines};
 use crate::conntrack::Flush;
 use crate::error::DaemonError;
@@ -20,16 +21,18 @@ const WRITE_PAUSE: Duration = Duration::from_millis(200);
 /// Something to be made durable, and who is answered then.
 pub(crate) enum Write {
     Grant(Uncommitted, Vec<Caller>),
+    Import(ImportWrite),
     Release(Record, Answer, Vec<Caller>),
     /// A grant that could not be made durable may be in the file all the same.
     Undo(Record),
 }
 
 impl Write {
-    fn record(&self) -> Record {
+    fn records(&self) -> Vec<Record> {
         match self {
-            Self::Grant(uncommitted, _) => uncommitted.record(),
-            Self::Release(record, ..) | Self::Undo(record) => record.clone(),
+            Self::Grant(uncommitted, _) => vec![uncommitted.record()],
+            Self::Import(import) => import.records(),
+            Self::Release(record, ..) | Self::Undo(record) => vec![record.clone()],
         }
     }
 }
@@ -49,8 +52,8 @@ impl PendingCommit {
         if flush.is_idle() && departed.is_idle() {
             return Self::Ready(write);
         }
-        let record = write.record();
-        if flush.holds_back(&record) || departed.holds_back(&record) {
+        let holds_back = |record: &Record| flush.holds_back(record) || departed.holds_back(record);
+        if write.records().iter().any(holds_back) {
             Self::AwaitingFlush(write)
         } else {
             Self::Ready(write)
@@ -110,15 +113,15 @@ impl Loop {
         if self.unwritten.iter().any(PendingCommit::is_ready) {
             let ready = self.unwritten.extract_if(.., |pending| pending.is_ready());
             self.being_written = ready.map(PendingCommit::write).collect();
-            let entry = |write: &Write| {
-                let record = write.record();
+            let entry = |record: Record| {
                 let sandbox = match &record {
                     Record::Leased(lease) => self.sandboxes.get(&lease.key).cloned(),
                     Record::Released { .. } => None,
                 };
                 Entry { record, sandbox }
             };
-            let entries = self.being_written.iter().map(entry).collect();
+            let records = self.being_written.iter().flat_map(Write::records);
+            let entries = records.map(entry).collect();
             self.writer.write(entries).map_err(|_| DaemonError::Ended("store thread"))?;
         }
         Ok(())
@@ -202,6 +205,7 @@ impl Loop {
                 }
                 None => (gone(), callers),
             },
+            Write::Import(import) => return self.imported(import, now),
             Write::Release(_, said, callers) => {
                 if let Answer::Lease { lease, .. } = &said {
                     let asked = callers.iter().map(|caller| caller.asked).min();
@@ -238,6 +242,11 @@ impl Loop {
                 Write::Grant(uncommitted, callers) => {
                     again.extend(self.take_back(uncommitted, now).map(Write::Undo));
                     refuse(callers, "make the pod's address durable");
+                }
+                Write::Import(import) => {
+                    let (undone, caller) = self.take_import_back(import, now);
+                    again.extend(undone.into_iter().map(Write::Undo));
+                    refuse(vec![caller], "make the leases of imported pods durable");
                 }
                 // The pod is gone whatever the file says; it is written with the next that can be.
                 Write::Release(record, said, callers) => {

@@ -1,4 +1,4 @@
-//! The log line of each ADD and DEL that was served.
+//! The log line of each ADD, DEL and import that was served.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -15,6 +15,11 @@ pub(super) fn added(lease: &Lease, ms: u64) {
 pub(super) fn deleted(lease: &Lease, asked: Option<Timestamp>, now: Timestamp) {
     let ms = asked.map(|asked| u64::try_from(now.since(asked).as_millis()).unwrap_or(u64::MAX));
     line(lease, ms, "DEL");
+}
+
+/// A pod that another program set up has a lease.
+pub(super) fn imported(lease: &Lease) {
+    line(lease, None, "import");
 }
 
 fn line(lease: &Lease, ms: Option<u64>, command: &str) {

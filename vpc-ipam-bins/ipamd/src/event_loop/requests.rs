@@ -45,6 +45,7 @@ impl Loop {
                 self.metrics.del_asked("PodDeleted");
                 self.release(&key, Some(caller), now);
             }
+            Request::Import(pods) => self.on_import(pods, caller, now),
             Request::Wired(key) => self.on_wired(&key, caller),
             Request::Node => caller.answer(Answer::Node(Box::new(self.node_facts()))),
             Request::Leases { network } => {

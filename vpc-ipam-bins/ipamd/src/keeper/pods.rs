@@ -4,7 +4,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use vpc_ipam_core::{Lease, Mac, PodKey, Timestamp};
+use vpc_ipam_core::{FoundLink, Lease, Mac, PodKey, Timestamp};
 use vpc_ipam_linux::pod::{self, PodNetwork};
 use vpc_ipam_linux::{AbsentLink, AdoptedLink, Extent, Repaired};
 
@@ -74,6 +74,42 @@ impl NetworkKeeper {
             let coming = Coming { network, until: now + SET_UP_MAX };
             self.coming.insert(lease.key.clone(), coming);
         }
+    }
+
+    /// A pod that was in no state file has a lease: its link, its routes and its rules are kept as those of any other from now on.
+    pub(crate) fn imported(&mut self, lease: &Lease, now: Timestamp) {
+        self.found(lease);
+        let mut node = lock(&self.node);
+        let of_pod =
+            |link: &AdoptedLink| lease.found.iter().any(|found| link.mac == Some(found.mac));
+        node.adopted.links.retain(|_, link| !of_pod(link));
+        drop(node);
+        for address in lease.addresses() {
+            self.untracked.forget(&address);
+        }
+        // What is remembered of such pods changed.
+        self.untracked_changed = true;
+        // Rules carry no protocol yet, and variables are another program's.
+        self.damaged(Extent::Kernel, now);
+    }
+
+    /// Returns the link of its own by which an address is reached of a pod that is in no state file, as a lease of the pod keeps it; or
+    /// why there is none.
+    pub(crate) fn link_to_import(&self, address: IpAddr) -> Result<FoundLink, String> {
+        let node = lock(&self.node);
+        let Some((link, _)) = node.adopted_route(address) else {
+            return Err(match node.untracked().contains(&address) {
+                true => format!("the route to {address} leads over a link of several pods"),
+                false => format!("no link of a pod leads to {address}: its pod is gone"),
+            });
+        };
+        let name = &link.name;
+        let mac = link.mac.ok_or_else(|| format!("link {name} has no MAC address"))?;
+        let seen = node.seen.links.values().filter(|it| it.mac == Some(mac));
+        if seen.count() > 1 {
+            return Err(format!("several links have the MAC address {mac} of link {name}"));
+        }
+        Ok(FoundLink::new(name, mac).with_table(link.table_from(address).map(|table| table.0)))
     }
 
     /// Pods are there; returns whether any is.

@@ -39,6 +39,11 @@ impl Untracked {
         Changes { came, gone }
     }
 
+    /// The pod with an address is in the state file from now on.
+    pub(crate) fn forget(&mut self, address: &IpAddr) {
+        self.addresses.remove(address);
+    }
+
     /// Returns the addresses of all such pods.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().copied()

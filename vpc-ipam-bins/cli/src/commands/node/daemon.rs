@@ -52,7 +52,7 @@ impl Daemon {
     }
 
     /// Prints a value as JSON if that is asked for, otherwise by `words`.
-    pub(super) fn print<T: Serialize>(
+    pub(in crate::commands) fn print<T: Serialize>(
         &self,
         value: &T,
         words: impl FnOnce(&T) -> String,

@@ -70,7 +70,9 @@ impl OfPod {
         let explanation = explanation(daemon)?;
         let events = events::ask(daemon, 0, 0)?.events;
         let is_meant = |event: &NodeEvent| match &event.what {
-            NodeEventKind::Assigned { lease, .. } | NodeEventKind::Released { lease } => {
+            NodeEventKind::Assigned { lease, .. }
+            | NodeEventKind::Imported { lease }
+            | NodeEventKind::Released { lease } => {
                 !pod.find(core::slice::from_ref(lease)).is_empty()
             }
             NodeEventKind::Refused { key, pod: of, .. } => {

@@ -35,6 +35,9 @@ struct PodRow<'a> {
     ifname: &'a str,
     since: String,
     interfaces: Vec<InterfaceRow>,
+    /// The names of its links, if it was imported from another program.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    imported: Vec<&'a str>,
 }
 
 /// One of its interfaces.
@@ -62,6 +65,7 @@ impl<'a> From<&'a Lease> for PodRow<'a> {
             ifname: lease.key.ifname(),
             since: lease.since.to_string(),
             interfaces: interfaces.collect(),
+            imported: lease.found.iter().map(|link| &*link.name).collect(),
         }
     }
 }
@@ -96,7 +100,11 @@ fn table(rows: &[PodRow<'_>]) -> String {
     if rows.is_empty() {
         return "no pod has an address\n".to_string();
     }
-    let mut table = Table::new(&["pod", "addresses", "eni", "container", "interface", "since"]);
+    let has_imported = rows.iter().any(|row| !row.imported.is_empty());
+    let columns = ["pod", "addresses", "eni", "container", "interface", "since", "imported"];
+    // A column of its own where there is anything to say.
+    let shown = columns.len() - usize::from(!has_imported);
+    let mut table = Table::new(&columns[..shown]);
     for row in rows {
         for (index, interface) in row.interfaces.iter().enumerate() {
             let addresses: Vec<String> =
@@ -106,14 +114,17 @@ fn table(rows: &[PodRow<'_>]) -> String {
                 0 => format!("{}/{}", row.namespace, row.name),
                 _ => String::new(),
             };
-            table.row([
+            let link = row.imported.get(index).copied().unwrap_or("-");
+            let cells = [
                 OneLine(pod).to_string(),
                 addresses.join(","),
                 interface.eni.to_string(),
                 OneLine(row.container).to_string(),
                 OneLine(row.ifname).to_string(),
                 row.since.clone(),
-            ]);
+                OneLine(link).to_string(),
+            ];
+            table.row(cells.into_iter().take(shown));
         }
     }
     table.to_string()

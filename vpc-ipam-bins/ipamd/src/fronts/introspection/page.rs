@@ -75,6 +75,7 @@ fn decisions(happened: &[NodeEvent]) -> Value {
                 "failed": failed.get(id).map(|failure| failure.message.clone()),
             }),
             NodeEventKind::Assigned { .. }
+            | NodeEventKind::Imported { .. }
             | NodeEventKind::Refused { .. }
             | NodeEventKind::Released { .. }
             | NodeEventKind::Repaired { .. }
