@@ -6,7 +6,7 @@
 use core::fmt::Write as _;
 
 use sha1::{Digest as _, Sha1};
-use vpc_ipam_core::Pod;
+use vpc_ipam_core::{Lease, Pod};
 
 use crate::VethPrefix;
 
@@ -27,6 +27,20 @@ pub fn host_links(
 ) -> impl Iterator<Item = String> {
     // A pod has 250 at most.
     (0..=u8::MAX).take(interfaces).map(|number| host_name(prefix, pod, number))
+}
+
+/// Returns the names of the host's links of a pod that has a lease: as they were found of one that was imported, and none where another
+/// plugin makes its links.
+pub fn links_of_lease(lease: &Lease, prefix: &VethPrefix) -> Vec<String> {
+    if lease.addresses_only {
+        return Vec::new();
+    }
+    let names = host_links(&lease.pod, lease.interfaces().count(), prefix);
+    let found = |(number, name): (usize, String)| match lease.found.get(number) {
+        Some(found) => found.name.clone(),
+        None => name,
+    };
+    names.enumerate().map(found).collect()
 }
 
 /// Names the host's end as amazon-vpc-cni-k8s does and Calico expects: from the pod's names, not its key.

@@ -1,7 +1,7 @@
 //! Leases of pods that are gone, or whose link is.
 
 use vpc_ipam_linux::VethPrefix;
-use vpc_ipam_linux::pod::host_links;
+use vpc_ipam_linux::pod::links_of_lease;
 
 use super::check::{Check, Finding, Verdict};
 use super::facts::Facts;
@@ -33,9 +33,8 @@ fn run(facts: &Facts) -> Vec<Finding> {
         let sandbox = probe.sandboxes.iter().find(|it| it.key == *key);
         let sandbox = sandbox.and_then(|it| it.path.as_deref());
         let gone = sandbox.filter(|path| !facts.files.exists(&path.to_string_lossy()));
-        // Another plugin made the links of those.
-        let interfaces = if lease.addresses_only { 0 } else { lease.interfaces().count() };
-        let missing = host_links(pod, interfaces, &prefix).find(|link| !links.contains(link));
+        let expected = links_of_lease(lease, &prefix);
+        let missing = expected.into_iter().find(|link| !links.contains(link));
         let release = format!(
             "make sure that the container is gone (crictl ps -a), then vpc-ipam release {key}; the daemon releases it by itself after a while"
         );

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use vpc_ipam_core::{
-    AddressUse, BackoffScope, BlockState, Ec2Operation, FailureKind, LearnedLimit, LimitsSource,
-    Pod, Source, Stage, Timestamp,
+    AddressUse, BackoffScope, BlockState, Ec2Operation, FailureKind, FoundLink, LearnedLimit,
+    LimitsSource, Mac, Pod, Source, Stage, Timestamp,
 };
 use vpc_ipam_protocol::{AddressInUse, Permitted, Told};
 
@@ -575,6 +575,21 @@ const NETWORK: &[Case] = &[
         },
         Fine,
         "1 leases",
+    ),
+    (
+        "leases",
+        |node| {
+            node.leases()[0].found = vec![FoundLink::new("eni0123456789a", Mac([2; 6]))];
+            node.write("/proc/net/dev", "a\nb\n lo: 0\n eni0123456789a: 0\n");
+        },
+        Fine,
+        "1 leases",
+    ),
+    (
+        "leases",
+        |node| node.leases()[0].found = vec![FoundLink::new("eni0123456789a", Mac([2; 6]))],
+        Fails,
+        "no link eni0123456789a in this network namespace",
     ),
     ("leases", |node| node.remove("/proc/net/dev"), NotChecked, "there is no /proc/net/dev"),
     ("network", |_| {}, Fine, "the node's network is as it should be"),
