@@ -1,5 +1,7 @@
 //! `vpc-ipam migrate to` and `back` on a node of amazon-vpc-cni-k8s.
 
+mod killed;
+
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -68,17 +70,17 @@ impl Moving {
     }
 
     fn start_old_daemon_when_waited_for(&mut self) {
-        wait_until("the way back to wait for it", || {
-            let journal = self.journal();
-            let is_done = |step: &Value| step["name"] == "guard" && step["stage"] == "done";
-            let steps = journal["steps"].as_array().is_some_and(|steps| steps.iter().any(is_done));
-            if journal["direction"] == "back" && steps {
-                Ok(())
-            } else {
-                Err(format!("{journal:#}"))
-            }
+        wait_until("amazon-vpc-cni-k8s to be waited for", || {
+            if self.waits_for_old_daemon() { Ok(()) } else { Err(format!("{:#}", self.journal())) }
         });
         self.node.start_old_daemon();
+    }
+
+    fn waits_for_old_daemon(&self) -> bool {
+        let journal = self.journal();
+        let is_it = |step: &Value| step["name"] == "amazon-vpc-cni-k8s" && step["stage"] == "begun";
+        let steps = journal["steps"].as_array();
+        journal["direction"] == "back" && steps.is_some_and(|steps| steps.iter().any(is_it))
     }
 
     pub(crate) fn folder(&self) -> PathBuf {

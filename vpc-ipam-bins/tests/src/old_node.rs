@@ -128,6 +128,18 @@ impl OldNode {
         daemon.wait().unwrap();
     }
 
+    /// Returns whether the stand-in runs.
+    pub fn old_daemon_runs(&self) -> bool {
+        self.old_daemon.is_some()
+    }
+
+    /// Ends the stand-in if it runs.
+    pub fn stop_old_daemon_if_it_runs(&mut self) {
+        if self.old_daemon_runs() {
+            self.stop_old_daemon();
+        }
+    }
+
     /// Returns what the stand-in complained of.
     pub fn old_log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -237,7 +249,7 @@ impl OldNode {
         self.root.join("etc/vpc-ipam/vpc-ipamd.env")
     }
 
-    /// Returns the command that starts our daemon as a service manager does: with the settings of [`OldNode::env_file`], and without an
+    /// Returns the command that starts our daemon as a service manager does: unless it runs, with the settings of [`OldNode::env_file`], and without an
     /// end to wait for. Of those settings the kernel knows nothing of how long addresses cool down, so the unit sets it.
     pub fn start_command(&self) -> String {
         self.root.join("usr/sbin/start-vpc-ipamd").display().to_string()
@@ -283,7 +295,8 @@ impl OldNode {
         let overrides = address.overrides.as_ref().map(|path| path.display().to_string());
         let root = self.root.display();
         let start = format!(
-            "#!/bin/sh\nset -a\nIP_COOLDOWN_PERIOD=2\n[ ! -e {env} ] || . {env}\nset +a\n\
+            "#!/bin/sh\npid=$(cat {root}/run/vpc-ipamd.pid 2>/dev/null) && kill -0 $pid 2>/dev/null && exit 0\n\
+             set -a\nIP_COOLDOWN_PERIOD=2\n[ ! -e {env} ] || . {env}\nset +a\n\
              {daemon} {ec2} {socket} {instance} {overrides} >>{root}/var/log/vpc-ipamd.log 2>&1 </dev/null &\n\
              echo $! >{root}/run/vpc-ipamd.pid\n",
             env = self.env_file().display(),

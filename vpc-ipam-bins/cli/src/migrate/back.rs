@@ -18,21 +18,18 @@ use super::{Checkpoint, durable, now, old_daemon, swept};
 /// Moves the node back.
 pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
     let mut journal = Journal::open(&options.paths.at(&options.paths.folder))?;
-    let mut moved = Moved::default();
     let boot = store::boot_id()?;
-    let unended = journal.run().filter(|run| run.ended.is_none() && run.boot == boot);
-    let goes_on = unended.is_some_and(|run| run.direction == Direction::Back);
-    if !goes_on && let Err(error) = check(options) {
-        moved.outcome = Outcome::of_refusal(&error);
-        moved.why = Some(error.to_string());
-        return Ok(moved);
+    let unended = journal.unended(&boot);
+    if unended != Some(Direction::Back)
+        && let Err(error) = check(options)
+    {
+        return Ok(Moved::left(&error, unended));
     }
-    let turned = unended.is_some_and(|run| run.direction == Direction::To);
-    begin(options, &mut journal, &boot)?;
-    if turned {
+    if unended == Some(Direction::To) {
         eprintln!("vpc-ipam: the way to vpc-ipam that had not ended is turned round");
     }
-    finish(options, &mut journal, moved, quiet, Outcome::Done)
+    let begun = begin(options, &mut journal, &boot);
+    finish(options, &mut journal, Moved::default(), quiet, begun, Outcome::Done)
 }
 
 /// Goes back from a way to vpc-ipam that failed.
@@ -42,17 +39,16 @@ pub(super) fn go_back(
     moved: Moved,
     quiet: bool,
 ) -> Result<Moved, StepError> {
-    let boot = store::boot_id()?;
-    begin(options, &mut journal, &boot)?;
-    finish(options, &mut journal, moved, quiet, Outcome::Failed)
+    let begun = begin(options, &mut journal, &store::boot_id()?);
+    finish(options, &mut journal, moved, quiet, begun, Outcome::Failed)
 }
 
+/// Begins or goes on with a run, and keeps what the kernel and the daemon tell that is changed or gone later.
 fn begin(options: &Options, journal: &mut Journal, boot: &str) -> Result<(), StepError> {
     journal.begin(Direction::Back, boot, now())?;
     let mut netlink = Namespace::current()?.netlink()?;
     swept::sweep(journal.folder(), &mut netlink)?;
-    let context = step::Context { options, journal };
-    let folder = context.run_folder();
+    let folder = step::Context { options, journal }.run_folder();
     trusted_file::folder(&folder)
         .map_err(|error| StepError::failed("make the folder of this run", &error))?;
     let settings = folder.join(step::SETTINGS);
@@ -74,29 +70,36 @@ fn finish(
     journal: &mut Journal,
     mut moved: Moved,
     quiet: bool,
+    begun: Result<(), StepError>,
     outcome: Outcome,
 ) -> Result<Moved, StepError> {
-    match step::run(&step::BACK, options, journal, &mut moved.steps, quiet)? {
+    let fared = match begun {
+        Ok(()) => step::run(&step::BACK, options, journal, &mut moved.steps, quiet),
+        Err(error) => Fared::Stopped { step: "begin", error },
+    };
+    match fared {
         Fared::Done => {
             let ended = if outcome == Outcome::Done { Ended::Done } else { Ended::WentBack };
             journal.end(ended)?;
             moved.outcome = outcome;
+            Ok(moved)
         }
         Fared::Stopped { step, error } => {
-            moved.outcome = Outcome::HalfWay;
             let why = format!("{step}: {error}");
             moved.why = Some(match moved.why.take() {
                 Some(first) => format!("{first}; and on the way back, {why}"),
                 None => why,
             });
-            moved.remedy = Some(
-                "pods keep their network as it is. See to what is said above and run `vpc-ipam migrate back` again, which goes on; or \
-                 `vpc-ipam migrate to`, which turns round"
-                    .to_owned(),
-            );
+            // Nothing was done of the first step where that refuses.
+            let is_refusal = matches!(error, StepError::Refused(_)) && step == step::BACK[0].name;
+            if is_refusal && outcome == Outcome::Done && !journal.is_turned() {
+                journal.end(Ended::WentBack)?;
+                moved.outcome = Outcome::Refused;
+                return Ok(moved);
+            }
+            Ok(moved.half_way(Direction::Back))
         }
     }
-    Ok(moved)
 }
 
 /// Refuses a node whose pods would lose their addresses or their way out.

@@ -161,6 +161,12 @@ impl Journal {
         self.run.as_ref()
     }
 
+    /// Returns where a run leads that has not ended in this boot.
+    pub(crate) fn unended(&self, boot: &str) -> Option<Direction> {
+        let run = self.run.as_ref().filter(|run| run.ended.is_none() && run.boot == boot);
+        run.map(|run| run.direction)
+    }
+
     /// Returns the folder of the migration.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -201,6 +207,11 @@ impl Journal {
         });
         self.write()?;
         Ok(false)
+    }
+
+    /// Returns whether this run turned one round that had not ended.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.turned)
     }
 
     /// Returns whether a step of this run is done.

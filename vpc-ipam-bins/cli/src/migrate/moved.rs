@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::journal::Direction;
 use super::step::{Done, StepError};
 
 /// What came of a move, for programs.
@@ -34,15 +35,36 @@ pub(crate) enum Outcome {
     HalfWay,
 }
 
-impl Outcome {
-    /// Returns how a move ended that changed nothing.
-    pub(crate) fn of_refusal(error: &StepError) -> Self {
-        match error {
-            StepError::Refused(_) => Self::Refused,
-            StepError::Failed(_) => Self::Failed,
+impl Moved {
+    /// Describes a move that changed nothing, on a node that was half-way already or was not.
+    pub(crate) fn left(error: &StepError, half_way: Option<Direction>) -> Self {
+        let outcome = match error {
+            _ if half_way.is_some() => Outcome::HalfWay,
+            StepError::Refused(_) => Outcome::Refused,
+            StepError::Failed(_) | StepError::Journal(_) => Outcome::Failed,
+        };
+        let moved = Self { outcome, why: Some(error.to_string()), ..Self::default() };
+        match half_way {
+            Some(direction) => moved.half_way(direction),
+            None => moved,
         }
     }
 
+    /// Says how a move is ended that is half-way.
+    pub(crate) fn half_way(self, direction: Direction) -> Self {
+        let other = match direction {
+            Direction::To => Direction::Back,
+            Direction::Back => Direction::To,
+        };
+        let remedy = format!(
+            "the node is half-way, and pods keep their network as it is: see to what is said above, and run `vpc-ipam migrate {direction}` again, which goes \
+             on, or `vpc-ipam migrate {other}`, which turns round"
+        );
+        Self { outcome: Outcome::HalfWay, remedy: Some(remedy), ..self }
+    }
+}
+
+impl Outcome {
     /// Returns the exit code that says so.
     pub(crate) fn code(self) -> u8 {
         match self {

@@ -94,6 +94,9 @@ pub(crate) enum StepError {
     /// It failed.
     #[error("{0}")]
     Failed(String),
+    /// What was done cannot be recorded, so that nothing more may be.
+    #[error("{}", error_chain(.0))]
+    Journal(#[from] JournalError),
 }
 
 impl StepError {
@@ -118,7 +121,6 @@ macro_rules! failed_by {
 
 failed_by!(
     super::durable::FileError,
-    super::journal::JournalError,
     super::conflist::ConflistError,
     super::processes::ProcessesError,
     super::CheckpointError,
@@ -203,31 +205,33 @@ pub(crate) fn run(
     journal: &mut Journal,
     report: &mut Vec<Done>,
     quiet: bool,
-) -> Result<Fared, JournalError> {
+) -> Fared {
     for step in steps {
-        let mut took = None;
-        let said = if journal.is_done(step.name) {
-            "done by an earlier run".to_owned()
-        } else {
-            journal.step_begun(step.name)?;
-            let begun = Instant::now();
-            let mut context = Context { options, journal };
-            let said = match (step.run)(&mut context) {
-                Ok(said) => said,
-                Err(error) => return Ok(Fared::Stopped { step: step.name, error }),
-            };
-            let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            journal.step_done(step.name, ms)?;
-            took = Some(ms);
-            said
-        };
-        if !quiet {
-            let ms = took.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
-            println!("{:<22} {ms:>9}  {}", step.name, OneLine(&said));
+        match run_one(step, options, journal) {
+            Ok(done) => {
+                if !quiet {
+                    let ms = done.ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
+                    println!("{:<22} {ms:>9}  {}", step.name, OneLine(&done.said));
+                }
+                report.push(done);
+            }
+            Err(error) => return Fared::Stopped { step: step.name, error },
         }
-        report.push(Done { step: step.name, ms: took, said });
     }
-    Ok(Fared::Done)
+    Fared::Done
+}
+
+fn run_one(step: &Step, options: &Options, journal: &mut Journal) -> Result<Done, StepError> {
+    if journal.is_done(step.name) {
+        let said = "done by an earlier run".to_owned();
+        return Ok(Done { step: step.name, ms: None, said });
+    }
+    journal.step_begun(step.name)?;
+    let begun = Instant::now();
+    let said = (step.run)(&mut Context { options, journal })?;
+    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    journal.step_done(step.name, ms)?;
+    Ok(Done { step: step.name, ms: Some(ms), said })
 }
 
 /// Runs a line of shell; what it prints goes to standard error, so that it is read and JSON stays whole.

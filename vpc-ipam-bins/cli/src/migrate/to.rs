@@ -17,18 +17,17 @@ pub(crate) fn to(
     check: impl FnOnce() -> Result<(), StepError>,
 ) -> Result<Moved, StepError> {
     let mut journal = Journal::open(&options.paths.at(&options.paths.folder))?;
-    let mut moved = Moved::default();
     let boot = store::boot_id()?;
-    let unended = journal.run().filter(|run| run.ended.is_none() && run.boot == boot);
-    let goes_on = unended.is_some_and(|run| run.direction == Direction::To);
-    if !goes_on && let Err(error) = check() {
-        moved.outcome = Outcome::of_refusal(&error);
-        moved.why = Some(error.to_string());
-        return Ok(moved);
+    let unended = journal.unended(&boot);
+    if unended != Some(Direction::To)
+        && let Err(error) = check()
+    {
+        return Ok(Moved::left(&error, unended));
     }
     journal.begin(Direction::To, &boot, now())?;
     swept::sweep(journal.folder(), &mut Namespace::current()?.netlink()?)?;
-    match step::run(&step::TO, options, &mut journal, &mut moved.steps, quiet)? {
+    let mut moved = Moved::default();
+    match step::run(&step::TO, options, &mut journal, &mut moved.steps, quiet) {
         Fared::Done => {
             journal.end(Ended::Done)?;
             moved.outcome = Outcome::Done;
@@ -36,12 +35,17 @@ pub(crate) fn to(
         }
         Fared::Stopped { step, error } => {
             moved.why = Some(format!("{step}: {error}"));
+            if let StepError::Journal(_) = error {
+                // The way back could not be recorded either.
+                return Ok(moved.half_way(Direction::To));
+            }
             // The first step saves, and one that refuses does nothing.
             let is_refusal = matches!(error, StepError::Refused(_));
             let [first, second, ..] = step::TO;
-            if step == first.name || step == second.name && is_refusal {
+            let changed = step != first.name && !(step == second.name && is_refusal);
+            if !changed && unended != Some(Direction::Back) {
                 journal.end(Ended::WentBack)?;
-                moved.outcome = Outcome::of_refusal(&error);
+                moved.outcome = if is_refusal { Outcome::Refused } else { Outcome::Failed };
                 return Ok(moved);
             }
             eprintln!("vpc-ipam: {step}: {error}; going back");

@@ -9,9 +9,12 @@ use vpc_ipam_protocol::pending_release;
 use super::{Context, Options, Step, StepError};
 use crate::migrate::export::export;
 use crate::migrate::leases::stored;
-use crate::migrate::{Checkpoint, durable, old_daemon};
+use crate::migrate::{Checkpoint, old_daemon};
 
 pub(super) const STEP: Step = Step { name: "checkpoint", commands, run };
+
+/// What was written, in the folder of the run.
+pub(super) const EXPORTED: &str = "ipam.json";
 
 fn commands(options: &Options) -> Vec<String> {
     vec![format!("vpc-ipam migrate export {}", options.paths.checkpoint.display())]
@@ -35,6 +38,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
         return Err(StepError::Refused(exported.refused.join("; ")));
     }
     let entries = &exported.checkpoint.entries;
+    exported.checkpoint.write(&context.run_folder().join(EXPORTED))?;
     let said = format!("{} entries in {}", entries.len(), path.display());
     if entries.iter().all(|entry| before.entries.contains(entry))
         && entries.len() == before.entries.iter().filter(|entry| entry.card == 0).count()
@@ -52,9 +56,5 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
         std::fs::create_dir_all(folder)?;
     }
     exported.checkpoint.write(&path)?;
-    let kept = context.run_folder().join("ipam.json");
-    if let Some(text) = durable::read(&path)? {
-        durable::write(&kept, &text, 0o600)?;
-    }
     Ok(said)
 }

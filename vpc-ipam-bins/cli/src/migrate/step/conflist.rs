@@ -43,14 +43,17 @@ fn to(context: &mut Context<'_>) -> Result<String, StepError> {
     let there = Conflists::read(&folder)?;
     there.expect_first(OURS).map_err(refused)?;
     let old = there.all_old().map(|it| it.path.clone()).collect::<Vec<_>>();
-    let Some(first) = there.old() else {
-        return match there.all_ours().next() {
-            Some(ours) => Ok(format!("{} is there already", ours.path.display())),
-            None => Err(StepError::Refused(format!(
-                "no configuration in {} calls aws-cni: this node is not one of amazon-vpc-cni-k8s",
-                folder.display()
-            ))),
-        };
+    let saved = match (there.old(), there.all_ours().next(), context.backup()) {
+        (None, Some(ours), _) => return Ok(format!("{} is there already", ours.path.display())),
+        // On the way back neither was there for a while.
+        (None, None, Some(backup)) => Conflists::read(&backup.join(CONFLISTS))?.into_old(),
+        _ => None,
+    };
+    let Some(first) = there.old().or(saved.as_ref()) else {
+        return Err(StepError::Refused(format!(
+            "no configuration in {} calls aws-cni: this node is not one of amazon-vpc-cni-k8s",
+            folder.display()
+        )));
     };
     there.expect_first(&first.file()).map_err(refused)?;
     let socket = &context.options.paths.socket;

@@ -31,8 +31,11 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     }
     // Of a way back that is turned round.
     Guard::lower(&mut context.netlink()?)?;
-    shell(&context.options.start)?;
     let socket = &context.options.paths.socket;
+    // An earlier run may have started it.
+    if vpc_ipam_protocol::listener(socket).is_err() {
+        shell(&context.options.start)?;
+    }
     let answers = || match ask(socket, &Request::Status) {
         Ok(Answer::Status(status)) => Ok(status),
         Ok(other) => Err(format!("{other:?}")),

@@ -7,10 +7,10 @@ use std::path::Path;
 use vpc_ipam_linux::Netlink as _;
 
 use super::back_up::PODS;
+use super::checkpoint::EXPORTED;
 use super::{Context, Options, Step, StepError, wait_until};
-use crate::migrate::durable;
 use crate::migrate::running::{Compared, RunningPods};
-use crate::migrate::swept;
+use crate::migrate::{Checkpoint, durable, old_daemon, swept};
 
 pub(super) const TO: Step = Step { name: "verify", commands, run: to };
 pub(super) const BACK: Step = Step { name: "verify", commands, run: back };
@@ -33,9 +33,30 @@ fn to(context: &mut Context<'_>) -> Result<String, StepError> {
 }
 
 fn back(context: &mut Context<'_>) -> Result<String, StepError> {
-    let pods = context.run_folder().join(PODS);
-    let said = verify(context, &pods)?;
-    Ok(said)
+    let folder = context.run_folder();
+    let said = verify(context, &folder.join(PODS))?;
+    // What amazon-vpc-cni-k8s does not take from the checkpoint it hands out again.
+    let exported = Checkpoint::read(&folder.join(EXPORTED))?;
+    let paths = &context.options.paths;
+    if old_daemon::serves(paths).is_none() {
+        return Ok(said);
+    }
+    let there = Checkpoint::read(&paths.at(&paths.checkpoint))?;
+    let running = RunningPods::list(&mut context.netlink()?)?;
+    let dropped: Vec<String> = exported
+        .entries
+        .iter()
+        .filter(|entry| entry.addresses().any(|address| running.0.contains_key(&address)))
+        .filter(|entry| !there.entries.iter().any(|it| it.addresses().eq(entry.addresses())))
+        .map(ToString::to_string)
+        .collect();
+    if dropped.is_empty() {
+        return Ok(said);
+    }
+    Err(StepError::Failed(format!(
+        "amazon-vpc-cni-k8s dropped entries of its checkpoint whose pods run, and hands out their addresses again: {}. Delete these pods",
+        dropped.join(", ")
+    )))
 }
 
 fn verify(context: &Context<'_>, of_before: &Path) -> Result<String, StepError> {
