@@ -24,7 +24,12 @@ pub(crate) struct Moving {
 
 impl Moving {
     pub(crate) fn start(pods: usize) -> Self {
-        let mut node = OldNode::start(Mode::named("default"), "m5.xlarge", 3);
+        Self::start_on("m5.xlarge", 3, pods)
+    }
+
+    /// Starts a node of a type with so many ENIs.
+    fn start_on(instance_type: &str, enis: u8, pods: usize) -> Self {
+        let mut node = OldNode::start(Mode::named("default"), instance_type, enis);
         let runtime = node.runtime();
         let pods = (0..pods).map(|n| runtime.add(&format!("p{n}"), &[])).collect();
         node.stop_old_daemon();
@@ -254,11 +259,19 @@ fn node_that_is_not_to_be_moved_is_refused_and_left_as_it_is() {
     let mut moving = Moving::start(1);
     // Back on a node that was never moved.
     let state = kernel(&moving);
-    moving.node.start_old_daemon();
     let output = moving.run(&["back"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("nothing to go back from"), "{text}");
+    assert_eq!(moving.conflists(), ["10-aws.conflist"]);
+
+    // While both daemons run.
+    moving.node.start_old_daemon();
+    let output = moving.run(&["to"]);
     assert_eq!(output.status.code(), Some(4), "{}", said(&output));
-    assert!(said(&output).contains("runs on this node already"), "{}", said(&output));
+    assert!(said(&output).contains("two daemons would grant"), "{}", said(&output));
     moving.node.stop_old_daemon();
+    assert_eq!(kernel(&moving), state);
 
     // Another program's configuration comes first.
     let foreign = moving.node.root.join("etc/cni/net.d/05-other.conflist");
@@ -279,6 +292,94 @@ fn node_that_is_not_to_be_moved_is_refused_and_left_as_it_is() {
     }
     assert_eq!(moving.conflists(), ["10-aws.conflist"]);
     assert_eq!(kernel(&moving), state);
+
+    // amazon-vpc-cni-k8s starts again beside the daemon.
+    moving.to();
+    moving.node.start_old_daemon();
+    let output = moving.run(&["back"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(said(&output).contains("runs on this node already"), "{}", said(&output));
+    assert_eq!(moving.conflists(), ["10-aws.conflist", "10-vpc-ipam.conflist"]);
+    moving.node.stop_old_daemon();
+}
+
+/// As a node that began with vpc-ipam, of which nothing was ever saved.
+#[test]
+fn node_without_a_backup_goes_back_with_a_conflist_that_is_named() {
+    let mut moving = Moving::start(2);
+    let conflist = moving.node.root.join("aws.conflist");
+    fs::copy(moving.node.root.join("etc/cni/net.d/10-aws.conflist"), &conflist).unwrap();
+    moving.to();
+    fs::remove_dir_all(moving.folder()).unwrap();
+    moving.pods.push(moving.node.runtime().add("new", &[]));
+
+    let output = moving.run(&["back"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(said(&output).contains("--conflist FILE"), "{}", said(&output));
+    assert_eq!(moving.conflists(), ["10-vpc-ipam.conflist"]);
+    let ours = moving.node.root.join("etc/cni/net.d/10-vpc-ipam.conflist");
+    let ours = ours.display().to_string();
+    let output = moving.run(&["back", "--conflist", &ours]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+
+    let conflist = conflist.display().to_string();
+    let child = moving.begin(&["back", "--json", "--wait", "60", "--conflist", &conflist]);
+    moving.start_old_daemon_when_waited_for();
+    assert_eq!(succeeded(&child.wait_with_output().unwrap())["outcome"], "done");
+    assert_eq!(moving.ours(), [] as [&str; 0]);
+    assert_eq!(moving.node.checkpoint_addresses(), moving.addresses());
+}
+
+#[test]
+fn way_back_that_waits_in_vain_is_half_way_and_pods_go_on() {
+    let mut moving = Moving::start(3);
+    moving.to();
+    let again = moving.run(&["to"]);
+    assert!(again.status.success(), "{}", said(&again));
+    assert!(String::from_utf8_lossy(&again.stdout).contains("with vpc-ipam already"));
+    let flows = moving.flows();
+
+    let output = moving.run(&["back", "--wait", "1"]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    for words in ["let its DaemonSet run", "`vpc-ipam migrate back` again, which goes on"] {
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    // A pod ends meanwhile.
+    let gone = moving.pods.pop().unwrap();
+    let address = gone.address;
+
+    // To vpc-ipam again, and back.
+    assert_eq!(moving.to()["outcome"], "done");
+    for tally in flows.stop() {
+        assert!(tally.lost == 0 && tally.wrong.is_empty(), "{tally}");
+    }
+    let output = moving.run(&["back", "--wait", "1"]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    moving.node.runtime().remove(gone);
+    let back = moving.back();
+    assert_eq!(back["outcome"], "done");
+    assert_eq!(moving.ours(), [] as [&str; 0]);
+    assert_eq!(moving.node.checkpoint_addresses(), moving.addresses());
+    let rules = moving.node.shell("ip rule");
+    assert!(!rules.contains(&format!("{address} ")), "{rules}");
+}
+
+#[test]
+fn node_with_many_pods_is_moved_over_and_back_step_by_step() {
+    for pods in [30, 200] {
+        let mut moving = Moving::start_on("m5.4xlarge", 8, pods);
+        for moved in [moving.to(), moving.back()] {
+            assert_eq!(moved["outcome"], "done");
+            let steps = moved["steps"].as_array().unwrap();
+            let all: u64 = steps.iter().map(|step| step["ms"].as_u64().unwrap()).sum();
+            println!("{pods} pods, {} steps, {all} ms", steps.len());
+            for step in steps {
+                println!("  {:<20} {:>6} ms", step["step"].as_str().unwrap(), step["ms"]);
+            }
+        }
+        assert_eq!(moving.ours(), [] as [&str; 0], "{pods} pods");
+        assert_eq!(moving.node.checkpoint_addresses(), moving.addresses(), "{pods} pods");
+    }
 }
 
 #[test]
@@ -310,7 +411,8 @@ fn checkpoint_of_a_node_is_exported_with_a_daemon_and_without() {
         .collect();
     let of_leases: BTreeSet<&str> = leases.iter().map(|it| it.key.container()).collect();
     assert_eq!(exported, of_leases);
-    assert!(exported.contains(new.container.as_str()));
+    let pods = moving.pods.iter().chain([&new]).map(|pod| pod.container.as_str());
+    assert_eq!(exported, pods.collect());
     moving.node.kill_our_daemon();
     assert_eq!(export(None), printed, "of the state file");
 }

@@ -383,7 +383,6 @@ fn make_folders(root: &Path) {
     ] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
-    // Processes are those of this machine; of programs it is asked in which network namespace they are.
     symlink("/proc", root.join("proc")).unwrap();
 }
 

@@ -7,6 +7,7 @@ use vpc_ipam_linux::{HandBack, Namespace};
 use vpc_ipam_protocol::{Answer, Request, ask, trusted_file};
 use vpc_ipamd::store;
 
+use super::conflist::Conflists;
 use super::export::export;
 use super::journal::{Direction, Ended, Journal};
 use super::leases::leases;
@@ -19,7 +20,13 @@ use super::{Checkpoint, durable, now, old_daemon, swept};
 pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
     let mut journal = Journal::open(&options.paths.at(&options.paths.folder))?;
     let boot = store::boot_id()?;
-    let unended = journal.unended(&boot);
+    let unended = journal.unended();
+    if unended.is_none() && is_of_old(options)? {
+        if !quiet {
+            println!("nothing on this node is of vpc-ipam: there is nothing to go back from");
+        }
+        return Ok(Moved { outcome: Outcome::Done, ..Moved::default() });
+    }
     if unended != Some(Direction::Back)
         && let Err(error) = check(options)
     {
@@ -100,6 +107,18 @@ fn finish(
             Ok(moved.half_way(Direction::Back))
         }
     }
+}
+
+/// Returns whether nothing on the node is ours, and the runtime calls the plugin of amazon-vpc-cni-k8s.
+fn is_of_old(options: &Options) -> Result<bool, StepError> {
+    let paths = &options.paths;
+    let conflists = Conflists::read(&paths.at(&paths.cni_conf))?;
+    let is_called = conflists.old().is_some() && conflists.all_ours().next().is_none();
+    let runs = vpc_ipam_protocol::listener(&paths.socket).is_ok();
+    if !is_called || runs || std::fs::symlink_metadata(&paths.state).is_ok() {
+        return Ok(false);
+    }
+    Ok(HandBack::find(&mut Namespace::current()?.netlink()?)?.is_done())
 }
 
 /// Refuses a node whose pods would lose their addresses or their way out.

@@ -161,10 +161,9 @@ impl Journal {
         self.run.as_ref()
     }
 
-    /// Returns where a run leads that has not ended in this boot.
-    pub(crate) fn unended(&self, boot: &str) -> Option<Direction> {
-        let run = self.run.as_ref().filter(|run| run.ended.is_none() && run.boot == boot);
-        run.map(|run| run.direction)
+    /// Returns where a run leads that has not ended, in whichever boot it was begun: what it did to files is there still.
+    pub(crate) fn unended(&self) -> Option<Direction> {
+        self.run.as_ref().filter(|run| run.ended.is_none()).map(|run| run.direction)
     }
 
     /// Returns the folder of the migration.
@@ -302,6 +301,7 @@ mod tests {
         assert!(journal.begin(Direction::To, "boot-1", NOW).unwrap());
         assert!(journal.is_done("back up") && !journal.is_done("conflist"));
         // Of an earlier boot nothing is left in the kernel.
+        assert_eq!(journal.unended(), Some(Direction::To));
         assert!(!journal.begin(Direction::To, "boot-2", NOW).unwrap());
         assert!(!journal.is_done("back up"));
         assert_eq!(journal.run().unwrap().backup.as_deref(), Some(Path::new("/backup")));

@@ -7,6 +7,7 @@ mod drain;
 mod env_file;
 mod guard;
 mod hand_back;
+mod import;
 mod old_daemon;
 mod old_plugin;
 mod start;
@@ -60,12 +61,13 @@ pub(crate) struct Step {
 }
 
 /// The steps to vpc-ipam, after the check.
-pub(crate) const TO: [Step; 7] = [
+pub(crate) const TO: [Step; 8] = [
     back_up::STEP,
     conflist::TO,
     old_plugin::STEP,
     env_file::STEP,
     start::STEP,
+    import::STEP,
     start::ADOPT,
     verify::TO,
 ];

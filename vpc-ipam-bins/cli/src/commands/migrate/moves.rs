@@ -10,7 +10,10 @@ use clap::Args;
 use vpc_ipam_core::error_chain;
 use vpc_ipam_protocol::one_line::OneLine;
 
-use crate::migrate::{self, BACK, Checkpoint, Export, Moved, Options, Paths, Step, StepError, TO};
+use crate::migrate::{
+    self, BACK, Checkpoint, Export, Finding, Moved, Options, Paths, Report, Step, StepError,
+    Survey, TO, Verdict,
+};
 
 /// The arguments are wrong, or the journal or the daemon cannot be used.
 const CANNOT: u8 = 2;
@@ -55,6 +58,9 @@ pub(super) struct HowArgs {
 pub(super) struct ToArgs {
     #[command(flatten)]
     how: HowArgs,
+    /// A file of variables for vpc-ipamd, NAME=VALUE a line, instead of the one of --env-file
+    #[arg(long, value_name = "FILE")]
+    env: Option<PathBuf>,
 }
 
 /// Move this node back to amazon-vpc-cni-k8s, with its pods running.
@@ -102,9 +108,42 @@ impl HowArgs {
 pub(super) fn to(args: &ToArgs) -> ExitCode {
     let options = args.how.options(None);
     if args.how.dry_run {
-        return dry_run(&TO, &options);
+        return match check(args) {
+            Ok(vars) => dry_run(&TO, &Options { vars, ..options }),
+            Err(error) => {
+                eprintln!("vpc-ipam: {}", OneLine(&error));
+                ExitCode::from(Moved::left(&error, None).outcome.code())
+            }
+        };
     }
-    report(&args.how, migrate::to(&options, args.how.json, || Ok(())))
+    report(&args.how, migrate::to(&options, args.how.json, || check(args)))
+}
+
+/// Returns the variables with which the node goes on; refuses it with the findings on standard error. Warnings are shown there, too.
+fn check(args: &ToArgs) -> Result<BTreeMap<String, String>, StepError> {
+    let survey = Survey::read(&args.how.paths, args.env.as_deref());
+    let report = Report::of(&survey);
+    for Finding { severity, what, effect, remedy, .. } in &report.findings {
+        eprintln!(
+            "vpc-ipam: {severity}: {}; so: {}; do: {}",
+            OneLine(what),
+            OneLine(effect),
+            OneLine(remedy)
+        );
+    }
+    match report.verdict(&survey) {
+        Verdict::Ready | Verdict::Warnings => {
+            let environment = report.derived.environment(&survey.given).into_iter();
+            Ok(environment.map(|it| (it.name, it.value)).collect())
+        }
+        Verdict::Refused => Err(StepError::Refused(
+            "this node is not one to be moved, as said above; nothing was changed".to_owned(),
+        )),
+        Verdict::NotTold => Err(StepError::Failed(format!(
+            "whether this node can be moved could not be told, and nothing was changed: {}",
+            survey.untold.join("; ")
+        ))),
+    }
 }
 
 pub(super) fn back(args: &BackArgs) -> ExitCode {

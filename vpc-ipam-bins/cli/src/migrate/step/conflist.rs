@@ -43,13 +43,16 @@ fn to(context: &mut Context<'_>) -> Result<String, StepError> {
     let there = Conflists::read(&folder)?;
     there.expect_first(OURS).map_err(refused)?;
     let old = there.all_old().map(|it| it.path.clone()).collect::<Vec<_>>();
-    let saved = match (there.old(), there.all_ours().next(), context.backup()) {
-        (None, Some(ours), _) => return Ok(format!("{} is there already", ours.path.display())),
-        // On the way back neither was there for a while.
-        (None, None, Some(backup)) => Conflists::read(&backup.join(CONFLISTS))?.into_old(),
-        _ => None,
-    };
+    if let (None, Some(ours)) = (there.old(), there.all_ours().next()) {
+        return Ok(format!("{} is there already", ours.path.display()));
+    }
+    // On the way back neither was there for a while.
+    let saved = saved(context)?;
     let Some(first) = there.old().or(saved.as_ref()) else {
+        if let Some(text) = durable::read(&context.journal.folder().join(OURS))? {
+            durable::write(&folder.join(OURS), &text, MODE)?;
+            return Ok(format!("{} is there again", folder.join(OURS).display()));
+        }
         return Err(StepError::Refused(format!(
             "no configuration in {} calls aws-cni: this node is not one of amazon-vpc-cni-k8s",
             folder.display()
@@ -75,20 +78,19 @@ fn out(context: &mut Context<'_>) -> Result<String, StepError> {
     if there.old().is_none() {
         of_before(context)?;
     }
-    let kept = context.run_folder();
-    vpc_ipam_protocol::trusted_file::folder(&kept)
-        .map_err(|error| StepError::failed("keep our configuration", &error))?;
+    let kept = context.journal.folder().join(OURS);
     let mut files = Vec::new();
     for ours in there.all_ours() {
-        if let Some(text) = durable::read(&ours.path)? {
-            durable::write(&kept.join(ours.file()), &text, 0o600)?;
+        // The first is the one that the runtime took.
+        if let Some(text) = durable::read(&ours.path)?.filter(|_| files.is_empty()) {
+            durable::write(&kept, &text, 0o600)?;
         }
         durable::remove(&ours.path)?;
         files.push(ours.file());
     }
     match files.as_slice() {
         [] => Ok("there was none of ours".to_owned()),
-        files => Ok(format!("{} is in {}", files.join(", "), kept.display())),
+        files => Ok(format!("{} is {} now", files.join(", "), kept.display())),
     }
 }
 
@@ -112,13 +114,18 @@ fn of_before(context: &Context<'_>) -> Result<Conflist, StepError> {
         }
         return Err(StepError::Refused(format!("{} does not call aws-cni", path.display())));
     }
-    let saved = context.backup().map(|backup| backup.join(CONFLISTS));
-    let saved = saved.map(|folder| Conflists::read(&folder)).transpose()?;
-    saved.and_then(Conflists::into_old).ok_or_else(|| {
+    saved(context)?.ok_or_else(|| {
         StepError::Refused(
             "no backup has a configuration that calls aws-cni, since this node began with vpc-ipam: name one with --conflist FILE".to_owned(),
         )
     })
+}
+
+/// Returns the configuration of amazon-vpc-cni-k8s that the last way to vpc-ipam saved.
+fn saved(context: &Context<'_>) -> Result<Option<Conflist>, StepError> {
+    let folder = context.backup().map(|backup| backup.join(CONFLISTS));
+    let saved = folder.map(|folder| Conflists::read(&folder)).transpose()?;
+    Ok(saved.and_then(Conflists::into_old))
 }
 
 fn refused(error: crate::migrate::conflist::ConflistError) -> StepError {

@@ -9,6 +9,9 @@ use crate::migrate::durable;
 
 pub(super) const STEP: Step = Step { name: "env file", commands, run };
 
+/// The file as it was, in the folder of the run that changed it.
+pub(super) const SETTINGS_BEFORE: &str = "vpc-ipamd.env";
+
 /// A file of settings, which is no secret.
 const MODE: u32 = 0o644;
 
@@ -43,7 +46,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let kept = context.run_folder().join("vpc-ipamd.env");
+    let kept = context.run_folder().join(SETTINGS_BEFORE);
     durable::write(&kept, &before, 0o600)?;
     durable::write(&path, text.as_bytes(), MODE)?;
     Ok(format!("{} settings added to {}", missing.len(), path.display()))

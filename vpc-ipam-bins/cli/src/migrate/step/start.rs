@@ -5,6 +5,7 @@ use core::time::Duration;
 use vpc_ipam_linux::Guard;
 use vpc_ipam_protocol::{Answer, NetReport, Request, ask};
 
+use super::env_file::SETTINGS_BEFORE;
 use super::{Context, Options, Step, StepError, shell, wait_until};
 use crate::migrate::old_daemon;
 
@@ -32,8 +33,13 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     // Of a way back that is turned round.
     Guard::lower(&mut context.netlink()?)?;
     let socket = &context.options.paths.socket;
+    let runs = vpc_ipam_protocol::listener(socket).is_ok();
+    let has_new_settings = context.run_folder().join(SETTINGS_BEFORE).exists();
+    if runs && has_new_settings {
+        shell(&context.options.stop)?;
+    }
     // An earlier run may have started it.
-    if vpc_ipam_protocol::listener(socket).is_err() {
+    if !runs || has_new_settings {
         shell(&context.options.start)?;
     }
     let answers = || match ask(socket, &Request::Status) {
