@@ -118,7 +118,7 @@ mod tests {
         // The families, whether the node has an IPv6 address; then whether each part is there.
         let parts = [
             "snat to 10.0.0.10",
-            "ip daddr @untranslated return",
+            "ip daddr 10.0.0.0/16 return",
             "ip saddr 169.254.172.0/22",
             "ip daddr 169.254.172.0/22 ct state new reject",
             "snat to 2001:db8::10",

@@ -1,7 +1,12 @@
-use vpc_ipam_linux::HostConfig;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+
+use vpc_ipam_linux::{HostConfig, SnatPorts};
 
 use crate::support::{
-    INTERNET, NODE_PORT, Vpc, add_pods, node_with_pods, source_seen, source_seen_by,
+    INTERNET, NODE_PORT, Vpc, add_pods, node_with_pods, receive, source_seen, source_seen_by,
     source_seen_from,
 };
 
@@ -188,4 +193,41 @@ pub fn sends_from_its_enis(vpc: &Vpc, case: &str) {
         assert_eq!(seen.as_deref(), expected, "{case}: from {from} within the VPC");
     }
     assert_eq!(vpc.drops("eth1") + vpc.drops("eth2"), 0, "{case}");
+}
+
+/// In named sets of nftables the kernel (6.18) finds nothing for a moment after the rules that look into them are there.
+#[test]
+fn no_connection_within_the_vpc_is_translated_while_rules_are_replaced() {
+    let (vpc, [pod, ..]) = node_with_pods(&HostConfig::default());
+    let server = vpc.fabric.namespace.run(|| receive("10.0.0.30:7000")).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let over = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // From a port of its own each, which makes it a connection.
+                let open = || UdpSocket::bind("0.0.0.0:0");
+                let socket = pod.namespace.run(open).unwrap().unwrap();
+                socket.send_to(b"x", "10.0.0.30:7000").unwrap();
+            }
+        });
+        let seen = scope.spawn(|| {
+            let mut seen = BTreeMap::new();
+            while !over.load(Ordering::Relaxed) {
+                if let Ok((_, source)) = server.recv_from(&mut [0]) {
+                    *seen.entry(source.ip().to_string()).or_insert(0) += 1;
+                }
+            }
+            seen
+        });
+        for _ in 0..30 {
+            for snat_ports in [SnatPorts::Kept, SnatPorts::Random] {
+                vpc.set_up_host(&HostConfig { snat_ports, ..HostConfig::default() });
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        client.join().unwrap();
+        seen.join().unwrap()
+    });
+    assert_eq!(seen.keys().collect::<Vec<_>>(), ["10.0.0.100"], "{seen:?}");
 }

@@ -7,8 +7,6 @@ use core::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use ipnet::IpNet;
-
 use super::plan::NatPlan;
 use super::programs::run_with_known_ports;
 use super::rule_set::{NatActual, NatDigest, RuleSet, Set, digest_of};
@@ -71,8 +69,11 @@ fn chains(plan: &NatPlan<'_>) -> Vec<String> {
         chains.push(chain("isolate", "filter hook forward priority 0", &[isolate]));
     }
     if let Some(translated) = &plan.translated {
-        chains.push(set("untranslated", &translated.not_for));
-        translate.push(format!("{ip} daddr @untranslated return"));
+        // Not one set: for a moment after rules are there, the kernel finds nothing in a set that came with them (seen with 6.18), and
+        // what goes to another host of the VPC would be translated.
+        let untranslated: Vec<_> =
+            translated.not_for.iter().map(|net| format!("{ip} daddr {net} return")).collect();
+        translate.extend(untranslated.iter().cloned());
         translate.push(format!(
             "oifname != {} fib saddr . oif type local return",
             quote::nft(plan.primary)
@@ -80,12 +81,12 @@ fn chains(plan: &NatPlan<'_>) -> Vec<String> {
         translate.push(format!("snat to {}{ports}", translated.to));
 
         // The virtual addresses of IPVS are local; what is behind them is chosen later.
-        let mut rules = vec!["fib daddr type local return".to_owned()];
+        let mut rules =
+            vec!["ct state != new return".to_owned(), "fib daddr type local return".to_owned()];
+        rules.extend(untranslated);
         for pods in &plan.pods {
-            rules.push(format!(
-                r#"iifname "{pods}*" ct state new {ip} daddr != @untranslated ct mark set ct mark | {mark:#x}"#
-            ));
-            rules.push(format!(r#"iifname "{pods}*" ct state new {restore}"#));
+            rules.push(format!(r#"iifname "{pods}*" ct mark set ct mark | {mark:#x}"#));
+            rules.push(format!(r#"iifname "{pods}*" {restore}"#));
         }
         let hook = format!("filter hook prerouting priority {AFTER_DNAT}");
         chains.push(chain("mark-connections", &hook, &rules));
@@ -113,19 +114,6 @@ fn chains(plan: &NatPlan<'_>) -> Vec<String> {
         chains.push(chain("restore-marks", &hook, &restores));
     }
     chains
-}
-
-fn set(name: &str, elements: &[IpNet]) -> String {
-    let kind = match elements.first() {
-        Some(IpNet::V6(_)) => "ipv6_addr",
-        Some(IpNet::V4(_)) | None => "ipv4_addr",
-    };
-    let elements: Vec<_> = elements.iter().map(IpNet::to_string).collect();
-    let elements = match elements.is_empty() {
-        true => String::new(),
-        false => format!("\t\telements = {{ {} }}\n", elements.join(", ")),
-    };
-    format!("\tset {name} {{\n\t\ttype {kind}\n\t\tflags interval\n{elements}\t}}\n")
 }
 
 pub(crate) fn chain(name: &str, hook: &str, rules: &[String]) -> String {
