@@ -8,6 +8,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use vpc_ipam_linux::Guard;
@@ -17,7 +18,7 @@ use vpc_ipam_tests::old_node::{MODES, Mode, OldNode, Pod, Runtime};
 use crate::daemon::try_status;
 use crate::migrate::Moving;
 use crate::old_node::pods_with_a_port;
-use crate::runtime::{net, wait_until};
+use crate::runtime::{net, status, wait_until};
 
 /// How long traffic goes on before and after what is tried.
 const LULL: Duration = Duration::from_millis(300);
@@ -112,8 +113,23 @@ impl Proof {
 
     /// Asserts that the node is ours.
     fn expect_ours(&self, case: &str) {
-        let diff = net(&self.moving.node.lab, &["diff"]);
-        assert!(diff.status.success(), "{case}: {diff:?}");
+        self.expect_clean(case);
+    }
+
+    /// Waits until the node is as it should be.
+    fn expect_clean(&self, case: &str) {
+        wait_until(case, || {
+            let diff = net(&self.moving.node.lab, &["diff"]);
+            if diff.status.success() { Ok(()) } else { Err(format!("{diff:?}")) }
+        });
+    }
+
+    /// Waits until the node is as it should be, and asserts that traffic arrives then.
+    fn expect_recovered(&self, case: &str) {
+        self.expect_clean(case);
+        let flows = Flows::start(&self.moving.node.traffic(&self.live));
+        std::thread::sleep(LULL);
+        nothing_is_lost(&format!("{}, {case}", self.moving.node.mode.name), &flows.stop());
     }
 
     /// Asserts that the node is of amazon-vpc-cni-k8s, and that its checkpoint has all live pods.
@@ -205,6 +221,84 @@ fn start_of_the_daemon_before_loses_nothing_behind_a_guard() {
         std::thread::sleep(LULL);
         nothing_is_lost(mode.name, &flows.stop());
     }
+}
+
+/// What happens on a node that was moved over: other programs remove what is there, links go down, and amazon-vpc-cni-k8s comes back.
+#[test]
+fn moved_node_recovers_from_what_other_programs_do() {
+    for mode in modes() {
+        let (mut proof, flows) = Proof::start(mode, 8);
+        proof.moving.to();
+        nothing_is_lost(mode.name, &flows.stop());
+        let [first, last] = [&proof.live[0], &proof.live[7]].map(|pod| pod.link.clone());
+        let damages = [
+            // As networkd does at a restart, with ManageForeignRoutes=yes and ManageForeignRoutingPolicyRules=yes.
+            "ip route flush table main scope link proto 86; ip -6 route flush table main proto 86; \
+             ip rule show | grep -v -e 'lookup local' -e 'lookup main$' -e 'lookup default' | cut -d: -f1 | while read pref; do ip rule del pref $pref; done"
+                .to_owned(),
+            format!("ip link set {first} down; ip link set {first} up"),
+            format!("ip link set {last} down; ip link set {last} up"),
+            "for eni in eth1 eth2; do [ ! -e /sys/class/net/$eni ] || { ip link set $eni down; ip link set $eni up; }; done"
+                .to_owned(),
+        ];
+        for damage in &damages {
+            proof.moving.node.shell(damage);
+            proof.expect_recovered(damage);
+        }
+        // Its DaemonSet comes to the node again, though the node is ours.
+        let serves = proof.moving.node.try_start_old_daemon().is_ok();
+        wait_until("the status", || match status(&proof.moving.node.lab).problems {
+            problems if problems.iter().any(|it| it.contains("two daemons")) => Ok(()),
+            problems => Err(format!("{problems:?}")),
+        });
+        if serves {
+            proof.moving.node.stop_old_daemon();
+            // It writes its configuration once it serves.
+            fs::remove_file(proof.moving.node.root.join("etc/cni/net.d/10-aws.conflist")).unwrap();
+        }
+        proof.expect_recovered("amazon-vpc-cni-k8s beside ours");
+        proof.add("new");
+        proof.remove("p7");
+        proof.expect_ours(mode.name);
+    }
+}
+
+/// The old plugin has an address for a pod and has made nothing of it yet when the node is moved.
+#[test]
+fn pod_that_the_old_plugin_adds_during_the_move_is_moved_too() {
+    let mut node = OldNode::start(&MODES[0], "m5.xlarge", 3);
+    let live = pods_with_a_port(&node, 6);
+    let runtime = node.runtime();
+    node.hold_old_adds(true);
+    let late = std::thread::spawn(move || runtime.add("late", &[]));
+    wait_until("the old plugin to have an address", || {
+        if node.held_add().is_some() { Ok(()) } else { Err(format!("{:?}", node.old_calls())) }
+    });
+    node.stop_old_daemon();
+    let mut command = node.migrate(&["to"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let to = node.netns().run(|| command.spawn()).unwrap().unwrap();
+    let (runtime, moving) = (node.runtime(), Moving { node, pods: Vec::new() });
+    wait_until("the move to wait for the old plugin", || {
+        let journal = moving.folder().join("journal.json");
+        let text = fs::read_to_string(journal).unwrap_or_default();
+        if text.contains("no aws-cni runs") { Ok(()) } else { Err(text) }
+    });
+    // It waits for as long as that takes.
+    std::thread::sleep(LULL);
+    moving.node.hold_old_adds(false);
+    let late = late.join().unwrap();
+    let output = to.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut proof = Proof { moving, runtime, live };
+    proof.live.push(late);
+    proof.expect_ours("late");
+    proof.expect_recovered("late");
+    for n in 0..10 {
+        proof.add(&format!("new{n}"));
+    }
+    proof.remove("late");
+    proof.expect_ours("late is deleted");
 }
 
 /// Returns what `vpc-ipam migrate check` says of a node, with its exit code.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -83,6 +83,17 @@ impl OldNode {
     /// # Panics
     /// Panics if it ends, or does not serve.
     pub fn start_old_daemon(&mut self) {
+        if let Err(ended) = self.try_start_old_daemon() {
+            panic!("the stand-in ended with {ended:?}: {}", self.old_log());
+        }
+    }
+
+    /// Starts the stand-in, and waits until it serves and has written its network configuration, or has ended, as it does where another
+    /// program changes what it works on.
+    ///
+    /// # Panics
+    /// Panics if it neither serves nor ends.
+    pub fn try_start_old_daemon(&mut self) -> Result<(), ExitStatus> {
         self.spawn_old_daemon();
         let (root, began) = (self.root.clone(), Instant::now());
         let serves = || {
@@ -91,11 +102,14 @@ impl OldNode {
                 && root.join("etc/cni/net.d/10-aws.conflist").exists()
         };
         while !serves() {
-            let ended = self.old_daemon.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "the stand-in ended with {ended:?}: {}", self.old_log());
+            if let Some(ended) = self.old_daemon.as_mut().unwrap().try_wait().unwrap() {
+                self.old_daemon = None;
+                return Err(ended);
+            }
             assert!(began.elapsed() < PATIENCE, "the stand-in does not serve: {}", self.old_log());
             std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 
     /// Starts the stand-in, and does not wait for it.
@@ -162,6 +176,11 @@ impl OldNode {
         } else {
             fs::remove_file(file).unwrap();
         }
+    }
+
+    /// Returns the container of the last ADD that was held, once it has its address.
+    pub fn held_add(&self) -> Option<String> {
+        fs::read_to_string(self.root.join("held-add")).ok().filter(|text| !text.is_empty())
     }
 
     /// Returns the checkpoint of amazon-vpc-cni-k8s.

@@ -136,6 +136,10 @@ impl Call {
     /// Waits as long as a file says so, with an address and nothing yet to show for it.
     fn wait_while_held(&self) {
         let (file, began) = (self.root.join("hold-add"), Instant::now());
+        if file.exists() {
+            // So that it is known that the daemon is not needed any more.
+            let _ = fs::write(self.root.join("held-add"), &self.key.container);
+        }
         while file.exists() && began.elapsed() < HELD_MAX {
             std::thread::sleep(Duration::from_millis(10));
         }
