@@ -43,8 +43,8 @@ pub use self::readiness::Readiness;
 ///
 /// It asks for nothing and knows no clock. The world tells it what happened, with the time; it tells the world what to do:
 ///
-/// * told by the world: [`observe`](Self::observe), [`assign`](Self::assign), [`release`](Self::release),
-///   [`handle_outcome`](Self::handle_outcome), [`handle_timeout`](Self::handle_timeout) and the other `handle_*`;
+/// * told by the world: [`observe`](Self::observe), [`assign`](Self::assign), [`import`](Self::import),
+///   [`release`](Self::release), [`handle_outcome`](Self::handle_outcome), [`handle_timeout`](Self::handle_timeout) and the other `handle_*`;
 /// * told to the world: [`poll_action`](Self::poll_action), [`poll_grant`](Self::poll_grant),
 ///   [`poll_event`](Self::poll_event), [`poll_timeout`](Self::poll_timeout).
 ///
