@@ -12,11 +12,15 @@ use tempfile::TempDir;
 use vpc_ipam::lab::LabNode;
 use vpc_ipam_core::{PodKey, Timestamp};
 use vpc_ipam_protocol::{Answer, ImportOutcome, PodImport, Request, ask};
+use vpc_ipam_tests::flows::Flows;
+use vpc_ipam_tests::old_node::OldNode;
 use vpc_ipam_tests::program;
 
 use crate::adopted::{OldPod, fill, free_addresses, node_with_old_pods};
 use crate::call::Call;
 use crate::daemon::{Daemon, assigned, node};
+use crate::migration_proof::{LULL, modes, nothing_is_lost, start_ours};
+use crate::old_node::pods_with_a_port;
 use crate::runtime::{
     Pod, address, call, failed, kept, net, netns, run, succeeded, wait_for_no_pods, wait_until,
 };
@@ -389,6 +393,50 @@ fn imported_pods_that_the_runtime_does_not_list_are_deleted_by_gc_and_those_with
     node.stop().unwrap();
 }
 
+#[test]
+fn imported_pod_is_told_of_and_released_as_any_other() {
+    let node = node();
+    let (pods, daemon) = node_with_old_pods(&node);
+    import_all(&node, &pods);
+    let of = |old: &OldPod| format!("aws-cni/{}/eth0", old.pod.name);
+    let events = shown(&node, &["events"]);
+    for old in &pods {
+        let expected = format!("imported {} on eni-", old.address);
+        let told = |line: &&str| line.contains(&expected) && line.ends_with(&old.link);
+        assert!(events.lines().any(|line| told(&line)), "{expected} is not in {events}");
+        let explained = shown(&node, &["explain", &of(old)]);
+        assert!(explained.contains(&old.address.to_string()), "{explained}");
+    }
+
+    let released = shown(&node, &["release", "--yes", &of(&pods[1])]);
+
+    assert!(released.starts_with(&format!("released {}", pods[1].address)), "{released}");
+    assert_eq!(assigned(&node), 1);
+    wait_until("what is left of it", || match of_pods(&node, &pods[1..]) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:#?}")),
+    });
+    wait_until_clean(&node);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+/// Two daemons would have the pod.
+#[test]
+fn pod_is_not_imported_where_nothing_is_to_be_adopted() {
+    let node = node();
+    let (pods, daemon) = node_with_old_pods(&node);
+    daemon.crash();
+    let daemon = Daemon::start_as(&node, |options| options.adopt = false);
+
+    let (lines, code) = import(&node, &[entry_of(&pods[0])]);
+
+    assert!(code == Some(1) && lines[0].contains("--no-adopt"), "{lines:?}");
+    assert_eq!(assigned(&node), 0);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
 /// As by SIGKILL at any point of the import: the next daemon has the pod's lease or keeps its address as before, and the import can be
 /// repeated.
 #[test]
@@ -436,4 +484,28 @@ fn daemon_that_ends_during_the_import_loses_no_address() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
     node.stop().unwrap();
+}
+
+/// A probe each millisecond, of every kind of traffic, while leases are made, rules relabelled and variables set.
+#[test]
+fn no_packet_is_lost_while_pods_are_imported() {
+    for mode in modes() {
+        let mut node = OldNode::start(mode, "m5.4xlarge", 3);
+        let pods = pods_with_a_port(&node, 8);
+        node.stop_old_daemon();
+        start_ours(&node);
+        wait_until_clean(&node.lab);
+        let flows = Flows::start(&node.traffic(&pods));
+        std::thread::sleep(LULL);
+
+        let output = import_with(&node.lab, &node.root.join("var/run/aws-node/ipam.json"), &[]);
+
+        assert!(output.status.success(), "{}: {output:?}", mode.name);
+        assert_eq!(assigned(&node.lab), 8, "{}", mode.name);
+        wait_until_clean(&node.lab);
+        std::thread::sleep(LULL);
+        let tallies = flows.stop();
+        tallies.iter().for_each(|tally| println!("  {}: {tally}", mode.name));
+        nothing_is_lost(mode.name, &tallies);
+    }
 }

@@ -21,10 +21,10 @@ use crate::old_node::pods_with_a_port;
 use crate::runtime::{net, status, wait_until};
 
 /// How long traffic goes on before and after what is tried.
-const LULL: Duration = Duration::from_millis(300);
+pub(crate) const LULL: Duration = Duration::from_millis(300);
 
 /// Returns the modes to try: the one without any variable, or those that a variable names.
-fn modes() -> Vec<&'static Mode> {
+pub(crate) fn modes() -> Vec<&'static Mode> {
     match std::env::var("VPC_IPAM_PROOF_MODES") {
         Ok(all) if all == "all" => MODES.iter().collect(),
         Ok(names) => names.split(',').map(Mode::named).collect(),
@@ -48,7 +48,7 @@ fn print_times(mode: &Mode, pods: usize, way: &str, moved: &Value) {
 }
 
 /// Asserts that nothing was lost on the way.
-fn nothing_is_lost(case: &str, tallies: &[Tally]) {
+pub(crate) fn nothing_is_lost(case: &str, tallies: &[Tally]) {
     let lost: Vec<String> = tallies
         .iter()
         .filter(|tally| tally.lost > 0 || !tally.wrong.is_empty() || tally.sent == 0)
@@ -65,7 +65,7 @@ fn set_settings(node: &OldNode) {
 }
 
 /// Starts our daemon as a service manager does, and waits until it serves.
-fn start_ours(node: &OldNode) {
+pub(crate) fn start_ours(node: &OldNode) {
     set_settings(node);
     let output = node.run(&mut node.command(Path::new(&node.start_command())));
     assert!(output.status.success(), "{output:?}");

@@ -97,6 +97,11 @@ impl NetworkKeeper {
     /// why there is none.
     pub(crate) fn link_to_import(&self, address: IpAddr) -> Result<FoundLink, String> {
         let node = lock(&self.node);
+        if node.beside_aws_cni {
+            return Err(
+                "vpc-ipamd runs with --no-adopt, and leaves pods to amazon-vpc-cni-k8s".to_owned()
+            );
+        }
         let Some((link, _)) = node.adopted_route(address) else {
             return Err(match node.untracked().contains(&address) {
                 true => format!("the route to {address} leads over a link of several pods"),
