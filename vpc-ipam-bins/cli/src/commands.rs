@@ -23,7 +23,9 @@ Exit codes:
   1  failed, and standard error says why; `status`: not ready; `pods`, `explain`, `release`: no such pod; `net`, `replay`:
      something differs; `doctor`: there is a failure; `lab run`: a check failed
   2  the arguments are wrong; the daemon cannot be asked; `net`, `replay`: what differs cannot be told
-  3  `doctor`: there are warnings, and no failure
+  3  `doctor`, `migrate check`: there are warnings, and no failure
+  4  `migrate`: refused, and nothing was changed
+  5  `migrate`: the node is half-way, and standard error says what to do
   `lab exec` exits as the command does that it ran";
 
 /// Address management of AWS nodes: what this node has and does, what types hold, how many pods fit, and a VPC in a box to try it in.
@@ -65,7 +67,6 @@ enum Command {
     /// Check what can be wrong with this node, and say what to do about it
     Doctor(doctor::DoctorArgs),
     /// Move this node over from amazon-vpc-cni-k8s, and back, with its pods running
-    #[command(hide = true)]
     Migrate(migrate::MigrateArgs),
     /// Show again each decision that a node's journal has: when, upon what, which actions, and why
     Replay(replay::ReplayArgs),

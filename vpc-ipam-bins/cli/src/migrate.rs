@@ -18,6 +18,7 @@ mod old_daemon;
 mod paths;
 mod pods;
 mod processes;
+mod progress;
 mod running;
 mod settings;
 mod step;
@@ -36,6 +37,7 @@ pub(crate) use self::leases::leases;
 pub(crate) use self::moved::Moved;
 pub use self::paths::Paths;
 pub use self::pods::{Fate, PodMove, pods};
+pub(crate) use self::progress::{say, warn};
 pub use self::settings::{Derived, Disagreement, Setting, Variable, WITHOUT_TRACE};
 pub(crate) use self::step::{BACK, Options, Step, StepError, TO};
 pub use self::survey::{

@@ -12,6 +12,7 @@ use super::export::export;
 use super::journal::{Direction, Ended, Journal};
 use super::leases::leases;
 use super::moved::{Moved, Outcome};
+use super::progress::{say, warn};
 use super::running::RunningPods;
 use super::step::{self, Fared, Options, StepError};
 use super::{Checkpoint, durable, now, old_daemon, swept};
@@ -23,7 +24,7 @@ pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
     let unended = journal.unended();
     if unended.is_none() && is_of_old(options)? {
         if !quiet {
-            println!("nothing on this node is of vpc-ipam: there is nothing to go back from");
+            say("nothing on this node is of vpc-ipam: there is nothing to go back from");
         }
         return Ok(Moved { outcome: Outcome::Done, ..Moved::default() });
     }
@@ -33,7 +34,7 @@ pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
         return Ok(Moved::left(&error, unended));
     }
     if unended == Some(Direction::To) {
-        eprintln!("vpc-ipam: the way to vpc-ipam that had not ended is turned round");
+        warn("the way to vpc-ipam that had not ended is turned round");
     }
     let begun = begin(options, &mut journal, &boot);
     finish(options, &mut journal, Moved::default(), quiet, begun, Outcome::Done)
@@ -153,9 +154,30 @@ fn egress_of_ours(found: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, StepError> {
     for program in step::IPTABLES {
         saved += &step::saved_by(program)?.unwrap_or_default();
     }
-    let is_theirs = |address: &&IpAddr| {
-        let source = format!(" -s {address}/");
-        saved.lines().any(|line| line.contains(&source) && line.contains("-j CNI-E"))
-    };
-    Ok(found.iter().filter(|address| !is_theirs(address)).copied().collect())
+    Ok(found.iter().filter(|address| !has_chain(&saved, **address)).copied().collect())
+}
+
+/// Returns whether a rule of `iptables-save` leads what an address sends to a chain of egress-cni.
+fn has_chain(saved: &str, address: IpAddr) -> bool {
+    let source = format!(" -s {address}/");
+    saved.lines().any(|line| line.contains(&source) && line.contains("-j CNI-E"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_of_egress_is_that_of_the_daemon_whose_chain_it_has() {
+        let saved = "-A POSTROUTING -s 169.254.172.5/32 -m comment --comment \"name: \\\"aws-cni\\\"\" -j CNI-E4-0f1e\n\
+                     -A POSTROUTING -s fd00::ac:5/128 -j CNI-E6-0f1e\n-A POSTROUTING -s 169.254.172.7/32 -j ACCEPT\n";
+        for (address, expected) in [
+            ("169.254.172.5", true),
+            ("169.254.172.50", false),
+            ("169.254.172.7", false),
+            ("fd00::ac:5", true),
+        ] {
+            assert_eq!(has_chain(saved, address.parse().unwrap()), expected, "{address}");
+        }
+    }
 }

@@ -25,12 +25,12 @@ use std::time::Instant;
 use serde::Serialize;
 use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::{KernelNetlink, Namespace};
-use vpc_ipam_protocol::one_line::OneLine;
 
 pub(super) use self::back_up::{IPTABLES, PODS, saved_by};
 pub(super) use self::hand_back::SETTINGS;
 use super::Paths;
 use super::journal::{Journal, JournalError, Run};
+use super::progress::say;
 
 /// Where a move has its files, and how it goes about things.
 #[derive(Clone, Debug)]
@@ -213,7 +213,7 @@ pub(crate) fn run(
             Ok(done) => {
                 if !quiet {
                     let ms = done.ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
-                    println!("{:<22} {ms:>9}  {}", step.name, OneLine(&done.said));
+                    say(format!("{:<22} {ms:>9}  {}", step.name, done.said));
                 }
                 report.push(done);
             }

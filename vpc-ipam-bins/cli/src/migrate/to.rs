@@ -9,6 +9,7 @@ use vpc_ipamd::store;
 use super::conflist::Conflists;
 use super::journal::{Direction, Ended, Journal};
 use super::moved::{Moved, Outcome};
+use super::progress::{say, warn};
 use super::step::{self, Fared, Options, StepError};
 use super::{back, durable, now, swept};
 
@@ -28,7 +29,7 @@ pub(crate) fn to(
     let unended = journal.unended();
     if unended.is_none() && is_moved(options, &journal)? {
         if !quiet {
-            println!("this node is with vpc-ipam already");
+            say("this node is with vpc-ipam already");
         }
         return Ok(Moved { outcome: Outcome::Done, ..Moved::default() });
     }
@@ -69,7 +70,7 @@ pub(crate) fn to(
                 moved.outcome = if is_refusal { Outcome::Refused } else { Outcome::Failed };
                 return Ok(moved);
             }
-            eprintln!("vpc-ipam: {step}: {error}; going back");
+            warn(format!("{step}: {error}; going back"));
             back::go_back(options, journal, moved, quiet)
         }
     }

@@ -8,11 +8,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vpc_ipam_core::error_chain;
-use vpc_ipam_protocol::one_line::OneLine;
 
 use crate::migrate::{
     self, BACK, Checkpoint, Export, Finding, Moved, Options, Paths, Report, Step, StepError,
-    Survey, TO, Verdict,
+    Survey, TO, Verdict, say, warn,
 };
 
 /// The arguments are wrong, or the journal or the daemon cannot be used.
@@ -111,7 +110,7 @@ pub(super) fn to(args: &ToArgs) -> ExitCode {
         return match check(args) {
             Ok(vars) => dry_run(&TO, &Options { vars, ..options }),
             Err(error) => {
-                eprintln!("vpc-ipam: {}", OneLine(&error));
+                warn(&error);
                 ExitCode::from(Moved::left(&error, None).outcome.code())
             }
         };
@@ -124,12 +123,7 @@ fn check(args: &ToArgs) -> Result<BTreeMap<String, String>, StepError> {
     let survey = Survey::read(&args.how.paths, args.env.as_deref());
     let report = Report::of(&survey);
     for Finding { severity, what, effect, remedy, .. } in &report.findings {
-        eprintln!(
-            "vpc-ipam: {severity}: {}; so: {}; do: {}",
-            OneLine(what),
-            OneLine(effect),
-            OneLine(remedy)
-        );
+        warn(format!("{severity}: {what}; so: {effect}; do: {remedy}"));
     }
     match report.verdict(&survey) {
         Verdict::Ready | Verdict::Warnings => {
@@ -156,8 +150,8 @@ pub(super) fn back(args: &BackArgs) -> ExitCode {
 
 fn dry_run(steps: &[Step], options: &Options) -> ExitCode {
     for step in steps {
-        println!("# {}", step.name);
-        (step.commands)(options).iter().for_each(|line| println!("{line}"));
+        say(format!("# {}", step.name));
+        (step.commands)(options).iter().for_each(say);
     }
     ExitCode::SUCCESS
 }
@@ -166,18 +160,18 @@ fn report(how: &HowArgs, moved: Result<Moved, StepError>) -> ExitCode {
     let moved = match moved {
         Ok(moved) => moved,
         Err(error) => {
-            eprintln!("vpc-ipam: {}", OneLine(error));
+            warn(error);
             return ExitCode::from(CANNOT);
         }
     };
     if how.json {
         match serde_json::to_string_pretty(&moved) {
-            Ok(json) => println!("{json}"),
-            Err(error) => eprintln!("vpc-ipam: {error}"),
+            Ok(json) => drop(writeln!(io::stdout(), "{json}")),
+            Err(error) => warn(error),
         }
     }
     for said in moved.why.iter().chain(&moved.remedy) {
-        eprintln!("vpc-ipam: {}", OneLine(said));
+        warn(said);
     }
     ExitCode::from(moved.outcome.code())
 }
@@ -186,12 +180,12 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
     let exported = match find_export(&args.paths) {
         Ok(exported) => exported,
         Err(error) => {
-            eprintln!("vpc-ipam: {}", OneLine(error));
+            warn(error);
             return ExitCode::from(CANNOT);
         }
     };
     for why in &exported.refused {
-        eprintln!("vpc-ipam: warning: {}", OneLine(why));
+        warn(format!("warning: {why}"));
     }
     let checkpoint = &exported.checkpoint;
     let written = match &args.file {
@@ -204,7 +198,7 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("vpc-ipam: {}", OneLine(why));
+            warn(why);
             ExitCode::FAILURE
         }
     }

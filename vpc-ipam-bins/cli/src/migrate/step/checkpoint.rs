@@ -9,6 +9,7 @@ use vpc_ipam_protocol::pending_release;
 use super::{Context, Options, Step, StepError};
 use crate::migrate::export::export;
 use crate::migrate::leases::stored;
+use crate::migrate::progress::warn;
 use crate::migrate::{Checkpoint, old_daemon};
 
 pub(super) const STEP: Step = Step { name: "checkpoint", commands, run };
@@ -29,7 +30,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let before = Checkpoint::read(&path)?;
     let pending_release::Found { releases, ignored } = pending_release::read(&paths.socket);
     for ignored in ignored {
-        eprintln!("vpc-ipam: {}", vpc_ipam_protocol::one_line::OneLine(error_chain(&ignored)));
+        warn(error_chain(&ignored));
     }
     let deleted: BTreeSet<_> = releases.into_iter().map(|(_, release)| release.key).collect();
     let routed = HandBack::find(&mut context.netlink()?)?.pods;

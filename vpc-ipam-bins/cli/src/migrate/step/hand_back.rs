@@ -65,8 +65,10 @@ pub(super) fn needs_translation(context: &Context<'_>) -> Result<bool, StepError
         let vars = durable::read(&path)?.map(|text| env_file::parse(&text).0);
         Ok(vars.into_iter().flatten().find(|(var, _)| var == name).map(|(_, value)| value))
     };
-    let is_true = |value: Option<String>| value.is_some_and(|it| it.eq_ignore_ascii_case("true"));
-    let external = is_true(setting("AWS_VPC_K8S_CNI_EXTERNALSNAT")?);
-    let ipv6 = is_true(setting("ENABLE_IPv6")?);
-    Ok(!external && !ipv6)
+    let is = |value: Option<String>, what: &str| {
+        value.is_some_and(|value| value.eq_ignore_ascii_case(what))
+    };
+    let external = is(setting("AWS_VPC_K8S_CNI_EXTERNALSNAT")?, "true");
+    let no_ipv4 = is(setting("ENABLE_IPv4")?, "false");
+    Ok(!external && !no_ipv4)
 }

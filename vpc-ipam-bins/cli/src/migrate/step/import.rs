@@ -3,10 +3,10 @@
 use core::time::Duration;
 
 use vpc_ipam_protocol::ImportOutcome;
-use vpc_ipam_protocol::one_line::OneLine;
 
 use super::{Context, Options, Step, StepError};
 use crate::migrate::conflist::Conflists;
+use crate::migrate::progress::warn;
 use crate::migrate::{Checkpoint, ImportFailed, import, pods_to_import};
 
 pub(super) const STEP: Step = Step { name: "import", commands, run };
@@ -37,8 +37,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
                 skipped += 1;
                 let addresses: Vec<String> =
                     pod.addresses.iter().map(ToString::to_string).collect();
-                let said = format!("not imported: {} of {}: {why}", addresses.join(","), pod.key);
-                eprintln!("vpc-ipam: {}", OneLine(said));
+                warn(format!("not imported: {} of {}: {why}", addresses.join(","), pod.key));
             }
         }
     }

@@ -4,6 +4,7 @@ use vpc_ipam_linux::{AwsCniNat, Netlink as _};
 
 use super::back_up::{IPTABLES, NFT_TABLE, saved_by};
 use super::{Context, Options, Step, StepError, output_of, wait_until};
+use crate::migrate::progress::warn;
 use crate::migrate::{durable, old_daemon};
 
 pub(super) const STEP: Step = Step { name: "amazon-vpc-cni-k8s", commands, run };
@@ -21,10 +22,10 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
         return restore(context);
     }
     if old_daemon::serves(paths).is_none() {
-        eprintln!(
-            "vpc-ipam: let amazon-vpc-cni-k8s run on this node again; it is waited for {} s",
+        warn(format!(
+            "let amazon-vpc-cni-k8s run on this node again; it is waited for {} s",
             context.options.wait.as_secs()
-        );
+        ));
     }
     let serves = wait_until(context.options.wait, || {
         old_daemon::serves(paths).ok_or_else(|| "it does not serve".to_owned())
