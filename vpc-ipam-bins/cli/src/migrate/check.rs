@@ -18,7 +18,7 @@ mod second_cni;
 mod settings;
 mod stale;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod traces;
 mod traffic_control;
 mod untracked;
