@@ -41,10 +41,13 @@ pub(crate) enum ProcessesError {
     },
 }
 
-/// Returns the processes of a program in the network namespace of this one, in which a node's runtime calls its plugins.
-pub(crate) fn of(proc: &Path, program: &str) -> Result<Vec<u32>, ProcessesError> {
+/// Returns the processes of a program of this node: of its file in a folder, or in the network namespace of this process, in which a node's
+/// runtime calls its plugins. While it works on a pod, a plugin is in the pod's.
+pub(crate) fn of(proc: &Path, folder: &Path, program: &str) -> Result<Vec<u32>, ProcessesError> {
     let failed = |source| ProcessesError::List { path: proc.display().to_string(), source };
+    let place = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
     let own = fs::metadata("/proc/self/ns/net").map_err(failed)?;
+    let (own, file) = (Some((own.dev(), own.ino())), place(&folder.join(program)));
     let mut pids = Vec::new();
     for entry in fs::read_dir(proc).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -53,9 +56,8 @@ pub(crate) fn of(proc: &Path, program: &str) -> Result<Vec<u32>, ProcessesError>
         };
         // One that ends meanwhile is one that does not run.
         let is_it = is_of(&entry.path(), program).unwrap_or(false);
-        let is_here = fs::metadata(entry.path().join("ns/net"))
-            .is_ok_and(|its| (its.dev(), its.ino()) == (own.dev(), own.ino()));
-        if is_it && is_here {
+        let is_here = place(&entry.path().join("ns/net")) == own;
+        if is_it && (is_here || file.is_some() && place(&entry.path().join("exe")) == file) {
             pids.push(pid);
         }
     }
@@ -79,12 +81,13 @@ fn is_of(process: &Path, program: &str) -> io::Result<bool> {
 /// Waits until no process of a program runs.
 pub(crate) fn wait_for_none(
     proc: &Path,
+    folder: &Path,
     program: &'static str,
     patience: Duration,
 ) -> Result<(), ProcessesError> {
     let begun = Instant::now();
     loop {
-        let pids = of(proc, program)?;
+        let pids = of(proc, folder, program)?;
         if pids.is_empty() {
             return Ok(());
         }
@@ -111,17 +114,19 @@ mod tests {
         fs::copy("/bin/sleep", &program).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut child = Command::new(&program).arg("600").stdin(Stdio::null()).spawn().unwrap();
-        let runs = |program: &str| of(proc, program).unwrap().contains(&child.id());
+        let elsewhere = Path::new("/nonexistent");
+        let runs = |program: &str| of(proc, elsewhere, program).unwrap().contains(&child.id());
         assert!(runs("aws-cni") && !runs("aws-cn") && !runs("vpc-cni"));
 
-        let error = wait_for_none(proc, "aws-cni", Duration::ZERO).unwrap_err().to_string();
+        let error =
+            wait_for_none(proc, elsewhere, "aws-cni", Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains(&child.id().to_string()), "{error}");
         child.kill().unwrap();
         // It is a zombie by now.
-        while of(proc, "aws-cni").unwrap().contains(&child.id()) {
+        while of(proc, elsewhere, "aws-cni").unwrap().contains(&child.id()) {
             thread::yield_now();
         }
         child.wait().unwrap();
-        assert!(of(Path::new("/nonexistent"), "aws-cni").is_err());
+        assert!(of(elsewhere, elsewhere, "aws-cni").is_err());
     }
 }

@@ -168,6 +168,11 @@ impl Context<'_> {
         self.options.paths.at(&self.options.paths.cni_conf)
     }
 
+    /// Returns the folder of the runtime's plugins as seen from here.
+    fn cni_bin(&self) -> PathBuf {
+        self.options.paths.at(&self.options.paths.cni_bin)
+    }
+
     /// Returns where the kernel shows processes: those of the host, where its root is mounted with its /proc.
     fn proc(&self) -> PathBuf {
         let of_root = self.options.paths.at(Path::new("/proc"));

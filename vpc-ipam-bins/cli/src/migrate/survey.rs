@@ -151,7 +151,7 @@ impl Survey {
     }
 
     fn read_programs(&mut self, files: &NodeFiles, paths: &Paths) {
-        match sockets::processes(files) {
+        match sockets::processes(files, &paths.cni_bin) {
             Ok(found) => self.processes = found,
             Err(why) => self.cannot_tell("which programs run", &why),
         }

@@ -16,7 +16,7 @@ fn commands(_: &Options) -> Vec<String> {
 }
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
-    processes::wait_for_none(&context.proc(), PROGRAM, PATIENCE)?;
+    processes::wait_for_none(&context.proc(), &context.cni_bin(), PROGRAM, PATIENCE)?;
     let socket = &context.options.paths.socket;
     let waiting = || match ask(socket, &Request::Status) {
         // An ADD that waits has a plugin that waits.

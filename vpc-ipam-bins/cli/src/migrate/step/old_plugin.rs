@@ -12,6 +12,6 @@ fn commands(_: &Options) -> Vec<String> {
 }
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
-    processes::wait_for_none(&context.proc(), PROGRAM, PATIENCE)?;
+    processes::wait_for_none(&context.proc(), &context.cni_bin(), PROGRAM, PATIENCE)?;
     Ok("none".to_owned())
 }

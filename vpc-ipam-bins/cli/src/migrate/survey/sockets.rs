@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::NodeProcess;
-use crate::node_files::NodeFiles;
+use crate::node_files::{NodeFiles, Process};
 
 /// A socket at which amazon-vpc-cni-k8s listens, and who does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +27,24 @@ const SOCKET: &str = "ipamd.sock";
 /// The state of a TCP socket that listens, in the kernel's numbers.
 const LISTENS: &str = "0A";
 
-/// Returns the programs that run in the network namespace of the caller, and those of which that cannot be told.
-pub(super) fn processes(files: &NodeFiles) -> Result<Vec<NodeProcess>, String> {
-    let namespace = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
-    let own = namespace(Path::new("/proc/thread-self/ns/net"));
+/// Returns the programs that run in the network namespace of the caller, those of which that cannot be told, and plugins of a folder: those
+/// are in the namespace of a pod while they work on it.
+pub(super) fn processes(files: &NodeFiles, plugins: &Path) -> Result<Vec<NodeProcess>, String> {
+    let place = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+    // The kernel's links there lead to no path.
+    let of_process =
+        |pid: u32, name: &str| place(&files.at("/proc").join(pid.to_string()).join(name));
+    let own = place(Path::new("/proc/thread-self/ns/net"));
     let is_elsewhere = |pid: u32| {
-        let its = namespace(&files.at(&format!("/proc/{pid}/ns/net")));
+        let its = of_process(pid, "ns/net");
         its.is_some() && own.is_some() && its != own
     };
-    let processes = files.processes()?.into_iter().filter(|it| !is_elsewhere(it.pid));
+    let is_plugin = |process: &Process| {
+        let file = place(&files.at(&plugins.join(&process.name).to_string_lossy()));
+        file.is_some() && of_process(process.pid, "exe") == file
+    };
+    let processes = files.processes()?.into_iter();
+    let processes = processes.filter(|it| !is_elsewhere(it.pid) || is_plugin(it));
     Ok(processes.map(|it| process(files, it.pid, &it.name)).collect())
 }
 
