@@ -5,13 +5,15 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
+use vpc_ipam_core::Lease;
 use vpc_ipam_linux::Guard;
+use vpc_ipam_protocol::{Answer, Request, ask};
 use vpc_ipam_tests::flows::{Flows, Tally};
 use vpc_ipam_tests::old_node::{MODES, Mode, OldNode, Pod, Runtime};
 
@@ -57,16 +59,20 @@ pub(crate) fn nothing_is_lost(case: &str, tallies: &[Tally]) {
     assert!(lost.is_empty(), "{case}: {lost:#?}");
 }
 
-/// Gives our daemon the settings of the one before.
-fn set_settings(node: &OldNode) {
-    let settings: String =
-        node.mode.vars.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+/// Gives our daemon those settings of the one before that `of` picks.
+fn set_settings(node: &OldNode, of: impl Fn(&str) -> bool) {
+    let vars = node.mode.vars.iter().filter(|(name, _)| of(name));
+    let settings: String = vars.map(|(name, value)| format!("{name}={value}\n")).collect();
     fs::write(node.env_file(), settings).unwrap();
 }
 
+/// Variables that leave no trace on a node: the operator has to carry them over.
+const WITHOUT_TRACE: [&str; 3] =
+    ["ENABLE_PREFIX_DELEGATION", "ENABLE_BANDWIDTH_PLUGIN", "ENABLE_IPv4"];
+
 /// Starts our daemon as a service manager does, and waits until it serves.
 pub(crate) fn start_ours(node: &OldNode) {
-    set_settings(node);
+    set_settings(node, |_| true);
     let output = node.run(&mut node.command(Path::new(&node.start_command())));
     assert!(output.status.success(), "{output:?}");
     wait_until("our daemon", || match try_status(&node.lab)? {
@@ -91,7 +97,7 @@ impl Proof {
         let mut node = OldNode::start(mode, "m5.4xlarge", enis.max(3));
         let live = pods_with_a_port(&node, pods);
         node.stop_old_daemon();
-        set_settings(&node);
+        set_settings(&node, |name| WITHOUT_TRACE.contains(&name));
         let flows = Flows::start(&node.traffic(&live));
         let runtime = node.runtime();
         (Self { moving: Moving { node, pods: Vec::new() }, runtime, live }, flows)
@@ -111,9 +117,15 @@ impl Proof {
         self.runtime.remove(self.live.remove(at));
     }
 
-    /// Asserts that the node is ours.
+    /// Asserts that the node is ours, and that all live pods are.
     fn expect_ours(&self, case: &str) {
         self.expect_clean(case);
+        let socket = &self.moving.node.lab.address.socket;
+        let Ok(Answer::Leases(leased)) = ask(socket, &Request::Leases { network: None }) else {
+            panic!("{case}: no leases");
+        };
+        let leased: BTreeSet<IpAddr> = leased.iter().flat_map(Lease::addresses).collect();
+        assert_eq!(leased, self.addresses(), "{case}");
     }
 
     /// Waits until the node is as it should be.
@@ -146,6 +158,10 @@ impl Proof {
         };
         assert_eq!(only(&entries, &live), [] as [&str; 0], "{case}: entries without a pod");
         assert_eq!(only(&live, &entries), [] as [&str; 0], "{case}: pods without an entry");
+    }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.live.iter().map(|pod| pod.address).collect()
     }
 
     fn name_of(&self, address: IpAddr) -> Option<&str> {
@@ -275,17 +291,25 @@ fn pod_that_the_old_plugin_adds_during_the_move_is_moved_too() {
         if node.held_add().is_some() { Ok(()) } else { Err(format!("{:?}", node.old_calls())) }
     });
     node.stop_old_daemon();
+    let (_, said) = check(&node);
+    assert_eq!(said["findings"][0]["check"], "old-plugin", "{said:#}");
     let mut command = node.migrate(&["to"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let to = node.netns().run(|| command.spawn()).unwrap().unwrap();
     let (runtime, moving) = (node.runtime(), Moving { node, pods: Vec::new() });
-    wait_until("the move to wait for the old plugin", || {
-        let journal = moving.folder().join("journal.json");
-        let text = fs::read_to_string(journal).unwrap_or_default();
-        if text.contains("no aws-cni runs") { Ok(()) } else { Err(text) }
+    let last_step = || {
+        let text = fs::read(moving.folder().join("journal.json")).unwrap_or_default();
+        let journal: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let last = journal["steps"].as_array().and_then(|steps| steps.last()?["name"].as_str());
+        last.unwrap_or_default().to_owned()
+    };
+    wait_until("the move to wait for the old plugin", || match last_step() {
+        step if step == "no aws-cni runs" => Ok(()),
+        step => Err(step),
     });
     // It waits for as long as that takes.
-    std::thread::sleep(LULL);
+    std::thread::sleep(5 * LULL);
+    assert_eq!(last_step(), "no aws-cni runs");
     moving.node.hold_old_adds(false);
     let late = late.join().unwrap();
     let output = to.wait_with_output().unwrap();
@@ -339,8 +363,7 @@ fn settings_are_read_off_the_node_in_every_mode() {
             expected.insert("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng");
         }
         expected.extend(mode.vars.iter().copied());
-        // What leaves nothing that could be read off.
-        for name in ["ENABLE_PREFIX_DELEGATION", "ENABLE_BANDWIDTH_PLUGIN", "ENABLE_IPv4"] {
+        for name in WITHOUT_TRACE {
             expected.remove(name);
         }
         assert_eq!(in_order(found), in_order(expected), "{}", mode.name);

@@ -345,6 +345,8 @@ impl Drop for OldNode {
             let _ = daemon.wait();
         }
         self.kill_our_daemon();
+        let proc = self.root.join("proc");
+        let _ = Command::new("umount").args(["--recursive", "--lazy"]).arg(proc).status();
     }
 }
 
@@ -402,7 +404,11 @@ fn make_folders(root: &Path) {
     ] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
-    symlink("/proc", root.join("proc")).unwrap();
+    // As the root of a host is seen from a container.
+    let proc = root.join("proc");
+    fs::create_dir(&proc).unwrap();
+    let mounted = Command::new("mount").args(["--rbind", "/proc"]).arg(&proc).status().unwrap();
+    assert!(mounted.success(), "mount {}", proc.display());
 }
 
 /// Installs the stand-in under the names of what it stands for, the plugins of containernetworking, our plugin, and iptables of a kind.

@@ -4,10 +4,12 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
@@ -121,7 +123,7 @@ impl Call {
             pod: self.pod.clone(),
         };
         let given = ask(&self.root, &request)??;
-        self.wait_while_held();
+        self.wait_while_held().map_err(|error| format!("enter the pod: {error}"))?;
         let prefix = self.config["vethPrefix"].as_str().unwrap_or("eni");
         let link = format!("{prefix}{}", name_hash(&self.namespace, &self.pod));
         if let Err(error) = self.wire(&given, &link) {
@@ -133,9 +135,12 @@ impl Call {
         Ok(Some(self.result(&given, &link)))
     }
 
-    /// Waits as long as a file says so, with an address and nothing yet to show for it.
-    fn wait_while_held(&self) {
+    /// Waits as long as a file says so, with an address and nothing yet to show for it, in the pod's namespace as the original is for most of
+    /// its time.
+    fn wait_while_held(&self) -> std::io::Result<()> {
         let (file, began) = (self.root.join("hold-add"), Instant::now());
+        let (own, pod) = (fs::File::open("/proc/self/ns/net")?, fs::File::open(&self.netns)?);
+        move_into_link_name_space(pod.as_fd(), Some(LinkNameSpaceType::Network))?;
         if file.exists() {
             // So that it is known that the daemon is not needed any more.
             let _ = fs::write(self.root.join("held-add"), &self.key.container);
@@ -143,6 +148,7 @@ impl Call {
         while file.exists() && began.elapsed() < HELD_MAX {
             std::thread::sleep(Duration::from_millis(10));
         }
+        Ok(move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?)
     }
 
     fn wire(&self, given: &Allocation, link: &str) -> Result<(), String> {
