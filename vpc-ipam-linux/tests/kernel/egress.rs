@@ -9,8 +9,8 @@ use vpc_ipam_core::{Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
 use vpc_ipam_linux::pod::{self, PodNetwork, PodSettings};
 use vpc_ipam_linux::{
-    Difference, Extent, Family, HostConfig, KernelEvent, Leads, Netlink as _, NodeNetwork, Object,
-    Route, RouteEntry, Table,
+    Difference, Extent, Family, HandBack, HostConfig, KernelEvent, Leads, Netlink as _,
+    NodeNetwork, Object, Route, RouteEntry, Table,
 };
 
 use crate::node::{key, repair};
@@ -44,6 +44,26 @@ fn pods_without_an_address_of_a_family_get_one_that_only_the_node_knows() {
         let before = (vpc.node.snapshot(), pod_a.snapshot());
         add_to(&vpc.node, &pod_a, &a);
         assert_eq!((vpc.node.snapshot(), pod_a.snapshot()), before, "{side:?}");
+    }
+}
+
+/// Without our address translation the address leads nowhere.
+#[test]
+fn address_is_told_of_a_node_that_is_handed_back() {
+    for side in SIDES {
+        let vpc = side.node();
+        let pod = add(&vpc.node, &side.network("a", 0));
+        let hidden: IpAddr = side.hidden(&pod).parse().unwrap();
+        let mut netlink = vpc.node.netlink();
+
+        let found = HandBack::find(&mut netlink).unwrap();
+
+        assert_eq!(found.egress, [hidden].into(), "{side:?}");
+        assert!(found.pods.contains(&hidden) && found.pods.len() == 2, "{side:?}: {found:?}");
+        found.change_routing(&mut netlink).unwrap();
+        let found = HandBack::find(&mut netlink).unwrap();
+        assert_eq!((found.egress, found.routing), ([].into(), vec![]), "{side:?}");
+        assert_eq!(found.pods.len(), 2, "{side:?}");
     }
 }
 

@@ -124,5 +124,5 @@ fn rules_of_pods_that_are_gone_are_swept_and_of_no_other() {
     let mut left = left.map(|it| format!("all {it} main"));
     left.sort();
     assert_eq!(rules, left);
-    assert_eq!(vpc.node.rules(1536), ["10.0.0.101 all 2"]);
+    assert_eq!(vpc.node.rules(1536), ["10.0.0.101 - 2"]);
 }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::{TcpListener, TcpStream};
 
-use vpc_ipam_linux::{HostConfig, KernelNetlink, NatPrograms, SnatPorts, host, remove};
+use vpc_ipam_linux::{HandBack, HostConfig, KernelNetlink, NatPrograms, SnatPorts, host, remove};
 
 use crate::services::without_counters;
 use crate::support::{
@@ -153,6 +153,23 @@ fn rules_follow_the_configuration_and_foreign_ones_stay() {
         };
         assert_eq!(rules(&left), rules(&foreign), "{kind}");
         assert_eq!(ours(&left), 0, "{kind}");
+    }
+}
+
+#[test]
+fn node_that_is_handed_back_has_none_of_our_chains() {
+    for kind in KINDS {
+        let vpc = Vpc::new();
+        vpc.node.shell(&format!("{kind} -w -t nat -A POSTROUTING -d 192.0.2.0/24 -j RETURN"));
+        set_up(&vpc, kind, &HostConfig::default());
+        assert!(saved(&vpc, kind).contains("VPC-"), "{kind}");
+        let mut netlink = netlink(&vpc, kind);
+
+        HandBack::find(&mut netlink).unwrap().remove_translation(&mut netlink).unwrap();
+
+        let left = saved(&vpc, kind);
+        assert!(!left.contains("VPC-") && left.contains("-d 192.0.2.0/24 -j RETURN"), "{left}");
+        assert_eq!(HandBack::find(&mut netlink).unwrap().translation, [], "{kind}");
     }
 }
 

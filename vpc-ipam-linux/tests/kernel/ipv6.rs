@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use vpc_ipam_core::{EniLink, Families, Ipv4Kind};
 use vpc_ipam_linux::host::{self, HostFacts};
-use vpc_ipam_linux::{Extent, HostConfig, NodeNetwork, eni as enis, pod};
+use vpc_ipam_linux::{Extent, HandBack, HostConfig, NodeNetwork, eni as enis, pod};
 
 use crate::support::{
     Netns, Vpc, add, add_to, chain, eni, eni_mac, lease_with, network_of, remove, source_seen,
@@ -177,6 +177,28 @@ fn pods_are_seen_with_their_own_addresses() {
         assert_eq!(source_seen(client, server, to).as_deref(), Some(expected), "{case}");
     }
     assert_eq!(vpc.drops("eth0"), 0);
+}
+
+#[test]
+fn node_that_is_handed_back_leads_to_its_pods_as_before() {
+    let vpc = Vpc::with_ipv6();
+    let (_node, pod) = node_with_pod(&vpc);
+    let seen = || source_seen(&pod.namespace, &vpc.fabric.namespace, INTERNET);
+    let before = seen();
+    assert_eq!(before.as_deref(), Some("2001:db8:a:0:1::2"));
+    let mut netlink = vpc.node.netlink();
+
+    let found = HandBack::find(&mut netlink).unwrap();
+    found.change_routing(&mut netlink).unwrap();
+    found.remove_translation(&mut netlink).unwrap();
+
+    assert!(HandBack::find(&mut netlink).unwrap().is_done());
+    for list in ["-6 -d rule", "-6 -d route show table all", "-d rule", "-d route show table all"] {
+        let listed = vpc.node.ip(list);
+        assert!(!listed.contains("proto 86"), "{listed}");
+    }
+    assert_eq!(rules(&vpc.node, 512).len(), 1);
+    assert_eq!(seen(), before);
 }
 
 #[test]
