@@ -40,6 +40,7 @@ pub use self::pods::{Fate, PodMove, pods};
 pub(crate) use self::progress::{say, warn};
 pub use self::settings::{Derived, Disagreement, Setting, Variable, WITHOUT_TRACE};
 pub(crate) use self::step::{BACK, Options, Step, StepError, TO};
+pub(crate) use self::survey::listeners;
 pub use self::survey::{
     CachedResult, Given, KernelView, Listener, NodeProcess, PodRoute, Survey, TrafficControl,
 };

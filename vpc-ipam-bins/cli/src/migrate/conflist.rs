@@ -12,6 +12,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use vpc_ipam_core::error_chain;
 
 /// The name of our file, which sorts behind that of amazon-vpc-cni-k8s.
 pub(crate) const OURS: &str = "10-vpc-ipam.conflist";
@@ -77,6 +78,16 @@ pub(crate) enum ConflistError {
         family: &'static str,
         /// The variable that is to be set.
         variable: &'static str,
+    },
+    /// A file that is no configuration comes first, or would.
+    #[error("{} sorts before {before}, and a runtime stops there: {why}", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The file of amazon-vpc-cni-k8s, or ours.
+        before: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// Another plugin's configuration comes first, or would.
     #[error(
@@ -270,6 +281,8 @@ impl Conflist {
 #[derive(Debug, Default)]
 pub(crate) struct Conflists {
     all: Vec<Conflist>,
+    /// Files that are no configurations, where a runtime stops if it comes to them.
+    broken: Vec<(PathBuf, String)>,
 }
 
 impl Conflists {
@@ -290,8 +303,14 @@ impl Conflists {
             }
         }
         paths.sort();
-        let all = paths.iter().map(|path| Conflist::read(path)).collect::<Result<_, _>>()?;
-        Ok(Self { all })
+        let mut read = Self::default();
+        for path in paths {
+            match Conflist::read(&path) {
+                Ok(conflist) => read.all.push(conflist),
+                Err(error) => read.broken.push((path, error_chain(&error))),
+            }
+        }
+        Ok(read)
     }
 
     /// Returns that of amazon-vpc-cni-k8s, the first if there are several.
@@ -314,12 +333,19 @@ impl Conflists {
         self.all.iter().filter(|it| it.is_ours())
     }
 
-    /// Makes sure that no other program's configuration is the runtime's choice, or would be.
+    /// Makes sure that no other program's configuration comes before a file, nor one that is none.
     pub(crate) fn expect_first(&self, file: &str) -> Result<(), ConflistError> {
-        let first = self.all.iter().find(|it| !it.is_old() && !it.is_ours());
-        match first.filter(|it| it.file().as_str() < file) {
-            Some(it) => {
-                Err(ConflistError::Foreign { path: it.path.clone(), before: file.to_owned() })
+        let is_before = |path: &Path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().as_ref() < file)
+        };
+        let before = file.to_owned();
+        let foreign = self.all.iter().filter(|it| !it.is_old() && !it.is_ours());
+        if let Some(path) = foreign.map(|it| &it.path).find(|path| is_before(path)) {
+            return Err(ConflistError::Foreign { path: path.clone(), before });
+        }
+        match self.broken.iter().find(|(path, _)| is_before(path)) {
+            Some((path, why)) => {
+                Err(ConflistError::Broken { path: path.clone(), before, why: why.clone() })
             }
             None => Ok(()),
         }
@@ -449,13 +475,15 @@ mod tests {
             ("05-readme.txt", false, false),
         ];
         for (name, old, ours) in cases {
-            let folder = tempfile::tempdir().unwrap();
-            fs::write(folder.path().join("10-aws.conflist"), OLD).unwrap();
-            fs::write(folder.path().join(name), foreign).unwrap();
-            let all = Conflists::read(folder.path()).unwrap();
-            assert_eq!(all.old().unwrap().file(), "10-aws.conflist");
-            let found = ["10-aws.conflist", OURS].map(|file| all.expect_first(file).is_err());
-            assert_eq!(found, [old, ours], "{name}");
+            for text in [foreign, "{"] {
+                let folder = tempfile::tempdir().unwrap();
+                fs::write(folder.path().join("10-aws.conflist"), OLD).unwrap();
+                fs::write(folder.path().join(name), text).unwrap();
+                let all = Conflists::read(folder.path()).unwrap();
+                assert_eq!(all.old().unwrap().file(), "10-aws.conflist");
+                let found = ["10-aws.conflist", OURS].map(|file| all.expect_first(file).is_err());
+                assert_eq!(found, [old, ours], "{name}: {text}");
+            }
         }
         let missing = Conflists::read(Path::new("/nonexistent")).unwrap();
         assert!(missing.old().is_none());

@@ -1,37 +1,59 @@
 //! Whether amazon-vpc-cni-k8s serves on this node.
 
-use core::net::{Ipv4Addr, SocketAddr};
-use core::time::Duration;
-use std::net::TcpStream;
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::net::sockopt::socket_peercred;
 
-use super::Paths;
+use super::{Listener, Paths, listeners};
 
 /// Where versions from 1.23 on listen.
 const SOCKET: &str = "/var/run/aws-node/ipamd.sock";
-/// Where versions before that do.
-const PORT: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Where versions before that do, as [`listeners`] names it.
+const PORT: &str = "TCP port 50051";
+/// Its programs: the daemon, and the one that starts it.
+const PROGRAMS: [&str; 2] = ["aws-k8s-agent", "aws-vpc-cni"];
+const OURS: &str = "vpc-ipamd";
 
 /// Returns where it serves, if it does.
 ///
-/// vpc-ipamd may have a gRPC server at the same places. The name of its process tells; of the port that is not known, and it counts
-/// as ours while vpc-ipamd answers.
+/// vpc-ipamd may have a gRPC server at the same places, and any program the port: the names of the processes tell. One that cannot be seen, as from a
+/// container without the host's processes, may be it.
 pub(crate) fn serves(paths: &Paths) -> Option<String> {
-    let socket = paths.at(Path::new(SOCKET));
-    if let Ok(stream) = UnixStream::connect(&socket) {
+    if let Ok(stream) = UnixStream::connect(paths.at(Path::new(SOCKET))) {
         let pid = socket_peercred(&stream).ok().map(|it| it.pid.as_raw_nonzero().get());
-        let name = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
-        if name.is_none_or(|name| name.trim_end() != "vpc-ipamd") {
+        let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        if name.is_none_or(|name| name.trim_end() != OURS) {
             return Some(format!("socket {SOCKET}"));
         }
     }
-    let ours = vpc_ipam_protocol::listener(&paths.socket).is_ok();
-    if !ours && TcpStream::connect_timeout(&PORT, PATIENCE).is_ok() {
-        return Some(format!("port {PORT}"));
+    let listening = listeners(paths).unwrap_or_default();
+    listening.iter().any(is_its_port).then(|| PORT.to_owned())
+}
+
+fn is_its_port(listener: &Listener) -> bool {
+    let is_its = listener.owner.as_ref().is_none_or(|it| PROGRAMS.contains(&it.program.as_str()));
+    listener.socket == PORT && is_its
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::NodeProcess;
+
+    #[test]
+    fn port_is_that_of_the_program_that_listens() {
+        let owner = |program: &str| Some(NodeProcess { pid: 7, program: program.to_owned() });
+        for (socket, owner, expected) in [
+            (PORT, owner("aws-k8s-agent"), true),
+            (PORT, owner("vpc-ipamd"), false),
+            (PORT, owner("buildkitd"), false),
+            (PORT, None, true),
+            ("TCP port 61678", owner("aws-k8s-agent"), false),
+        ] {
+            let listener = Listener { socket: socket.to_owned(), owner: owner.clone() };
+            assert_eq!(is_its_port(&listener), expected, "{socket} {owner:?}");
+        }
     }
-    None
 }

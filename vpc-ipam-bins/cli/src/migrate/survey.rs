@@ -20,6 +20,11 @@ use super::{Checkpoint, Paths};
 use crate::node_files::networks::{BrokenNetwork, Network, networks};
 use crate::node_files::{NodeFiles, systemd};
 
+/// Returns who listens at the sockets and ports of amazon-vpc-cni-k8s, in the network namespace of the caller.
+pub(crate) fn listeners(paths: &Paths) -> Result<Vec<Listener>, String> {
+    sockets::listeners(&NodeFiles::below(&paths.root), &paths.checkpoint)
+}
+
 /// What is on a node before it is moved.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {

@@ -58,6 +58,7 @@ fn to(context: &mut Context<'_>) -> Result<String, StepError> {
             folder.display()
         )));
     };
+    // Nor one that the runtime takes now.
     there.expect_first(&first.file()).map_err(refused)?;
     let socket = &context.options.paths.socket;
     let socket = Some(socket.as_path()).filter(|it| *it != vpc_ipam_protocol::SOCKET);
