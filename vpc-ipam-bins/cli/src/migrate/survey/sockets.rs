@@ -30,18 +30,19 @@ const LISTENS: &str = "0A";
 /// Returns the programs that run in the network namespace of the caller, those of which that cannot be told, and plugins of a folder: those
 /// are in the namespace of a pod while they work on it.
 pub(super) fn processes(files: &NodeFiles, plugins: &Path) -> Result<Vec<NodeProcess>, String> {
-    let place = |path: &Path| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+    let place = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
     // The kernel's links there lead to no path.
     let of_process =
         |pid: u32, name: &str| place(&files.at("/proc").join(pid.to_string()).join(name));
-    let own = place(Path::new("/proc/thread-self/ns/net"));
-    let is_elsewhere = |pid: u32| {
-        let its = of_process(pid, "ns/net");
-        its.is_some() && own.is_some() && its != own
+    let own = place(Path::new("/proc/thread-self/ns/net")).ok();
+    let is_elsewhere = |pid: u32| match of_process(pid, "ns/net") {
+        Ok(its) => own.is_some_and(|own| own != its),
+        // One that has ended and is not waited for has none.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     };
     let is_plugin = |process: &Process| {
         let file = place(&files.at(&plugins.join(&process.name).to_string_lossy()));
-        file.is_some() && of_process(process.pid, "exe") == file
+        file.is_ok_and(|file| of_process(process.pid, "exe").is_ok_and(|its| its == file))
     };
     let processes = files.processes()?.into_iter();
     let processes = processes.filter(|it| !is_elsewhere(it.pid) || is_plugin(it));
