@@ -21,7 +21,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing differs
   1  failed, and standard error says why; `status`: not ready; `pods`, `explain`, `release`: no such pod; `net`, `replay`:
-     something differs; `doctor`: there is a failure; `lab run`: a check failed
+     something differs; `doctor`: there is a failure; `lab run`: a check failed;
+     `migrate check`: that could not be told
   2  the arguments are wrong; the daemon cannot be asked; `net`, `replay`: what differs cannot be told
   3  `doctor`, `migrate check`: there are warnings, and no failure
   4  `migrate`: refused, and nothing was changed

@@ -24,6 +24,7 @@ mod traffic_control;
 mod untracked;
 
 use core::fmt;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -160,6 +161,12 @@ impl Report {
             found.into_iter().map(|finding| Finding { check: check.name, ..finding })
         });
         Self { findings: findings.collect(), derived, pods }
+    }
+
+    /// Returns the environment to use, by name.
+    pub fn vars(&self, survey: &Survey) -> BTreeMap<String, String> {
+        let variables = self.derived.environment(&survey.given).into_iter();
+        variables.map(|it| (it.name, it.value)).collect()
     }
 
     /// Returns what it comes to.

@@ -21,7 +21,7 @@ const OLD_EGRESS: &str = "egress-cni";
 const PLUGIN: &str = "vpc-cni";
 const PLUGIN_OF_ADDRESSES: &str = "vpc-cni-ipam";
 /// The versions of the specification that the plugin knows.
-const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub(crate) const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The endings of files that runtimes read (libcni).
 const ENDINGS: [&str; 3] = [".conflist", ".conf", ".json"];
 

@@ -85,7 +85,9 @@ pub fn pods(survey: &Survey, derived: &Derived) -> Vec<PodMove> {
         });
     }
     let mut seen = BTreeSet::new();
-    for route in routes.iter().filter(|route| !known.contains(&route.address)) {
+    // A pod of vpc-ipamd is no pod to be moved.
+    let unknown = routes.iter().filter(|route| !route.ours && !known.contains(&route.address));
+    for route in unknown {
         if !seen.insert(route.address) {
             continue;
         }

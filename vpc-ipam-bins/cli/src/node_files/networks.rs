@@ -11,6 +11,8 @@ pub(crate) struct Network {
     pub(crate) file: String,
     /// The name of the network.
     pub(crate) name: String,
+    /// The version of the specification that it is written in.
+    pub(crate) version: String,
     /// Its plugins, in the order in which the runtime calls them.
     pub(crate) plugins: Vec<Value>,
 }
@@ -45,12 +47,13 @@ pub(crate) fn networks(
         let text = files.read(&format!("{folder}/{file}"))?.unwrap_or_default();
         match serde_json::from_str::<Value>(&text) {
             Ok(document) => {
-                let name = document["name"].as_str().unwrap_or_default().to_owned();
+                let word = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
+                let (name, version) = (word("name"), word("cniVersion"));
                 let plugins = match document["plugins"].as_array() {
                     Some(plugins) => plugins.clone(),
                     None => vec![document],
                 };
-                networks.push(Network { file, name, plugins });
+                networks.push(Network { file, name, version, plugins });
             }
             Err(error) => broken.push(BrokenNetwork { file, why: error.to_string() }),
         }

@@ -79,8 +79,7 @@ struct StepCommands {
 impl<'a> Checked<'a> {
     fn of(survey: &'a Survey, report: &'a Report, options: Options) -> Self {
         let environment = report.derived.environment(&survey.given);
-        let vars = environment.iter().map(|it| (it.name.clone(), it.value.clone())).collect();
-        let options = Options { vars, ..options };
+        let options = Options { vars: report.vars(survey), ..options };
         let commands = |step: &crate::migrate::Step| StepCommands {
             step: step.name,
             commands: (step.commands)(&options),

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Check, Finding, Node, Severity};
+use crate::migrate::conflist::VERSIONS;
 use crate::migrate::survey::OLD_PLUGIN;
 use crate::node_files::networks::Network;
 
@@ -27,6 +28,16 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
         ));
         return findings;
     };
+    if !VERSIONS.contains(&old.version.as_str()) {
+        findings.push(Finding::refusal(
+            format!("{} has the cniVersion {:?}", old.file, old.version),
+            "vpc-cni does not know it, and the runtime could make no pod",
+            format!(
+                "write one of these into it, which its plugins know too: {}",
+                VERSIONS.join(", ")
+            ),
+        ));
+    }
     let kinds: Vec<&str> = old.plugins.iter().filter_map(kind).collect();
     // What vpc-cni does itself.
     let carried: Vec<&str> =

@@ -1,7 +1,9 @@
 //! Whether another program has the pods' network.
 
 use super::{Check, Finding, Node, Severity};
+use crate::migrate::conflist::OURS;
 use crate::migrate::survey::OLD_PLUGIN;
+use crate::node_files::networks::Network;
 
 pub(super) const CHECK: Check =
     Check { name: "second-cni", severities: &[Severity::Warning, Severity::Refusal], run };
@@ -19,6 +21,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
     let Some(first) = survey.network() else { return findings };
     let main = first.plugins.first().and_then(|plugin| plugin["type"].as_str());
     if main == Some(OLD_PLUGIN) || first.is_ours() {
+        findings.extend(before_ours(&survey.networks));
         return findings;
     }
     let main = main.unwrap_or("without a type");
@@ -42,4 +45,18 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
         remedy,
     ));
     findings
+}
+
+/// Finds what the runtime would take once the file of amazon-vpc-cni-k8s is away: it sorts between that and ours.
+fn before_ours(networks: &[Network]) -> Vec<Finding> {
+    let is_old = |it: &Network| it.plugins.iter().any(|plugin| plugin["type"] == OLD_PLUGIN);
+    let between = networks.iter().filter(|it| !is_old(it) && !it.is_ours() && *it.file < *OURS);
+    let refusal = |network: &Network| {
+        Finding::refusal(
+            format!("{} sorts before {OURS}", network.file),
+            "the runtime would take it instead of ours once the file of amazon-vpc-cni-k8s is away",
+            "move it away, or give it a name that sorts behind",
+        )
+    };
+    between.map(refusal).collect()
 }

@@ -38,6 +38,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
             ),
         ));
     }
+    findings.extend(snat_address(node));
     for what in &node.survey.settings.contradictions {
         findings.push(Finding::refusal(
             what,
@@ -49,4 +50,40 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
         findings.push(Finding::warning(bad, "the line does not count", "correct the line"));
     }
     findings
+}
+
+/// Looks whether connections to outside get the address that vpc-ipamd would give them: the first of the primary ENI's link.
+fn snat_address(node: &Node<'_>) -> Vec<Finding> {
+    let survey = node.survey;
+    let seen = &survey.settings.snat_address;
+    if seen.is_contradictory() {
+        let values: Vec<String> =
+            seen.values.iter().map(|(value, evidence)| format!("{value} by {evidence}")).collect();
+        return vec![Finding::refusal(
+            format!(
+                "connections of pods to outside are translated to several addresses: {}",
+                values.join("; and ")
+            ),
+            "which of them counts depends on the order of rules, and vpc-ipamd gives all of them the first address of the primary ENI",
+            "remove the rule that is left from another setting or another address of the node",
+        )];
+    }
+    let (Some(address), Some(link)) = (seen.value(), survey.kernel.primary_link()) else {
+        return Vec::new();
+    };
+    let of_link = survey.kernel.addresses.iter().filter(|(index, _)| *index == link.id.index);
+    let addresses: Vec<core::net::IpAddr> = of_link.map(|(_, it)| it.net.addr()).collect();
+    if addresses.is_empty() || addresses.contains(&core::net::IpAddr::V4(*address)) {
+        return Vec::new();
+    }
+    vec![Finding::refusal(
+        format!(
+            "connections of pods to outside are translated to {address}, which is no address of {}: {}",
+            link.id,
+            super::some_of(&addresses)
+        ),
+        "vpc-ipamd translates to the primary address of the primary ENI: servers that know the node by the other address would refuse its \
+         pods, and running connections would break",
+        "look whether the default route leads over the primary ENI; correct it, and let amazon-vpc-cni-k8s run once more",
+    )]
 }

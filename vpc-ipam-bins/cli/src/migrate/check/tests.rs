@@ -43,6 +43,7 @@ pub(in crate::migrate) fn node() -> Survey {
     survey.networks = vec![Network {
         file: "10-aws.conflist".to_owned(),
         name: "aws-cni".to_owned(),
+        version: "0.4.0".to_owned(),
         plugins: vec![
             json!({"type": "aws-cni", "vethPrefix": "eni", "mtu": "9001"}),
             json!({"type": "egress-cni", "enabled": "false"}),
@@ -142,7 +143,12 @@ fn give(survey: &mut Survey, name: &str, value: &str) {
 }
 
 fn network(file: &str, plugins: &[serde_json::Value]) -> Network {
-    Network { file: file.to_owned(), name: "aws-cni".to_owned(), plugins: plugins.to_vec() }
+    Network {
+        file: file.to_owned(),
+        name: "aws-cni".to_owned(),
+        version: "0.4.0".to_owned(),
+        plugins: plugins.to_vec(),
+    }
 }
 
 /// Adds a line to what iptables lists, before the first that begins so.
@@ -392,6 +398,36 @@ const CHECKPOINT: &[Case] = &[
 ];
 
 const CONFIGURATION: &[Case] = &[
+    (
+        "second-cni",
+        |it| it.networks.push(network("10-calico.conflist", &[json!({"type": "calico"})])),
+        Refusal,
+        "10-calico.conflist sorts before 10-vpc-ipam.conflist",
+    ),
+    (
+        "conflist",
+        |it| it.networks[0].version = "0.2.0".to_owned(),
+        Refusal,
+        "has the cniVersion \"0.2.0\"",
+    ),
+    (
+        "settings",
+        |it| replace(it, "10.0.0.10 --random-fully", "10.0.0.99 --random-fully"),
+        Refusal,
+        "translated to 10.0.0.99, which is no address of eth0: 10.0.0.10",
+    ),
+    (
+        "settings",
+        |it| {
+            insert(
+                it,
+                "-A AWS-SNAT-CHAIN-0 ! -o",
+                "-A AWS-SNAT-CHAIN-0 ! -o vlan+ -m comment --comment \"AWS, SNAT\" -j SNAT --to-source 10.0.0.99 --random-fully",
+            )
+        },
+        Refusal,
+        "to several addresses: 10.0.0.99 by ",
+    ),
     (
         "second-cni",
         |it| {

@@ -115,3 +115,15 @@ fn pods_on_branch_enis_are_refused() {
     let fates = fates(&survey);
     assert!(matches!(&fates[1..], [Fate::Refused { .. }, Fate::Refused { .. }]), "{fates:?}");
 }
+
+#[test]
+fn pods_whose_routes_are_ours_already_are_known_by_them_and_pods_of_ours_are_none() {
+    let mut survey = node();
+    link(&mut survey, 6, "eni0000000000f", Some("veth"));
+    route(&mut survey, 6, Table::MAIN, "10.0.0.102/32", None);
+    for entry in &mut survey.kernel.entries {
+        entry.route.protocol = vpc_ipam_linux::Protocol::OURS;
+    }
+    let links = pod_links();
+    assert_eq!(fates(&survey), [imported(&links[0], "main"), imported(&links[1], "2")]);
+}

@@ -33,6 +33,8 @@ pub struct PodRoute {
     pub shared: bool,
     /// The table that has the route.
     pub table: Table,
+    /// Whether vpc-ipamd or vpc-cni made the route.
+    pub ours: bool,
 }
 
 /// The priority of the rule by which the node reaches a pod.
@@ -81,7 +83,7 @@ impl KernelView {
             let of_pods = is_pod_link(&link.id.name);
             let is_pods = net.prefix_len() == net.max_prefix_len()
                 && route.gateway.is_none()
-                && ![Protocol::KERNEL, Protocol::OURS].contains(&route.protocol)
+                && route.protocol != Protocol::KERNEL
                 && route.table != Table::LOCAL
                 && link.kind.is_some()
                 && !is_vlan(&link.id.name)
@@ -93,6 +95,7 @@ impl KernelView {
                 link: link.id.name.to_string(),
                 shared: link.kind.as_deref() != Some("veth"),
                 table: route.table,
+                ours: route.protocol == Protocol::OURS,
             })
         };
         self.entries.iter().filter_map(route).collect()
