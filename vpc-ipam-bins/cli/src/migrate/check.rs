@@ -10,6 +10,7 @@ mod conflist;
 mod contradictions;
 mod daemon;
 mod firewall;
+mod metadata;
 mod networkd;
 mod old_daemon;
 mod old_plugin;
@@ -31,7 +32,7 @@ use serde::Serialize;
 use super::{Derived, PodMove, Survey, pods};
 
 /// All checks, in the order in which they are made.
-const CHECKS: [Check; 17] = [
+const CHECKS: [Check; 18] = [
     old_daemon::CHECK,
     old_plugin::CHECK,
     daemon::CHECK,
@@ -41,6 +42,7 @@ const CHECKS: [Check; 17] = [
     checkpoint::CHECK,
     owners::CHECK,
     contradictions::CHECK,
+    metadata::CHECK,
     branch::CHECK,
     second_cni::CHECK,
     conflist::CHECK,

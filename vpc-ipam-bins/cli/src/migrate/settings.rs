@@ -110,6 +110,7 @@ impl Derived {
         take(&mut found, "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", custom_networking(survey), |it| {
             it.to_string()
         });
+        take(&mut found, "ENABLE_PREFIX_DELEGATION", prefixes(survey), |it| it.to_string());
         of_plugins(survey, !of_ipv4, &mut found);
         let empty = empty_lists(survey, of_ipv4);
         Self { settings: found.into_values().collect(), empty }
@@ -342,6 +343,25 @@ fn custom_networking(survey: &Survey) -> Evident<bool> {
             true,
             format!("all pods are on ENIs in {others}, none on the primary one in {own}"),
         );
+    }
+    seen
+}
+
+/// Returns whether ENIs have prefixes, as the metadata service says. While a node changes from one to the other it has both, and nothing tells.
+fn prefixes(survey: &Survey) -> Evident<bool> {
+    let mut seen = Evident::default();
+    let Some(metadata) = &survey.metadata else { return seen };
+    let blocks = metadata.observation.enis.iter().flat_map(|eni| {
+        eni.blocks.iter().filter(|it| it.addr().is_ipv4()).map(move |block| (&eni.id, block))
+    });
+    let (single, prefixes): (Vec<_>, Vec<_>) =
+        blocks.partition(|(_, block)| block.prefix_len() == block.max_prefix_len());
+    match (single.first(), prefixes.first()) {
+        (None, Some((eni, block))) => seen.add(true, format!("{eni} has the prefix {block}")),
+        (Some((eni, block)), None) => {
+            seen.add(false, format!("{eni} has {block}, and no ENI a prefix"))
+        }
+        (Some(_), Some(_)) | (None, None) => {}
     }
     seen
 }

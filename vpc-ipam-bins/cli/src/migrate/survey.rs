@@ -1,6 +1,8 @@
 //! What is on a node before it is moved: read once, and nothing is changed.
 
 pub(crate) mod kernel;
+#[cfg(feature = "aws")]
+mod metadata;
 mod results;
 mod sockets;
 mod traffic_control;
@@ -8,7 +10,7 @@ mod traffic_control;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use vpc_ipam_core::error_chain;
+use vpc_ipam_core::{Metadata, error_chain};
 use vpc_ipam_linux::{AwsCniListing, AwsCniSettings, KernelNetlink};
 use vpc_ipamd::env_file;
 
@@ -58,6 +60,10 @@ pub struct Survey {
     pub traffic_control_unread: Option<String>,
     /// The settings by which systemd-networkd removes what it did not make, and where they are; none where it does not run.
     pub networkd: Vec<String>,
+    /// What the instance metadata service says, if it was asked.
+    pub metadata: Option<Metadata>,
+    /// Why it did not answer, if it was asked.
+    pub metadata_unread: Option<String>,
     /// What an operator set.
     pub given: Given,
     /// What could not be read that a decision needs, and why.
@@ -110,6 +116,15 @@ impl Survey {
             Err(why) => survey.cannot_tell("which variables are set", &why),
         };
         survey
+    }
+
+    /// Takes in what the instance metadata service answers, asked at a URL.
+    #[cfg(feature = "aws")]
+    pub fn ask_metadata(&mut self, endpoint: &str) {
+        match metadata::read(endpoint) {
+            Ok(metadata) => self.metadata = Some(metadata),
+            Err(why) => self.metadata_unread = Some(why),
+        }
     }
 
     /// Takes note of what could not be read.

@@ -40,7 +40,7 @@ Exit codes:
   4  refused";
 
 pub(super) fn main(args: &CheckArgs) -> ExitCode {
-    let survey = Survey::read(&args.how.paths, args.env.as_deref());
+    let survey = args.how.survey(args.env.as_deref());
     let report = Report::of(&survey);
     let checked = Checked::of(&survey, &report, args.how.options(None));
     let out = io::stdout().lock();

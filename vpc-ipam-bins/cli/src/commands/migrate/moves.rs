@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -42,6 +42,10 @@ pub(super) struct HowArgs {
     /// Print the commands that would be run, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// The URL of the instance metadata service, to compare with what it says; it is not asked without
+    #[cfg(feature = "aws")]
+    #[arg(long, value_name = "URL")]
+    imds_endpoint: Option<String>,
     /// Print JSON at the end, with what each step took
     #[arg(long)]
     pub(super) json: bool,
@@ -92,6 +96,17 @@ pub(super) struct ExportArgs {
 }
 
 impl HowArgs {
+    /// Looks at the node.
+    pub(super) fn survey(&self, env: Option<&Path>) -> Survey {
+        #[cfg_attr(not(feature = "aws"), expect(unused_mut, reason = "only the SDK asks"))]
+        let mut survey = Survey::read(&self.paths, env);
+        #[cfg(feature = "aws")]
+        if let Some(endpoint) = &self.imds_endpoint {
+            survey.ask_metadata(endpoint);
+        }
+        survey
+    }
+
     pub(super) fn options(&self, conflist: Option<PathBuf>) -> Options {
         Options {
             paths: self.paths.clone(),
@@ -120,16 +135,13 @@ pub(super) fn to(args: &ToArgs) -> ExitCode {
 
 /// Returns the variables with which the node goes on; refuses it with the findings on standard error. Warnings are shown there, too.
 fn check(args: &ToArgs) -> Result<BTreeMap<String, String>, StepError> {
-    let survey = Survey::read(&args.how.paths, args.env.as_deref());
+    let survey = args.how.survey(args.env.as_deref());
     let report = Report::of(&survey);
     for Finding { severity, what, effect, remedy, .. } in &report.findings {
         warn(format!("{severity}: {what}; so: {effect}; do: {remedy}"));
     }
     match report.verdict(&survey) {
-        Verdict::Ready | Verdict::Warnings => {
-            let environment = report.derived.environment(&survey.given).into_iter();
-            Ok(environment.map(|it| (it.name, it.value)).collect())
-        }
+        Verdict::Ready | Verdict::Warnings => Ok(report.vars(&survey)),
         Verdict::Refused => Err(StepError::Refused(
             "this node is not one to be moved, as said above; nothing was changed".to_owned(),
         )),

@@ -95,7 +95,7 @@ fn net(text: &str) -> ipnet::IpNet {
 pub(in crate::migrate) fn link(survey: &mut Survey, index: u32, name: &str, kind: Option<&str>) {
     survey.kernel.links.push(Link {
         id: LinkId::new(LinkIndex(index), name),
-        mac: None,
+        mac: name.strip_prefix("eth").map(|number| mac_of(number.parse::<u8>().unwrap() + 1)),
         mtu: 9001,
         up: true,
         kind: kind.map(str::to_owned),
@@ -520,8 +520,115 @@ const CONFIGURATION: &[Case] = &[
     ),
 ];
 
+const METADATA: &[Case] = &[
+    (
+        "metadata",
+        |it| it.metadata_unread = Some("connect: refused".to_owned()),
+        Warning,
+        "does not answer: connect: refused",
+    ),
+    (
+        "metadata",
+        |it| {
+            let mut said = metadata();
+            said.observation.enis[1].blocks.clear();
+            it.metadata = Some(said);
+        },
+        Warning,
+        "no ENI of this instance has 10.0.0.101",
+    ),
+    (
+        "metadata",
+        |it| {
+            let mut said = metadata();
+            said.vpc_ipv4_cidrs.push("10.7.0.0/16".parse().unwrap());
+            it.metadata = Some(said);
+        },
+        Warning,
+        "do not know: 10.7.0.0/16",
+    ),
+    (
+        "metadata",
+        |it| {
+            let mut said = metadata();
+            said.primary_ipv4 = Some("10.0.0.11".parse().unwrap());
+            it.metadata = Some(said);
+        },
+        Refusal,
+        "translated to 10.0.0.10, and the primary ENI has 10.0.0.11",
+    ),
+    (
+        "metadata",
+        |it| {
+            let mut said = metadata();
+            said.observation.enis.reverse();
+            for (eni, mac) in said.observation.enis.iter_mut().zip([1, 2]) {
+                eni.mac = mac_of(mac);
+            }
+            it.metadata = Some(said);
+        },
+        Refusal,
+        "10.0.0.100 is of eni-0000000000000000a",
+    ),
+    (
+        "settings",
+        |it| {
+            it.metadata = Some(metadata());
+            give(it, "ENABLE_PREFIX_DELEGATION", "true");
+        },
+        Refusal,
+        "ENABLE_PREFIX_DELEGATION is true in /tmp/env, and false on the node: eni-0000000000000000a has 10.0.0.100/32",
+    ),
+];
+
+fn mac_of(number: u8) -> vpc_ipam_core::Mac {
+    vpc_ipam_core::Mac([2, 0, 0, 0, 0, number])
+}
+
+/// What the metadata service says of the node.
+pub(in crate::migrate) fn metadata() -> vpc_ipam_core::Metadata {
+    use vpc_ipam_core::{Metadata, Observation, ObservedEni, Scope, Source, Timestamp};
+    let eni = |id: &str, mac: u8, block: &str| {
+        let mut eni = ObservedEni::new(
+            id.parse().unwrap(),
+            mac_of(mac),
+            "subnet-00000000000000001".parse().unwrap(),
+        );
+        eni.blocks.push(net(block));
+        eni
+    };
+    let mut seen = Observation::new(Timestamp::EPOCH, Source::Imds, Scope::Attached);
+    seen.enis.push(eni("eni-0000000000000000a", 1, "10.0.0.100/32"));
+    seen.enis.push(eni("eni-0000000000000000b", 2, "10.0.0.101/32"));
+    let node = vpc_ipam_core::Node::new(
+        "i-00000000000000001".parse().unwrap(),
+        "m5.large".parse().unwrap(),
+        "eu-west-1a".parse().unwrap(),
+        "vpc-00000000000000001".parse().unwrap(),
+        seen.enis[0].id,
+        seen.enis[0].subnet,
+    );
+    let mut metadata = Metadata::new(node, seen);
+    metadata.primary_ipv4 = Some("10.0.0.10".parse().unwrap());
+    metadata.vpc_ipv4_cidrs = vec!["10.0.0.0/16".parse().unwrap()];
+    metadata
+}
+
+#[test]
+fn metadata_that_say_the_same_are_no_finding() {
+    let mut survey = node();
+    survey.metadata = Some(metadata());
+    let report = Report::of(&survey);
+    assert_eq!(report.findings, []);
+    assert_eq!(report.vars(&survey)["ENABLE_PREFIX_DELEGATION"], "false");
+    let said = survey.metadata.as_mut().unwrap();
+    said.observation.enis[0].blocks = vec![net("10.0.0.96/28")];
+    said.observation.enis[1].blocks.clear();
+    assert_eq!(Report::of(&survey).vars(&survey)["ENABLE_PREFIX_DELEGATION"], "true");
+}
+
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [RUNNING, KERNEL, CHECKPOINT, CONFIGURATION].into_iter().flatten()
+    [RUNNING, KERNEL, CHECKPOINT, CONFIGURATION, METADATA].into_iter().flatten()
 }
 
 #[test]

@@ -72,6 +72,12 @@ pub(super) fn of(name: &str, given: &str, derived: &str) -> String {
         ("ENABLE_V4_EGRESS", true) => "new pods would reach IPv4, which running ones do not".to_owned(),
         ("ENABLE_V6_EGRESS", false) => "new pods would not reach IPv6, which running ones do".to_owned(),
         ("ENABLE_V6_EGRESS", true) => "new pods would reach IPv6, which running ones do not".to_owned(),
+        ("ENABLE_PREFIX_DELEGATION", true) => {
+            "the node would take prefixes of 16 addresses for new pods, as far as its subnet has them in one piece".to_owned()
+        }
+        ("ENABLE_PREFIX_DELEGATION", false) => {
+            "new pods would get addresses one by one: the node takes far fewer pods".to_owned()
+        }
         ("DISABLE_POD_V6", _) => "new pods would have link-local addresses of IPv6, which running ones do not".to_owned(),
         _ => format!("the node would not go on as it was, with {derived}"),
     }
