@@ -161,6 +161,30 @@ mod tests {
         assert_eq!(found, expected.map(|(inode, socket)| (inode, socket.to_owned())));
     }
 
+    /// A program that has ended is not there, whether or not it was waited for.
+    #[test]
+    fn programs_that_run_are_listed_and_those_that_have_ended_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("aws-k8s-agent");
+        // By a process of its own: one that another test starts meanwhile would have the file open for writing.
+        let copied = std::process::Command::new("cp").arg("/bin/sleep").arg(&program).status();
+        assert!(copied.unwrap().success());
+        let mut child = std::process::Command::new(&program).arg("600").spawn().unwrap();
+        let pid = child.id();
+        let runs = || {
+            let found = processes(&NodeFiles::below(Path::new("/")), Path::new("/nonexistent"));
+            found.unwrap().into_iter().find(|it| it.pid == pid)
+        };
+        assert_eq!(runs().unwrap().program, "aws-k8s-agent");
+        child.kill().unwrap();
+        // It is a zombie from then on, in a moment.
+        while fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+            std::thread::yield_now();
+        }
+        assert_eq!(runs(), None);
+        child.wait().unwrap();
+    }
+
     /// The process of this test has sockets of its own.
     #[test]
     fn the_process_that_has_a_socket_is_found_by_its_program() {
