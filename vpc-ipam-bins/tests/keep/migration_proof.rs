@@ -185,7 +185,7 @@ fn node_goes_there_and_back_and_there_again_and_nothing_is_lost_or_given_twice()
         print_times(mode, pods(), "to", &proof.moving.to());
         proof.expect_ours(&case("to"));
         // With the result of the old plugin.
-        proof.remove("p9");
+        proof.remove(&format!("p{}", pods() - 1));
         proof.add("ours0");
         proof.add("ours1");
         proof.remove("ours0");
@@ -199,7 +199,7 @@ fn node_goes_there_and_back_and_there_again_and_nothing_is_lost_or_given_twice()
         proof.remove("theirs0");
         // With the result of ours.
         proof.remove("ours1");
-        proof.remove("p8");
+        proof.remove(&format!("p{}", pods() - 2));
         proof.expect_theirs(&case("pods of theirs"));
         assert_eq!(proof.old_calls(), calls + 5, "{}", case("calls of the old plugin"));
 

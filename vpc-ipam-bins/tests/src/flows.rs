@@ -415,7 +415,8 @@ fn send(mut clients: Vec<Client>, stopped: &AtomicBool) -> Vec<Tally> {
     }
     let ended = Instant::now();
     while ended.elapsed() < PATIENCE && clients.iter().any(|client| client.owed() > 0) {
-        clients.iter_mut().for_each(Client::receive);
+        // What all came back of is silent for want of probes.
+        clients.iter_mut().filter(|client| client.owed() > 0).for_each(Client::receive);
         std::thread::sleep(SPACING);
     }
     clients.into_iter().map(|client| client.tally(pause)).collect()
