@@ -1,6 +1,6 @@
 //! `vpc-ipam migrate to` and `back` on a node of amazon-vpc-cni-k8s.
 
-mod killed;
+pub(crate) mod killed;
 
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,7 @@ impl Moving {
         command
     }
 
-    fn move_command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn move_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(arguments);
         command.arg("--start").arg(self.node.start_command());
         command.arg("--stop").arg(self.node.stop_command());

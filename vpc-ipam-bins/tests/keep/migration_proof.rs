@@ -19,6 +19,7 @@ use vpc_ipam_tests::old_node::{MODES, Mode, OldNode, Pod, Runtime};
 
 use crate::daemon::try_status;
 use crate::migrate::Moving;
+use crate::migrate::killed::{FAULTS, finish_back};
 use crate::old_node::pods_with_a_port;
 use crate::runtime::{net, status, wait_until};
 
@@ -235,6 +236,47 @@ fn start_of_the_daemon_before_loses_nothing_behind_a_guard() {
             node.stop_old_daemon();
         }
         std::thread::sleep(LULL);
+        nothing_is_lost(mode.name, &flows.stop());
+    }
+}
+
+/// Each step of a move makes files durable, so that a kill at each such call is one in each step. With a variable that names modes, more
+/// of them are tried.
+#[test]
+fn moves_that_are_killed_and_go_on_lose_nothing() {
+    let stride = if std::env::var("VPC_IPAM_PROOF_MODES").is_ok() { 3 } else { 16 };
+    for mode in modes() {
+        let (mut proof, flows) = Proof::start(mode, 8);
+        let [kill, ..] = FAULTS;
+        let mut kills = [0, 0];
+        for number in (1..).step_by(stride) {
+            let case = format!("{}: killed at durable write {number}", mode.name);
+            let before = kills;
+            let command = proof.moving.move_command(&["to"]);
+            let output = proof.moving.node.run(&mut kill.of(&command, number));
+            if !output.status.success() {
+                kills[0] += 1;
+                proof.moving.to();
+            }
+            proof.expect_ours(&case);
+            let command = proof.moving.move_command(&["back", "--wait", "60"]);
+            let output = finish_back(&mut proof.moving, kill.of(&command, number));
+            if !output.status.success() {
+                kills[1] += 1;
+                let output = finish_back(&mut proof.moving, command);
+                assert!(output.status.success(), "{case}: {output:?}");
+            }
+            proof.expect_theirs(&case);
+            proof.moving.node.stop_old_daemon();
+            if kills == before {
+                break;
+            }
+        }
+        println!(
+            "{}: killed {} times on the way there, {} on the way back",
+            mode.name, kills[0], kills[1]
+        );
+        assert!(kills.into_iter().all(|kills| kills > 1), "{}: {kills:?}", mode.name);
         nothing_is_lost(mode.name, &flows.stop());
     }
 }

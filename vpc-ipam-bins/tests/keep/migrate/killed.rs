@@ -8,7 +8,7 @@ use super::{Moving, kernel, said};
 
 /// What happens to the program.
 #[derive(Clone, Copy, Debug)]
-struct Fault {
+pub(crate) struct Fault {
     /// At which calls of the system.
     calls: &'static str,
     /// What happens at the n-th of them, in strace's words.
@@ -18,7 +18,7 @@ struct Fault {
 }
 
 const KILL: &str = "signal=KILL";
-const FAULTS: [Fault; 4] = [
+pub(crate) const FAULTS: [Fault; 4] = [
     // As a file begins to be made durable, and as it gets its name.
     Fault { calls: "fsync", what: KILL, lasts: false },
     Fault { calls: "rename,renameat,renameat2,unlink,unlinkat", what: KILL, lasts: false },
@@ -29,7 +29,7 @@ const FAULTS: [Fault; 4] = [
 
 impl Fault {
     /// Returns a command that runs another with the fault at the n-th call.
-    fn of(self, command: &Command, number: u32) -> Command {
+    pub(crate) fn of(self, command: &Command, number: u32) -> Command {
         let Self { calls, what, lasts } = self;
         let on = if lasts { "+" } else { "" };
         let mut strace = Command::new("strace");
@@ -149,7 +149,7 @@ fn is_back(moving: &mut Moving, before: &BTreeSet<String>, case: &str) {
 }
 
 /// Runs a way back to its end, and lets amazon-vpc-cni-k8s run when it is waited for.
-fn finish_back(moving: &mut Moving, mut command: Command) -> Output {
+pub(crate) fn finish_back(moving: &mut Moving, mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child: Child = moving.node.netns().run(|| command.spawn()).unwrap().unwrap();
     while child.try_wait().unwrap().is_none() {
