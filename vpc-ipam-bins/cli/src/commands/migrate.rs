@@ -25,7 +25,7 @@ enum MigrateCommand {
     Back(moves::BackArgs),
     /// Write the checkpoint of amazon-vpc-cni-k8s
     Export(moves::ExportArgs),
-    /// Give the pods of a checkpoint leases of the addresses that they have
+    // Its arguments describe it: what stands here would hide how it exits.
     Import(import::ImportArgs),
 }
 
