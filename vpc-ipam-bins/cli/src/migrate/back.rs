@@ -88,9 +88,7 @@ fn finish(
     match fared {
         Fared::Done => {
             let ended = if outcome == Outcome::Done { Ended::Done } else { Ended::WentBack };
-            journal.end(ended)?;
-            moved.outcome = outcome;
-            Ok(moved)
+            Ok(moved.ended(journal, ended, outcome))
         }
         Fared::Stopped { step, error } => {
             let why = format!("{step}: {error}");
@@ -101,9 +99,7 @@ fn finish(
             // Nothing was done of the first step where that refuses.
             let is_refusal = matches!(error, StepError::Refused(_)) && step == step::BACK[0].name;
             if is_refusal && outcome == Outcome::Done && !journal.is_turned() {
-                journal.end(Ended::WentBack)?;
-                moved.outcome = Outcome::Refused;
-                return Ok(moved);
+                return Ok(moved.ended(journal, Ended::WentBack, Outcome::Refused));
             }
             Ok(moved.half_way(Direction::Back))
         }

@@ -1,8 +1,9 @@
 //! What came of a move.
 
 use serde::Serialize;
+use vpc_ipam_core::error_chain;
 
-use super::journal::Direction;
+use super::journal::{Direction, Ended, Journal};
 use super::step::{Done, StepError};
 
 /// What came of a move, for programs.
@@ -47,6 +48,18 @@ impl Moved {
         match half_way {
             Some(direction) => moved.half_way(direction),
             None => moved,
+        }
+    }
+
+    /// Records how a run ended. Where that cannot be recorded, the same command is to do it.
+    pub(crate) fn ended(mut self, journal: &mut Journal, ended: Ended, outcome: Outcome) -> Self {
+        let direction = journal.unended().unwrap_or(Direction::To);
+        match journal.end(ended) {
+            Ok(()) => Self { outcome, ..self },
+            Err(error) => {
+                self.why = Some(error_chain(&error));
+                self.half_way(direction)
+            }
         }
     }
 

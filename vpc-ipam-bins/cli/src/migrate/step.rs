@@ -13,6 +13,8 @@ mod old_plugin;
 mod start;
 mod state_file;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use core::time::Duration;

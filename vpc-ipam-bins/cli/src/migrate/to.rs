@@ -50,11 +50,7 @@ pub(crate) fn to(
     swept::sweep(journal.folder(), &mut Namespace::current()?.netlink()?)?;
     let mut moved = Moved::default();
     match step::run(&step::TO, options, &mut journal, &mut moved.steps, quiet) {
-        Fared::Done => {
-            journal.end(Ended::Done)?;
-            moved.outcome = Outcome::Done;
-            Ok(moved)
-        }
+        Fared::Done => Ok(moved.ended(&mut journal, Ended::Done, Outcome::Done)),
         Fared::Stopped { step, error } => {
             moved.why = Some(format!("{step}: {error}"));
             if let StepError::Journal(_) = error {
@@ -66,9 +62,8 @@ pub(crate) fn to(
             let [first, second, ..] = step::TO;
             let changed = step != first.name && !(step == second.name && is_refusal);
             if !changed && unended != Some(Direction::Back) {
-                journal.end(Ended::WentBack)?;
-                moved.outcome = if is_refusal { Outcome::Refused } else { Outcome::Failed };
-                return Ok(moved);
+                let outcome = if is_refusal { Outcome::Refused } else { Outcome::Failed };
+                return Ok(moved.ended(&mut journal, Ended::WentBack, outcome));
             }
             warn(format!("{step}: {error}; going back"));
             back::go_back(options, journal, moved, quiet)

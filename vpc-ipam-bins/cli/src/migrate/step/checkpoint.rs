@@ -6,11 +6,11 @@ use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::HandBack;
 use vpc_ipam_protocol::pending_release;
 
-use super::{Context, Options, Step, StepError};
+use super::{Context, Options, Step, StepError, drain};
 use crate::migrate::export::export;
 use crate::migrate::leases::stored;
 use crate::migrate::progress::warn;
-use crate::migrate::{Checkpoint, old_daemon};
+use crate::migrate::{Checkpoint, old_daemon, processes};
 
 pub(super) const STEP: Step = Step { name: "checkpoint", commands, run };
 
@@ -24,6 +24,9 @@ fn commands(options: &Options) -> Vec<String> {
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let paths = &context.options.paths;
     let path = paths.at(&paths.checkpoint);
+    // A runtime may have called it with the configuration that is gone: its pod has its lease, and no link yet.
+    let plugin = drain::PROGRAM;
+    processes::wait_for_none(&context.proc(), &context.cni_bin(), plugin, processes::PATIENCE)?;
     let Some(leases) = stored(paths)? else {
         return Ok(format!("there is no state file of this boot: {} stays", path.display()));
     };

@@ -6,7 +6,8 @@ use vpc_ipam_protocol::{Answer, Request, ask};
 
 pub(super) const STEP: Step = Step { name: "drain", commands, run };
 
-const PROGRAM: &str = "vpc-cni";
+/// Our plugin.
+pub(super) const PROGRAM: &str = "vpc-cni";
 
 fn commands(_: &Options) -> Vec<String> {
     vec![
