@@ -54,7 +54,7 @@ fn moved(moving: &Moving) -> BTreeSet<String> {
 
 #[test]
 fn node_ends_alike_wherever_the_way_to_vpc_ipam_is_cut_off() {
-    let mut moving = Moving::start(2);
+    let mut moving = Moving::start(3);
     let before = kernel(&moving);
     moving.to();
     let expected = moved(&moving);
@@ -91,7 +91,7 @@ fn node_ends_alike_wherever_the_way_to_vpc_ipam_is_cut_off() {
 
 #[test]
 fn node_ends_alike_wherever_the_way_back_is_cut_off() {
-    let mut moving = Moving::start(2);
+    let mut moving = Moving::start(3);
     let before = kernel(&moving);
     moving.to();
     let expected = moved(&moving);
