@@ -115,15 +115,25 @@ impl AwsCniSettings {
     }
 }
 
+/// What of one kind of iptables translates addresses. The kinds are looked at one by one, since a packet meets the rules of both.
+#[derive(Default)]
+struct Translation {
+    /// The rules that lead to its chains.
+    jumps: Vec<String>,
+    /// The last rules.
+    translates: Vec<String>,
+    /// Its chains for translation, whatever is in them.
+    chains: Vec<String>,
+    /// Whether these have ranges of the VPC.
+    has_ranges: bool,
+}
+
 /// What was read so far.
 #[derive(Default)]
 struct Reader {
     found: AwsCniSettings,
-    /// What translates addresses: the rules that lead to its chains, and the last rule.
-    jumps: Vec<String>,
-    translates: Vec<String>,
-    /// Its chains for translation, whatever is in them.
-    snat_chains: Vec<String>,
+    /// What translates addresses, by kind of iptables.
+    kinds: Vec<Translation>,
     /// Ranges whose connections are not marked, by place.
     unmarked: Vec<(String, BTreeSet<Ipv4Net>)>,
     /// Whether there are rules that it makes for NodePorts or for pods on secondary ENIs.
@@ -154,6 +164,7 @@ impl Reader {
 
     fn iptables(&mut self, kind: &str, saved: &str) {
         let mut table = "";
+        self.kinds.push(Translation::default());
         let mut unmarked = BTreeSet::new();
         let mut marks = false;
         for line in saved.lines() {
@@ -162,7 +173,7 @@ impl Reader {
             } else if let Some(chain) = line.strip_prefix(':') {
                 let chain = chain.split(' ').next().unwrap_or_default();
                 if table == "nat" && is_chain(chain) && chain.starts_with("AWS-SNAT") {
-                    self.snat_chains.push(format!("chain {chain} of {kind}"));
+                    self.kind().chains.push(format!("chain {chain} of {kind}"));
                 }
             } else if let Some(text) = line.strip_prefix("-A ") {
                 let rule = SavedRule::read(kind, table, text);
@@ -188,9 +199,16 @@ impl Reader {
         }
     }
 
+    /// Returns what the kind has that is being read.
+    fn kind(&mut self) -> &mut Translation {
+        self.kinds.last_mut().expect("each listing begins with one")
+    }
+
     fn of_postrouting(&mut self, rule: &SavedRule) {
         match rule.comment.as_deref() {
-            Some("AWS SNAT CHAIN" | "AWS SNAT CHAN") => self.jumps.push(rule.words_for_people()),
+            Some("AWS SNAT CHAIN" | "AWS SNAT CHAN") => {
+                self.kind().jumps.push(rule.words_for_people())
+            }
             // Of versions that had no chains.
             Some("AWS, SNAT") => self.snat(rule),
             _ => {}
@@ -217,6 +235,7 @@ impl Reader {
         // `EXCLUSION`, of old `EXCLUDED CIDR`; programs of operators add words of their own behind.
         let excluded = rule.comment.as_deref().is_some_and(|it| it.contains("EXCLU"));
         if !excluded {
+            self.kind().has_ranges = true;
             self.found.vpc_cidrs.insert(cidr);
         } else if !self.found.excluded_cidrs.iter().any(|(known, _)| *known == cidr) {
             self.found.excluded_cidrs.push((cidr, rule.words_for_people()));
@@ -242,7 +261,7 @@ impl Reader {
         {
             self.found.vpc_cidrs.insert(cidr);
         }
-        self.translates.push(evidence);
+        self.kind().translates.push(evidence);
     }
 
     fn connmark_rule(&mut self, rule: &SavedRule, unmarked: &mut BTreeSet<Ipv4Net>) {
@@ -323,66 +342,99 @@ impl Reader {
         self.unmarked.push((PLACE.to_owned(), table.ranges));
     }
 
-    /// Draws conclusions from what is not there.
+    /// Draws conclusions, also from what is not there.
     fn finish(mut self) -> AwsCniSettings {
-        let of_ipv4 = self.found.ipv6.values.is_empty();
-        let marks = self.found.mark.values.first().map(|(_, evidence)| evidence.clone());
-        let seen = self.mangles.first().cloned().or(marks);
-        match (self.jumps.first(), self.translates.first(), self.snat_chains.first()) {
-            (_, Some(rule), None) => self.found.external_snat.add(false, &**rule),
-            (Some(jump), Some(_), Some(_)) => self.found.external_snat.add(false, &**jump),
-            (None, None, Some(chain)) if !self.found.vpc_cidrs.is_empty() => {
-                self.found.contradictions.push(format!(
-                    "{chain} has ranges of the VPC and no rule \"AWS, SNAT\", and nothing leads there"
-                ));
+        for kind in core::mem::take(&mut self.kinds) {
+            self.translation(&kind);
+            self.kinds.push(kind);
+        }
+        if self.found.ipv6.values.is_empty() {
+            self.conclude_from_absence();
+        }
+        self.compare_ranges();
+        self.found
+    }
+
+    /// Concludes from one kind of iptables whether it translates.
+    fn translation(&mut self, Translation { jumps, translates, chains, has_ranges }: &Translation) {
+        let contradictions = &mut self.found.contradictions;
+        let external = &mut self.found.external_snat;
+        match (jumps.first(), translates.first(), chains.first()) {
+            (_, Some(rule), None) => external.add(false, &**rule),
+            (Some(jump), Some(_), Some(_)) => external.add(false, &**jump),
+            (None, None, Some(chain)) if *has_ranges => contradictions.push(format!(
+                "{chain} has ranges of the VPC and no rule \"AWS, SNAT\", and nothing leads there"
+            )),
+            (None, None, Some(chain)) if self.found.ipv6.values.is_empty() => {
+                external.add(true, format!("{chain} is empty, and nothing leads there"));
             }
-            (None, None, Some(chain)) if of_ipv4 => {
-                self.found.external_snat.add(true, format!("{chain} is empty, and nothing leads there"));
-            }
-            (None, None, None) if of_ipv4 => {
-                if let Some(seen) = &seen {
-                    let evidence = format!("no rule of its translates addresses, and it was here: {seen}");
-                    self.found.external_snat.add(true, evidence);
-                }
-            }
-            (Some(jump), None, _) => self.found.contradictions.push(format!(
+            (Some(jump), None, _) => contradictions.push(format!(
                 "{jump} leads to a chain that has no rule \"AWS, SNAT\": connections of pods to outside are not translated"
             )),
-            (None, Some(rule), Some(_)) => self.found.contradictions.push(format!(
+            (None, Some(rule), Some(_)) => contradictions.push(format!(
                 "{rule} is in a chain that no rule of POSTROUTING leads to: connections of pods to outside are not translated"
             )),
             (None, None, Some(_) | None) => {}
         }
-        if self.found.node_port.values.is_empty()
-            && let Some(seen) = seen
+    }
+
+    /// Concludes from rules that are not there, where others are which show that it was here.
+    ///
+    /// It has the rule for marks if it translates, or if NodePorts are supported. Where that rule is alone, what belongs to it is lost.
+    fn conclude_from_absence(&mut self) {
+        let is_said = |seen: &Evident<bool>| !seen.values.is_empty();
+        let mangles = self.mangles.first().cloned();
+        let marks = self.found.mark.values.first().map(|(_, evidence)| evidence.clone());
+        if !is_said(&self.found.external_snat)
+            && self.found.contradictions.is_empty()
+            && let Some(seen) = &mangles
         {
+            let evidence = format!("no rule of its translates addresses, and it was here: {seen}");
+            self.found.external_snat.add(true, evidence);
+        }
+        let external = self.found.external_snat.value().copied();
+        let Some(seen) = mangles.or(marks) else { return };
+        if is_said(&self.found.node_port) {
+            return;
+        }
+        if external == Some(false) {
             let evidence = format!(
                 "no rule of its marks what comes in by the primary ENI, and it was here: {seen}"
             );
             self.found.node_port.add(false, evidence);
+        } else if self.found.contradictions.is_empty() {
+            self.found.contradictions.push(format!(
+                "{seen} belongs to rules that translate, or that mark what comes in by the primary ENI, and neither are there: rules of iptables \
+                 were removed"
+            ));
+        }
+    }
+
+    /// Compares the ranges that are not translated with those that are not marked.
+    fn compare_ranges(&mut self) {
+        if self.kinds.iter().all(|kind| kind.translates.is_empty()) {
+            return;
         }
         let mut untranslated = self.found.vpc_cidrs.clone();
         untranslated.extend(self.found.excluded_cidrs.iter().map(|(cidr, _)| *cidr));
+        let list =
+            |of: Vec<&Ipv4Net>| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         for (place, unmarked) in &self.unmarked {
-            let list = |of: Vec<&Ipv4Net>| {
-                of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            };
             let only_marked: Vec<_> = untranslated.difference(unmarked).collect();
-            if !self.translates.is_empty() && !only_marked.is_empty() {
+            if !only_marked.is_empty() {
                 self.found.contradictions.push(format!(
                     "connections to {} are not translated, and are marked in {place} as if they were",
                     list(only_marked)
                 ));
             }
             let only_unmarked: Vec<_> = unmarked.difference(&untranslated).collect();
-            if !self.translates.is_empty() && !only_unmarked.is_empty() {
+            if !only_unmarked.is_empty() {
                 self.found.contradictions.push(format!(
                     "connections to {} are translated, and are not marked in {place}",
                     list(only_unmarked)
                 ));
             }
         }
-        self.found
     }
 }
 

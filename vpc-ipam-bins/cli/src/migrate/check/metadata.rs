@@ -30,6 +30,16 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
             "let amazon-vpc-cni-k8s run once more, which translates to the primary address",
         ));
     }
+    let is_of_vpc =
+        |cidr: &&ipnet::Ipv4Net| metadata.vpc_ipv4_cidrs.iter().any(|it| it.contains(*cidr));
+    let odd: Vec<_> = settings.vpc_cidrs.iter().filter(|it| !is_of_vpc(it)).collect();
+    if !metadata.vpc_ipv4_cidrs.is_empty() && !odd.is_empty() {
+        findings.push(Finding::warning(
+            format!("rules of amazon-vpc-cni-k8s leave ranges untranslated that are not the VPC's: {}", super::some_of(&odd)),
+            "connections of pods to these ranges have the pods' own addresses now, and the node's once it is moved",
+            "add them to AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS, if they are to stay so",
+        ));
+    }
     let is_known = |cidr: &&ipnet::Ipv4Net| settings.vpc_cidrs.iter().any(|it| it.contains(*cidr));
     let new: Vec<_> = metadata.vpc_ipv4_cidrs.iter().filter(|it| !is_known(it)).collect();
     if settings.external_snat.value() == Some(&false) && !new.is_empty() {

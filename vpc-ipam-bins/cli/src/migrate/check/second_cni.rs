@@ -3,7 +3,7 @@
 use super::{Check, Finding, Node, Severity};
 use crate::migrate::conflist::OURS;
 use crate::migrate::survey::OLD_PLUGIN;
-use crate::node_files::networks::Network;
+use crate::node_files::networks::{BrokenNetwork, Network};
 
 pub(super) const CHECK: Check =
     Check { name: "second-cni", severities: &[Severity::Warning, Severity::Refusal], run };
@@ -11,13 +11,7 @@ pub(super) const CHECK: Check =
 fn run(node: &Node<'_>) -> Vec<Finding> {
     let survey = node.survey;
     let mut findings: Vec<Finding> = Vec::new();
-    for broken in &survey.broken_networks {
-        findings.push(Finding::warning(
-            format!("{} in the runtime's folder is no JSON: {}", broken.file, broken.why),
-            "some runtimes pass over it, some stop there and find no network at all",
-            "correct the file, or move it away",
-        ));
-    }
+    findings.extend(survey.broken_networks.iter().map(broken));
     let Some(first) = survey.network() else { return findings };
     let main = first.plugins.first().and_then(|plugin| plugin["type"].as_str());
     if main == Some(OLD_PLUGIN) || first.is_ours() {
@@ -59,4 +53,16 @@ fn before_ours(networks: &[Network]) -> Vec<Finding> {
         )
     };
     between.map(refusal).collect()
+}
+
+/// A runtime stops at a file that is no configuration, or passes over it; behind ours it does not come to it.
+fn broken(file: &BrokenNetwork) -> Finding {
+    let BrokenNetwork { file, why } = file;
+    let what = format!("{file} in the runtime's folder is no JSON: {why}");
+    let remedy = "correct the file, or move it away";
+    if **file < *OURS {
+        let effect = "some runtimes stop there and find no network at all, and ours would not be the first that they find";
+        return Finding::refusal(what, effect, remedy);
+    }
+    Finding::warning(what, "runtimes do not come to it, as long as another sorts before", remedy)
 }

@@ -434,8 +434,17 @@ const CONFIGURATION: &[Case] = &[
             it.broken_networks
                 .push(BrokenNetwork { file: "00-x.conf".to_owned(), why: "EOF".to_owned() })
         },
-        Warning,
+        Refusal,
         "00-x.conf",
+    ),
+    (
+        "second-cni",
+        |it| {
+            it.broken_networks
+                .push(BrokenNetwork { file: "99-x.conf".to_owned(), why: "EOF".to_owned() })
+        },
+        Warning,
+        "99-x.conf",
     ),
     (
         "second-cni",
@@ -521,6 +530,16 @@ const CONFIGURATION: &[Case] = &[
 ];
 
 const METADATA: &[Case] = &[
+    (
+        "metadata",
+        |it| {
+            let mut said = metadata();
+            said.vpc_ipv4_cidrs = vec!["10.0.0.0/17".parse().unwrap()];
+            it.metadata = Some(said);
+        },
+        Warning,
+        "that are not the VPC's: 10.0.0.0/16",
+    ),
     (
         "metadata",
         |it| it.metadata_unread = Some("connect: refused".to_owned()),

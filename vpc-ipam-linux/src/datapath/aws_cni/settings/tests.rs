@@ -107,7 +107,7 @@ fn settings_are_read_from_the_layouts_of_all_versions() {
     let restore_only = restore_only.fold(String::new(), |text, line| text + line + "\n");
     let (mark, eni) = (Some(0x80), Some("eni"));
     let (yes, no) = (Some(true), Some(false));
-    let cases: [(&str, String, Option<&str>, Values); 13] = [
+    let cases: [(&str, String, Option<&str>, Values); 12] = [
         (
             "iptables alone",
             all(&[MANGLE, CONNMARK, SNAT]),
@@ -150,7 +150,6 @@ fn settings_are_read_from_the_layouts_of_all_versions() {
             None,
             (mark, eni, no, Some(FullyRandom), no),
         ),
-        ("neither", String::new(), None, (mark, None, yes, None, no)),
     ];
     for (name, iptables, nft, expected) in cases {
         let settings = read(&iptables, nft);
@@ -326,4 +325,67 @@ fn a_node_that_it_never_was_on_has_nothing_of_it() {
                   CONNMARK --restore-mark\nCOMMIT\n";
     let rules = [Rule::new(Family::Ipv4, PRIORITY_MARK, Table::MAIN)];
     assert!(AwsCniSettings::read(&listing(others, None), &rules).is_empty());
+}
+
+/// With external SNAT and without NodePorts it has an empty chain alone, and no rule for marks.
+#[test]
+fn chain_that_is_empty_shows_external_snat_also_without_node_ports() {
+    let empty = "*nat\n:AWS-SNAT-CHAIN-0 - [0:0]\nCOMMIT\n";
+    let settings = AwsCniSettings::read(&listing(empty, None), &[]);
+    assert_eq!(values(&settings), (None, None, Some(true), None, None), "{settings:?}");
+    assert_eq!(settings.contradictions, [] as [&str; 0]);
+}
+
+/// As `iptables -F` leaves a node, or a firewall that loads its own rules: nothing is concluded from what was there.
+#[test]
+fn rules_that_were_removed_are_no_setting() {
+    let restore = MANGLE.lines().filter(|line| !line.contains("LOCAL"));
+    let restore = restore.fold(String::new(), |text, line| text + line + "\n");
+    for (left, iptables, nft) in [
+        ("the rule for marks", "", None),
+        ("the table of nftables", "", Some(NFT)),
+        ("connection marks", CONNMARK, None),
+        (
+            "an empty chain and the rule for marks",
+            "*nat\n:AWS-SNAT-CHAIN-0 - [0:0]\nCOMMIT\n",
+            None,
+        ),
+        ("what restores marks", &restore, None),
+    ] {
+        let settings = read(iptables, nft);
+        assert_eq!(settings.contradictions.len(), 1, "{left}: {settings:#?}");
+        assert!(settings.contradictions[0].contains("were removed"), "{left}: {settings:#?}");
+        assert_eq!(settings.node_port.value(), None, "{left}");
+    }
+}
+
+/// Of a node whose iptables changed its kind, a packet meets what is left in the other too.
+#[test]
+fn kinds_of_iptables_are_looked_at_one_by_one() {
+    let kinds = |one: &str, other: &str| {
+        let listing = AwsCniListing {
+            iptables: vec![
+                ("iptables-nft".to_owned(), one.to_owned()),
+                ("iptables-legacy".to_owned(), other.to_owned()),
+            ],
+            nft: None,
+            unlisted: Vec::new(),
+        };
+        AwsCniSettings::read(&listing, &[marked(Family::Ipv4)])
+    };
+    let whole = [MANGLE, CONNMARK, SNAT].concat();
+    let same = kinds(&whole, &whole);
+    assert_eq!((same.external_snat.value(), &same.contradictions[..]), (Some(&false), &[][..]));
+    assert_eq!(same.connmark, ["iptables-nft", "iptables-legacy"]);
+    let empty = kinds(&whole, "*nat\n:AWS-SNAT-CHAIN-0 - [0:0]\nCOMMIT\n");
+    assert!(empty.external_snat.is_contradictory(), "{empty:?}");
+    // A jump in one kind does not lead to a rule in the other.
+    let jump = "-A POSTROUTING -m comment --comment \"AWS SNAT CHAIN\" -j AWS-SNAT-CHAIN-0\n";
+    let apart = kinds(
+        &whole.replace(jump, ""),
+        &format!("*nat\n:AWS-SNAT-CHAIN-0 - [0:0]\n{jump}COMMIT\n"),
+    );
+    assert_eq!(apart.contradictions.len(), 2, "{apart:?}");
+    let other_port = kinds(&whole, &SNAT.replace("--random-fully", "--random"));
+    assert!(other_port.snat_ports.is_contradictory(), "{other_port:?}");
 }
