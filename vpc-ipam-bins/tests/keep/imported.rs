@@ -1,11 +1,12 @@
 //! Pods of amazon-vpc-cni-k8s that get leases of the addresses that they have.
 
 use core::net::IpAddr;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,6 +25,7 @@ use crate::old_node::pods_with_a_port;
 use crate::runtime::{
     Pod, address, call, failed, kept, net, netns, run, succeeded, wait_for_no_pods, wait_until,
 };
+use crate::start::faulty;
 
 /// Writes a checkpoint of pods, as amazon-vpc-cni-k8s does.
 fn checkpoint(entries: &[Value]) -> (TempDir, PathBuf) {
@@ -63,15 +65,15 @@ fn old_result(old: &OldPod, table: &str, device: &str) -> Value {
     })
 }
 
-fn import_with(node: &LabNode, path: &std::path::Path, arguments: &[&str]) -> Output {
-    Command::new(program("vpc-ipam"))
-        .args(["migrate", "import", "--wait", "60"])
-        .args(arguments)
-        .arg("--socket")
-        .arg(&node.address.socket)
-        .arg(path)
-        .output()
-        .unwrap()
+fn import_with(node: &LabNode, path: &Path, arguments: &[&str]) -> Output {
+    import_command(node, path, arguments).output().unwrap()
+}
+
+fn import_command(node: &LabNode, path: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program("vpc-ipam"));
+    command.args(["migrate", "import"]).args(arguments);
+    command.arg("--socket").arg(&node.address.socket).arg(path);
+    command
 }
 
 /// Imports pods, and returns what was printed of each.
@@ -308,7 +310,7 @@ fn entry_that_cannot_be_imported_is_skipped_with_the_reason() {
     let new = fill(&node);
     assert!(new.iter().all(|(_, address)| !used.contains(address)), "{used:?}: {new:?}");
 
-    let missing = import_with(&node, std::path::Path::new("/nonexistent/ipam.json"), &[]);
+    let missing = import_with(&node, Path::new("/nonexistent/ipam.json"), &[]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
     daemon.crash();
     let output = import_with(&node, &path, &[]);
@@ -433,6 +435,35 @@ fn pod_is_not_imported_where_nothing_is_to_be_adopted() {
 
     assert!(code == Some(1) && lines[0].contains("--no-adopt"), "{lines:?}");
     assert_eq!(assigned(&node), 0);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
+#[test]
+fn import_waits_until_the_daemon_knows_what_the_enis_hold() {
+    let node = node();
+    let (pods, daemon) = node_with_old_pods(&node);
+    daemon.crash();
+    let cloud = faulty(&node);
+    cloud.ec2_hangs.store(true, Ordering::Relaxed);
+    cloud.imds_is_away.store(true, Ordering::Relaxed);
+    let daemon = Daemon::start_with(&node, cloud.clone());
+    let (_folder, path) = checkpoint(&[entry_of(&pods[0])]);
+
+    let output = import_with(&node, &path, &["--wait", "0"]);
+
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for expected in ["import pods: no ENI of the node was seen yet", "try again"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    let mut command = import_command(&node, &path, &["--wait", "120"]);
+    let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    cloud.imds_is_away.store(false, Ordering::Relaxed);
+    cloud.ec2_hangs.store(false, Ordering::Relaxed);
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(assigned(&node), 1);
     daemon.crash();
     node.stop().unwrap();
 }

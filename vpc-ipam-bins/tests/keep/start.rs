@@ -222,7 +222,7 @@ fn what_was_told_of_the_node_and_does_not_fit_it_is_asked_for_again() {
     node.stop().unwrap();
 }
 
-fn faulty(node: &LabNode) -> Arc<Faulty> {
+pub(crate) fn faulty(node: &LabNode) -> Arc<Faulty> {
     Arc::new(Faulty::new((*api(node)).clone()))
 }
 
