@@ -10,7 +10,10 @@ use core::time::Duration;
 use expect_test::expect_file;
 
 use super::*;
-use crate::{AttachmentStatus, Mac, ObservedAttachment, ObservedEni, Pod, Source};
+use crate::{
+    AttachmentStatus, FoundInterface, FoundLink, Import, Mac, ObservedAttachment, ObservedEni, Pod,
+    Source,
+};
 
 const fn at(secs: u64) -> Timestamp {
     Timestamp::from_secs(secs)
@@ -143,7 +146,7 @@ fn addresses() -> String {
         }),
         make(|block| block.on_quarantined(address())),
     ];
-    let events: [Event<Block>; 6] = [
+    let events: [Event<Block>; 7] = [
         ("a pod gets it", |b| {
             b.on_assigned(address());
         }),
@@ -152,6 +155,7 @@ fn addresses() -> String {
         ("a restart finds it cooling", |b| b.on_cooling_restored(address(), at(5))),
         ("an untracked owner uses it", |b| b.on_quarantined(address())),
         ("the untracked owner is done", |b| b.on_unquarantined(address(), at(5))),
+        ("a pod is imported with it", |b| b.on_imported(address())),
     ];
     table("Address", &states, &events, show)
 }
@@ -171,6 +175,12 @@ fn leases() -> String {
     }
     fn assign(pool: &mut Pool) -> Option<Lease> {
         pool.assign(&request(), &SERVING, &[Card(0)], at(9)).ok()
+    }
+    fn import() -> Import {
+        let link = FoundLink::new("eni1", Mac([2, 0, 0, 0, 0, 9]));
+        let AddressRequest { key, pod, .. } = request();
+        let interfaces = [FoundInterface::new([10, 0, 0, 7].into(), link)].into();
+        Import::new(key, pod, at(9)).with_interfaces(interfaces)
     }
     fn held(pool: &Pool) -> Option<Lease> {
         pool.lease(&request().key).cloned()
@@ -204,10 +214,11 @@ fn leases() -> String {
             assign(pool);
         }),
     ];
-    let events: [Event<Pool>; 5] = [
+    let events: [Event<Pool>; 6] = [
         ("ADD", |pool| {
             assign(pool);
         }),
+        ("it is imported", |pool| drop(pool.import(&import(), at(9)))),
         ("it is written", |pool| {
             if let Some(lease) = held(pool) {
                 pool.on_committed(lease);
