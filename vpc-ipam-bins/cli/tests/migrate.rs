@@ -144,6 +144,21 @@ fn report_names_findings_variables_pods_and_commands() {
     assert!(text.ends_with("\nrefused\n"), "{text}");
 }
 
+/// What a drop-in of the unit sets comes before the file of variables, and would win in silence.
+#[test]
+fn variables_of_the_unit_count_too() {
+    let node = files();
+    let folder = node.path().join("etc/systemd/system/vpc-ipamd.service.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("10.conf"), "[Service]\nEnvironment=AWS_VPC_K8S_CNI_CONNMARK=0x40\n")
+        .unwrap();
+    let (output, said) = check(&script("peer", "iptables-nft"), &node);
+    assert_eq!(output.status.code(), Some(4), "{said:#}");
+    let what = said["findings"][0]["what"].as_str().unwrap();
+    let expected = "AWS_VPC_K8S_CNI_CONNMARK is 0x40 in /etc/systemd/system/vpc-ipamd.service.d/10.conf, and 0x80 on the node";
+    assert!(what.starts_with(expected), "{what}");
+}
+
 #[test]
 fn what_cannot_be_read_is_told_and_makes_no_node_ready() {
     let node = files();

@@ -132,6 +132,9 @@ impl Derived {
     pub fn disagreements(&self, given: &Given) -> Vec<Disagreement> {
         let disagreement = |setting: &Setting| {
             let said = given.vars.get(setting.name)?;
+            if setting.name == CUSTOM_NETWORKING && is_true(given.vars.get(SUBNET_DISCOVERY)) {
+                return None;
+            }
             let (derived, evidence) = match &setting.values[..] {
                 [(value, evidence)] if !is_same(setting.name, said, value) => (value, evidence),
                 _ => return None,
@@ -150,7 +153,6 @@ impl Derived {
     /// Returns the environment to use: what the node shows, and what the operator says besides. What the operator says of a variable that the
     /// node shows too is in his words.
     pub fn environment(&self, given: &Given) -> Vec<Variable> {
-        let place = given.file.as_ref().map_or(String::new(), |it| it.display().to_string());
         let mut variables: BTreeMap<&str, Variable> = BTreeMap::new();
         for setting in &self.settings {
             if let [(value, evidence)] = &setting.values[..] {
@@ -161,6 +163,7 @@ impl Derived {
         }
         for (name, value) in &given.vars {
             let shown = variables.get(name.as_str()).map(|it| it.evidence.clone());
+            let place = given.place(name);
             let evidence = shown.map_or(place.clone(), |shown| format!("{place}, and {shown}"));
             let variable = Variable { name: name.clone(), value: value.clone(), evidence };
             variables.insert(name, variable);
@@ -168,6 +171,11 @@ impl Derived {
         variables.into_values().collect()
     }
 }
+
+const CUSTOM_NETWORKING: &str = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG";
+/// Where pods are not on the primary ENI because its subnet is excluded, the node looks the same as with custom networking. An operator who says
+/// that subnets are discovered says which of both it is.
+const SUBNET_DISCOVERY: &str = "ENABLE_SUBNET_DISCOVERY";
 
 /// Variables that leave no trace on a node.
 pub const WITHOUT_TRACE: &str = "WARM_ENI_TARGET, WARM_IP_TARGET, MINIMUM_IP_TARGET, WARM_PREFIX_TARGET, MAX_ENI, ENABLE_PREFIX_DELEGATION, \
@@ -193,7 +201,7 @@ fn is_same(name: &str, one: &str, other: &str) -> bool {
         config.service_cidrs.sort();
         config
     };
-    let boolean = |value: &str| matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True");
+    let boolean = |value: &str| is_true(Some(&value.to_owned()));
     match name {
         "AWS_VPC_ENI_MTU" => one.parse::<u16>().ok() == other.parse().ok(),
         "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG" | "ENABLE_IPv6" | "ENABLE_PREFIX_DELEGATION" => {
@@ -201,6 +209,11 @@ fn is_same(name: &str, one: &str, other: &str) -> bool {
         }
         _ => host(one) == host(other),
     }
+}
+
+/// Returns whether a variable is set to what Go takes for true.
+fn is_true(value: Option<&String>) -> bool {
+    value.is_some_and(|it| matches!(&**it, "1" | "t" | "T" | "TRUE" | "true" | "True"))
 }
 
 fn ports_word(ports: SnatPorts) -> &'static str {

@@ -75,8 +75,10 @@ pub struct Survey {
 pub struct Given {
     /// The file; none where there is none.
     pub file: Option<PathBuf>,
-    /// Its variables.
+    /// The variables: those of the file, and those that the unit sets itself, which come first.
     pub vars: BTreeMap<String, String>,
+    /// The files of the variables that are not in [`file`](Self::file).
+    pub elsewhere: BTreeMap<String, String>,
     /// Lines that are passed over, in words.
     pub bad: Vec<String>,
 }
@@ -111,7 +113,7 @@ impl Survey {
             Ok(found) => found,
             Err(why) => survey.cannot_tell("what systemd-networkd removes", &why),
         };
-        survey.given = match given(paths, env) {
+        survey.given = match given(&files, paths, env) {
             Ok(given) => given,
             Err(why) => survey.cannot_tell("which variables are set", &why),
         };
@@ -218,15 +220,36 @@ fn networkd(files: &NodeFiles) -> Result<Vec<String>, String> {
 }
 
 /// Reads the variables of `--env`, which has to be there, or those of the unit.
-fn given(paths: &Paths, env: Option<&Path>) -> Result<Given, String> {
+fn given(files: &NodeFiles, paths: &Paths, env: Option<&Path>) -> Result<Given, String> {
     let (path, file) = match env {
         Some(file) => (file.to_owned(), file.to_owned()),
         None => (paths.at(&paths.env_file), paths.env_file.clone()),
     };
-    if env.is_none() && !path.exists() {
-        return Ok(Given::default());
+    let mut given = Given::default();
+    if env.is_some() || path.exists() {
+        let (vars, bad) = env_file::read(&path).map_err(|error| error_chain(&error))?;
+        given.bad = bad.iter().map(|bad| format!("{}, {bad}", file.display())).collect();
+        given.vars = vars.into_iter().collect();
+        given.file = Some(file);
     }
-    let (vars, bad) = env_file::read(&path).map_err(|error| error_chain(&error))?;
-    let bad = bad.iter().map(|bad| format!("{}, {bad}", file.display())).collect();
-    Ok(Given { file: Some(file), vars: vars.into_iter().collect(), bad })
+    // vpc-ipamd takes the variables that it is started with before those of its file.
+    for variable in systemd::environment(files, SERVICE)? {
+        given.vars.insert(variable.name.clone(), variable.value);
+        given.elsewhere.insert(variable.name, variable.path);
+    }
+    Ok(given)
+}
+
+/// The unit of vpc-ipamd.
+const SERVICE: &str = "vpc-ipamd.service";
+
+impl Given {
+    /// Returns the file that sets a variable.
+    pub fn place(&self, name: &str) -> String {
+        match (self.elsewhere.get(name), &self.file) {
+            (Some(path), _) => path.clone(),
+            (None, Some(file)) => file.display().to_string(),
+            (None, None) => String::new(),
+        }
+    }
 }

@@ -21,6 +21,12 @@ impl Section {
         let found = self.entries.iter().rev().find(|(name, _)| name == key);
         found.map(|(_, value)| value.as_str())
     }
+
+    /// Returns what all lines with a key say, in their order.
+    fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        let of_key = self.entries.iter().filter(move |(name, _)| name == key);
+        of_key.map(|(_, value)| value.as_str())
+    }
 }
 
 /// A file that counts.
@@ -89,6 +95,61 @@ pub(crate) fn setting(
     Ok(found)
 }
 
+/// A variable that a service gets by `Environment=`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnitVariable {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    /// The file that says so.
+    pub(crate) path: String,
+}
+
+/// Returns the variables that a service and its drop-ins set by `Environment=`; of two with one name the later counts.
+pub(crate) fn environment(files: &NodeFiles, service: &str) -> Result<Vec<UnitVariable>, String> {
+    let of_service = |unit: &Unit| unit.path.rsplit('/').next() == Some(service);
+    let mut all = units(files, "system", service)?;
+    all.retain(of_service);
+    all.extend(units(files, &format!("system/{service}.d"), ".conf")?);
+    let mut found: Vec<UnitVariable> = Vec::new();
+    for unit in &all {
+        let sections = unit.sections.iter().filter(|it| it.name == "Service");
+        for value in sections.flat_map(|it| it.all("Environment")) {
+            if value.is_empty() {
+                found.clear();
+            }
+            for (name, value) in assignments(value) {
+                found.retain(|before| before.name != name);
+                found.push(UnitVariable { name, value, path: unit.path.clone() });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Splits `A=1 "B=2 3"`: blanks stand between, but for those in quotation marks; a backslash makes the next character part of a value.
+fn assignments(text: &str) -> Vec<(String, String)> {
+    let mut words = vec![String::new()];
+    let (mut within, mut escaped) = (None, false);
+    for char in text.chars() {
+        let word = words.last_mut().expect("there is one from the start");
+        match char {
+            char if escaped => {
+                word.push(char);
+                escaped = false;
+            }
+            '\\' => escaped = true,
+            '"' | '\'' if within.is_none() => within = Some(char),
+            char if within == Some(char) => within = None,
+            char if char.is_whitespace() && within.is_none() => words.push(String::new()),
+            char => word.push(char),
+        }
+    }
+    let pair = |word: &String| {
+        Some(word.split_once('=')?).map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    words.iter().filter_map(pair).collect()
+}
+
 /// Returns whether systemd takes a value for no.
 pub(crate) fn is_no(value: &str) -> bool {
     ["no", "false", "off", "0", "n", "f"].iter().any(|no| value.eq_ignore_ascii_case(no))
@@ -113,4 +174,55 @@ fn any_of(patterns: &str, text: &str) -> bool {
         None => (patterns, true),
     };
     patterns.split_whitespace().any(|pattern| WildMatch::new(pattern).matches(text)) == expected
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn variables_of_a_service_are_those_of_its_file_and_its_drop_ins() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let at = root.path().join(path);
+            fs::create_dir_all(at.parent().unwrap_or(Path::new("/"))).unwrap();
+            fs::write(at, text).unwrap();
+        };
+        write(
+            "usr/lib/systemd/system/x.service",
+            "[Service]\nEnvironment=A=1 \"B=2 3\" 'C=it' D\nEnvironment=E=\n",
+        );
+        write("usr/lib/systemd/system/other-x.service", "[Service]\nEnvironment=A=9\n");
+        write(
+            "etc/systemd/system/x.service.d/10.conf",
+            "[Unit]\nEnvironment=A=8\n[Service]\nEnvironment=A=a\\ b\n",
+        );
+        let found = |files: &NodeFiles| -> Vec<String> {
+            let found = environment(files, "x.service").unwrap().into_iter();
+            found
+                .map(|it| {
+                    format!(
+                        "{}={} {}",
+                        it.name,
+                        it.value,
+                        it.path.rsplit('/').next().unwrap_or_default()
+                    )
+                })
+                .collect()
+        };
+        let files = NodeFiles::below(root.path());
+        assert_eq!(
+            found(&files),
+            ["B=2 3 x.service", "C=it x.service", "E= x.service", "A=a b 10.conf"]
+        );
+        // An empty line takes back what was before, and a file hides the same one of the distribution.
+        write(
+            "etc/systemd/system/x.service.d/20.conf",
+            "[Service]\nEnvironment=\nEnvironment=F=1\n",
+        );
+        assert_eq!(found(&files), ["F=1 20.conf"]);
+    }
 }

@@ -23,9 +23,15 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
             ),
         ));
     }
-    let place = given.file.as_ref().map_or(String::new(), |it| it.display().to_string());
     for it in node.derived.disagreements(given) {
         let derived = if it.derived.is_empty() { "empty" } else { &*it.derived };
+        let place = given.place(it.name);
+        let besides = match it.name {
+            "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG" => {
+                "; if these ENIs come of subnet discovery, set ENABLE_SUBNET_DISCOVERY=true besides"
+            }
+            _ => "",
+        };
         findings.push(Finding::refusal(
             format!(
                 "{} is {} in {place}, and {derived} on the node: {}",
@@ -33,7 +39,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
             ),
             it.effect,
             format!(
-                "take {}={}, or leave the variable out: `migrate to` takes the node's value",
+                "take {}={}, or leave the variable out: `migrate to` takes the node's value{besides}",
                 it.name, it.derived
             ),
         ));

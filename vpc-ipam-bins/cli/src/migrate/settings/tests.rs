@@ -10,7 +10,7 @@ fn value<'a>(derived: &'a Derived, name: &str) -> Option<&'a str> {
 
 fn given(name: &str, value: &str) -> Given {
     let vars = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-    Given { file: Some("/tmp/env".into()), vars, bad: Vec::new() }
+    Given { file: Some("/tmp/env".into()), vars, ..Given::default() }
 }
 
 fn chain(survey: &mut Survey, from: &str, to: &str) {
@@ -313,4 +313,32 @@ fn a_contradiction_is_settled_by_an_operator_who_says_one_of_the_values() {
     assert_eq!(open(&given("AWS_VPC_K8S_CNI_CONNMARK", "0x200")), 1);
     let variables = derived.environment(&given("AWS_VPC_K8S_CNI_CONNMARK", "256"));
     assert!(variables.iter().any(|it| it.name == "AWS_VPC_K8S_CNI_CONNMARK" && it.value == "256"));
+}
+
+/// Where the primary ENI's subnet is excluded, pods are on other ENIs in other subnets too.
+#[test]
+fn operator_who_discovers_subnets_may_say_that_there_is_no_custom_networking() {
+    let of_custom_networking = CASES.iter().find(|it| it.0 == CUSTOM_NETWORKING).unwrap();
+    let mut survey = node();
+    (of_custom_networking.1)(&mut survey);
+    let derived = Derived::of(&survey);
+    let mut said = given(CUSTOM_NETWORKING, "false");
+    assert_eq!(derived.disagreements(&said).len(), 1);
+    said.vars.insert(SUBNET_DISCOVERY.to_owned(), "true".to_owned());
+    assert_eq!(derived.disagreements(&said), []);
+    let variables = derived.environment(&said);
+    assert!(variables.iter().any(|it| it.name == CUSTOM_NETWORKING && it.value == "false"));
+}
+
+#[test]
+fn a_variable_is_named_with_the_file_that_sets_it() {
+    let mut survey = node();
+    survey.given = given("WARM_IP_TARGET", "5");
+    let of_unit = "/etc/systemd/system/vpc-ipamd.service.d/10.conf".to_owned();
+    survey.given.vars.insert("AWS_VPC_K8S_CNI_EXTERNALSNAT".to_owned(), "true".to_owned());
+    survey.given.elsewhere.insert("AWS_VPC_K8S_CNI_EXTERNALSNAT".to_owned(), of_unit.clone());
+    let report = Report::of(&survey);
+    let expected =
+        format!("AWS_VPC_K8S_CNI_EXTERNALSNAT is true in {of_unit}, and false on the node");
+    assert!(report.findings.iter().any(|it| it.what.contains(&expected)), "{:?}", report.findings);
 }
