@@ -11,7 +11,7 @@ use serde::Serialize;
 use vpc_ipam_core::Pod;
 use vpc_ipam_linux::{VethPrefix, pod::host_links};
 
-use super::{CheckpointEntry, Derived, PodRoute, Survey};
+use super::{CachedResult, CheckpointEntry, Derived, PodRoute, Survey};
 
 /// A pod, or what may be one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,7 +19,7 @@ pub struct PodMove {
     /// Its namespace and name, if the checkpoint has them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// The id of its sandbox, if the checkpoint has the pod.
+    /// The id of its sandbox, if the checkpoint has the pod or the runtime remembers its address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// Its addresses, in the order of network cards.
@@ -102,7 +102,10 @@ pub fn pods(survey: &Survey, derived: &Derived) -> Vec<PodMove> {
             true => Fate::Refused { why: why.to_owned() },
             false => Fate::Untracked { link: route.link.clone(), why: why.to_owned() },
         };
-        pods.push(PodMove { pod: None, container: None, addresses: vec![route.address], fate });
+        // What the runtime remembers tells whose the address is.
+        let has = |result: &&CachedResult| result.addresses.contains(&route.address);
+        let container = survey.results.iter().find(has).map(|result| result.container.clone());
+        pods.push(PodMove { pod: None, container, addresses: vec![route.address], fate });
     }
     pods
 }

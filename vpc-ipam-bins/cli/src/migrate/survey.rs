@@ -109,8 +109,8 @@ impl Survey {
             Ok(found) => survey.traffic_control = found,
             Err(why) => survey.traffic_control_unread = Some(why),
         }
-        survey.networkd = match networkd(&files) {
-            Ok(found) => found,
+        survey.networkd = match systemd::networkd_removes(&files) {
+            Ok(found) => found.unwrap_or_default(),
             Err(why) => survey.cannot_tell("what systemd-networkd removes", &why),
         };
         survey.given = match given(&files, paths, env) {
@@ -199,25 +199,6 @@ impl Survey {
 
 /// The plugin of amazon-vpc-cni-k8s.
 pub(crate) const OLD_PLUGIN: &str = "aws-cni";
-
-fn networkd(files: &NodeFiles) -> Result<Vec<String>, String> {
-    const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
-    const KEYS: [&str; 2] = ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules"];
-    // The kernel cuts names of processes.
-    let runs = files.processes().map(|all| all.iter().any(|it| it.name == "systemd-network"));
-    if !files.exists(ENABLED) && !runs? {
-        return Ok(Vec::new());
-    }
-    let mut foreign = Vec::new();
-    for key in KEYS {
-        match systemd::setting(files, "networkd.conf", "Network", key)? {
-            Some((value, _)) if systemd::is_no(&value) => {}
-            Some((value, path)) => foreign.push(format!("{key}={value} in {path}")),
-            None => foreign.push(format!("{key} is not set, which means yes")),
-        }
-    }
-    Ok(foreign)
-}
 
 /// Reads the variables of `--env`, which has to be there, or those of the unit.
 fn given(files: &NodeFiles, paths: &Paths, env: Option<&Path>) -> Result<Given, String> {

@@ -95,6 +95,26 @@ pub(crate) fn setting(
     Ok(found)
 }
 
+/// Returns the settings by which systemd-networkd removes what it did not make, and where they are; `None` where it neither runs nor is enabled.
+pub(crate) fn networkd_removes(files: &NodeFiles) -> Result<Option<Vec<String>>, String> {
+    const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+    const KEYS: [&str; 2] = ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules"];
+    // The kernel cuts names of processes.
+    let runs = files.processes().map(|all| all.iter().any(|it| it.name == "systemd-network"));
+    if !files.exists(ENABLED) && !runs? {
+        return Ok(None);
+    }
+    let mut foreign = Vec::new();
+    for key in KEYS {
+        match setting(files, "networkd.conf", "Network", key)? {
+            Some((value, _)) if is_no(&value) => {}
+            Some((value, path)) => foreign.push(format!("{key}={value} in {path}")),
+            None => foreign.push(format!("{key} is not set, which means yes")),
+        }
+    }
+    Ok(Some(foreign))
+}
+
 /// A variable that a service gets by `Environment=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnitVariable {

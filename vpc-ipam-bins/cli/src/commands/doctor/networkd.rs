@@ -11,29 +11,15 @@ pub(super) const CHECK: Check = Check {
     run,
 };
 
-const KEYS: [&str; 2] = ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules"];
-const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
-
 fn run(facts: &Facts) -> Vec<Finding> {
     look(facts).unwrap_or_else(|why| vec![Finding::not_checked(why)])
 }
 
 fn look(facts: &Facts) -> Result<Vec<Finding>, String> {
-    // The kernel cuts names of processes.
-    let running =
-        facts.files.processes().map(|all| all.iter().any(|it| it.name == "systemd-network"));
-    if !facts.files.exists(ENABLED) && !running? {
+    let Some(foreign) = systemd::networkd_removes(&facts.files)? else {
         return Ok(vec![Finding::ok("systemd-networkd neither runs nor is enabled")]);
-    }
+    };
     let mut findings = Vec::new();
-    let mut foreign = Vec::new();
-    for key in KEYS {
-        match systemd::setting(&facts.files, "networkd.conf", "Network", key)? {
-            Some((value, _)) if systemd::is_no(&value) => {}
-            Some((value, path)) => foreign.push(format!("{key}={value} in {path}")),
-            None => foreign.push(format!("{key} is not set, which means yes")),
-        }
-    }
     if !foreign.is_empty() {
         findings.push(Finding::warning(
             format!("systemd-networkd removes what it did not make when it starts: {}", foreign.join("; ")),

@@ -1,7 +1,7 @@
 //! Whether checkpoint, links, routes and rules say the same of each pod.
 
 use super::{Check, Finding, Node, Severity};
-use crate::migrate::{Fate, pods};
+use crate::migrate::{CachedResult, Fate, pods};
 
 pub(super) const CHECK: Check =
     Check { name: "contradictions", severities: &[Severity::Warning, Severity::Refusal], run };
@@ -33,6 +33,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
             }
         }
     }
+    findings.extend(runtime(node));
     for address in node.pods.iter().flat_map(|pod| &pod.addresses) {
         let from: Vec<_> = kernel.tables_from(*address).into_iter().collect();
         if from.len() > 1 {
@@ -55,6 +56,28 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
                 format!("what {address} sends is led to table {table}, which has no default route"),
                 "the pod reaches nothing outside of the node until vpc-ipamd has set up the ENI again",
                 "nothing, if a link was down for a moment: vpc-ipamd fills the table; otherwise look which program empties it",
+            ));
+        }
+    }
+    findings
+}
+
+/// Compares the checkpoint with what the runtime remembers of the same pods.
+fn runtime(node: &Node<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for entry in &node.survey.checkpoint.entries {
+        let of_entry = |it: &&CachedResult| {
+            it.container == entry.container
+                && it.network == entry.network
+                && it.ifname == entry.ifname
+        };
+        let Some(result) = node.survey.results.iter().find(of_entry) else { continue };
+        let other = entry.addresses().find(|it| !result.addresses.contains(it));
+        if let (Some(address), false) = (other, result.addresses.is_empty()) {
+            findings.push(Finding::refusal(
+                format!("{entry} has {address} in the checkpoint, and the runtime was given {} for it", super::some_of(&result.addresses)),
+                "which of them the pod has is not known: the other would be granted again while the pod sends from it",
+                REMEDY,
             ));
         }
     }

@@ -18,7 +18,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
             format!("the node shows several values of {}: {}", setting.name, values.join("; and ")),
             "which of them counts is not known, and traffic of running pods goes by both",
             format!(
-                "remove what is left of the one that does not count any more, or say which of them does: {}=VALUE in a file for --env",
+                "remove what is left of the one that no longer counts, or say which of them does: {}=VALUE in a file for --env",
                 setting.name
             ),
         ));

@@ -742,15 +742,33 @@ fn chained_plugins_of_a_policy_engine_do_not_make_it_a_second_cni() {
 }
 
 #[test]
-fn what_the_runtime_remembers_is_evidence_and_no_finding() {
+fn what_the_runtime_remembers_is_held_against_the_checkpoint() {
+    let remember = |survey: &mut Survey, container: &str, address: &str| {
+        survey.results.push(CachedResult {
+            network: "aws-cni".to_owned(),
+            container: container.to_owned(),
+            ifname: "eth0".to_owned(),
+            addresses: vec![address.parse().unwrap()],
+        });
+    };
     let mut survey = node();
-    survey.results.push(CachedResult {
-        network: "aws-cni".to_owned(),
-        container: "container-a".to_owned(),
-        ifname: "eth0".to_owned(),
-        addresses: vec!["10.0.0.100".parse().unwrap()],
-    });
+    remember(&mut survey, "container-a", "10.0.0.100");
+    remember(&mut survey, "container-of-before", "10.0.0.100");
+    assert_eq!(Report::of(&survey).findings, []);
+
+    remember(&mut survey, "container-b", "10.0.0.105");
+    let findings = Report::of(&survey).findings;
+    let [finding] = &findings[..] else { panic!("{findings:#?}") };
+    assert_eq!((finding.check, finding.severity), ("contradictions", Refusal));
+    assert!(finding.what.contains(
+        "pod apps/b has 10.0.0.101 in the checkpoint, and the runtime was given 10.0.0.105"
+    ));
+
+    // Of a pod that the checkpoint does not have it tells the container.
+    let mut survey = node();
+    survey.checkpoint.entries.truncate(1);
+    remember(&mut survey, "container-b", "10.0.0.101");
     let report = Report::of(&survey);
-    assert_eq!(report.findings, []);
-    assert!(report.pods.iter().all(|pod| matches!(pod.fate, Fate::Imported { .. })));
+    assert_eq!(report.pods[1].container.as_deref(), Some("container-b"));
+    assert!(matches!(report.pods[1].fate, Fate::Untracked { .. }));
 }
