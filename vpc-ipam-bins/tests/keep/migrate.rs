@@ -290,14 +290,11 @@ fn node_that_is_not_to_be_moved_is_refused_and_left_as_it_is() {
     assert_eq!(moving.conflists(), ["10-aws.conflist"]);
     assert_eq!(kernel(&moving), state);
 
-    // amazon-vpc-cni-k8s starts again beside the daemon.
+    // amazon-vpc-cni-k8s does not come to serve beside the daemon.
     moving.to();
-    moving.node.start_old_daemon();
-    let output = moving.run(&["back"]);
-    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
-    assert!(said(&output).contains("runs on this node already"), "{}", said(&output));
-    assert_eq!(moving.conflists(), ["10-aws.conflist", "10-vpc-ipam.conflist"]);
-    moving.node.stop_old_daemon();
+    assert!(moving.node.try_start_old_daemon().is_err());
+    assert!(moving.node.old_log().contains("unknown backing store format"));
+    assert_eq!(moving.conflists(), ["10-vpc-ipam.conflist"]);
 }
 
 /// As a node that began with vpc-ipam, of which nothing was ever saved.

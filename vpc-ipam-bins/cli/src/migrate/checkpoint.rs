@@ -16,6 +16,9 @@ use vpc_ipam_protocol::trusted_file::{self, UntrustedError};
 /// The only version that there is, of amazon-vpc-cni-k8s 1.7 to 1.23.
 const VERSION: &str = "vpc-cni-ipam/1";
 
+/// The version of a checkpoint that amazon-vpc-cni-k8s is not to start with, since vpc-ipam has the node. It names it in its log.
+const FENCED: &str = "vpc-ipam/1: this node is one of vpc-ipam, see vpc-ipam migrate back";
+
 /// The longest checkpoint that is read, in bytes: an entry takes 400 at most, and a node has 1,000 pods at most.
 const BYTES_MAX: u64 = 16 << 20;
 
@@ -30,6 +33,8 @@ pub struct Checkpoint {
     pub entries: Vec<CheckpointEntry>,
     /// The files that were read; none where there are none.
     pub files: Vec<PathBuf>,
+    /// Whether the file of card 0 is one that amazon-vpc-cni-k8s does not start with: [`write_fenced`](Self::write_fenced) wrote it.
+    pub fenced: bool,
     /// What is wrong with single entries. Entries without a usable address or key are not among [`entries`](Self::entries).
     pub problems: Vec<CheckpointProblem>,
 }
@@ -221,7 +226,9 @@ impl Checkpoint {
         let parse = |source| CheckpointError::Parse { path: path.to_owned(), source };
         let form: FileForm = document.and_then(serde_json::from_value).map_err(parse)?;
         let version = form.version.unwrap_or_default();
-        if version != VERSION {
+        if version == FENCED {
+            self.fenced = true;
+        } else if version != VERSION {
             return Err(CheckpointError::Version { path: path.to_owned(), found: version });
         }
         for (index, allocation) in form.allocations.unwrap_or_default().into_iter().enumerate() {
@@ -285,8 +292,17 @@ impl Checkpoint {
     ///
     /// It does not read the files of further cards back itself, so they are not written.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
+        self.write_as(VERSION, path)
+    }
+
+    /// Writes the same with a version that amazon-vpc-cni-k8s does not know, so that it does not start on a node of vpc-ipam.
+    pub fn write_fenced(&self, path: &Path) -> Result<(), CheckpointError> {
+        self.write_as(FENCED, path)
+    }
+
+    fn write_as(&self, version: &'static str, path: &Path) -> Result<(), CheckpointError> {
         let written = || -> io::Result<()> {
-            let text = self.text()?;
+            let text = self.text_of(version)?;
             let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
             let folder = folder.unwrap_or(Path::new("."));
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -302,9 +318,12 @@ impl Checkpoint {
 
     /// Returns the text of the file that [`write`](Self::write) writes.
     pub fn text(&self) -> io::Result<Vec<u8>> {
+        self.text_of(VERSION)
+    }
+
+    fn text_of(&self, version: &'static str) -> io::Result<Vec<u8>> {
         let entries = self.entries.iter().filter(|entry| entry.card == 0);
-        let form =
-            WrittenFile { version: VERSION, allocations: entries.map(WrittenEntry::of).collect() };
+        let form = WrittenFile { version, allocations: entries.map(WrittenEntry::of).collect() };
         let mut text = serde_json::to_vec(&form)?;
         text.push(b'\n');
         Ok(text)

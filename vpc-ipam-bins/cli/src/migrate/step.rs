@@ -5,6 +5,7 @@ mod checkpoint;
 mod conflist;
 mod drain;
 mod env_file;
+mod fence;
 mod guard;
 mod hand_back;
 mod import;
@@ -63,7 +64,7 @@ pub(crate) struct Step {
 }
 
 /// The steps to vpc-ipam, after the check.
-pub(crate) const TO: [Step; 8] = [
+pub(crate) const TO: [Step; 9] = [
     back_up::STEP,
     conflist::TO,
     old_plugin::STEP,
@@ -72,6 +73,7 @@ pub(crate) const TO: [Step; 8] = [
     import::STEP,
     start::ADOPT,
     verify::TO,
+    fence::STEP,
 ];
 
 /// The steps back to amazon-vpc-cni-k8s, after the check.

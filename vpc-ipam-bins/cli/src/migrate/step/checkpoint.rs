@@ -28,6 +28,10 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let plugin = drain::PROGRAM;
     processes::wait_for_none(&context.proc(), &context.cni_bin(), plugin, processes::PATIENCE)?;
     let Some(leases) = stored(paths)? else {
+        let before = Checkpoint::read(&path)?;
+        if before.fenced {
+            before.write(&path)?;
+        }
         return Ok(format!("there is no state file of this boot: {} stays", path.display()));
     };
     let before = Checkpoint::read(&path)?;
@@ -44,7 +48,8 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let entries = &exported.checkpoint.entries;
     exported.checkpoint.write(&context.run_folder().join(EXPORTED))?;
     let said = format!("{} entries in {}", entries.len(), path.display());
-    if entries.iter().all(|entry| before.entries.contains(entry))
+    if !before.fenced
+        && entries.iter().all(|entry| before.entries.contains(entry))
         && entries.len() == before.entries.iter().filter(|entry| entry.card == 0).count()
     {
         return Ok(said);

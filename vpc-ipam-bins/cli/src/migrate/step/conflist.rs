@@ -40,6 +40,10 @@ fn commands_back(options: &Options) -> Vec<String> {
 
 fn to(context: &mut Context<'_>) -> Result<String, StepError> {
     let folder = context.cni_conf();
+    // What a way back that was killed, and is turned round, had not finished.
+    if let Ok(old) = of_before(context) {
+        durable::remove(&folder.join(format!("{}.new", old.file())))?;
+    }
     let there = Conflists::read(&folder)?;
     there.expect_first(OURS).map_err(refused)?;
     let old = there.all_old().map(|it| it.path.clone()).collect::<Vec<_>>();
