@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A node of amazon-vpc-cni-k8s. All that it consists of goes with it, its daemons too.
 #[derive(Debug)]
 pub struct OldNode {
+    // Before the lab, with which its folder goes.
+    _proc: MountedProc,
     /// Its VPC, and where things are. No daemon of ours runs.
     pub lab: LabNode,
     /// Its file system: `etc/cni/net.d`, `opt/cni/bin`, `var/run/aws-node`, `var/lib/cni/results`.
@@ -70,9 +72,10 @@ impl OldNode {
         plug_in(&lab, mode, &Limits::lookup(instance_type).unwrap(), enis);
         let root = lab.address.socket.with_file_name("root");
         make_folders(&root);
+        let proc = MountedProc::below(&root);
         install_programs(&root, mode.iptables);
         let ec2 = Ec2OnSocket::serve(&lab, 0);
-        let mut node = Self { lab, root, mode, ec2, old_daemon: None };
+        let mut node = Self { _proc: proc, lab, root, mode, ec2, old_daemon: None };
         node.write_service_commands();
         node.start_old_daemon();
         node
@@ -345,8 +348,26 @@ impl Drop for OldNode {
             let _ = daemon.wait();
         }
         self.kill_our_daemon();
-        let proc = self.root.join("proc");
-        let _ = Command::new("umount").args(["--recursive", "--lazy"]).arg(proc).status();
+    }
+}
+
+/// The processes of this machine below the root of a node, as the root of a host is seen from a container, until dropped.
+#[derive(Debug)]
+struct MountedProc(PathBuf);
+
+impl MountedProc {
+    fn below(root: &Path) -> Self {
+        let place = Self(root.join("proc"));
+        fs::create_dir(&place.0).unwrap();
+        let mounted = Command::new("mount").args(["--rbind", "/proc"]).arg(&place.0).status();
+        assert!(mounted.unwrap().success(), "mount {}", place.0.display());
+        place
+    }
+}
+
+impl Drop for MountedProc {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--recursive", "--lazy"]).arg(&self.0).status();
     }
 }
 
@@ -404,11 +425,6 @@ fn make_folders(root: &Path) {
     ] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
-    // As the root of a host is seen from a container.
-    let proc = root.join("proc");
-    fs::create_dir(&proc).unwrap();
-    let mounted = Command::new("mount").args(["--rbind", "/proc"]).arg(&proc).status().unwrap();
-    assert!(mounted.success(), "mount {}", proc.display());
 }
 
 /// Installs the stand-in under the names of what it stands for, the plugins of containernetworking, our plugin, and iptables of a kind.
