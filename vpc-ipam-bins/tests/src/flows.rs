@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use vpc_ipam_linux::Namespace;
 
 /// Between two probes of a flow.
@@ -214,7 +214,10 @@ impl Servers {
 
 fn kept_for_long(socket: UdpSocket) -> UdpSocket {
     socket.set_nonblocking(true).unwrap();
-    set_socket_recv_buffer_size_force(&socket, BUFFER).unwrap();
+    // In a user namespace only as much as the system allows each user: a quarter of a second of probes.
+    set_socket_recv_buffer_size_force(&socket, BUFFER)
+        .or_else(|_| set_socket_recv_buffer_size(&socket, BUFFER))
+        .unwrap();
     socket
 }
 
