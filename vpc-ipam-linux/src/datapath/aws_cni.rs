@@ -59,6 +59,14 @@ impl AwsCniNat {
         self.iptables.iter().any(|it| it.tables.iter().any(SavedTable::translates))
     }
 
+    /// Returns whether there is what a node needs: the translation, and the marks of connections to NodePorts. The marks of what pods send
+    /// are not asked for: versions up to 1.7 make none.
+    pub fn has(&self, translation: bool, node_port: bool) -> bool {
+        let mut tables = self.iptables.iter().flat_map(|it| &it.tables);
+        let marks = tables.any(|it| it.name == "mangle" && !it.rules.is_empty());
+        (!translation || self.translates()) && (!node_port || marks)
+    }
+
     /// Returns whether there is nothing of it.
     pub fn is_absent(&self) -> bool {
         !self.nft_table && self.iptables.iter().all(|it| it.tables.is_empty())

@@ -121,9 +121,9 @@ fn is_of_old(options: &Options) -> Result<bool, StepError> {
 /// Refuses a node whose pods would lose their addresses or their way out.
 fn check(options: &Options) -> Result<(), StepError> {
     let paths = &options.paths;
-    if let Some(serves) = old_daemon::serves(paths) {
+    if let Err(which) = old_daemon::expect_none(paths) {
         return Err(StepError::Refused(format!(
-            "amazon-vpc-cni-k8s runs on this node already ({serves}): keep its DaemonSet off the node until it is asked for, since it starts by the \
+            "amazon-vpc-cni-k8s runs on this node already ({which}): keep its DaemonSet off the node until it is asked for, since it starts by the \
              checkpoint that is yet to be written"
         )));
     }
@@ -131,7 +131,8 @@ fn check(options: &Options) -> Result<(), StepError> {
     let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
     let mut netlink = Namespace::current()?.netlink()?;
     let found = HandBack::find(&mut netlink)?;
-    let mut refused = export(&leases, &BTreeSet::new(), &before, &found.pods).refused;
+    let running = RunningPods::addresses(&mut netlink)?;
+    let mut refused = export(&leases, &BTreeSet::new(), &before, &found.pods, &running).refused;
     for address in egress_of_ours(&found.egress)? {
         refused.push(format!(
             "a pod reaches the other family through the node with the address {address}, which vpc-ipamd translates and amazon-vpc-cni-k8s will not: delete \

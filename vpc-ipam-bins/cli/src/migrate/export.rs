@@ -19,14 +19,20 @@ pub(crate) struct Export {
 /// Writes leases as entries.
 ///
 /// `deleted` are pods that were deleted while no daemon ran; `before` is the checkpoint on the node, of which entries stay that no lease knows while
-/// their pods run: `routed` are the addresses to which routes lead.
+/// their pods run: `routed` are the addresses to which routes lead. `running` are those of them that are addresses of pods: each that is in no entry
+/// is refused, since it would be handed out again.
 pub(crate) fn export(
     leases: &[Lease],
     deleted: &BTreeSet<PodKey>,
     before: &Checkpoint,
     routed: &BTreeSet<IpAddr>,
+    running: &BTreeSet<IpAddr>,
 ) -> Export {
     let mut export = Export::default();
+    let gone = leases.iter().filter(|lease| deleted.contains(&lease.key));
+    let mut known: BTreeSet<IpAddr> = gone.flat_map(Lease::addresses).collect();
+    let of_further_cards = before.entries.iter().filter(|entry| entry.card != 0);
+    known.extend(of_further_cards.flat_map(CheckpointEntry::addresses));
     let live = leases.iter().filter(|lease| !deleted.contains(&lease.key));
     let mut taken = BTreeSet::new();
     for lease in live {
@@ -44,6 +50,13 @@ pub(crate) fn export(
             export.checkpoint.entries.push(entry.clone());
         }
     }
+    known.extend(taken);
+    export.refused.extend(running.difference(&known).map(|address| {
+        format!(
+            "{address} is the address of a pod that runs (ip route show {address} names its link), of which there is neither a lease nor an entry: \
+             amazon-vpc-cni-k8s would hand it out again. Delete the pod first"
+        )
+    }));
     export
 }
 
@@ -123,7 +136,8 @@ mod tests {
     fn each_lease_is_an_entry_and_deleted_pods_are_none() {
         let leases = [lease("a", [10, 0, 0, 5]), lease("b", [10, 0, 0, 6])];
         let deleted = BTreeSet::from([leases[1].key.clone()]);
-        let exported = export(&leases, &deleted, &Checkpoint::default(), &BTreeSet::new());
+        let (before, none) = (Checkpoint::default(), BTreeSet::new());
+        let exported = export(&leases, &deleted, &before, &none, &none);
         assert_eq!(containers(&exported), ["a"]);
         let entry = &exported.checkpoint.entries[0];
         assert_eq!(
@@ -147,11 +161,37 @@ mod tests {
         let routed = [5, 7, 8, 9].map(|last| IpAddr::from([10, 0, 0, last])).into();
         let leases = [lease("new", [10, 0, 0, 7])];
         let deleted = BTreeSet::from([lease("deleted", [10, 0, 0, 8]).key]);
-        let exported = export(&leases, &deleted, &before, &routed);
+        let running = &routed;
+        let exported = export(&leases, &deleted, &before, &routed, running);
         assert_eq!(containers(&exported), ["new", "runs"]);
+        // The route of a pod that was deleted may be there still; nothing else knows of it.
+        assert!(exported.refused.iter().all(|it| it.contains("10.0.0.8 ")), "{exported:?}");
         // Once more, from what was written.
-        let again = export(&leases, &deleted, &exported.checkpoint, &routed);
-        assert_eq!(again, exported);
+        let again = export(&leases, &deleted, &exported.checkpoint, &routed, &BTreeSet::new());
+        assert_eq!(again.checkpoint, exported.checkpoint);
+    }
+
+    #[test]
+    fn pod_that_runs_without_a_lease_and_an_entry_is_refused() {
+        let running = [5, 6, 7].map(|last| IpAddr::from([10, 0, 0, last])).into();
+        let before = Checkpoint {
+            entries: vec![old_entry("another card", [10, 0, 0, 6], 1)],
+            ..Checkpoint::default()
+        };
+        let leases = [lease("a", [10, 0, 0, 5])];
+        let exported = export(&leases, &BTreeSet::new(), &before, &running, &running);
+        assert_eq!(exported.refused.len(), 1, "{exported:?}");
+        assert!(exported.refused[0].contains("10.0.0.7 is the address of a pod"), "{exported:?}");
+        // Of one that was deleted while no daemon ran the link may be there still.
+        let deleted = [leases[0].key.clone()].into();
+        let exported = export(
+            &leases,
+            &deleted,
+            &before,
+            &running,
+            &[leases[0].addresses().next().unwrap()].into(),
+        );
+        assert_eq!(exported, Export::default());
     }
 
     #[test]
@@ -172,7 +212,8 @@ mod tests {
             (further(2), &known, Some("network card 2")),
         ];
         for (lease, before, expected) in cases {
-            let exported = export(&[lease], &BTreeSet::new(), before, &BTreeSet::new());
+            let none = BTreeSet::new();
+            let exported = export(&[lease], &BTreeSet::new(), before, &none, &none);
             match expected {
                 None => assert!(exported.refused.is_empty(), "{exported:?}"),
                 Some(words) => assert!(exported.refused[0].contains(words), "{exported:?}"),

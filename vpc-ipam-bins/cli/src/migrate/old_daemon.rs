@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::net::sockopt::socket_peercred;
+use vpc_ipam_core::error_chain;
 
-use super::{Listener, Paths, listeners};
+use super::{Listener, Paths, listeners, processes};
 
 /// Where versions from 1.23 on listen.
 const SOCKET: &str = "/var/run/aws-node/ipamd.sock";
@@ -15,6 +16,22 @@ const PORT: &str = "TCP port 50051";
 /// Its programs: the daemon, and the one that starts it.
 const PROGRAMS: [&str; 2] = ["aws-k8s-agent", "aws-vpc-cni"];
 const OURS: &str = "vpc-ipamd";
+
+/// Makes sure that it neither serves nor starts: it reads its checkpoint some time before it serves.
+pub(crate) fn expect_none(paths: &Paths) -> Result<(), String> {
+    if let Some(serves) = serves(paths) {
+        return Err(serves);
+    }
+    let (proc, bin) = (processes::proc_of(paths), paths.at(&paths.cni_bin));
+    for program in ["aws-k8s-agent", "aws-vpc-cni", "aws-vpc-cni-init"] {
+        let pids = processes::of(&proc, &bin, program);
+        match pids.map_err(|error| error_chain(&error))?.first() {
+            Some(pid) => return Err(format!("{program}, process {pid}")),
+            None => {}
+        }
+    }
+    Ok(())
+}
 
 /// Returns where it serves, if it does.
 ///

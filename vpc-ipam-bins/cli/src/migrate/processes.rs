@@ -4,9 +4,11 @@ use core::time::Duration;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
+
+use super::Paths;
 
 /// How long a plugin may take: runtimes give a pod's network some minutes at most.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
@@ -39,6 +41,12 @@ pub(crate) enum ProcessesError {
         /// How long they were waited for.
         waited: Duration,
     },
+}
+
+/// Returns where the kernel shows processes: those of the host, where its root is mounted with its /proc.
+pub(crate) fn proc_of(paths: &Paths) -> PathBuf {
+    let of_root = paths.at(Path::new("/proc"));
+    if of_root.join("1").exists() { of_root } else { PathBuf::from("/proc") }
 }
 
 /// Returns the processes of a program of this node: of its file in a folder, or in the network namespace of this process, in which a node's

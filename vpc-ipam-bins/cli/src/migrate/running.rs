@@ -87,6 +87,21 @@ impl RunningPods {
         Ok(Self(pods))
     }
 
+    /// Returns the addresses of pods of either daemon: a route leads there over a link of its own, and a rule to that.
+    pub(crate) fn addresses(netlink: &mut dyn Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        /// The priority of the rule by which a node reaches a pod.
+        const TO_POD: u32 = 512;
+        let pods = Self::list(netlink)?;
+        let mut led_to = BTreeSet::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let rules = netlink.rules(family)?;
+            let to_pod = rules.into_iter().filter(|rule| rule.priority == TO_POD);
+            let to = to_pod.filter_map(|rule| rule.destination).filter(|net| is_host(*net));
+            led_to.extend(to.map(|net| net.addr()).filter(|it| pods.0.contains_key(it)));
+        }
+        Ok(led_to)
+    }
+
     /// Compares with what there is after a move, given the indexes of the links that there are. A pod that did not answer before need
     /// not answer after it.
     pub(crate) fn compare(&self, after: &Self, links: &BTreeSet<u32>) -> Compared {

@@ -33,6 +33,7 @@ pub(super) use self::back_up::{IPTABLES, PODS, saved_by};
 pub(super) use self::hand_back::SETTINGS;
 use super::Paths;
 use super::journal::{Journal, JournalError, Run};
+use super::processes;
 use super::progress::say;
 
 /// Where a move has its files, and how it goes about things.
@@ -179,8 +180,7 @@ impl Context<'_> {
 
     /// Returns where the kernel shows processes: those of the host, where its root is mounted with its /proc.
     fn proc(&self) -> PathBuf {
-        let of_root = self.options.paths.at(Path::new("/proc"));
-        if of_root.join("1").exists() { of_root } else { PathBuf::from("/proc") }
+        processes::proc_of(&self.options.paths)
     }
 }
 

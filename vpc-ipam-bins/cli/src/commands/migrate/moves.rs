@@ -220,5 +220,5 @@ fn find_export(paths: &Paths) -> Result<Export, StepError> {
     let leases = migrate::leases(paths)?;
     // Those of further network cards tell which pods amazon-vpc-cni-k8s knows there.
     let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
-    Ok(migrate::export(&leases, &BTreeSet::new(), &before, &BTreeSet::new()))
+    Ok(migrate::export(&leases, &BTreeSet::new(), &before, &BTreeSet::new(), &BTreeSet::new()))
 }

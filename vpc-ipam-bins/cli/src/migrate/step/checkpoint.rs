@@ -10,6 +10,7 @@ use super::{Context, Options, Step, StepError, drain};
 use crate::migrate::export::export;
 use crate::migrate::leases::stored;
 use crate::migrate::progress::warn;
+use crate::migrate::running::RunningPods;
 use crate::migrate::{Checkpoint, old_daemon, processes};
 
 pub(super) const STEP: Step = Step { name: "checkpoint", commands, run };
@@ -27,21 +28,18 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     // A runtime may have called it with the configuration that is gone: its pod has its lease, and no link yet.
     let plugin = drain::PROGRAM;
     processes::wait_for_none(&context.proc(), &context.cni_bin(), plugin, processes::PATIENCE)?;
-    let Some(leases) = stored(paths)? else {
-        let before = Checkpoint::read(&path)?;
-        if before.fenced {
-            before.write(&path)?;
-        }
-        return Ok(format!("there is no state file of this boot: {} stays", path.display()));
-    };
+    // Without a state file of this boot what runs is in the checkpoint, or is refused.
+    let leases = stored(paths)?;
     let before = Checkpoint::read(&path)?;
     let pending_release::Found { releases, ignored } = pending_release::read(&paths.socket);
     for ignored in ignored {
         warn(error_chain(&ignored));
     }
     let deleted: BTreeSet<_> = releases.into_iter().map(|(_, release)| release.key).collect();
-    let routed = HandBack::find(&mut context.netlink()?)?.pods;
-    let exported = export(&leases, &deleted, &before, &routed);
+    let mut netlink = context.netlink()?;
+    let routed = HandBack::find(&mut netlink)?.pods;
+    let running = RunningPods::addresses(&mut netlink)?;
+    let exported = export(&leases.unwrap_or_default(), &deleted, &before, &routed, &running);
     if !exported.refused.is_empty() {
         return Err(StepError::Refused(exported.refused.join("; ")));
     }
@@ -54,16 +52,19 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     {
         return Ok(said);
     }
-    if let Some(serves) = old_daemon::serves(paths) {
-        return Err(StepError::Failed(format!(
-            "amazon-vpc-cni-k8s runs already ({serves}), with a checkpoint that lacks pods: keep its DaemonSet off the node until the checkpoint is \
+    let too_early = |which: String| {
+        StepError::Failed(format!(
+            "amazon-vpc-cni-k8s runs already ({which}), with a checkpoint that lacks pods: keep its DaemonSet off the node until the checkpoint is \
              written, and run this again"
-        )));
-    }
+        ))
+    };
+    old_daemon::expect_none(paths).map_err(too_early)?;
     if let Some(folder) = path.parent() {
         // Since the last boot there is none.
         std::fs::create_dir_all(folder)?;
     }
     exported.checkpoint.write(&path)?;
+    // It may have read the one of before.
+    old_daemon::expect_none(paths).map_err(too_early)?;
     Ok(said)
 }

@@ -33,14 +33,12 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let again = "let its DaemonSet run on this node, and run `vpc-ipam migrate back` again: pods keep their network meanwhile";
     let serves =
         serves.map_err(|why| StepError::Failed(format!("amazon-vpc-cni-k8s: {why}; {again}")))?;
-    if !super::hand_back::needs_translation(context)? {
-        return Ok(format!("it serves ({serves})"));
-    }
+    let needs = super::hand_back::needs(context)?;
     let mut netlink = context.netlink()?;
     let translates = || match netlink.aws_cni_nat() {
-        Ok(nat) if nat.translates() => Ok(()),
+        Ok(nat) if nat.has(needs.translation, needs.node_port) => Ok(()),
         Ok(nat) if !nat.unlisted().is_empty() => Err(nat.unlisted().join("; ")),
-        Ok(_) => Err("its chain AWS-SNAT-CHAIN-0 is not there".to_owned()),
+        Ok(_) => Err("its address translation, or its marks, are not there".to_owned()),
         Err(error) => Err(vpc_ipam_core::error_chain(&error)),
     };
     wait_until(context.options.wait, translates)
@@ -62,7 +60,8 @@ fn restore(context: &Context<'_>) -> Result<String, StepError> {
         }
         let now = saved_by(program)?.unwrap_or_default();
         let script = AwsCniNat::restoration(&then, &now);
-        output_of(&format!("{program}-restore"), &["--noflush"], Some(&script))?;
+        // kube-proxy may have the lock.
+        output_of(&format!("{program}-restore"), &["--wait=20", "--noflush"], Some(&script))?;
         restored.push(program);
     }
     let table = durable::read(&backup.join(NFT_TABLE))?;

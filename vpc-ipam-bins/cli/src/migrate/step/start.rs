@@ -25,9 +25,9 @@ fn commands_of_adopt(_: &Options) -> Vec<String> {
 }
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
-    if let Some(serves) = old_daemon::serves(&context.options.paths) {
+    if let Err(which) = old_daemon::expect_none(&context.options.paths) {
         return Err(StepError::Failed(format!(
-            "amazon-vpc-cni-k8s runs on this node ({serves}), and two daemons would hand out the same addresses: keep its DaemonSet off the node"
+            "amazon-vpc-cni-k8s runs on this node ({which}), and two daemons would hand out the same addresses: keep its DaemonSet off the node"
         )));
     }
     // Of a way back that is turned round.

@@ -13,6 +13,7 @@ fn commands(options: &Options) -> Vec<String> {
 }
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
+    super::hand_back::expect_no_daemon(context)?;
     let path = &context.options.paths.state;
     if std::fs::symlink_metadata(path).is_err() {
         return Ok("there is none".to_owned());

@@ -10,7 +10,7 @@ use super::back_up::PODS;
 use super::checkpoint::EXPORTED;
 use super::{Context, Options, Step, StepError, wait_until};
 use crate::migrate::running::{Compared, RunningPods};
-use crate::migrate::{Checkpoint, durable, old_daemon, swept};
+use crate::migrate::{Checkpoint, CheckpointEntry, durable, old_daemon, swept};
 
 pub(super) const TO: Step = Step { name: "verify", commands, run: to };
 pub(super) const BACK: Step = Step { name: "verify", commands, run: back };
@@ -34,7 +34,10 @@ fn to(context: &mut Context<'_>) -> Result<String, StepError> {
 
 fn back(context: &mut Context<'_>) -> Result<String, StepError> {
     let folder = context.run_folder();
-    let said = verify(context, &folder.join(PODS))?;
+    // Those of before the way that is turned round.
+    let backup = context.backup().filter(|_| context.run().turned).map(|it| it.join(PODS));
+    let of_before = backup.filter(|path| path.exists()).unwrap_or_else(|| folder.join(PODS));
+    let said = verify(context, &of_before)?;
     // What amazon-vpc-cni-k8s does not take from the checkpoint it hands out again.
     let exported = Checkpoint::read(&folder.join(EXPORTED))?;
     let paths = &context.options.paths;
@@ -47,7 +50,12 @@ fn back(context: &mut Context<'_>) -> Result<String, StepError> {
         .entries
         .iter()
         .filter(|entry| entry.addresses().any(|address| running.0.contains_key(&address)))
-        .filter(|entry| !there.entries.iter().any(|it| it.addresses().eq(entry.addresses())))
+        .filter(|entry| {
+            let is_it = |it: &CheckpointEntry| {
+                it.container == entry.container && it.addresses().eq(entry.addresses())
+            };
+            !there.entries.iter().any(is_it)
+        })
         .map(ToString::to_string)
         .collect();
     if dropped.is_empty() {
