@@ -297,6 +297,43 @@ fn node_that_is_not_to_be_moved_is_refused_and_left_as_it_is() {
     assert_eq!(moving.conflists(), ["10-vpc-ipam.conflist"]);
 }
 
+/// Its entry is lost, and so it never gets a lease.
+#[test]
+fn address_of_a_pod_that_no_record_has_is_not_handed_out_again() {
+    let mut moving = Moving::start(3);
+    let unknown = moving.pods.remove(0);
+    let path = moving.node.root.join("var/run/aws-node/ipam.json");
+    let mut checkpoint = moving.node.checkpoint();
+    let entries = checkpoint["allocations"].as_array_mut().unwrap();
+    entries.retain(|entry| entry["containerID"] != unknown.container.as_str());
+    fs::write(&path, checkpoint.to_string()).unwrap();
+    assert_eq!(moving.to()["outcome"], "done");
+
+    let expect_refusal = |arguments: &[&str], words: &str| {
+        let output = moving.run(arguments);
+        assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+        assert_eq!(moving.conflists(), ["10-vpc-ipam.conflist"]);
+    };
+    let words = format!("{} is the address of a pod that runs", unknown.address);
+    expect_refusal(&["back"], &words);
+    let output = moving.node.run(&mut moving.command(&["export"]));
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(4), 0), "{}", said(&output));
+    moving.node.runtime().remove(unknown);
+
+    // amazon-vpc-cni-k8s starts, and does not serve yet: a program of its name.
+    let starting = moving.node.root.join("run/aws-k8s-agent");
+    fs::copy("/bin/sleep", &starting).unwrap();
+    let mut command = moving.node.command(&starting);
+    let mut child = moving.node.netns().run(|| command.arg("600").spawn()).unwrap().unwrap();
+    expect_refusal(&["back"], "runs on this node already (aws-k8s-agent, process");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    assert_eq!(moving.back()["outcome"], "done");
+    assert_eq!(moving.node.checkpoint_addresses(), moving.addresses());
+}
+
 /// As a node that began with vpc-ipam, of which nothing was ever saved.
 #[test]
 fn node_without_a_backup_goes_back_with_a_conflist_that_is_named() {

@@ -8,14 +8,12 @@ use vpc_ipam_protocol::{Answer, Request, ask, trusted_file};
 use vpc_ipamd::store;
 
 use super::conflist::Conflists;
-use super::export::export;
 use super::journal::{Direction, Ended, Journal};
-use super::leases::leases;
 use super::moved::{Moved, Outcome};
 use super::progress::{say, warn};
 use super::running::RunningPods;
 use super::step::{self, Fared, Options, StepError};
-use super::{Checkpoint, durable, now, old_daemon, swept};
+use super::{durable, export, now, old_daemon, swept};
 
 /// Moves the node back.
 pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
@@ -91,6 +89,13 @@ fn finish(
             Ok(moved.ended(journal, ended, outcome))
         }
         Fared::Stopped { step, error } => {
+            // Until that of amazon-vpc-cni-k8s is back the runtime has no configuration.
+            let [_, before_it @ .., _, _, _, _, _, _] = &step::BACK;
+            if before_it.iter().any(|it| it.name == step)
+                && let Err(error) = step::put_ours_back(&mut step::Context { options, journal })
+            {
+                warn(format!("the runtime has no network configuration: {error}"));
+            }
             let why = format!("{step}: {error}");
             moved.why = Some(match moved.why.take() {
                 Some(first) => format!("{first}; and on the way back, {why}"),
@@ -127,12 +132,8 @@ fn check(options: &Options) -> Result<(), StepError> {
              checkpoint that is yet to be written"
         )));
     }
-    let leases = leases(paths)?;
-    let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
-    let mut netlink = Namespace::current()?.netlink()?;
-    let found = HandBack::find(&mut netlink)?;
-    let running = RunningPods::addresses(&mut netlink)?;
-    let mut refused = export(&leases, &BTreeSet::new(), &before, &found.pods, &running).refused;
+    let mut refused = export::find(paths)?.0.refused;
+    let found = HandBack::find(&mut Namespace::current()?.netlink()?)?;
     for address in egress_of_ours(&found.egress)? {
         refused.push(format!(
             "a pod reaches the other family through the node with the address {address}, which vpc-ipamd translates and amazon-vpc-cni-k8s will not: delete \

@@ -3,9 +3,15 @@
 use core::net::IpAddr;
 use std::collections::BTreeSet;
 
-use vpc_ipam_core::{Card, Lease, PodKey};
+use vpc_ipam_core::{Card, Lease, PodKey, error_chain};
+use vpc_ipam_linux::{HandBack, Namespace};
+use vpc_ipam_protocol::pending_release;
 
-use super::{Checkpoint, CheckpointEntry};
+use super::leases::leases;
+use super::progress::warn;
+use super::running::RunningPods;
+use super::step::StepError;
+use super::{Checkpoint, CheckpointEntry, Paths};
 
 /// What becomes of the leases of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,12 +22,25 @@ pub(crate) struct Export {
     pub(crate) refused: Vec<String>,
 }
 
+/// Finds out what is to be written on this node, and what its checkpoint has.
+pub(crate) fn find(paths: &Paths) -> Result<(Export, Checkpoint), StepError> {
+    let leases = leases(paths)?;
+    let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
+    let pending_release::Found { releases, ignored } = pending_release::read(&paths.socket);
+    ignored.into_iter().for_each(|ignored| warn(error_chain(&ignored)));
+    let deleted = releases.into_iter().map(|(_, release)| release.key).collect();
+    let mut netlink = Namespace::current()?.netlink()?;
+    let routed = HandBack::find(&mut netlink)?.pods;
+    let running = RunningPods::addresses(&mut netlink)?;
+    Ok((export(&leases, &deleted, &before, &routed, &running), before))
+}
+
 /// Writes leases as entries.
 ///
 /// `deleted` are pods that were deleted while no daemon ran; `before` is the checkpoint on the node, of which entries stay that no lease knows while
 /// their pods run: `routed` are the addresses to which routes lead. `running` are those of them that are addresses of pods: each that is in no entry
 /// is refused, since it would be handed out again.
-pub(crate) fn export(
+fn export(
     leases: &[Lease],
     deleted: &BTreeSet<PodKey>,
     before: &Checkpoint,

@@ -171,7 +171,7 @@ impl Journal {
         &self.folder
     }
 
-    /// Begins a run, or goes on with one that leads there and has not ended; returns whether it goes on.
+    /// Begins a run, or goes on with one that leads there and has not ended.
     ///
     /// What is known of the last backup is kept. Steps of an earlier boot are not done in this one.
     pub(crate) fn begin(
@@ -179,13 +179,13 @@ impl Journal {
         direction: Direction,
         boot: &str,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<(), JournalError> {
         let last = self.run.take();
         if let Some(run) = &last
             && (run.direction, run.ended, run.boot.as_str()) == (direction, None, boot)
         {
             self.run = last;
-            return Ok(true);
+            return Ok(());
         }
         let unended = last.as_ref().filter(|run| run.ended.is_none());
         let turned = match direction {
@@ -204,8 +204,12 @@ impl Journal {
             steps: Vec::new(),
             ended: None,
         });
-        self.write()?;
-        Ok(false)
+        self.write()
+    }
+
+    /// Returns whether a step of this run was begun.
+    pub(crate) fn is_begun(&self, name: &str) -> bool {
+        self.run.iter().flat_map(|run| &run.steps).any(|step| step.name == name)
     }
 
     /// Returns whether this run turned one round that had not ended.
@@ -227,6 +231,14 @@ impl Journal {
     /// Records that a step is done.
     pub(crate) fn step_done(&mut self, name: &str, ms: u64) -> Result<(), JournalError> {
         self.record(name, Stage::Done, ms)
+    }
+
+    /// Records that steps are to be done again: what they did was undone.
+    pub(crate) fn undone(&mut self, names: &[&str]) -> Result<(), JournalError> {
+        if let Some(run) = &mut self.run {
+            run.steps.retain(|step| !names.contains(&step.name.as_str()));
+        }
+        self.write()
     }
 
     /// Records where the backup is.
@@ -290,7 +302,7 @@ mod tests {
     fn run_that_has_not_ended_goes_on_and_one_that_has_begins_anew() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(folder.path()).unwrap();
-        assert!(!journal.begin(Direction::To, "boot-1", NOW).unwrap());
+        journal.begin(Direction::To, "boot-1", NOW).unwrap();
         journal.step_begun("back up").unwrap();
         journal.step_done("back up", 7).unwrap();
         journal.backup_is(Path::new("/backup")).unwrap();
@@ -298,15 +310,20 @@ mod tests {
         drop(journal);
 
         let mut journal = Journal::open(folder.path()).unwrap();
-        assert!(journal.begin(Direction::To, "boot-1", NOW).unwrap());
+        journal.begin(Direction::To, "boot-1", NOW).unwrap();
         assert!(journal.is_done("back up") && !journal.is_done("conflist"));
         // Of an earlier boot nothing is left in the kernel.
         assert_eq!(journal.unended(), Some(Direction::To));
-        assert!(!journal.begin(Direction::To, "boot-2", NOW).unwrap());
+        journal.begin(Direction::To, "boot-2", NOW).unwrap();
         assert!(!journal.is_done("back up"));
         assert_eq!(journal.run().unwrap().backup.as_deref(), Some(Path::new("/backup")));
+        journal.step_done("back up", 7).unwrap();
+        journal.undone(&["back up"]).unwrap();
+        assert!(!journal.is_done("back up") && !journal.is_begun("back up"));
+        journal.step_done("back up", 7).unwrap();
         journal.end(Ended::Done).unwrap();
-        assert!(!journal.begin(Direction::To, "boot-2", NOW).unwrap());
+        journal.begin(Direction::To, "boot-2", NOW).unwrap();
+        assert!(!journal.is_done("back up"));
     }
 
     #[test]

@@ -16,14 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn leases(paths: &Paths) -> Result<Vec<Lease>, StepError> {
     match ask(&paths.socket, &Request::Leases { network: None }) {
         Ok(Answer::Leases(leases)) => Ok(leases),
-        Ok(other) => Err(StepError::Failed(format!("vpc-ipamd answers {other:?}"))),
+        Ok(_) => Err(StepError::Failed(
+            "the answer of vpc-ipamd does not fit the question: is it of the same version as vpc-ipam?".to_owned(),
+        )),
         Err(AskError::NoDaemon { .. }) => Ok(stored(paths)?.unwrap_or_default()),
         Err(error) => Err(StepError::Failed(error_chain(&error))),
     }
 }
 
 /// Returns what pods have by the state file; `None` if there is none of this boot.
-pub(crate) fn stored(paths: &Paths) -> Result<Option<Vec<Lease>>, StepError> {
+fn stored(paths: &Paths) -> Result<Option<Vec<Lease>>, StepError> {
     let boot = store::boot_id()?;
     let read = || match store::leases(&paths.state, &boot, now()) {
         Err(error @ OpenError::InUse { .. }) => Err(error_chain(&error)),

@@ -25,9 +25,8 @@ pub(crate) fn expect_none(paths: &Paths) -> Result<(), String> {
     let (proc, bin) = (processes::proc_of(paths), paths.at(&paths.cni_bin));
     for program in ["aws-k8s-agent", "aws-vpc-cni", "aws-vpc-cni-init"] {
         let pids = processes::of(&proc, &bin, program);
-        match pids.map_err(|error| error_chain(&error))?.first() {
-            Some(pid) => return Err(format!("{program}, process {pid}")),
-            None => {}
+        if let Some(pid) = pids.map_err(|error| error_chain(&error))?.first() {
+            return Err(format!("{program}, process {pid}"));
         }
     }
     Ok(())

@@ -30,6 +30,7 @@ use vpc_ipam_core::error_chain;
 use vpc_ipam_linux::{KernelNetlink, Namespace};
 
 pub(super) use self::back_up::{IPTABLES, PODS, saved_by};
+pub(super) use self::conflist::put_ours_back;
 pub(super) use self::hand_back::SETTINGS;
 use super::Paths;
 use super::journal::{Journal, JournalError, Run};

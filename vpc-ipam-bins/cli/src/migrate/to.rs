@@ -33,21 +33,23 @@ pub(crate) fn to(
         }
         return Ok(Moved { outcome: Outcome::Done, ..Moved::default() });
     }
+    // A run that was stopped before its first change left the node as it was.
+    let is_changed =
+        |direction: &Direction| *direction == Direction::Back || journal.is_begun(step::TO[1].name);
+    let half_way = unended.filter(is_changed);
     let mut options = options.clone();
     options.vars = match known_vars(&options, &mut journal, unended)? {
         Some(vars) => vars,
         None => match check() {
             Ok(vars) => vars,
-            Err(error) => return Ok(Moved::left(&error, unended)),
+            Err(error) => return Ok(Moved::left(&error, half_way)),
         },
     };
     let options = &options;
     journal.begin(Direction::To, &boot, now())?;
-    let folder = step::Context { options, journal: &mut journal }.run_folder();
-    trusted_file::folder(&folder)
-        .map_err(|error| StepError::failed("make the folder of this run", &error))?;
-    durable::write(&folder.join(VARS), &serde_json::to_vec_pretty(&options.vars)?, 0o600)?;
-    swept::sweep(journal.folder(), &mut Namespace::current()?.netlink()?)?;
+    if let Err(error) = begin(options, &mut journal) {
+        return Ok(Moved::left(&error, half_way));
+    }
     let mut moved = Moved::default();
     match step::run(&step::TO, options, &mut journal, &mut moved.steps, quiet) {
         Fared::Done => Ok(moved.ended(&mut journal, Ended::Done, Outcome::Done)),
@@ -71,6 +73,16 @@ pub(crate) fn to(
     }
 }
 
+/// Makes the folder of a run, with the variables, and sweeps what the last one left to it.
+fn begin(options: &Options, journal: &mut Journal) -> Result<(), StepError> {
+    let folder = step::Context { options, journal }.run_folder();
+    trusted_file::folder(&folder)
+        .map_err(|error| StepError::failed("make the folder of this run", &error))?;
+    durable::write(&folder.join(VARS), &serde_json::to_vec_pretty(&options.vars)?, 0o600)?;
+    swept::sweep(journal.folder(), &mut Namespace::current()?.netlink()?)?;
+    Ok(())
+}
+
 /// Returns the variables of a run that has not ended: of this way, or of the one to which a way back is turned round.
 fn known_vars(
     options: &Options,
@@ -79,6 +91,8 @@ fn known_vars(
 ) -> Result<Option<BTreeMap<String, String>>, StepError> {
     let folder = match unended {
         None => return Ok(None),
+        // Before that nothing was changed, and what was found then may be so no longer.
+        Some(Direction::To) if !journal.is_begun(step::TO[1].name) => None,
         Some(Direction::To) => Some(step::Context { options, journal }.run_folder()),
         Some(Direction::Back) => journal.run().and_then(|run| run.backup.clone()),
     };

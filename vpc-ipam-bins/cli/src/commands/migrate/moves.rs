@@ -1,7 +1,7 @@
 //! `vpc-ipam migrate to`, `back` and `export`.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,8 +10,8 @@ use clap::Args;
 use vpc_ipam_core::error_chain;
 
 use crate::migrate::{
-    self, BACK, Checkpoint, Export, Finding, Moved, Options, Paths, Report, Step, StepError,
-    Survey, TO, Verdict, say, warn,
+    self, BACK, Finding, Moved, Options, Paths, Report, Step, StepError, Survey, TO, Verdict, say,
+    warn,
 };
 
 /// The arguments are wrong, or the journal or the daemon cannot be used.
@@ -86,7 +86,8 @@ pub(super) struct BackArgs {
 /// The daemon says what pods have; where none runs, its state file. Pods whose addresses amazon-vpc-cni-k8s would release are named on standard
 /// error.
 ///
-/// Exits with 0, with 1 if it cannot be written, with 2 if neither daemon nor state file can be read.
+/// Exits with 0, with 1 if it cannot be written, with 2 if neither daemon nor state file can be read, with 4 if there are such pods; nothing is
+/// written then.
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// Where to write it; standard output without one
@@ -189,18 +190,18 @@ fn report(how: &HowArgs, moved: Result<Moved, StepError>) -> ExitCode {
 }
 
 pub(super) fn export(args: &ExportArgs) -> ExitCode {
-    let exported = match find_export(&args.paths) {
-        Ok(exported) => exported,
+    const REFUSED: u8 = 4;
+    let exported = match migrate::find_export(&args.paths) {
+        Ok((exported, _)) => exported,
         Err(error) => {
             warn(error);
             return ExitCode::from(CANNOT);
         }
     };
-    for why in &exported.refused {
-        warn(format!("warning: {why}"));
-    }
+    exported.refused.iter().for_each(warn);
     let checkpoint = &exported.checkpoint;
     let written = match &args.file {
+        _ if !exported.refused.is_empty() => return ExitCode::from(REFUSED),
         Some(path) => checkpoint.write(path).map_err(|error| error_chain(&error)),
         None => checkpoint
             .text()
@@ -214,11 +215,4 @@ pub(super) fn export(args: &ExportArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn find_export(paths: &Paths) -> Result<Export, StepError> {
-    let leases = migrate::leases(paths)?;
-    // Those of further network cards tell which pods amazon-vpc-cni-k8s knows there.
-    let before = Checkpoint::read(&paths.at(&paths.checkpoint))?;
-    Ok(migrate::export(&leases, &BTreeSet::new(), &before, &BTreeSet::new(), &BTreeSet::new()))
 }

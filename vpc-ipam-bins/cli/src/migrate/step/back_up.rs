@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use vpc_ipam_linux::AwsCniNat;
 use vpc_ipam_protocol::trusted_file;
 
 use super::{Context, Options, Step, StepError, is_installed, output_of};
@@ -13,8 +14,6 @@ use crate::migrate::{Checkpoint, Paths};
 
 pub(super) const STEP: Step = Step { name: "back up", commands, run };
 
-/// Written last: what is in a folder without it was not saved to its end.
-const COMPLETE: &str = "complete";
 pub(in crate::migrate) const PODS: &str = "pods.json";
 pub(super) const CONFLISTS: &str = "net.d";
 const CHECKPOINTS: &str = "checkpoint";
@@ -70,9 +69,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
             write(&format!("{program}.txt"), text.as_bytes())?;
         }
     }
-    if let Ok(table) = output_of("nft", &["list", "table", "ip", "aws-cni"], None) {
-        write(NFT_TABLE, &table)?;
-    }
+    save_translation(context, &folder)?;
     let conflists = save_conflists(context, &folder)?;
     let checkpoint = context.options.paths.at(&context.options.paths.checkpoint);
     let saved = Checkpoint::read(&checkpoint)?;
@@ -85,7 +82,6 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     }
     let pods = RunningPods::look(&mut context.netlink()?)?;
     write(PODS, &serde_json::to_vec_pretty(&pods)?)?;
-    write(COMPLETE, b"")?;
     context.journal.backup_is(&folder)?;
     Ok(format!(
         "{} network configurations, {} entries of the checkpoint and {} pods in {}",
@@ -94,6 +90,36 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
         pods.0.len(),
         folder.display()
     ))
+}
+
+/// Saves what there is of the address translation of amazon-vpc-cni-k8s, or what an earlier backup has of it where there is none: on a node
+/// that was moved once it may be gone.
+fn save_translation(context: &Context<'_>, folder: &Path) -> Result<(), StepError> {
+    let mut found = Vec::new();
+    for program in IPTABLES {
+        let saved = durable::read(&folder.join(format!("{program}.txt")))?.unwrap_or_default();
+        if !AwsCniNat::restoration(&String::from_utf8_lossy(&saved), "").is_empty() {
+            found.push((chains_of(program), saved));
+        }
+    }
+    if let Ok(table) = output_of("nft", &["list", "table", "ip", "aws-cni"], None) {
+        found.push((NFT_TABLE.to_owned(), table));
+    }
+    if let Some(earlier) = context.backup().filter(|_| found.is_empty()) {
+        let names = IPTABLES.map(chains_of).into_iter().chain([NFT_TABLE.to_owned()]);
+        for name in names {
+            found.extend(durable::read(&earlier.join(&name))?.map(|text| (name, text)));
+        }
+    }
+    for (name, text) in found {
+        durable::write(&folder.join(name), &text, 0o600)?;
+    }
+    Ok(())
+}
+
+/// Returns the file with what a program of iptables saved of the chains of amazon-vpc-cni-k8s.
+pub(super) fn chains_of(program: &str) -> String {
+    format!("chains-{program}.txt")
 }
 
 /// Copies the runtime's configurations. That of amazon-vpc-cni-k8s may be in the last backup alone, where an earlier run was stopped.

@@ -1,17 +1,7 @@
 //! The checkpoint with which amazon-vpc-cni-k8s goes on, out of vpc-ipamd's state file.
 
-use std::collections::BTreeSet;
-
-use vpc_ipam_core::error_chain;
-use vpc_ipam_linux::HandBack;
-use vpc_ipam_protocol::pending_release;
-
 use super::{Context, Options, Step, StepError, drain};
-use crate::migrate::export::export;
-use crate::migrate::leases::stored;
-use crate::migrate::progress::warn;
-use crate::migrate::running::RunningPods;
-use crate::migrate::{Checkpoint, old_daemon, processes};
+use crate::migrate::{export, old_daemon, processes};
 
 pub(super) const STEP: Step = Step { name: "checkpoint", commands, run };
 
@@ -26,20 +16,9 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let paths = &context.options.paths;
     let path = paths.at(&paths.checkpoint);
     // A runtime may have called it with the configuration that is gone: its pod has its lease, and no link yet.
-    let plugin = drain::PROGRAM;
-    processes::wait_for_none(&context.proc(), &context.cni_bin(), plugin, processes::PATIENCE)?;
-    // Without a state file of this boot what runs is in the checkpoint, or is refused.
-    let leases = stored(paths)?;
-    let before = Checkpoint::read(&path)?;
-    let pending_release::Found { releases, ignored } = pending_release::read(&paths.socket);
-    for ignored in ignored {
-        warn(error_chain(&ignored));
-    }
-    let deleted: BTreeSet<_> = releases.into_iter().map(|(_, release)| release.key).collect();
-    let mut netlink = context.netlink()?;
-    let routed = HandBack::find(&mut netlink)?.pods;
-    let running = RunningPods::addresses(&mut netlink)?;
-    let exported = export(&leases.unwrap_or_default(), &deleted, &before, &routed, &running);
+    let (proc, bin) = (context.proc(), context.cni_bin());
+    processes::wait_for_none(&proc, &bin, drain::PROGRAM, drain::PATIENCE)?;
+    let (exported, before) = export::find(paths)?;
     if !exported.refused.is_empty() {
         return Err(StepError::Refused(exported.refused.join("; ")));
     }

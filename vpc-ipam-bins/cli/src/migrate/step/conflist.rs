@@ -99,6 +99,15 @@ fn out(context: &mut Context<'_>) -> Result<String, StepError> {
     }
 }
 
+/// Puts ours back after a step failed before that of amazon-vpc-cni-k8s could be: a node without any is not ready, and its pods are evicted.
+pub(in crate::migrate) fn put_ours_back(context: &mut Context<'_>) -> Result<(), StepError> {
+    let (folder, kept) = (context.cni_conf(), context.journal.folder().join(OURS));
+    let there = Conflists::read(&folder)?;
+    let Some(text) = durable::read(&kept)?.filter(|_| there.old().is_none()) else { return Ok(()) };
+    context.journal.undone(&[OUT.name, super::drain::STEP.name])?;
+    Ok(durable::write(&folder.join(OURS), &text, MODE)?)
+}
+
 fn back(context: &mut Context<'_>) -> Result<String, StepError> {
     let folder = context.cni_conf();
     if let Some(old) = Conflists::read(&folder)?.old() {

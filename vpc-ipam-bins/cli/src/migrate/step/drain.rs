@@ -1,10 +1,16 @@
 //! No plugin of ours is at work, and no pod waits for an address.
 
+use core::time::Duration;
+
 use super::{Context, Options, Step, StepError, wait_until};
-use crate::migrate::processes::{self, PATIENCE};
+use crate::migrate::processes;
 use vpc_ipam_protocol::{Answer, Request, ask};
 
 pub(super) const STEP: Step = Step { name: "drain", commands, run };
+
+/// How long it may take. Without a configuration the node is not ready, and after 300 s its pods are evicted (Kubernetes'
+/// tolerations of not-ready nodes).
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Our plugin.
 pub(super) const PROGRAM: &str = "vpc-cni";

@@ -45,7 +45,9 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let left = HandBack::find(&mut netlink)?;
     if !left.is_done() {
         let left = vpc_ipam_linux::commands(&left.routing).join("; ");
-        return Err(StepError::Failed(format!("this came again meanwhile, or is left: {left}")));
+        return Err(StepError::Failed(format!(
+            "still to be done, since something made it again: {left}"
+        )));
     }
     Ok(format!(
         "{} changes of rules, routes and links, {} of address translation; {} pods",

@@ -2,7 +2,7 @@
 
 use vpc_ipam_linux::{AwsCniNat, Netlink as _};
 
-use super::back_up::{IPTABLES, NFT_TABLE, saved_by};
+use super::back_up::{IPTABLES, NFT_TABLE, chains_of, saved_by};
 use super::{Context, Options, Step, StepError, output_of, wait_until};
 use crate::migrate::progress::warn;
 use crate::migrate::{durable, old_daemon};
@@ -53,7 +53,7 @@ fn restore(context: &Context<'_>) -> Result<String, StepError> {
     };
     let mut restored = Vec::new();
     for program in IPTABLES {
-        let then = durable::read(&backup.join(format!("{program}.txt")))?.unwrap_or_default();
+        let then = durable::read(&backup.join(chains_of(program)))?.unwrap_or_default();
         let then = String::from_utf8_lossy(&then);
         if AwsCniNat::restoration(&then, "").is_empty() {
             continue;
@@ -70,6 +70,9 @@ fn restore(context: &Context<'_>) -> Result<String, StepError> {
     {
         output_of("nft", &["-f", "-"], Some(&String::from_utf8_lossy(&table)))?;
         restored.push("nft");
+    }
+    if restored.is_empty() {
+        return Ok("there was nothing of its address translation to bring back".to_owned());
     }
     Ok(format!("its address translation is there again, by {}", restored.join(", ")))
 }

@@ -16,6 +16,9 @@ pub(super) const ADOPT: Step = Step { name: "adopt", commands: commands_of_adopt
 /// How long a daemon may take until it answers: its start waits for the metadata service and EC2.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+const UNFITTING: &str =
+    "its answer does not fit the question: is it of the same version as vpc-ipam?";
+
 fn commands(options: &Options) -> Vec<String> {
     vec![options.start.clone()]
 }
@@ -30,8 +33,6 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
             "amazon-vpc-cni-k8s runs on this node ({which}), and two daemons would hand out the same addresses: keep its DaemonSet off the node"
         )));
     }
-    // Of a way back that is turned round.
-    Guard::lower(&mut context.netlink()?)?;
     let socket = &context.options.paths.socket;
     let runs = vpc_ipam_protocol::listener(socket).is_ok();
     let has_new_settings = context.run_folder().join(SETTINGS_BEFORE).exists();
@@ -44,7 +45,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     }
     let answers = || match ask(socket, &Request::Status) {
         Ok(Answer::Status(status)) => Ok(status),
-        Ok(other) => Err(format!("{other:?}")),
+        Ok(_) => Err(UNFITTING.to_owned()),
         Err(error) => Err(vpc_ipam_core::error_chain(&error)),
     };
     let status = wait_until(PATIENCE, answers)
@@ -59,11 +60,13 @@ fn adopt(context: &mut Context<'_>) -> Result<String, StepError> {
             differing if differing.is_empty() => Ok(()),
             differing => Err(differing.join("; ")),
         },
-        Ok(other) => Err(format!("{other:?}")),
+        Ok(_) => Err(UNFITTING.to_owned()),
         Err(error) => Err(vpc_ipam_core::error_chain(&error)),
     };
     wait_until(PATIENCE, is_clean)
         .map_err(|why| StepError::Failed(format!("the node is not as it should be: {why}")))?;
+    // Of a way back that is turned round: what it stands in for is there.
+    Guard::lower(&mut context.netlink()?)?;
     Ok("nothing differs from what should be there".to_owned())
 }
 

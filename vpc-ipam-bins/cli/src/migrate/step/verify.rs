@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use vpc_ipam_linux::Netlink as _;
+use vpc_ipam_protocol::{Answer, Request, ask};
 
 use super::back_up::PODS;
 use super::checkpoint::EXPORTED;
 use super::{Context, Options, Step, StepError, wait_until};
+use crate::migrate::conflist::Conflists;
 use crate::migrate::running::{Compared, RunningPods};
 use crate::migrate::{Checkpoint, CheckpointEntry, durable, old_daemon, swept};
 
@@ -29,7 +31,26 @@ fn to(context: &mut Context<'_>) -> Result<String, StepError> {
     let Some(backup) = context.backup().map(Path::to_owned) else {
         return Err(StepError::Failed("there is no backup to compare with".to_owned()));
     };
-    verify(context, &backup.join(PODS))
+    let said = verify(context, &backup.join(PODS))?;
+    let paths = &context.options.paths;
+    let failed = |why: String| Err(StepError::Failed(why));
+    if let Err(which) = old_daemon::expect_none(paths) {
+        return failed(format!(
+            "amazon-vpc-cni-k8s runs again ({which}): keep its DaemonSet off the node"
+        ));
+    }
+    let conflists = Conflists::read(&context.cni_conf())?;
+    match (conflists.old(), conflists.all_ours().next()) {
+        (None, Some(ours)) => conflists.expect_first(&ours.file())?,
+        (Some(old), _) => return failed(format!("{} is there again", old.path.display())),
+        (None, None) => return failed("our network configuration is gone".to_owned()),
+    }
+    if let Ok(Answer::Status(status)) = ask(&paths.socket, &Request::Status)
+        && let Some(problem) = status.problems.iter().find(|it| it.contains("amazon-vpc-cni-k8s"))
+    {
+        return failed(problem.clone());
+    }
+    Ok(said)
 }
 
 fn back(context: &mut Context<'_>) -> Result<String, StepError> {
