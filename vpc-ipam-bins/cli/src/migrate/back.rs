@@ -13,7 +13,7 @@ use super::moved::{Moved, Outcome};
 use super::progress::{say, warn};
 use super::running::RunningPods;
 use super::step::{self, Fared, Options, StepError};
-use super::{durable, export, now, old_daemon, swept};
+use super::{Checkpoint, durable, export, now, old_daemon, swept};
 
 /// Moves the node back.
 pub(crate) fn back(options: &Options, quiet: bool) -> Result<Moved, StepError> {
@@ -118,6 +118,10 @@ fn is_of_old(options: &Options) -> Result<bool, StepError> {
     let is_called = conflists.old().is_some() && conflists.all_ours().next().is_none();
     let runs = vpc_ipam_protocol::listener(&paths.socket).is_ok();
     if !is_called || runs || std::fs::symlink_metadata(&paths.state).is_ok() {
+        return Ok(false);
+    }
+    // With that amazon-vpc-cni-k8s does not start.
+    if Checkpoint::read(&paths.at(&paths.checkpoint))?.fenced {
         return Ok(false);
     }
     Ok(HandBack::find(&mut Namespace::current()?.netlink()?)?.is_done())
