@@ -142,7 +142,8 @@ fn pod_is_refused_with_the_reason() {
     for (import, expected) in cases {
         let actual = node.ipam.import(&import, node.now).unwrap_err();
         assert_eq!(actual, expected, "{import:?}");
-        assert!(!actual.is_temporary(), "{actual}");
+        let is_temporary = matches!(actual, ImportError::NotHeld { .. });
+        assert_eq!(actual.is_temporary(), is_temporary, "{actual}");
     }
     assert_eq!(node.ipam.pool(), before.pool());
     let (of, limits, config) = (node.ipam.node().clone(), node.limits.clone(), node.config.clone());

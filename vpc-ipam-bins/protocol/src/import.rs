@@ -31,5 +31,8 @@ pub enum ImportOutcome {
     Skipped {
         /// The reason.
         why: String,
+        /// Whether trying again may help: the daemon may not know yet what the node's ENIs hold.
+        #[serde(default)]
+        temporary: bool,
     },
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
 use vpc_ipam::lab::LabNode;
-use vpc_ipam_linux::Namespace;
+use vpc_ipam_linux::pod::host_links;
+use vpc_ipam_linux::{Namespace, VethPrefix};
 use vpc_ipamd::Options;
 
 use crate::daemon::{Daemon, node};
@@ -33,7 +34,8 @@ impl OldPod {
     /// Makes its end, and gives it the address; the node knows nothing of it but the link.
     fn begin(node: &LabNode, number: usize, address: IpAddr) -> Self {
         let pod = Pod::new(node, &format!("old{number}"));
-        let link = format!("eni{number:011x}");
+        let names = vpc_ipam_core::Pod::new("apps", &pod.name);
+        let link = host_links(&names, 1, &VethPrefix::default()).next().unwrap();
         let sandbox = pod.path.file_name().unwrap().to_str().unwrap().to_owned();
         let netns = netns(node);
         run(&netns, &format!("ip link add {link} type veth peer name eth0 netns {sandbox}"));

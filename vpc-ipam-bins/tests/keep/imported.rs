@@ -468,6 +468,27 @@ fn import_waits_until_the_daemon_knows_what_the_enis_hold() {
     node.stop().unwrap();
 }
 
+/// A checkpoint from before names a pod that is gone, whose address another pod of amazon-vpc-cni-k8s has by now.
+#[test]
+fn address_is_imported_for_the_pod_whose_link_leads_there_alone() {
+    let node = node();
+    let (pods, daemon) = node_with_old_pods(&node);
+    let old = &pods[0];
+
+    let (lines, code) = import(&node, &[entry("before", old.address)]);
+
+    let (address, link) = (old.address, &old.link);
+    let expected = format!(
+        "skipped apps/before {address}: link {link}, which leads to {address}, is not that of pod apps/before: its pod is gone"
+    );
+    assert_eq!((lines, code), (vec![expected], Some(1)));
+    assert_eq!(assigned(&node), 0);
+    import_all(&node, &pods);
+    assert_eq!(assigned(&node), 2);
+    daemon.crash();
+    node.stop().unwrap();
+}
+
 /// As by SIGKILL at any point of the import: the next daemon has the pod's lease or keeps its address as before, and the import can be
 /// repeated.
 #[test]

@@ -72,9 +72,10 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// Returns whether trying again may help, without anything else being done.
+    /// Returns whether trying again may help, without anything else being done: what an ENI got lately, the metadata service shows
+    /// some seconds later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::NotSeen)
+        matches!(self, Self::NotSeen | Self::NotHeld { .. })
     }
 }
 

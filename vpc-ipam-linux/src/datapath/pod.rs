@@ -21,7 +21,7 @@ pub use check::check;
 pub use desired::{PodError, PodSettings, desired, desired_on_branch};
 pub use found::{remove_found, routed};
 pub(crate) use name::parts_of_host_name;
-pub use name::{host_links, links_of_lease};
+pub use name::{host_links, is_link_of, links_of_lease};
 pub use network::{Found, PodAddress, PodInterface, PodNetwork};
 pub use remove::{RemoveError, remove, remove_links};
 pub use veth::{PodEnd, VethEnd};

@@ -1,13 +1,35 @@
 //! Leases for pods that amazon-vpc-cni-k8s set up, by the links that are there of them.
 
+use core::net::IpAddr;
+
 use vpc_ipam_core::{
     FoundInterface, FoundLink, Import, ImportError, Lease, Pod, Record, Timestamp, Uncommitted,
 };
+use vpc_ipam_linux::pod::is_link_of;
 use vpc_ipam_protocol::{Answer, ImportOutcome, NodeEventKind, PodImport, Refusal, RefusalKind};
 
 use super::answers::Caller;
 use super::commit::Write;
 use super::{Loop, pod_lines};
+
+/// Why a pod gets no lease.
+struct Skipped {
+    why: String,
+    /// Whether trying again may help.
+    temporary: bool,
+}
+
+impl From<String> for Skipped {
+    fn from(why: String) -> Self {
+        Self { why, temporary: false }
+    }
+}
+
+impl From<ImportError> for Skipped {
+    fn from(error: ImportError) -> Self {
+        Self { why: error.to_string(), temporary: error.is_temporary() }
+    }
+}
 
 /// What a request to import pods is to make durable, all or none, and who is answered then.
 pub(crate) struct ImportWrite {
@@ -38,7 +60,7 @@ impl Loop {
                     leases.push((place, uncommitted));
                     if is_there { ImportOutcome::AlreadyThere } else { ImportOutcome::Imported }
                 }
-                Err(why) => ImportOutcome::Skipped { why },
+                Err(Skipped { why, temporary }) => ImportOutcome::Skipped { why, temporary },
             });
         }
         if leases.is_empty() {
@@ -47,7 +69,7 @@ impl Loop {
         self.commit_later([Write::Import(ImportWrite { leases, outcomes, caller })]);
     }
 
-    fn import(&mut self, pod: &PodImport, now: Timestamp) -> Result<Uncommitted, String> {
+    fn import(&mut self, pod: &PodImport, now: Timestamp) -> Result<Uncommitted, Skipped> {
         let interfaces = match self.ipam.pool().lease(&pod.key) {
             Some(lease) => known_interfaces(pod, lease),
             None => self.found_interfaces(pod)?,
@@ -57,7 +79,7 @@ impl Loop {
             Pod::new("default", pod.key.container())
         });
         let import = Import::new(pod.key.clone(), names, pod.since).with_interfaces(interfaces);
-        let uncommitted = self.ipam.import(&import, now).map_err(|error| error.to_string())?;
+        let uncommitted = self.ipam.import(&import, now)?;
         self.flush.imported(uncommitted.addresses());
         if let Record::Leased(lease) = uncommitted.record() {
             self.names.insert(&lease);
@@ -66,16 +88,26 @@ impl Loop {
     }
 
     /// Returns the interfaces of a pod with the links that are there of it.
-    fn found_interfaces(&self, pod: &PodImport) -> Result<Vec<FoundInterface>, String> {
-        let of = |address| {
+    fn found_interfaces(&self, pod: &PodImport) -> Result<Vec<FoundInterface>, Skipped> {
+        let of = |(number, address): (usize, IpAddr)| {
             let names = |lease: &&Lease| lease.addresses().any(|it| it == address);
             if let Some(Lease { key, .. }) = self.ipam.pool().leases().find(names) {
-                let taken = ImportError::AddressTaken { address, by: key.clone() };
-                return Err(taken.to_string());
+                return Err(ImportError::AddressTaken { address, by: key.clone() }.into());
             }
-            Ok(FoundInterface::new(address, self.keeper.link_to_import(address)?))
+            let link = self.keeper.link_to_import(address)?;
+            // A checkpoint that is long out of date names pods that had the addresses before.
+            if let Some(names) = &pod.pod
+                && !is_link_of(&link.name, names, number)
+            {
+                let (link, Pod { namespace, name, .. }) = (&link.name, names);
+                let why = format!(
+                    "link {link}, which leads to {address}, is not that of pod {namespace}/{name}: its pod is gone"
+                );
+                return Err(why.into());
+            }
+            Ok(FoundInterface::new(address, link))
         };
-        pod.addresses.iter().copied().map(of).collect()
+        pod.addresses.iter().copied().enumerate().map(of).collect()
     }
 
     /// The leases of imported pods are durable.
@@ -91,7 +123,7 @@ impl Loop {
                 Some(_) => {}
                 None => {
                     let why = "the pod was deleted meanwhile".to_string();
-                    outcomes[place] = ImportOutcome::Skipped { why };
+                    outcomes[place] = ImportOutcome::Skipped { why, temporary: false };
                 }
             }
         }

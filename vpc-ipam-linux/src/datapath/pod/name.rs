@@ -43,15 +43,28 @@ pub fn links_of_lease(lease: &Lease, prefix: &VethPrefix) -> Vec<String> {
     names.enumerate().map(found).collect()
 }
 
+/// Returns whether the name of a host's link is that of a pod's interface of this number, whatever its prefix.
+pub fn is_link_of(link: &str, pod: &Pod, number: usize) -> bool {
+    let number = u8::try_from(number).ok();
+    parts_of_host_name(link)
+        .zip(number)
+        .is_some_and(|((_, digits), number)| digits == self::digits(pod, number))
+}
+
 /// Names the host's end as amazon-vpc-cni-k8s does and Calico expects: from the pod's names, not its key.
 pub(super) fn host_name(prefix: &VethPrefix, pod: &Pod, number: u8) -> String {
+    format!("{prefix}{}", digits(pod, number))
+}
+
+fn digits(pod: &Pod, number: u8) -> String {
     let mut text = format!("{}.{}", pod.namespace, pod.name);
     if number > 0 {
         // Writing to a String cannot fail.
         let _ = write!(text, ".{number}");
     }
-    let digest = hex(&Sha1::digest(text.as_bytes())[..6]);
-    format!("{prefix}{}", &digest[..DIGITS])
+    let mut digits = hex(&Sha1::digest(text.as_bytes())[..6]);
+    digits.truncate(DIGITS);
+    digits
 }
 
 /// Returns the prefix and the digits of the name of a host's end, if it has the form of one.

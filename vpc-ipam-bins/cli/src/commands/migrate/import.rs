@@ -55,7 +55,7 @@ impl<'a> PodRow<'a> {
         let (outcome, why) = match outcome {
             ImportOutcome::Imported => ("imported", None),
             ImportOutcome::AlreadyThere => ("already_there", None),
-            ImportOutcome::Skipped { why } => ("skipped", Some(&**why)),
+            ImportOutcome::Skipped { why, .. } => ("skipped", Some(&**why)),
         };
         Self {
             network: pod.key.network(),
