@@ -16,13 +16,17 @@ pub(super) const BACK: Step = Step { name: "conflist back", commands: commands_b
 const MODE: u32 = 0o644;
 
 fn commands_to(options: &Options) -> Vec<String> {
-    let folder = options.paths.cni_conf.display();
-    vec![
-        format!(
-            "# {folder}/{OURS}: the configuration of amazon-vpc-cni-k8s with vpc-cni in place of aws-cni"
-        ),
-        format!("rm {folder}/10-aws.conflist    # it is in the backup"),
-    ]
+    let folder = &options.paths.cni_conf;
+    let ours = format!(
+        "# {}/{OURS}: the configuration of amazon-vpc-cni-k8s with vpc-cni in place of aws-cni",
+        folder.display()
+    );
+    // What cannot be read, the step itself says.
+    let there = Conflists::read(&options.paths.at(folder)).ok();
+    let files = there.iter().flat_map(|it| it.all_old()).filter_map(|it| it.path.file_name());
+    let old =
+        files.map(|file| format!("rm {}    # it is in the backup", folder.join(file).display()));
+    core::iter::once(ours).chain(old).collect()
 }
 
 fn commands_out(options: &Options) -> Vec<String> {

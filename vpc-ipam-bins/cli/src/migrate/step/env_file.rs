@@ -16,9 +16,18 @@ pub(super) const SETTINGS_BEFORE: &str = "vpc-ipamd.env";
 const MODE: u32 = 0o644;
 
 fn commands(options: &Options) -> Vec<String> {
-    let path = options.paths.env_file.display();
-    let line = |(name, value): (&String, &String)| format!("echo {name}={value} >> {path}");
-    options.vars.iter().map(line).collect()
+    if options.vars.is_empty() {
+        return Vec::new();
+    }
+    // Quoted, so that the shell leaves the lines as they are.
+    let begin = format!("cat >> {} <<'END'", options.paths.env_file.display());
+    let lines = options.vars.iter().map(|(name, value)| line(name, value));
+    core::iter::once(begin).chain(lines).chain(["END".to_owned()]).collect()
+}
+
+/// Returns a variable as a line of the file.
+fn line(name: &str, value: &str) -> String {
+    format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
@@ -40,8 +49,7 @@ fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     }
     text.push_str("# As amazon-vpc-cni-k8s had it on this node.\n");
     for (name, value) in &missing {
-        let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
-        let _ = writeln!(text, "{name}=\"{quoted}\"");
+        let _ = writeln!(text, "{}", line(name, value));
     }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
