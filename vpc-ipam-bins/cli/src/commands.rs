@@ -37,21 +37,15 @@ struct Args {
     command: Command,
 }
 
+/// A comment on a variant would take the place of the longer one on its arguments.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show whether this node can take pods, and what it has
     Status(node::StatusArgs),
-    /// Show which pods have which addresses
     Pods(node::PodsArgs),
-    /// Show what this node wants, does and waits for, or what became of a pod
     Explain(node::ExplainArgs),
-    /// Show what the daemon would do next, and why
     Plan(node::PlanArgs),
-    /// Show what the daemon did and learned lately
     Events(node::EventsArgs),
-    /// Show what the daemon does while it does it
     Watch(node::WatchArgs),
-    /// Release the addresses of a pod that is gone, of which no DEL told
     Release(node::ReleaseArgs),
     /// Show what instance types hold: ENIs, addresses, network cards
     Limits(capacity::LimitsArgs),
@@ -63,15 +57,10 @@ enum Command {
     Footprint(capacity::FootprintArgs),
     /// Write what limits and max-pods say of every type as JSON and CSV, for tools in other languages
     CapacityData(capacity::DataArgs),
-    /// Compare this node's network with what it should be, and put it right
     Net(net::NetArgs),
-    /// Check what can be wrong with this node, and say what to do about it
     Doctor(doctor::DoctorArgs),
-    /// Move this node over from amazon-vpc-cni-k8s, and back, with its pods running
     Migrate(migrate::MigrateArgs),
-    /// Show again each decision that a node's journal has: when, upon what, which actions, and why
     Replay(replay::ReplayArgs),
-    /// Write an archive with what is needed to find out what happened on this node
     Support(support::SupportArgs),
     /// Run a VPC, a node and pods on this machine, without AWS and Kubernetes
     Lab(lab::LabArgs),
@@ -121,5 +110,34 @@ fn unless_closed(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_of_each_command_that_looks_at_a_node_says_how_it_exits() {
+        let mut all = Args::command();
+        all.build();
+        let migrate = all.find_subcommand("migrate").unwrap().get_subcommands();
+        let own = [
+            "limits",
+            "max-pods",
+            "footprint",
+            "capacity-data",
+            "migrate",
+            "lab",
+            "completions",
+            "man",
+            "help",
+        ];
+        let of_nodes = all.get_subcommands().filter(|it| !own.contains(&it.get_name()));
+        for command in of_nodes.chain(migrate.filter(|it| it.get_name() != "help")) {
+            let text = command.clone().render_long_help().to_string();
+            let says = text.contains("Exits with") || text.contains("Exit codes:");
+            assert!(says, "{}: {text}", command.get_name());
+        }
     }
 }

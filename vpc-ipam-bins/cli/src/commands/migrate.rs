@@ -17,15 +17,10 @@ pub(super) struct MigrateArgs {
 
 #[derive(Debug, Subcommand)]
 enum MigrateCommand {
-    /// Show whether this node can be moved over, with which settings, and what becomes of each pod
     Check(check::CheckArgs),
-    /// Move it to vpc-ipam
     To(moves::ToArgs),
-    /// Move it back to amazon-vpc-cni-k8s
     Back(moves::BackArgs),
-    /// Write the checkpoint of amazon-vpc-cni-k8s
     Export(moves::ExportArgs),
-    // Its arguments describe it: what stands here would hide how it exits.
     Import(import::ImportArgs),
 }
 

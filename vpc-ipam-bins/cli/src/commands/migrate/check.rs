@@ -26,6 +26,9 @@ use crate::migrate::{
 pub(super) struct CheckArgs {
     #[command(flatten)]
     how: HowArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// A file of variables for vpc-ipamd, NAME=VALUE a line, instead of the one of --env-file
     #[arg(long, value_name = "FILE")]
     env: Option<PathBuf>,
@@ -44,7 +47,7 @@ pub(super) fn main(args: &CheckArgs) -> ExitCode {
     let report = Report::of(&survey);
     let checked = Checked::of(&survey, &report, args.how.options(None));
     let out = io::stdout().lock();
-    let written = if args.how.json { checked.print_json(out) } else { checked.print(out) };
+    let written = if args.json { checked.print_json(out) } else { checked.print(out) };
     if let Err(failure) = super::super::unless_closed(written) {
         eprintln!("vpc-ipam: {failure}");
         return ExitCode::FAILURE;

@@ -39,16 +39,21 @@ pub(super) struct HowArgs {
     /// How long amazon-vpc-cni-k8s is waited for on the way back
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     wait: u64,
-    /// Print the commands that would be run, and change nothing
-    #[arg(long)]
-    dry_run: bool,
     /// The URL of the instance metadata service, to compare with what it says; it is not asked without
     #[cfg(feature = "aws")]
     #[arg(long, value_name = "URL")]
     imds_endpoint: Option<String>,
+}
+
+/// How they are to be made and told.
+#[derive(Clone, Copy, Debug, Args)]
+struct MoveArgs {
+    /// Print the commands that would be run, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON at the end, with what each step took
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
 }
 
 /// Move this node over from amazon-vpc-cni-k8s to vpc-ipam, with its pods running.
@@ -61,6 +66,8 @@ pub(super) struct HowArgs {
 pub(super) struct ToArgs {
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    moves: MoveArgs,
     /// A file of variables for vpc-ipamd, NAME=VALUE a line, instead of the one of --env-file
     #[arg(long, value_name = "FILE")]
     env: Option<PathBuf>,
@@ -76,6 +83,8 @@ pub(super) struct ToArgs {
 pub(super) struct BackArgs {
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    moves: MoveArgs,
     /// The conflist of amazon-vpc-cni-k8s, for a node that began with vpc-ipam and has no backup of it
     #[arg(long, value_name = "FILE")]
     conflist: Option<PathBuf>,
@@ -122,7 +131,7 @@ impl HowArgs {
 
 pub(super) fn to(args: &ToArgs) -> ExitCode {
     let options = args.how.options(None);
-    if args.how.dry_run {
+    if args.moves.dry_run {
         return match check(args) {
             Ok(vars) => dry_run(&TO, &Options { vars, ..options }),
             Err(error) => {
@@ -131,7 +140,7 @@ pub(super) fn to(args: &ToArgs) -> ExitCode {
             }
         };
     }
-    report(&args.how, migrate::to(&options, args.how.json, || check(args)))
+    report(args.moves, migrate::to(&options, args.moves.json, || check(args)))
 }
 
 /// Returns the variables with which the node goes on; refuses it with the findings on standard error. Warnings are shown there, too.
@@ -155,10 +164,10 @@ fn check(args: &ToArgs) -> Result<BTreeMap<String, String>, StepError> {
 
 pub(super) fn back(args: &BackArgs) -> ExitCode {
     let options = args.how.options(args.conflist.clone());
-    if args.how.dry_run {
+    if args.moves.dry_run {
         return dry_run(&BACK, &options);
     }
-    report(&args.how, migrate::back(&options, args.how.json))
+    report(args.moves, migrate::back(&options, args.moves.json))
 }
 
 fn dry_run(steps: &[Step], options: &Options) -> ExitCode {
@@ -169,7 +178,7 @@ fn dry_run(steps: &[Step], options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn report(how: &HowArgs, moved: Result<Moved, StepError>) -> ExitCode {
+fn report(args: MoveArgs, moved: Result<Moved, StepError>) -> ExitCode {
     let moved = match moved {
         Ok(moved) => moved,
         Err(error) => {
@@ -177,7 +186,7 @@ fn report(how: &HowArgs, moved: Result<Moved, StepError>) -> ExitCode {
             return ExitCode::from(CANNOT);
         }
     };
-    if how.json {
+    if args.json {
         match serde_json::to_string_pretty(&moved) {
             Ok(json) => drop(writeln!(io::stdout(), "{json}")),
             Err(error) => warn(error),
