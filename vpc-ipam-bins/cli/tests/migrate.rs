@@ -267,6 +267,10 @@ fn check(script: &str, files: &tempfile::TempDir) -> (Output, Value) {
 /// Runs `vpc-ipam migrate` in a network namespace that a script makes, and something afterwards.
 fn run(script: &str, files: &tempfile::TempDir, arguments: &[&str], after: &str) -> Output {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_vpc-ipam"));
+    let units = files.path().join("usr/lib/systemd/system");
+    fs::create_dir_all(&units).unwrap();
+    fs::write(units.join("vpc-ipamd.service"), "[Service]\nExecStart=/usr/bin/vpc-ipamd\n")
+        .unwrap();
     let arguments: Vec<String> = arguments.iter().map(|it| format!("'{it}'")).collect();
     let script = format!(
         "set -e\n{script}set +e\n{} migrate {} --root {} --env-file /etc/vpc-ipam.env\ncode=$?\n{after}\nexit $code\n",

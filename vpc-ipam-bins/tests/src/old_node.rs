@@ -260,7 +260,7 @@ impl OldNode {
         command.arg("migrate").args(arguments).arg("--root").arg(&self.root);
         command.arg("--socket").arg(socket);
         command.arg("--state").arg(socket.with_file_name("state.redb"));
-        if ["to", "back"].contains(&arguments[0]) {
+        if ["check", "to", "back"].contains(&arguments[0]) {
             command.arg("--start").arg(self.start_command()).arg("--stop").arg(self.stop_command());
         }
         command

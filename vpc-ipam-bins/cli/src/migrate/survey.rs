@@ -66,6 +66,8 @@ pub struct Survey {
     pub metadata_unread: Option<String>,
     /// What an operator set.
     pub given: Given,
+    /// Whether vpc-ipamd is to be started as a unit of systemd that is not there.
+    pub lacks_unit: bool,
     /// What could not be read that a decision needs, and why.
     pub untold: Vec<String>,
 }
@@ -118,6 +120,14 @@ impl Survey {
             Err(why) => survey.cannot_tell("which variables are set", &why),
         };
         survey
+    }
+
+    /// Looks for the unit of vpc-ipamd, by which it is to be started.
+    pub fn expect_unit(&mut self, paths: &Paths) {
+        match systemd::of_service(&NodeFiles::below(&paths.root), SERVICE) {
+            Ok(unit) => self.lacks_unit = unit.is_none(),
+            Err(why) => self.cannot_tell("whether there is a unit of vpc-ipamd", &why),
+        }
     }
 
     /// Takes in what the instance metadata service answers, asked at a URL.

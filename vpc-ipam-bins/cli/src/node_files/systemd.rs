@@ -124,11 +124,15 @@ pub(crate) struct UnitVariable {
     pub(crate) path: String,
 }
 
+/// Returns the unit of a service, if there is one.
+pub(crate) fn of_service(files: &NodeFiles, service: &str) -> Result<Option<Unit>, String> {
+    let named = |unit: &Unit| unit.path.rsplit('/').next() == Some(service);
+    Ok(units(files, "system", service)?.into_iter().find(named))
+}
+
 /// Returns the variables that a service and its drop-ins set by `Environment=`; of two with one name the later counts.
 pub(crate) fn environment(files: &NodeFiles, service: &str) -> Result<Vec<UnitVariable>, String> {
-    let of_service = |unit: &Unit| unit.path.rsplit('/').next() == Some(service);
-    let mut all = units(files, "system", service)?;
-    all.retain(of_service);
+    let mut all: Vec<Unit> = of_service(files, service)?.into_iter().collect();
     all.extend(units(files, &format!("system/{service}.d"), ".conf")?);
     let mut found: Vec<UnitVariable> = Vec::new();
     for unit in &all {

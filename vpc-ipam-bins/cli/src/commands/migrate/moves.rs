@@ -17,6 +17,9 @@ use crate::migrate::{
 /// The arguments are wrong, or the journal or the daemon cannot be used.
 const CANNOT: u8 = 2;
 
+/// How the unit is started that `make install-node` installs.
+const START: &str = "systemctl enable --now vpc-ipamd";
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -31,7 +34,7 @@ pub(super) struct HowArgs {
     #[command(flatten)]
     pub(super) paths: Paths,
     /// The shell command that starts vpc-ipamd, at each boot too
-    #[arg(long, value_name = "COMMAND", default_value = "systemctl enable --now vpc-ipamd")]
+    #[arg(long, value_name = "COMMAND", default_value = START)]
     start: String,
     /// The shell command that stops vpc-ipamd, at each boot too
     #[arg(long, value_name = "COMMAND", default_value = "systemctl disable --now vpc-ipamd")]
@@ -108,8 +111,10 @@ pub(super) struct ExportArgs {
 impl HowArgs {
     /// Looks at the node.
     pub(super) fn survey(&self, env: Option<&Path>) -> Survey {
-        #[cfg_attr(not(feature = "aws"), expect(unused_mut, reason = "only the SDK asks"))]
         let mut survey = Survey::read(&self.paths, env);
+        if self.start == START {
+            survey.expect_unit(&self.paths);
+        }
         #[cfg(feature = "aws")]
         if let Some(endpoint) = &self.imds_endpoint {
             survey.ask_metadata(endpoint);

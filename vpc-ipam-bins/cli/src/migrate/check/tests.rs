@@ -214,6 +214,7 @@ const RUNNING: &[Case] = &[
         Warning,
         "vpc-ipamd runs already (process 700)",
     ),
+    ("daemon", |it| it.lacks_unit = true, Refusal, "no unit vpc-ipamd.service"),
     (
         "traces",
         |it| {
