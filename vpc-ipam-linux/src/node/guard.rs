@@ -21,7 +21,7 @@ use crate::kernel::network::is_host;
 use crate::state::actual::Actual;
 use crate::state::apply::{ApplyError, carry_out};
 use crate::{
-    Address, Family, KernelChange, Leads, LinkId, LinkIndex, Netlink, NetlinkError, Object,
+    Address, Family, KernelChange, Leads, Link, LinkId, LinkIndex, Netlink, NetlinkError, Object,
     Protocol, Route, Rule, Scope, Table,
 };
 
@@ -59,7 +59,8 @@ impl Guard {
     pub fn lower(netlink: &mut dyn Netlink) -> Result<(), ApplyError> {
         let actual = Actual::read_tables(netlink)?;
         let mut changes: Vec<_> = raised(&actual).into_iter().map(KernelChange::Remove).collect();
-        for (link, _) in eni_tables(&actual) {
+        // The rules and routes that showed whose link is an ENI's may be gone.
+        for Link { id: link, .. } in actual.links {
             if netlink.addresses(link.index)?.contains(&ADDRESS) {
                 changes.push(KernelChange::Remove(Object::Address { link, address: ADDRESS }));
             }

@@ -69,3 +69,25 @@ fn packets_go_the_same_way_while_what_they_need_is_removed() {
         }
     }
 }
+
+/// As after a start of amazon-vpc-cni-k8s that ended half-way.
+#[test]
+fn nothing_is_left_of_the_guard_of_an_eni_whose_rule_and_routes_are_gone() {
+    let (vpc, node, _pods) = node_with_pods();
+    repair(&node, &vpc, Extent::All);
+    let mut netlink = vpc.node.netlink();
+    let raised = Guard::find(&mut netlink).unwrap();
+    raised.raise(&mut netlink).unwrap();
+    vpc.node.ip("rule del from 10.0.0.20 lookup 2 pref 32765");
+    vpc.node.ip("route flush table 2");
+
+    Guard::lower(&mut netlink).unwrap();
+
+    let left: Vec<String> = routing(&vpc.node)
+        .into_iter()
+        .filter(|line| {
+            ["169.254.255.86", "86000", "1025:", "1537:"].iter().any(|it| line.contains(it))
+        })
+        .collect();
+    assert_eq!(left, [] as [&str; 0]);
+}
