@@ -9,12 +9,19 @@ use vpc_ipamd::store::{self, OpenError};
 use super::step::{StepError, wait_until};
 use super::{Paths, now};
 
-/// How long the state file may stay locked after its daemon ended: a program that it was starting had it open, too.
+/// How long a daemon may take to end, and its state file may stay locked afterwards: a program that it was starting had it open, too.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Returns what pods have: of the daemon, or of its state file where none runs.
 pub(crate) fn leases(paths: &Paths) -> Result<Vec<Lease>, StepError> {
-    match ask(&paths.socket, &Request::Leases { network: None }) {
+    // One that ends while it is asked closes the connection, and its state file tells then.
+    let asked = || match ask(&paths.socket, &Request::Leases { network: None }) {
+        Err(error @ (AskError::Closed { .. } | AskError::Exchange { .. })) => {
+            Err(error_chain(&error))
+        }
+        other => Ok(other),
+    };
+    match wait_until(PATIENCE, asked).map_err(StepError::Failed)? {
         Ok(Answer::Leases(leases)) => Ok(leases),
         Ok(_) => Err(StepError::Failed(
             "the answer of vpc-ipamd does not fit the question: is it of the same version as vpc-ipam?".to_owned(),
