@@ -8,8 +8,10 @@ whether anything was asked for elsewhere, and for each screenshot in FOLDER how 
 
 import base64
 import json
+import os
 import pathlib
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -77,11 +79,12 @@ def colours(png):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as profile:
+    # Processes of Chromium that end last may write to it still.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         program = subprocess.Popen(
             [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
              "--disable-background-networking", "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
         try:
             endpoint = None
             for line in program.stderr:
@@ -95,7 +98,7 @@ def main():
             page = Page(target["webSocketDebuggerUrl"])
             print(json.dumps(drive(page)))
         finally:
-            program.kill()
+            os.killpg(program.pid, signal.SIGKILL)
             program.wait()
 
 
