@@ -108,7 +108,6 @@ pub(crate) fn wait_for_none(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -119,12 +118,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // The name of a process is that of its file.
         let program = folder.path().join("aws-cni");
-        fs::copy("/bin/sleep", &program).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut child = Command::new(&program).arg("600").stdin(Stdio::null()).spawn().unwrap();
+        // By a process of its own: one that another test starts meanwhile would have the file open for writing.
+        assert!(Command::new("cp").arg("/bin/sleep").arg(&program).status().unwrap().success());
+        let mut command = Command::new(&program);
+        // Where this test fails, nothing waits for the end of what the child prints.
+        command.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let elsewhere = Path::new("/nonexistent");
         let runs = |program: &str| of(proc, elsewhere, program).unwrap().contains(&child.id());
-        assert!(runs("aws-cni") && !runs("aws-cn") && !runs("vpc-cni"));
+        // It is started before it has its name and arguments.
+        while !runs("aws-cni") {
+            thread::yield_now();
+        }
+        assert!(!runs("aws-cn") && !runs("vpc-cni"));
 
         let error =
             wait_for_none(proc, elsewhere, "aws-cni", Duration::ZERO).unwrap_err().to_string();

@@ -135,6 +135,8 @@ fn owners(files: &NodeFiles, inodes: &BTreeMap<u64, String>) -> BTreeMap<u64, No
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
@@ -169,7 +171,10 @@ mod tests {
         // By a process of its own: one that another test starts meanwhile would have the file open for writing.
         let copied = std::process::Command::new("cp").arg("/bin/sleep").arg(&program).status();
         assert!(copied.unwrap().success());
-        let mut child = std::process::Command::new(&program).arg("600").spawn().unwrap();
+        let mut command = std::process::Command::new(&program);
+        // Where this test fails, nothing waits for the end of what the child prints.
+        command.arg("60").stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let pid = child.id();
         let runs = || {
             let found = processes(&NodeFiles::below(Path::new("/")), Path::new("/nonexistent"));
