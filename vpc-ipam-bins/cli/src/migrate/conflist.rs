@@ -14,16 +14,15 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use vpc_ipam_core::error_chain;
 
+use super::old_daemon;
+use crate::node_files::networks::is_configuration;
+
 /// The name of our file, which sorts behind that of amazon-vpc-cni-k8s.
 pub(crate) const OURS: &str = "10-vpc-ipam.conflist";
-const OLD_PLUGIN: &str = "aws-cni";
-const OLD_EGRESS: &str = "egress-cni";
 const PLUGIN: &str = "vpc-cni";
 const PLUGIN_OF_ADDRESSES: &str = "vpc-cni-ipam";
 /// The versions of the specification that the plugin knows.
 pub(crate) const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// The endings of files that runtimes read (libcni).
-const ENDINGS: [&str; 3] = [".conflist", ".conf", ".json"];
 
 /// Why a configuration cannot be used, or made of another.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +177,7 @@ impl Conflist {
 
     /// Returns whether it calls the plugin of amazon-vpc-cni-k8s.
     pub(crate) fn is_old(&self) -> bool {
-        self.has(OLD_PLUGIN)
+        self.has(old_daemon::PLUGIN)
     }
 
     /// Returns whether it calls our plugin.
@@ -210,8 +209,8 @@ impl Conflist {
         let mut plugins = Vec::new();
         for (kind, plugin) in &self.plugins {
             match kind.as_str() {
-                OLD_PLUGIN => plugins.push(self.our_plugin(plugin, socket)?),
-                OLD_EGRESS => self.expect_egress(plugin, vars)?,
+                old_daemon::PLUGIN => plugins.push(self.our_plugin(plugin, socket)?),
+                old_daemon::EGRESS_PLUGIN => self.expect_egress(plugin, vars)?,
                 _ => plugins.push(plugin.get().to_owned()),
             }
         }
@@ -298,7 +297,7 @@ impl Conflists {
         for entry in entries {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if ENDINGS.iter().any(|it| name.ends_with(it)) && path.is_file() {
+            if is_configuration(&name) && path.is_file() {
                 paths.push(path);
             }
         }

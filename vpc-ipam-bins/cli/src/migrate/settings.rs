@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use vpc_ipam_linux::{Evident, HostConfig, SnatPorts, Table};
 
+use super::old_daemon::EGRESS_PLUGIN;
 use super::survey::kernel::prefix_of_link;
 use super::{Given, Survey};
 
@@ -385,7 +386,7 @@ fn of_plugins(survey: &Survey, of_ipv6: bool, found: &mut BTreeMap<&'static str,
     for plugin in &network.plugins {
         let mut seen = Evident::default();
         match plugin["type"].as_str() {
-            Some("egress-cni") => {
+            Some(EGRESS_PLUGIN) => {
                 let enabled = plugin["enabled"] == "true" || plugin["enabled"] == true;
                 seen.add(
                     enabled,

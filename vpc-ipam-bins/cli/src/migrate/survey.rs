@@ -18,7 +18,7 @@ pub use self::kernel::{KernelView, PodRoute};
 pub use self::results::CachedResult;
 pub use self::sockets::Listener;
 pub use self::traffic_control::TrafficControl;
-use super::{Checkpoint, Paths};
+use super::{Checkpoint, Paths, old_daemon};
 use crate::node_files::networks::{BrokenNetwork, Network, networks};
 use crate::node_files::{NodeFiles, systemd};
 
@@ -201,14 +201,12 @@ impl Survey {
     /// Returns the configuration of amazon-vpc-cni-k8s that comes first, and its plugin in it.
     pub(crate) fn old_network(&self) -> Option<(&Network, &serde_json::Value)> {
         self.networks.iter().find_map(|network| {
-            let plugin = network.plugins.iter().find(|plugin| plugin["type"] == OLD_PLUGIN)?;
+            let plugin =
+                network.plugins.iter().find(|plugin| plugin["type"] == old_daemon::PLUGIN)?;
             Some((network, plugin))
         })
     }
 }
-
-/// The plugin of amazon-vpc-cni-k8s.
-pub(crate) const OLD_PLUGIN: &str = "aws-cni";
 
 /// Reads the variables of `--env`, which has to be there, or those of the unit.
 fn given(files: &NodeFiles, paths: &Paths, env: Option<&Path>) -> Result<Given, String> {

@@ -28,6 +28,11 @@ pub(crate) fn is_ours(plugin: &Value) -> bool {
     plugin["type"] == "vpc-cni" || plugin["ipam"]["type"] == "vpc-cni-ipam"
 }
 
+/// Returns whether a runtime reads a file of this name (libcni).
+pub(crate) fn is_configuration(name: &str) -> bool {
+    [".conflist", ".conf", ".json"].iter().any(|it| name.ends_with(it))
+}
+
 /// A file that is no configuration, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BrokenNetwork {
@@ -41,9 +46,8 @@ pub(crate) fn networks(
     folder: &str,
 ) -> Result<(Vec<Network>, Vec<BrokenNetwork>), String> {
     let (mut networks, mut broken) = (Vec::new(), Vec::new());
-    let endings = [".conflist", ".conf", ".json"];
     let names = files.names(folder)?;
-    for file in names.into_iter().filter(|name| endings.iter().any(|it| name.ends_with(it))) {
+    for file in names.into_iter().filter(|name| is_configuration(name)) {
         let text = files.read(&format!("{folder}/{file}"))?.unwrap_or_default();
         match serde_json::from_str::<Value>(&text) {
             Ok(document) => {

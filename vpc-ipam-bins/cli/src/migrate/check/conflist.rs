@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Check, Finding, Node, Severity};
 use crate::migrate::conflist::VERSIONS;
-use crate::migrate::survey::OLD_PLUGIN;
+use crate::migrate::old_daemon::{EGRESS_PLUGIN, PLUGIN};
 use crate::node_files::networks::Network;
 
 pub(super) const CHECK: Check =
@@ -41,7 +41,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
     let kinds: Vec<&str> = old.plugins.iter().filter_map(kind).collect();
     // What vpc-cni does itself.
     let carried: Vec<&str> =
-        kinds.iter().filter(|it| ![OLD_PLUGIN, "egress-cni"].contains(it)).copied().collect();
+        kinds.iter().filter(|it| ![PLUGIN, EGRESS_PLUGIN].contains(it)).copied().collect();
     let missing = carried.iter().filter(|it| !survey.plugins.iter().any(|name| name == *it));
     for kind in missing.filter(|_| survey.untold.is_empty()) {
         findings.push(Finding::warning(

@@ -2,12 +2,10 @@
 
 use super::{Check, Finding, Node, Severity};
 use crate::migrate::NodeProcess;
+use crate::migrate::old_daemon::PROGRAMS;
 
 pub(super) const CHECK: Check =
     Check { name: "old-daemon", severities: &[Severity::Warning, Severity::Refusal], run };
-
-/// Its programs: the daemon, and what starts it.
-const PROGRAMS: [&str; 2] = ["aws-k8s-agent", "aws-vpc-cni"];
 
 /// Programs of this project, which serve the same ports: the daemon, and the command line as a VPC in a box.
 pub(super) const OURS: [&str; 2] = ["vpc-ipamd", "vpc-ipam"];

@@ -1,12 +1,12 @@
 //! Whether the runtime is about to add or delete a pod by the plugin of amazon-vpc-cni-k8s.
 
 use super::{Check, Finding, Node, Severity};
-use crate::migrate::survey::OLD_PLUGIN;
+use crate::migrate::old_daemon::{EGRESS_PLUGIN, PLUGIN};
 
 pub(super) const CHECK: Check = Check { name: "old-plugin", severities: &[Severity::Warning], run };
 
 fn run(node: &Node<'_>) -> Vec<Finding> {
-    let is_old = |program: &str| [OLD_PLUGIN, "egress-cni"].contains(&program);
+    let is_old = |program: &str| [PLUGIN, EGRESS_PLUGIN].contains(&program);
     let running = node.survey.processes.iter().filter(|it| is_old(&it.program));
     let running: Vec<String> =
         running.map(|it| format!("{} (process {})", it.program, it.pid)).collect();

@@ -2,7 +2,7 @@
 
 use super::{Check, Finding, Node, Severity};
 use crate::migrate::conflist::OURS;
-use crate::migrate::survey::OLD_PLUGIN;
+use crate::migrate::old_daemon::PLUGIN;
 use crate::node_files::networks::{BrokenNetwork, Network};
 
 pub(super) const CHECK: Check =
@@ -14,7 +14,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
     findings.extend(survey.broken_networks.iter().map(broken));
     let Some(first) = survey.network() else { return findings };
     let main = first.plugins.first().and_then(|plugin| plugin["type"].as_str());
-    if main == Some(OLD_PLUGIN) || first.is_ours() {
+    if main == Some(PLUGIN) || first.is_ours() {
         findings.extend(before_ours(&survey.networks));
         return findings;
     }
@@ -43,7 +43,7 @@ fn run(node: &Node<'_>) -> Vec<Finding> {
 
 /// Finds what the runtime would take once the file of amazon-vpc-cni-k8s is away: it sorts between that and ours.
 fn before_ours(networks: &[Network]) -> Vec<Finding> {
-    let is_old = |it: &Network| it.plugins.iter().any(|plugin| plugin["type"] == OLD_PLUGIN);
+    let is_old = |it: &Network| it.plugins.iter().any(|plugin| plugin["type"] == PLUGIN);
     let between = networks.iter().filter(|it| !is_old(it) && !it.is_ours() && *it.file < *OURS);
     let refusal = |network: &Network| {
         Finding::refusal(

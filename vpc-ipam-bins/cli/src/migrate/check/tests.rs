@@ -190,6 +190,12 @@ const RUNNING: &[Case] = &[
     ),
     (
         "old-daemon",
+        |it| it.processes.push(process("aws-vpc-cni-init")),
+        Refusal,
+        "aws-vpc-cni-init (process 700)",
+    ),
+    (
+        "old-daemon",
         |it| listens(it, "/var/run/aws-node/ipamd.sock", Some("x")),
         Refusal,
         "x (process 700) listens at /var/run/aws-node/ipamd.sock",

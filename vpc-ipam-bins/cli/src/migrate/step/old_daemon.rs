@@ -18,17 +18,18 @@ fn commands(options: &Options) -> Vec<String> {
 
 fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let paths = &context.options.paths;
-    if context.run().turned && old_daemon::serves(paths).is_none() {
+    let is_away = old_daemon::serves(paths).map_err(StepError::Failed)?.is_none();
+    if context.run().turned && is_away {
         return restore(context);
     }
-    if old_daemon::serves(paths).is_none() {
+    if is_away {
         warn(format!(
             "let amazon-vpc-cni-k8s run on this node again; it is waited for {} s",
             context.options.wait.as_secs()
         ));
     }
     let serves = wait_until(context.options.wait, || {
-        old_daemon::serves(paths).ok_or_else(|| "it does not serve".to_owned())
+        old_daemon::serves(paths)?.ok_or_else(|| "it does not serve".to_owned())
     });
     let again = "let its DaemonSet run on this node, and run `vpc-ipam migrate back` again: pods keep their network meanwhile";
     let serves =

@@ -62,7 +62,7 @@ fn back(context: &mut Context<'_>) -> Result<String, StepError> {
     // What amazon-vpc-cni-k8s does not take from the checkpoint it hands out again.
     let exported = Checkpoint::read(&folder.join(EXPORTED))?;
     let paths = &context.options.paths;
-    if old_daemon::serves(paths).is_none() {
+    if old_daemon::serves(paths).map_err(StepError::Failed)?.is_none() {
         return Ok(said);
     }
     let there = Checkpoint::read(&paths.at(&paths.checkpoint))?;
