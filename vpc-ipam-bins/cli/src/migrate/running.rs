@@ -17,6 +17,8 @@ use vpc_ipam_linux::{
     Family, Leads, LinkIndex, Netlink, NetlinkError, Protocol as RouteProtocol, Table,
 };
 
+use super::survey::kernel::TO_POD;
+
 /// How long an answer may take: the pod is on this node.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a pod that does not answer is asked.
@@ -89,8 +91,6 @@ impl RunningPods {
 
     /// Returns the addresses of pods of either daemon: a route leads there over a link of its own, and a rule to that.
     pub(crate) fn addresses(netlink: &mut dyn Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
-        /// The priority of the rule by which a node reaches a pod.
-        const TO_POD: u32 = 512;
         let pods = Self::list(netlink)?;
         let mut led_to = BTreeSet::new();
         for family in [Family::Ipv4, Family::Ipv6] {
