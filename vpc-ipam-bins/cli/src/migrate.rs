@@ -31,6 +31,7 @@ use vpc_ipam_core::Timestamp;
 pub(crate) use self::back::back;
 pub use self::check::{Finding, Report, Severity, Verdict};
 pub use self::checkpoint::{Checkpoint, CheckpointEntry, CheckpointError, CheckpointProblem};
+pub use self::durable::FileError;
 pub(crate) use self::export::find as find_export;
 pub use self::import::{ImportFailed, import, pods_to_import};
 pub(crate) use self::moved::Moved;

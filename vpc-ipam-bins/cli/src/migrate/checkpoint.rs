@@ -3,15 +3,16 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 use vpc_ipam_core::Timestamp;
 use vpc_ipam_protocol::trusted_file::{self, UntrustedError};
+
+use super::durable::{self, FileError};
 
 /// The only version that there is, of amazon-vpc-cni-k8s 1.7 to 1.23.
 const VERSION: &str = "vpc-cni-ipam/1";
@@ -193,13 +194,8 @@ pub enum CheckpointError {
         found: String,
     },
     /// It cannot be written.
-    #[error("write the checkpoint {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error("write the checkpoint of amazon-vpc-cni-k8s")]
+    Write(#[from] FileError),
 }
 
 impl Checkpoint {
@@ -301,19 +297,9 @@ impl Checkpoint {
     }
 
     fn write_as(&self, version: &'static str, path: &Path) -> Result<(), CheckpointError> {
-        let written = || -> io::Result<()> {
-            let text = self.text_of(version)?;
-            let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let temporary = folder.join(format!("{name}.tmp{}", std::process::id()));
-            let result = write_new(&temporary, &text).and_then(|()| fs::rename(&temporary, path));
-            if result.is_err() {
-                let _ = fs::remove_file(&temporary);
-            }
-            result.and_then(|()| File::open(folder)?.sync_all())
-        };
-        written().map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
+        let text = self.text_of(version).map_err(FileError::new("make the text of", path))?;
+        // As Go's `os.CreateTemp` makes them.
+        Ok(durable::write(path, &text, 0o600)?)
     }
 
     /// Returns the text of the file that [`write`](Self::write) writes.
@@ -328,15 +314,6 @@ impl Checkpoint {
         text.push(b'\n');
         Ok(text)
     }
-}
-
-/// Writes a file that only root reads, as those of Go's `os.CreateTemp`, down to the disk.
-fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
-    // Of a process of this number that was killed.
-    let _ = fs::remove_file(path);
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
 }
 
 /// Returns the files that a checkpoint may be in, by network card.

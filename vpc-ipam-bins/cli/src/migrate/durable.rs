@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 /// A failure to make a file as it should be.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {}", path.display())]
-pub(crate) struct FileError {
+pub struct FileError {
     what: &'static str,
     path: PathBuf,
     source: io::Error,
 }
 
 impl FileError {
-    fn new(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn new(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self { what, path, source }
     }
@@ -77,7 +77,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
 }
 
 fn sync_folder_of(path: &Path) -> Result<(), FileError> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(FileError::new("make durable the folder", folder))
 }
@@ -105,5 +105,7 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(read(&path).unwrap().is_none());
+        // Of a name alone the folder is that of the program.
+        sync_folder_of(Path::new("name")).unwrap();
     }
 }
